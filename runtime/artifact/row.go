@@ -1,0 +1,64 @@
+package artifact
+
+// A Message is one turn of a conversation. Role is "system", "user",
+// "assistant" or "tool".
+type Message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// A Row is one item of a dataset between data, synth, dedup, mix, pack and
+// eval. One schema serves all of them; what is set says what the row is:
+//
+//   - a document: Text
+//   - a conversation: Messages, ending with an assistant turn to be learned
+//   - a preference: Messages is the prompt; Chosen and Rejected continue it
+//   - a multiple-choice item: Messages (or Text) is the question, Choices and Gold
+//   - a question with a reference answer: Messages (or Text) and Answer
+type Row struct {
+	ID       string // unique in its dataset
+	Text     string
+	Messages []Message
+	Chosen   []Message
+	Rejected []Message
+	Choices  []string
+	Gold     int32 // index into Choices; -1 when there are none
+	Answer   string
+	Source   string // where it came from: "docs/a.txt", "rows.jsonl:12", or the id of the row it was made from
+	Meta     string // JSON object of everything else, keys sorted; "" when empty
+}
+
+// A Packed is one training row: documents laid end to end up to seq_len.
+type Packed struct {
+	IDs    []int32  // token ids, len <= seq_len; rows are not padded
+	Starts []int32  // first token of each document, ascending, Starts[0] == 0
+	Loss   []int32  // pairs [start,end) of token spans that are learned (targets), ascending
+	Rows   []string // the ids of the rows packed here, one per document
+}
+
+// A Drop explains why a row left the dataset (dedup's "drops", synth's
+// "rejects"). Every dropped row has exactly one.
+type Drop struct {
+	ID      string  // the row dropped
+	Reason  string  // "exact", "near", "contaminated", "malformed", ...
+	Partner string  // the row kept instead, or the benchmark item matched
+	Score   float64 // similarity or coverage; 1 for exact
+	Detail  string  // spans, the teacher's answer, ...: for people
+	Text    string  // the beginning of the row, for reports
+}
+
+// A Point is one value of a series, such as the training loss at a step.
+type Point struct {
+	Series string
+	Step   int64
+	Value  float64
+}
+
+// A Metric is one measured number with its uncertainty.
+type Metric struct {
+	N      int     `json:"n"`      // items measured
+	Value  float64 `json:"value"`  //
+	Stderr float64 `json:"stderr"` // standard error of Value; 0 when N < 2
+	// Better is +1 when higher is better, -1 when lower is, 0 when neither.
+	Better int `json:"better"`
+}

@@ -1,0 +1,118 @@
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"pipe/runtime/artifact"
+)
+
+// A ModelBlock is the configuration of a model block.
+type ModelBlock struct {
+	Source       string `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
+	ChatTemplate string `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
+}
+
+// Check implements the half of Stage that a model block has.
+func (m *ModelBlock) Check() error {
+	if m.Source == "" {
+		return Fieldf("source", "is empty; name a hub id (hf://org/name), a directory, a .gguf file or embedded://tiny")
+	}
+	return nil
+}
+
+// A TeacherConfig is the configuration of a teacher block. Fields that cannot
+// change an answer are not part of the key.
+type TeacherConfig struct {
+	Provider    string   `hcl:"provider" doc:"openai (any OpenAI-compatible endpoint), local (a model in this process) or journal (replay only)"`
+	Endpoint    string   `hcl:"endpoint,optional" json:"-" doc:"Base URL for openai, such as http://gpu-box:8000/v1"`
+	APIKeyEnv   string   `hcl:"api_key_env,optional" json:"-" doc:"Name of the environment variable that holds the API key; the value is never stored"`
+	ModelID     string   `hcl:"model_id,optional" doc:"Model name sent to the endpoint (openai) or recorded in the journal (journal)"`
+	Model       *Model   `hcl:"model,optional" doc:"The model block to run (local)"`
+	Temperature float64  `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
+	TopP        float64  `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
+	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (local only)"`
+	MaxTokens   int      `hcl:"max_tokens,optional" doc:"Longest answer, in tokens"`
+	Stop        []string `hcl:"stop,optional" doc:"Strings that end an answer"`
+	Concurrency int      `hcl:"concurrency,optional" json:"-" doc:"Requests in flight at once"`
+	Timeout     string   `hcl:"timeout,optional" json:"-" doc:"Longest wait for one answer, such as 60s"`
+	Retries     int      `hcl:"retries,optional" json:"-" doc:"How often a failed request is tried again, with exponential backoff honouring Retry-After"`
+	Journal     string   `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal"`
+}
+
+// NewTeacherConfig returns the defaults.
+func NewTeacherConfig() *TeacherConfig {
+	return &TeacherConfig{Temperature: 0.7, TopP: 1, MaxTokens: 512, Concurrency: 8, Timeout: "120s", Retries: 5}
+}
+
+// Check reports what is wrong with the configuration by itself.
+func (t *TeacherConfig) Check() error {
+	var errs []error
+	bad := func(field, format string, args ...any) { errs = append(errs, Fieldf(field, format, args...)) }
+	switch t.Provider {
+	case "openai":
+		if t.Endpoint == "" {
+			bad("endpoint", "is needed by provider \"openai\"; give the base URL, such as \"http://localhost:8000/v1\"")
+		}
+		if t.ModelID == "" {
+			bad("model_id", "is needed by provider \"openai\"; give the name the endpoint knows the model by")
+		}
+	case "local":
+		if t.Model == nil {
+			bad("model", "is needed by provider \"local\"; refer to a model block, such as model.base")
+		}
+	case "journal":
+		if t.Journal == "" {
+			bad("journal", "is needed by provider \"journal\"; give the file of recorded answers")
+		}
+		if t.ModelID == "" && t.Model == nil {
+			bad("model_id", "is needed by provider \"journal\"; give the name of the model that was recorded")
+		}
+	default:
+		bad("provider", "is %q; must be \"openai\", \"local\" or \"journal\"", t.Provider)
+	}
+	if !(t.Temperature >= 0 && t.Temperature <= 2) {
+		bad("temperature", "is %v; must be between 0 and 2", t.Temperature)
+	}
+	if !(t.TopP > 0 && t.TopP <= 1) {
+		bad("top_p", "is %v; must be above 0 and at most 1", t.TopP)
+	}
+	if t.TopK < 0 {
+		bad("top_k", "is %d; must be 0 (all tokens) or more", t.TopK)
+	}
+	if t.MaxTokens < 1 || t.MaxTokens > 1<<20 {
+		bad("max_tokens", "is %d; must be between 1 and 1048576", t.MaxTokens)
+	}
+	if t.Concurrency < 1 || t.Concurrency > 4096 {
+		bad("concurrency", "is %d; must be between 1 and 4096", t.Concurrency)
+	}
+	if t.Retries < 0 || t.Retries > 100 {
+		bad("retries", "is %d; must be between 0 and 100", t.Retries)
+	}
+	if d, err := time.ParseDuration(t.Timeout); err != nil || d <= 0 {
+		bad("timeout", "is %q; must be a duration such as \"60s\"", t.Timeout)
+	}
+	return errors.Join(errs...)
+}
+
+// marshalTeacher is the key's view of a teacher: what can change an answer.
+// Who serves the answers (openai, local, journal) cannot.
+func marshalTeacher(c *TeacherConfig) ([]byte, error) {
+	if c == nil {
+		return []byte("null"), nil
+	}
+	v := struct {
+		ModelID     string           `json:"model_id,omitempty"`
+		Model       *artifact.Digest `json:"model,omitempty"`
+		Temperature float64          `json:"temperature"`
+		TopP        float64          `json:"top_p"`
+		TopK        int              `json:"top_k"`
+		MaxTokens   int              `json:"max_tokens"`
+		Stop        []string         `json:"stop,omitempty"`
+	}{ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MaxTokens: c.MaxTokens, Stop: c.Stop}
+	if c.Model != nil {
+		v.Model = &c.Model.Digest
+	}
+	return json.Marshal(v)
+}

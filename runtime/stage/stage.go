@@ -1,0 +1,145 @@
+// Package stage is the contract between the runtime and the stages. It is
+// small on purpose: a stage is a struct that HCL decodes into, plus Run.
+package stage
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rs/zerolog"
+
+	"pipe/runtime/artifact"
+	"pipe/tensor"
+)
+
+// A Kind describes one kind of stage. Each stage package exports exactly one,
+// as the variable Kind, and package stages lists them.
+type Kind struct {
+	Name    string       // the block type: sft "name" { ... }
+	Doc     string       // the folder's README.md, embedded; pipe help NAME prints it
+	Version int          // raised when the same spec would give different bytes
+	Outputs []Output     // what other blocks may refer to as KIND.NAME.OUTPUT
+	Compute bool         // Run uses Env.Backend: the backend's name is part of the key
+	New     func() Stage // returns the zero configuration, holding every default
+}
+
+// An Output is one named result. An Output with an empty Name is the block
+// itself: data "docs" {} is referred to as data.docs.
+type Output struct {
+	Name string
+	Type artifact.Type
+	Doc  string
+}
+
+// A Stage is one configured step. Its concrete type is a pointer to a struct.
+//
+// Field tags are the block's language, read by package lang:
+//
+//	hcl:"name"            required attribute
+//	hcl:"name,optional"   optional attribute; the value New left there is its default
+//	hcl:"name,block"      nested block: *T at most one, []T any number
+//	hcl:"name,label"      a label of a nested block (the struct holding it is the block)
+//	hcl:"name,expr"       hcl.Expression kept unevaluated (gates)
+//	doc:"..."             reference documentation: meaning, unit, range
+//
+// Field types: string, bool, int, int64, uint64, float64, []string, []int,
+// []float64, map[string]string, pointers to these (nil: not given), and the
+// handles [Dataset], [Model], [Metrics], [Teacher], [File] and slices of them.
+//
+// The struct's JSON, with handles as content digests, is the pre-image of the
+// cache key: a field that cannot change the result is tagged json:"-".
+type Stage interface {
+	// Check reports what is wrong with the spec by itself. It runs before
+	// anything else does, touches no file, and may return a [FieldError] (or
+	// several, joined by errors.Join) so that the message points at the attribute.
+	Check() error
+
+	// Run reads the artifacts its fields refer to and creates its outputs
+	// through env. It returns promptly when ctx is cancelled. What it wrote
+	// is kept only if it returns nil. It is a function of spec, inputs and
+	// env.Seed alone.
+	Run(ctx context.Context, env *Env) error
+}
+
+// A Sourcer is a Stage that reads files outside the store (data blocks).
+type Sourcer interface {
+	Stage
+	// Sources returns the paths of the files that Run will read, in the order
+	// Run reads them; dir is the directory of the pipeline file, against which
+	// relative paths resolve. Their contents are part of the key, and the
+	// result is not published if one changes while Run reads it.
+	Sources(dir string) ([]string, error)
+}
+
+// Handles: what references evaluate to, one Go type for each artifact.Type so
+// that a spec says what it takes.
+type (
+	Dataset struct{ artifact.Ref }
+	Metrics struct{ artifact.Ref }
+	File    struct{ artifact.Ref }
+	// Model is a handle to a model block or to a stage's model output.
+	Model struct{ artifact.Ref }
+	// Teacher is a handle to a teacher block, with its configuration.
+	Teacher struct {
+		artifact.Ref
+		Config *TeacherConfig
+	}
+)
+
+// MarshalJSON makes the teacher's configuration the part of the key that it is.
+// A Ref would otherwise hide it.
+func (t Teacher) MarshalJSON() ([]byte, error) { return marshalTeacher(t.Config) }
+
+// An Env is what the runtime lends to a Stage for one Run.
+type Env struct {
+	Log     zerolog.Logger
+	Seed    uint64 // derived from the pipeline's seed and the kind, not from the block's name
+	Backend tensor.Backend
+	Dir     string // directory of the pipeline file
+	Work    string // private directory that survives a crash and is found again under the same key; for checkpoints and journals
+	Store   Inputs
+
+	// Create starts the output of that name. Run must create each of its
+	// Kind's Outputs once.
+	Create func(output string) (*artifact.Writer, error)
+	// Metric records one point of a series for the report, such as "loss".
+	Metric func(series string, step int64, value float64)
+	// Progress says how far Run is; it is cheap and may be called often.
+	// total 0 means unknown. unit is plural: "tokens", "rows".
+	Progress func(done, total int64, unit string)
+	// Note adds one line that people should see in the run's summary, such as
+	// "12 of 400 answers were replayed from the journal".
+	Note func(format string, args ...any)
+}
+
+// Inputs opens what the handles of a spec refer to.
+type Inputs interface {
+	// Open returns the artifact behind a Dataset, Metrics or File handle, or a
+	// Model handle that a stage made, its content checked against the digest.
+	Open(r artifact.Ref) (*artifact.Artifact, error)
+	// Model returns where the weights behind a Model handle lie: those of a
+	// model block, or of a stage's model output over its base.
+	Model(r artifact.Ref) (ModelPath, error)
+}
+
+// A ModelPath is where a model lies on this machine.
+type ModelPath struct {
+	Base     string // a Hugging Face directory or a .gguf file
+	Adapter  string // a directory with PEFT files over Base; "" when there is none
+	Template string // a chat template file that replaces the model's own; "" when there is none
+	// Root is the digest of the model block (or full-weight artifact) that
+	// Base is. A stage that trains an adapter writes it into its artifact
+	// (see artifact.ModelFile), so that the base is found again by content.
+	Root artifact.Digest
+}
+
+// A FieldError is a complaint about one attribute of a spec. Field is the path
+// of HCL names, such as "rank", "adapter.rank" or "suite.data".
+type FieldError struct{ Field, Problem string }
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
+
+// Fieldf returns a FieldError.
+func Fieldf(field, format string, args ...any) error {
+	return &FieldError{field, fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,55 @@
+// Package teacher asks a larger model for text. openai speaks to any
+// OpenAI-compatible server, local runs a model of our own, and journal is the
+// write-ahead log in front of both: it answers again what was answered once.
+package teacher
+
+import (
+	"context"
+	"errors"
+)
+
+// A Teacher completes conversations. It is safe for concurrent use. Retries
+// and rate limits are its business; how many requests are in flight is the
+// caller's.
+type Teacher interface {
+	// ID names the model behind the teacher and its revision. It is part of
+	// the journal's key.
+	ID() string
+	// Complete returns one answer. It returns an error that wraps ErrRefused
+	// when asking again cannot help; any other error is final for the run.
+	Complete(ctx context.Context, r Request) (Answer, error)
+}
+
+// ErrRefused is wrapped by errors about one request, such as a content filter
+// or an over-long prompt. The caller drops the row and records the reason.
+var ErrRefused = errors.New("teacher refused the request")
+
+// A Request is a conversation and how to sample its continuation. Equal
+// requests are the same request: Attempt tells a deliberate second try apart.
+type Request struct {
+	Messages    []Message `json:"messages"`
+	MaxTokens   int       `json:"max_tokens"`
+	Temperature float64   `json:"temperature"`
+	TopP        float64   `json:"top_p"`
+	TopK        int       `json:"top_k,omitempty"`
+	Stop        []string  `json:"stop,omitempty"`
+	Seed        uint64    `json:"seed"`
+	Attempt     int       `json:"attempt"`
+}
+
+// A Message is one turn of a conversation.
+type Message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// An Answer is the teacher's turn. Reasoning is empty if the teacher does not
+// show it apart from Content.
+type Answer struct {
+	Content      string `json:"content"`
+	Reasoning    string `json:"reasoning,omitempty"`
+	PromptTokens int    `json:"prompt_tokens"`
+	Tokens       int    `json:"tokens"`
+	Stopped      bool   `json:"stopped"` // it ended by itself, not at MaxTokens
+	Replayed     bool   `json:"-"`       // it came from a journal, at no cost
+}

@@ -1,0 +1,165 @@
+package tensor
+
+// A Backend owns the memory of one device and runs operations on it.
+//
+// Operations are queued: a call may return before the work is done, and says
+// nothing of failure. The first failure sticks, turns every later operation
+// into a no-op, and is returned by Sync. A caller therefore checks one error a
+// training step, not one a kernel.
+//
+// A shape or dtype mismatch is a bug in the caller, not a condition to
+// handle: operations panic on it before anything is queued.
+//
+// Results do not depend on the number of threads. A Backend is used by one
+// goroutine at a time.
+type Backend interface {
+	Memory
+	Linear
+	Transformer
+	Optimizer
+
+	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:bf16". Two
+	// backends that may round differently have different names: the name is
+	// part of the cache key of every stage that computes.
+	Name() string
+
+	// Sync waits for the queued work and returns its first failure.
+	Sync() error
+
+	// Close frees the device. Tensors of this backend are dead after it.
+	Close() error
+}
+
+// Memory allocates and moves tensors.
+type Memory interface {
+	// Alloc returns a zeroed tensor. Only set-up code calls it: a training
+	// step runs in a workspace that set-up allocated.
+	Alloc(dt DType, shape ...int) (*Tensor, error)
+	// Load returns a frozen tensor that holds data (len = dt.Bytes of the
+	// shape), which the backend may keep without copying: the caller must
+	// never change it. Frozen weights are read by MatMul, Embed and LogProb,
+	// and the backend may keep a packed copy of them.
+	Load(dt DType, data []byte, shape ...int) (*Tensor, error)
+	Free(t *Tensor)
+	// View returns a tensor of the given shape that shares t's memory from
+	// element offset on. It allocates no device memory and is not freed.
+	View(t *Tensor, offset int, shape ...int) *Tensor
+	Upload(dst *Tensor, src []float32)     // dst F32
+	UploadInts(dst *Tensor, src []int32)   // dst I32
+	Download(dst []float32, src *Tensor)   // src F32; waits for queued work
+	DownloadInts(dst []int32, src *Tensor) // src I32; waits for queued work
+	Zero(t *Tensor)
+	Copy(dst, src *Tensor) // same dtype and length
+}
+
+// Linear is the algebra of projections and adapters. All operands are F32
+// unless said otherwise.
+type Linear interface {
+	// MatMul sets dst = Alpha*op(a)*op(b) + Beta*dst. a is F32; b may be any
+	// float or quantised type (a frozen weight), which is expanded on the fly
+	// and never written. With Beta 0, dst may hold garbage (NaN included).
+	MatMul(dst, a, b *Tensor, o MatMul)
+	// Add sets dst = a + scale*b. dst may be a or b.
+	Add(dst, a, b *Tensor, scale float32)
+	// AddRow adds the vector r [cols] to each row of dst: a bias.
+	AddRow(dst, r *Tensor)
+	// ColSum adds the column sums of x to dst [cols]: the gradient of AddRow.
+	ColSum(dst, x *Tensor)
+	// Dropout sets dst = x ⊙ mask / (1-p), where the mask of element i is a
+	// fixed function of (seed, i): calling it on dy with the same seed is the
+	// gradient. dst may be x.
+	Dropout(dst, x *Tensor, p float32, seed uint64)
+	// ScaleCols sets dst[:,j] = s[j]*x[:,j]. dst may be x.
+	ScaleCols(dst, x, s *Tensor)
+	// ColDot adds the dot product of columns a[:,j] and b[:,j] to dst[j]: the
+	// gradient of ScaleCols with respect to s.
+	ColDot(dst, a, b *Tensor)
+	// RowSquares sets dst[j] to the sum of squares of row j of w (any type).
+	RowSquares(dst, w *Tensor)
+	// RowDot sets dst[j] to the dot product of rows a[j,:] and b[j,:].
+	RowDot(dst, a, b *Tensor)
+	// DoRAScale sets c = sqrt(w2 + 2*scale*bp + scale²*bq) and ratio = m/c,
+	// elementwise over [out]: the norm of the rows of W + scale·B·A from
+	// w2 = ‖W_j‖², bp = B_j·(A·W_jᵀ) and bq = B_j·(A·Aᵀ)·B_jᵀ, never
+	// materialising B·A (Liu et al. 2024, eq. 5; the norm is a constant for
+	// the gradient, section 4.3).
+	DoRAScale(ratio, c, w2, bp, bq, m *Tensor, scale float32)
+	// AddDiv sets dst[j] += a[j]/b[j], elementwise over vectors.
+	AddDiv(dst, a, b *Tensor)
+	// Dequantize sets dst (F32) = src (any type) with the same shape.
+	Dequantize(dst, src *Tensor)
+}
+
+// MatMul says which operands are transposed and how the result is combined.
+type MatMul struct {
+	TransA, TransB bool
+	Alpha, Beta    float32
+}
+
+// Transformer is the set of layers of a decoder, each with its gradient.
+type Transformer interface {
+	// Embed sets dst[t,:] = table[ids[t],:]; table may be of any type.
+	Embed(dst, table, ids *Tensor)
+	// EmbedGrad adds dy[t,:] to dtable[ids[t],:], in order of t.
+	EmbedGrad(dtable, ids, dy *Tensor)
+	// RMSNorm sets dst = w ⊙ x·rstd, rstd[t] = 1/sqrt(mean(x[t,:]²)+eps)
+	// (Zhang & Sennrich 2019, eq. 4).
+	RMSNorm(dst, rstd, x, w *Tensor, eps float32)
+	// RMSNormGrad sets dx and, unless dw is nil, accumulates dw. dx may be dy.
+	RMSNormGrad(dx, dw, x, w, rstd, dy *Tensor)
+	// Rope rotates x [tokens, heads·headDim] in place, half-split layout
+	// (Su et al. 2021, eq. 34, in the order Hugging Face stores weights):
+	// pair (i, i+headDim/2) turns by pos[t]·invFreq[i], invFreq [headDim/2].
+	// inverse rotates back, which is its gradient.
+	Rope(x, pos, invFreq *Tensor, inverse bool)
+	// Attention is causal within each segment, with grouped queries:
+	// q [nq, heads·d], k and v [nk, kvHeads·d], dst like q, lse [nq, heads]
+	// the log-sum-exp of the scaled scores. Scores are scaled by 1/sqrt(d).
+	Attention(dst, lse, q, k, v *Tensor, o Attention)
+	// AttentionGrad sets dq, dk and dv.
+	AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *Tensor, o Attention)
+	// SwiGLU sets dst = silu(gate) ⊙ up (Shazeer 2020, eq. 6).
+	SwiGLU(dst, gate, up *Tensor)
+	// SwiGLUGrad sets dgate and dup, which may be gate and up.
+	SwiGLUGrad(dgate, dup, gate, up, dy *Tensor)
+	// LogProb is the one loss head: SFT, DPO and ORPO are functions of its
+	// result. For hidden rows x [n,H], head weights w [V,H] (any type) and
+	// targets [n] it sets logp[t] = z[target]-lse[t], z = x·wᵀ,
+	// lse[t] = log Σ exp z, and argmax[t] (I32, first maximum; may be nil).
+	// Logits are formed chunk by chunk and never kept.
+	LogProb(logp, lse, argmax, x, w, target *Tensor)
+	// LogProbGrad sets dx and, unless dw is nil, accumulates dw, for dy[t] =
+	// dL/dlogp[t].
+	LogProbGrad(dx, dw, x, w, target, lse, dy *Tensor)
+	// GatherRows sets dst[i,:] = x[idx[i],:].
+	GatherRows(dst, x, idx *Tensor)
+	// ScatterAddRows adds src[i,:] to dst[idx[i],:], in order of i.
+	ScatterAddRows(dst, src, idx *Tensor)
+}
+
+// Attention describes heads and the boundaries of packed examples.
+type Attention struct {
+	Heads, KVHeads, HeadDim int
+	// Segment s has query rows Q[s]..Q[s+1] and key rows K[s]..K[s]+KLen[s].
+	// KLen[s] >= number of queries; the last query of a segment sees all its
+	// keys, the one before all but one: decoding with a cache.
+	Q    []int32 // [segments+1], ascending from 0 to nq
+	K    []int32 // [segments] first key row
+	KLen []int32 // [segments]
+}
+
+// Optimizer updates parameters.
+type Optimizer interface {
+	// SumSquares adds the sum of squares of x to dst [1], accumulated in
+	// float64 in a fixed order.
+	SumSquares(dst, x *Tensor)
+	// AdamW updates w, m and v (all F32) from the gradient g scaled by
+	// o.GradScale (Loshchilov & Hutter 2019, algorithm 2, torch's order).
+	AdamW(w, g, m, v *Tensor, o AdamW)
+}
+
+// AdamW is one update's settings. Step counts from 1.
+type AdamW struct {
+	LR, Beta1, Beta2, Eps, WeightDecay, GradScale float64
+	Step                                          int
+}

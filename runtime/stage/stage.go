@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/rs/zerolog"
 
 	"pipe/runtime/artifact"
@@ -29,6 +30,9 @@ type Output struct {
 	Name string
 	Type artifact.Type
 	Doc  string
+	// Alias names the handle attribute of the spec that this output is, passed
+	// on unchanged (eval's model): Run does not create it.
+	Alias string
 }
 
 // A Stage is one configured step. Its concrete type is a pointer to a struct.
@@ -44,7 +48,8 @@ type Output struct {
 //
 // Field types: string, bool, int, int64, uint64, float64, []string, []int,
 // []float64, map[string]string, pointers to these (nil: not given), and the
-// handles [Dataset], [Model], [Metrics], [Teacher], [File] and slices of them.
+// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them, and
+// [Candidates]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
 //
 // The struct's JSON, with handles as content digests, is the pre-image of the
 // cache key: a field that cannot change the result is tagged json:"-".
@@ -85,6 +90,27 @@ type (
 		Config *TeacherConfig
 	}
 )
+
+// Candidates is a swept stage as a whole, such as eval.sweep: the outputs of
+// its instances, sorted by key. A stage without for_each is one candidate with
+// an empty key.
+type Candidates []Candidate
+
+// A Candidate is one instance of a sweep.
+type Candidate struct {
+	Key     string  `json:"key"`
+	Metrics Metrics `json:"metrics"`
+	Model   Model   `json:"model"`
+}
+
+// A Gate is a condition over the metrics of a stage, judged after every run
+// from the stored metrics; it is never part of a key. Inside its expressions
+// self.metrics["NAME"] and baseline.metrics["NAME"] are numbers.
+type Gate struct {
+	Name         string         `hcl:"name,label"`
+	Condition    hcl.Expression `hcl:"condition,expr" doc:"Must be true; refers to self.metrics and baseline.metrics"`
+	ErrorMessage hcl.Expression `hcl:"error_message,expr" doc:"What to say when it is not"`
+}
 
 // MarshalJSON makes the teacher's configuration the part of the key that it is.
 // A Ref would otherwise hide it.

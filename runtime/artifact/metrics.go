@@ -1,0 +1,25 @@
+package artifact
+
+// MetricsName is the name of the JSON file of a Metrics artifact; its content
+// is a [MetricsFile].
+const MetricsName = "metrics.json"
+
+// A MetricsFile is what an eval measured. Metric names are "SUITE.METRIC",
+// such as "license_qa.acc" or "perplexity.nll".
+type MetricsFile struct {
+	Metrics  map[string]Metric `json:"metrics"`            // the evaluated model
+	Baseline map[string]Metric `json:"baseline,omitempty"` // the same of the untuned base model
+	Blind    map[string]Metric `json:"blind,omitempty"`    // what guessing without the question or document scores
+	Grids    map[string]Grid   `json:"grids,omitempty"`    // two-dimensional results, such as the needle grid
+}
+
+// A Grid is a table of one value per cell, rows by columns.
+type Grid struct {
+	RowName  string      `json:"row_name"` // "length (tokens)"
+	ColName  string      `json:"col_name"` // "depth"
+	Rows     []float64   `json:"rows"`
+	Cols     []float64   `json:"cols"`
+	N        int         `json:"n"` // items behind each cell
+	Values   [][]float64 `json:"values"`
+	Baseline [][]float64 `json:"baseline,omitempty"`
+}

@@ -1,0 +1,351 @@
+package model
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// A Config describes a decoder: the fields of a Hugging Face config.json that
+// matter to it. Build one with [ParseConfig], or fill it in and call Validate.
+type Config struct {
+	VocabSize    int // V, rows of the embedding
+	Hidden       int // H, width of the residual stream
+	Intermediate int // F, width of the feed-forward
+	Layers       int
+	Heads        int // query heads
+	KVHeads      int // key and value heads; Heads is a multiple of it
+	HeadDim      int // D, even; may differ from Hidden/Heads
+	MaxPositions int // context length
+	NormEps      float64
+	InitRange    float64 // standard deviation of new weights
+	Tied         bool    // the output head is the embedding
+	AttnBias     bool    // q, k, v and o have biases
+	MLPBias      bool    // gate, up and down have biases
+	Rope         Rope
+
+	BOS int32   // -1: none
+	EOS []int32 // ids that end a text; may be empty
+	PAD int32   // -1: none
+}
+
+// Rope describes the rotary position embedding.
+type Rope struct {
+	Theta float64 // base
+	// Type is "default" or "llama3". The other fields belong to llama3.
+	Type                string
+	Factor              float64
+	LowFreq, HighFreq   float64
+	OriginalMaxPosition int
+	// Divisors, when set, divide the unscaled frequencies one by one and
+	// stand instead of Type: GGUF stores the scaling so. [HeadDim/2]
+	Divisors []float32
+}
+
+// hfConfig is config.json as it is written: transformers 4 has rope_theta and
+// rope_scaling, transformers 5 merges both into rope_parameters.
+type hfConfig struct {
+	Architectures []string        `json:"architectures,omitempty"`
+	ModelType     string          `json:"model_type"`
+	VocabSize     *int            `json:"vocab_size"`
+	Hidden        *int            `json:"hidden_size"`
+	Intermediate  *int            `json:"intermediate_size"`
+	Layers        *int            `json:"num_hidden_layers"`
+	Heads         *int            `json:"num_attention_heads"`
+	KVHeads       *int            `json:"num_key_value_heads"`
+	HeadDim       *int            `json:"head_dim"`
+	Act           *string         `json:"hidden_act"`
+	MaxPositions  *int            `json:"max_position_embeddings"`
+	NormEps       *float64        `json:"rms_norm_eps"`
+	InitRange     *float64        `json:"initializer_range"`
+	Tied          bool            `json:"tie_word_embeddings"`
+	AttnBias      bool            `json:"attention_bias"`
+	MLPBias       bool            `json:"mlp_bias"`
+	AttnDropout   float64         `json:"attention_dropout"`
+	BOS           json.RawMessage `json:"bos_token_id"`
+	EOS           json.RawMessage `json:"eos_token_id"`
+	PAD           json.RawMessage `json:"pad_token_id"`
+	Theta         *float64        `json:"rope_theta"`
+	Scaling       *hfRope         `json:"rope_scaling"`
+	Parameters    *hfRope         `json:"rope_parameters,omitempty"`
+	Quantization  json.RawMessage `json:"quantization_config,omitempty"`
+	DType         string          `json:"torch_dtype,omitempty"`
+}
+
+type hfRope struct {
+	RopeType   string   `json:"rope_type"`
+	LegacyType string   `json:"type,omitempty"`
+	Theta      *float64 `json:"rope_theta,omitempty"`
+	Factor     *float64 `json:"factor,omitempty"`
+	Low        *float64 `json:"low_freq_factor,omitempty"`
+	High       *float64 `json:"high_freq_factor,omitempty"`
+	Original   *int     `json:"original_max_position_embeddings,omitempty"`
+}
+
+// ParseConfig reads a config.json. It refuses, by name, an architecture or an
+// option that [Decoder] does not implement.
+func ParseConfig(data []byte) (Config, error) {
+	var h hfConfig
+	if err := json.Unmarshal(data, &h); err != nil {
+		return Config{}, fmt.Errorf("config.json: %w", err)
+	}
+	switch {
+	case h.ModelType == "":
+		return Config{}, errors.New("config.json: model_type is missing; it must be \"llama\"")
+	case h.ModelType != "llama":
+		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; \"llama\" is (Llama 2 and 3, SmolLM2 and other models of that architecture)", h.ModelType)
+	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
+		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
+	case len(h.Quantization) > 0 && string(h.Quantization) != "null":
+		return Config{}, errors.New("config.json: quantization_config is not supported; use the unquantised checkpoint or a GGUF file")
+	}
+	c := Config{
+		VocabSize: or(h.VocabSize, 32000), Hidden: or(h.Hidden, 4096), Intermediate: or(h.Intermediate, 11008),
+		Layers: or(h.Layers, 32), Heads: or(h.Heads, 32), MaxPositions: or(h.MaxPositions, 2048),
+		NormEps: or(h.NormEps, 1e-6), InitRange: or(h.InitRange, 0.02),
+		Tied: h.Tied, AttnBias: h.AttnBias, MLPBias: h.MLPBias,
+	}
+	c.KVHeads = or(h.KVHeads, c.Heads)
+	if h.HeadDim != nil {
+		c.HeadDim = *h.HeadDim
+	} else if c.Heads > 0 {
+		c.HeadDim = c.Hidden / c.Heads
+	}
+	if c.Heads > 0 && c.Hidden%c.Heads != 0 {
+		return Config{}, fmt.Errorf("config.json: hidden_size %d is not a multiple of num_attention_heads %d", c.Hidden, c.Heads)
+	}
+	var err error
+	if c.Rope, err = h.rope(); err == nil {
+		err = c.parseTokens(&h)
+	}
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("config.json: %w", err)
+	}
+	return c, nil
+}
+
+func or[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
+}
+
+// rope reads either form of the rotary settings.
+func (h *hfConfig) rope() (Rope, error) {
+	r := Rope{Theta: or(h.Theta, 10000), Type: "default"}
+	s, field := h.Parameters, "rope_parameters"
+	if s == nil {
+		s, field = h.Scaling, "rope_scaling"
+	}
+	if s == nil {
+		return r, nil
+	}
+	if s.Theta != nil {
+		r.Theta = *s.Theta
+	}
+	if s.RopeType != "" {
+		r.Type = s.RopeType
+	} else if s.LegacyType != "" {
+		r.Type = s.LegacyType
+	}
+	switch r.Type {
+	case "default":
+	case "llama3":
+		if s.Factor == nil || s.Low == nil || s.High == nil || s.Original == nil {
+			return r, fmt.Errorf("%s: rope_type \"llama3\" needs factor, low_freq_factor, high_freq_factor and original_max_position_embeddings", field)
+		}
+		r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = *s.Factor, *s.Low, *s.High, *s.Original
+	default:
+		return r, fmt.Errorf("%s: rope_type %q is not supported; \"default\" and \"llama3\" are", field, r.Type)
+	}
+	return r, nil
+}
+
+// parseTokens reads the special token ids; eos may be a list.
+func (c *Config) parseTokens(h *hfConfig) error {
+	one := func(field string, raw json.RawMessage, def int32) (int32, error) {
+		if raw == nil {
+			return def, nil
+		}
+		id := int32(-1) // null: none
+		if err := json.Unmarshal(raw, &id); err != nil {
+			return 0, fmt.Errorf("%s: %w", field, err)
+		}
+		return id, nil
+	}
+	var err error
+	if c.BOS, err = one("bos_token_id", h.BOS, 1); err != nil {
+		return err
+	}
+	if c.PAD, err = one("pad_token_id", h.PAD, -1); err != nil {
+		return err
+	}
+	if len(h.EOS) > 0 && h.EOS[0] == '[' {
+		if err := json.Unmarshal(h.EOS, &c.EOS); err != nil {
+			return fmt.Errorf("eos_token_id: %w", err)
+		}
+		return nil
+	}
+	id, err := one("eos_token_id", h.EOS, 2)
+	if err == nil && id >= 0 {
+		c.EOS = []int32{id}
+	}
+	return err
+}
+
+// Validate reports the first field that no model can have.
+func (c Config) Validate() error {
+	const most = 1 << 24 // far beyond any model, far below overflow
+	for _, f := range []struct {
+		name string
+		v    int
+	}{
+		{"vocab_size", c.VocabSize}, {"hidden_size", c.Hidden}, {"intermediate_size", c.Intermediate},
+		{"num_hidden_layers", c.Layers}, {"num_attention_heads", c.Heads}, {"num_key_value_heads", c.KVHeads},
+		{"head_dim", c.HeadDim}, {"max_position_embeddings", c.MaxPositions},
+	} {
+		if f.v < 1 || f.v > most {
+			return fmt.Errorf("%s is %d; must be between 1 and %d", f.name, f.v, most)
+		}
+	}
+	switch {
+	case c.Layers > 4096:
+		return fmt.Errorf("num_hidden_layers is %d; must be at most 4096", c.Layers)
+	case c.Heads%c.KVHeads != 0:
+		return fmt.Errorf("num_attention_heads %d is not a multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
+	case c.HeadDim%2 != 0:
+		return fmt.Errorf("head_dim is %d; must be even", c.HeadDim)
+	case c.Heads*c.HeadDim > most:
+		return fmt.Errorf("num_attention_heads × head_dim is %d; must be at most %d", c.Heads*c.HeadDim, most)
+	case !(c.NormEps > 0 && c.NormEps < 1):
+		return fmt.Errorf("rms_norm_eps is %v; must be between 0 and 1", c.NormEps)
+	case !(c.InitRange >= 0 && c.InitRange <= 10):
+		return fmt.Errorf("initializer_range is %v; must be between 0 and 10", c.InitRange)
+	}
+	for _, id := range c.EOS {
+		if id < 0 {
+			return fmt.Errorf("eos_token_id is %d; must not be negative", id)
+		}
+	}
+	return c.Rope.validate(c.HeadDim)
+}
+
+func (r Rope) validate(headDim int) error {
+	switch {
+	case !(r.Theta > 0 && r.Theta < math.MaxFloat32):
+		return fmt.Errorf("rope_theta is %v; must be above 0", r.Theta)
+	case r.Divisors != nil && len(r.Divisors) != headDim/2:
+		return fmt.Errorf("rope_freqs has %d divisors; head_dim %d needs %d", len(r.Divisors), headDim, headDim/2)
+	case r.Type == "llama3" && !(r.Factor > 0 && r.LowFreq > 0 && r.HighFreq >= r.LowFreq && r.OriginalMaxPosition > 0):
+		return fmt.Errorf("rope_scaling: factor %v, low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
+			r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition)
+	case r.Type != "" && r.Type != "default" && r.Type != "llama3":
+		return fmt.Errorf("rope_type %q is not supported; \"default\" and \"llama3\" are", r.Type)
+	}
+	for i, d := range r.Divisors {
+		if !(d > 0) {
+			return fmt.Errorf("rope_freqs[%d] is %v; must be above 0", i, d)
+		}
+	}
+	return nil
+}
+
+// InvFreq returns the angle per position of each rotated pair [HeadDim/2],
+// with llama3 scaling applied in the manner of transformers.
+func (c Config) InvFreq() []float32 {
+	f := make([]float32, c.HeadDim/2)
+	for i := range f {
+		f[i] = float32(1 / math.Pow(c.Rope.Theta, float64(float32(2*i)/float32(c.HeadDim))))
+		switch {
+		case c.Rope.Divisors != nil:
+			f[i] /= c.Rope.Divisors[i]
+		case c.Rope.Type == "llama3":
+			f[i] = c.Rope.llama3(f[i])
+		}
+	}
+	return f
+}
+
+// llama3 scales one frequency: short wavelengths stay, long ones shrink by
+// Factor, those between are interpolated. Low == High leaves nothing between.
+func (r Rope) llama3(f float32) float32 {
+	wave, c := 2*math.Pi/float64(f), float64(r.OriginalMaxPosition)
+	switch {
+	case wave < c/r.HighFreq:
+		return f
+	case wave > c/r.LowFreq:
+		return float32(float64(f) / r.Factor)
+	case r.HighFreq == r.LowFreq:
+		return f
+	}
+	t := (c/wave - r.LowFreq) / (r.HighFreq - r.LowFreq)
+	return float32((1-t)*float64(f)/r.Factor + t*float64(f))
+}
+
+// JSON returns the configuration as a config.json that transformers 4 and 5
+// read; dtype is the element type of the weights beside it, such as "float32".
+// Divisors become the llama3 settings they came from only if Type says so.
+func (c Config) JSON(dtype string) ([]byte, error) {
+	act, b, p := "silu", json.RawMessage("null"), json.RawMessage("null")
+	if c.BOS >= 0 {
+		b = fmt.Append(nil, c.BOS)
+	}
+	if c.PAD >= 0 {
+		p = fmt.Append(nil, c.PAD)
+	}
+	e, err := json.Marshal(c.EOS)
+	if len(c.EOS) == 1 {
+		e = fmt.Append(nil, c.EOS[0])
+	}
+	if err != nil {
+		return nil, err
+	}
+	h := hfConfig{
+		Architectures: []string{"LlamaForCausalLM"}, ModelType: "llama", VocabSize: &c.VocabSize, Hidden: &c.Hidden,
+		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: &c.KVHeads, HeadDim: &c.HeadDim,
+		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: c.Tied,
+		AttnBias: c.AttnBias, MLPBias: c.MLPBias, BOS: b, EOS: e, PAD: p, Theta: &c.Rope.Theta, DType: dtype,
+	}
+	r := c.Rope
+	if r.Divisors != nil && r.Type != "llama3" {
+		if r, err = c.fitLlama3(); err != nil {
+			return nil, err
+		}
+	}
+	if r.Type == "llama3" {
+		h.Scaling = &hfRope{RopeType: "llama3", Factor: &r.Factor, Low: &r.LowFreq, High: &r.HighFreq, Original: &r.OriginalMaxPosition}
+	}
+	return json.MarshalIndent(h, "", "  ")
+}
+
+// fitLlama3 finds the llama3 settings whose divisors are those of the
+// configuration, among the released ones (low 1, high 4, original 8192).
+func (c Config) fitLlama3() (Rope, error) {
+	plain := c
+	plain.Rope.Divisors = nil
+	plain.Rope.Type = "default"
+	base := plain.InvFreq()
+	r := plain.Rope
+	r.Type, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = "llama3", 1, 4, 8192
+	last := c.Rope.Divisors[len(c.Rope.Divisors)-1]
+	if last == 1 {
+		r.Type = "default"
+	}
+	r.Factor = float64(last)
+	for i, f := range base {
+		want := r.Type == "default" && c.Rope.Divisors[i] == 1
+		if r.Type == "llama3" {
+			d := f / r.llama3(f)
+			want = math.Abs(float64(d/c.Rope.Divisors[i]-1)) <= 1e-4
+		}
+		if !want {
+			return r, fmt.Errorf("config.json cannot express the rope divisors of this model (index %d divides by %v)", i, c.Rope.Divisors[i])
+		}
+	}
+	return r, nil
+}

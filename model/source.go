@@ -1,0 +1,46 @@
+package model
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"pipe/tensor"
+)
+
+// A Weight is one tensor of a checkpoint. Data holds its elements row-major
+// in DType, little-endian, and must not be changed: it may be a mapped file.
+type Weight struct {
+	DType tensor.DType
+	Shape []int
+	Data  []byte // len = DType.Bytes(product of Shape)
+}
+
+// A Source is a checkpoint: tensors by their Hugging Face names and in Hugging
+// Face layout, whatever the file is. The data of a Weight stays valid until
+// the Source is closed by whoever opened it.
+type Source interface {
+	// Names returns the names of all tensors, sorted.
+	Names() []string
+	// Weight returns the tensor of that name; the error for a missing one
+	// wraps [ErrNoTensor].
+	Weight(name string) (Weight, error)
+}
+
+// ErrNoTensor says that a checkpoint lacks a tensor.
+var ErrNoTensor = fmt.Errorf("the checkpoint has no such tensor")
+
+// Weights is a Source in memory.
+type Weights map[string]Weight
+
+// Names implements Source.
+func (w Weights) Names() []string { return slices.Sorted(maps.Keys(w)) }
+
+// Weight implements Source.
+func (w Weights) Weight(name string) (Weight, error) {
+	t, ok := w[name]
+	if !ok {
+		return Weight{}, fmt.Errorf("%s: %w", name, ErrNoTensor)
+	}
+	return t, nil
+}

@@ -1,0 +1,57 @@
+package model
+
+import "pipe/tensor"
+
+// Attention is causal self-attention with rotary positions and grouped
+// queries.
+type Attention struct {
+	Q, K, V, O              *Linear
+	Heads, KVHeads, HeadDim int
+	InvFreq                 *tensor.Tensor // [HeadDim/2]
+	layer                   int            // index of the layer in the cache
+	q, k, v, out, lse       *tensor.Tensor // of the latest Forward
+}
+
+// Forward implements Module.
+func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
+	a.q, a.k, a.v = a.Q.Forward(p, x), a.K.Forward(p, x), a.V.Forward(p, x)
+	p.Rope(a.q, p.Positions, a.InvFreq, false)
+	p.Rope(a.k, p.Positions, a.InvFreq, false)
+	if p.cache != nil {
+		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)
+	}
+	a.out, a.lse = p.New(a.q.Shape...), p.New(x.Rows(), a.Heads)
+	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
+	return a.O.Forward(p, a.out)
+}
+
+// Backward implements Module.
+func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
+	dout := a.O.Backward(p, dy)
+	dq, dk, dv := p.New(a.q.Shape...), p.New(a.k.Shape...), p.New(a.v.Shape...)
+	p.AttentionGrad(dq, dk, dv, a.q, a.k, a.v, a.out, a.lse, dout, a.shape(p))
+	p.Rope(dq, p.Positions, a.InvFreq, true)
+	p.Rope(dk, p.Positions, a.InvFreq, true)
+	dx := a.Q.Backward(p, dq)
+	a.K.backward(p, dx, dk, 1)
+	a.V.backward(p, dx, dv, 1)
+	return dx
+}
+
+// Params implements Module.
+func (a *Attention) Params(visit func(string, *Param)) {
+	params("q_proj", a.Q, visit)
+	params("k_proj", a.K, visit)
+	params("v_proj", a.V, visit)
+	params("o_proj", a.O, visit)
+}
+
+func (a *Attention) shape(p *Pass) tensor.Attention {
+	return tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim,
+		Q: p.Segments.Q, K: p.Segments.K, KLen: p.Segments.KLen}
+}
+
+// params visits the parameters of m under a name.
+func params(name string, m Module, visit func(string, *Param)) {
+	m.Params(func(n string, p *Param) { visit(name+"."+n, p) })
+}

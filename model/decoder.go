@@ -1,0 +1,198 @@
+package model
+
+import (
+	"fmt"
+
+	"pipe/tensor"
+)
+
+// A Decoder is a language model: embedding, layers, norm and output head.
+// It is used by one goroutine at a time.
+type Decoder struct {
+	Config    Config
+	Embedding *Param // [V, H]
+	Layers    []*Layer
+	Norm      *Norm
+	Head      *Param // [V, H]; Embedding itself when tied
+
+	backend tensor.Backend
+	invFreq *tensor.Tensor
+	owned   *[]*tensor.Tensor
+
+	inputs []*tensor.Tensor // input of each layer, then of the head, when training
+	ids    *tensor.Tensor
+	head   headState
+}
+
+// A Layer is x + attention(norm(x)), then + feed-forward(norm(·)).
+type Layer struct {
+	InputNorm *Norm
+	Attn      *Attention
+	PostNorm  *Norm
+	FF        Module // SwiGLU, or another feed-forward such as experts
+}
+
+// Forward implements Module.
+func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
+	h := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
+	p.Add(h, h, x, 1)
+	y := l.FF.Forward(p, l.PostNorm.Forward(p, h))
+	p.Add(y, y, h, 1)
+	return y
+}
+
+// Backward implements Module; it returns dy's own memory.
+func (l *Layer) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
+	p.Add(dy, dy, l.PostNorm.Backward(p, l.FF.Backward(p, dy)), 1)
+	p.Add(dy, dy, l.InputNorm.Backward(p, l.Attn.Backward(p, dy)), 1)
+	return dy
+}
+
+// Params implements Module.
+func (l *Layer) Params(visit func(string, *Param)) {
+	params("input_layernorm", l.InputNorm, visit)
+	params("self_attn", l.Attn, visit)
+	params("post_attention_layernorm", l.PostNorm, visit)
+	params("mlp", l.FF, visit)
+}
+
+// Params calls visit once for each parameter with its checkpoint name, in the
+// order of the forward pass. A tied head is visited once, as the embedding.
+func (d *Decoder) Params(visit func(name string, p *Param)) {
+	visit("model.embed_tokens.weight", d.Embedding)
+	for i, l := range d.Layers {
+		params(layerName(i), l, visit)
+	}
+	params("model.norm", d.Norm, visit)
+	if d.Head != d.Embedding {
+		visit("lm_head.weight", d.Head)
+	}
+}
+
+// Linears calls visit once for each linear layer that an adapter can attach
+// to, with its module path, such as "model.layers.0.self_attn.q_proj".
+func (d *Decoder) Linears(visit func(path string, l *Linear)) {
+	for i, l := range d.Layers {
+		n := layerName(i)
+		visit(n+".self_attn.q_proj", l.Attn.Q)
+		visit(n+".self_attn.k_proj", l.Attn.K)
+		visit(n+".self_attn.v_proj", l.Attn.V)
+		visit(n+".self_attn.o_proj", l.Attn.O)
+		if f, ok := l.FF.(*SwiGLU); ok {
+			visit(n+".mlp.gate_proj", f.Gate)
+			visit(n+".mlp.up_proj", f.Up)
+			visit(n+".mlp.down_proj", f.Down)
+		}
+	}
+}
+
+// Refresh brings adapters up to date after their parameters changed.
+func (d *Decoder) Refresh(p *Pass) (err error) {
+	defer catch(&err)
+	m := p.Mark()
+	defer p.Release(m)
+	d.Linears(func(_ string, l *Linear) {
+		if l.Adapter != nil {
+			l.Adapter.Refresh(p, l)
+		}
+	})
+	return nil
+}
+
+// Backend returns the backend that holds the weights.
+func (d *Decoder) Backend() tensor.Backend { return d.backend }
+
+// Own makes Close free t too: an adapter's parameters.
+func (d *Decoder) Own(t *tensor.Tensor) { *d.owned = append(*d.owned, t) }
+
+// Close frees the weights.
+func (d *Decoder) Close() {
+	for _, t := range *d.owned {
+		d.backend.Free(t)
+	}
+	*d.owned = nil
+}
+
+// A Batch is tokens of whole documents laid end to end, and which of them are
+// scored.
+type Batch struct {
+	IDs    []int32
+	Starts []int32 // first token of each document, ascending; Starts[0] == 0
+	// Rows[i] is a token whose successor is scored as Targets[i]. The
+	// successor need not be in IDs.
+	Rows, Targets []int32
+}
+
+// Check reports what would make a pass over b read outside the model.
+func (d *Decoder) Check(b Batch) error {
+	if len(b.IDs) == 0 || len(b.Starts) == 0 || b.Starts[0] != 0 {
+		return fmt.Errorf("batch of %d tokens and %d documents: must hold at least one document that starts at 0", len(b.IDs), len(b.Starts))
+	}
+	for i, s := range b.Starts {
+		end := len(b.IDs)
+		if i+1 < len(b.Starts) {
+			end = int(b.Starts[i+1])
+		}
+		if end <= int(s) || end > len(b.IDs) {
+			return fmt.Errorf("document %d starts at %d and ends at %d of %d tokens", i, s, end, len(b.IDs))
+		}
+	}
+	if len(b.Rows) != len(b.Targets) {
+		return fmt.Errorf("%d rows and %d targets", len(b.Rows), len(b.Targets))
+	}
+	for _, r := range b.Rows {
+		if r < 0 || int(r) >= len(b.IDs) {
+			return fmt.Errorf("row %d of %d tokens", r, len(b.IDs))
+		}
+	}
+	for _, ids := range [][]int32{b.IDs, b.Targets} {
+		for _, id := range ids {
+			if id < 0 || int(id) >= d.Config.VocabSize {
+				return fmt.Errorf("token id %d is outside the model's vocabulary of %d: tokenizer and model do not match", id, d.Config.VocabSize)
+			}
+		}
+	}
+	return nil
+}
+
+// run takes ids through the layers and returns the residual stream [tokens, H].
+// p says where documents lie.
+func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
+	d.ids = p.Ints(ids)
+	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
+	p.Embed(h, d.Embedding.Value, d.ids)
+	d.inputs = d.inputs[:0]
+	for _, l := range d.Layers {
+		d.inputs = append(d.inputs, h)
+		if p.Train && !p.Recompute {
+			h = l.Forward(p, h)
+			continue
+		}
+		out := h
+		if p.Train {
+			out = p.New(h.Shape...)
+		}
+		m := p.Mark()
+		p.Copy(out, l.Forward(p, h))
+		p.Release(m)
+		h = out
+	}
+	d.inputs = append(d.inputs, h)
+	return h
+}
+
+// back takes the gradient dh of what run returned back through the layers;
+// dh is overwritten.
+func (d *Decoder) back(p *Pass, dh *tensor.Tensor) {
+	for i := len(d.Layers) - 1; i >= 0; i-- {
+		m := p.Mark()
+		if p.Recompute {
+			d.Layers[i].Forward(p, d.inputs[i])
+		}
+		dh = d.Layers[i].Backward(p, dh)
+		p.Release(m)
+	}
+	if d.Embedding.Grad != nil {
+		p.EmbedGrad(d.Embedding.Grad, d.ids, dh)
+	}
+}

@@ -1,0 +1,70 @@
+package model
+
+import "pipe/tensor"
+
+// headState is what the loss head keeps between forward and backward.
+type headState struct {
+	rows, targets, x, lse *tensor.Tensor
+}
+
+// Scores are the model's opinion of a batch's targets.
+type Scores struct {
+	LogP   []float32 // log-probability of each target
+	ArgMax []int32   // the most likely token there
+}
+
+// LogProb runs b and returns the log-probabilities of its targets, whose
+// logits never exist all at once. With p.Train set, [Decoder.Backward] may
+// follow.
+func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
+	if err := d.Check(b); err != nil {
+		return s, err
+	}
+	defer catch(&err)
+	p.start(len(b.IDs), b.Starts)
+	h := d.run(p, b.IDs)
+	n := len(b.Rows)
+	if n == 0 {
+		d.head = headState{}
+		return s, p.Sync()
+	}
+	t := &d.head
+	t.rows, t.targets = p.Ints(b.Rows), p.Ints(b.Targets)
+	t.x = d.gather(p, h, t.rows) // [n, H]
+	logp, argmax := p.New(n), p.i32.get(p.Backend, []int{n})
+	t.lse = p.New(n)
+	p.LogProb(logp, t.lse, argmax, t.x, d.Head.Value, t.targets)
+	s = Scores{make([]float32, n), make([]int32, n)}
+	p.Download(s.LogP, logp)
+	p.DownloadInts(s.ArgMax, argmax)
+	return s, p.Sync()
+}
+
+// gather returns the normed rows of the residual stream h.
+func (d *Decoder) gather(p *Pass, h, rows *tensor.Tensor) *tensor.Tensor {
+	x := p.New(rows.Len(), d.Config.Hidden)
+	p.GatherRows(x, h, rows)
+	return d.Norm.Forward(p, x)
+}
+
+// Backward adds to the gradients of all trained parameters, for dlogp[i] =
+// dL/dlogp of target i of the latest LogProb, which must have had p.Train set.
+func (d *Decoder) Backward(p *Pass, dlogp []float32) (err error) {
+	if d.head.x == nil {
+		return nil // nothing was scored: no gradient
+	}
+	defer catch(&err)
+	n, width := len(dlogp), d.Config.Hidden
+	dh := p.New(d.ids.Len(), width) // [tokens, H]
+	m := p.Mark()
+	dy := p.New(n)
+	p.Upload(dy, dlogp)
+	dx := p.New(n, width)
+	p.LogProbGrad(dx, d.Head.Grad, d.head.x, d.Head.Value, d.head.targets, d.head.lse, dy)
+	dx = d.Norm.Backward(p, dx)
+	p.Zero(dh)
+	p.ScatterAddRows(dh, dx, d.head.rows)
+	p.Release(m)
+	d.back(p, dh)
+	return nil
+}

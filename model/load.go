@@ -1,0 +1,185 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pipe/tensor"
+)
+
+// Load builds the decoder of c from a checkpoint. Every tensor's shape is held
+// against c. When trainable is set the weights become F32 with gradients;
+// otherwise they stay frozen in the type they have, without a copy, and src
+// must stay open as long as the decoder is used.
+func Load(b tensor.Backend, c Config, src Source, trainable bool) (d *Decoder, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	l := &loader{b: b, src: src, train: trainable, shapes: c.shapes()}
+	if err := l.unexpected(c); err != nil {
+		return nil, err
+	}
+	d = &Decoder{Config: c, backend: b, owned: &l.owned}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	d.invFreq = l.alloc(tensor.F32, c.HeadDim/2)
+	if l.err == nil {
+		b.Upload(d.invFreq, c.InvFreq())
+	}
+	d.Embedding = l.matrix("model.embed_tokens.weight")
+	for i := range c.Layers {
+		d.Layers = append(d.Layers, l.layer(c, i, d.invFreq))
+	}
+	d.Norm = l.norm("model.norm.weight", c.NormEps)
+	d.Head = d.Embedding
+	if !c.Tied {
+		d.Head = l.matrix("lm_head.weight")
+	}
+	if l.err != nil {
+		return nil, l.err
+	}
+	return d, b.Sync()
+}
+
+// A loader keeps the first error, so that building reads straight through.
+type loader struct {
+	b      tensor.Backend
+	src    Source
+	train  bool
+	shapes map[string][]int
+	owned  []*tensor.Tensor
+	err    error
+}
+
+// unexpected refuses a layer's tensor that the configuration does not have:
+// leaving it out would silently run another model.
+func (l *loader) unexpected(c Config) error {
+	for _, name := range l.src.Names() {
+		if _, ok := l.shapes[name]; ok || strings.HasSuffix(name, ".rotary_emb.inv_freq") || !strings.HasPrefix(name, "model.layers.") {
+			continue
+		}
+		return fmt.Errorf("tensor %s: config.json has no such tensor (%d layers, attention_bias %t, mlp_bias %t)", name, c.Layers, c.AttnBias, c.MLPBias)
+	}
+	return nil
+}
+
+func layerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }
+
+func (l *loader) layer(c Config, i int, invFreq *tensor.Tensor) *Layer {
+	n := layerName(i)
+	return &Layer{
+		InputNorm: l.norm(n+".input_layernorm.weight", c.NormEps),
+		Attn: &Attention{
+			Q: l.linear(n + ".self_attn.q_proj"), K: l.linear(n + ".self_attn.k_proj"),
+			V: l.linear(n + ".self_attn.v_proj"), O: l.linear(n + ".self_attn.o_proj"),
+			Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, InvFreq: invFreq, layer: i,
+		},
+		PostNorm: l.norm(n+".post_attention_layernorm.weight", c.NormEps),
+		FF:       &SwiGLU{Gate: l.linear(n + ".mlp.gate_proj"), Up: l.linear(n + ".mlp.up_proj"), Down: l.linear(n + ".mlp.down_proj")},
+	}
+}
+
+func (l *loader) linear(name string) *Linear {
+	li := &Linear{W: *l.matrix(name + ".weight")}
+	if _, ok := l.shapes[name+".bias"]; ok {
+		li.B = l.vector(name + ".bias")
+	}
+	return li
+}
+
+func (l *loader) norm(name string, eps float64) *Norm {
+	return &Norm{W: *l.vector(name), Eps: float32(eps)}
+}
+
+// matrix loads a weight: frozen as it is, or trained in F32.
+func (l *loader) matrix(name string) *Param { return l.param(name, l.train) }
+
+// vector loads a norm or a bias, which operations want in F32.
+func (l *loader) vector(name string) *Param { return l.param(name, true) }
+
+func (l *loader) param(name string, expand bool) *Param {
+	w, ok := l.weight(name)
+	if !ok {
+		return &Param{}
+	}
+	t, err := l.b.Load(w.DType, w.Data, w.Shape...)
+	if err != nil {
+		l.fail(fmt.Errorf("load tensor %s: %w", name, err))
+		return &Param{}
+	}
+	p := &Param{Value: t}
+	if expand {
+		p.Value = l.alloc(tensor.F32, w.Shape...)
+		if l.err != nil {
+			return &Param{}
+		}
+		l.b.Dequantize(p.Value, t)
+		if err := l.b.Sync(); err != nil {
+			l.fail(fmt.Errorf("load tensor %s: %w", name, err))
+		}
+		l.b.Free(t)
+	} else {
+		l.owned = append(l.owned, t)
+	}
+	if l.train {
+		p.Grad = l.alloc(tensor.F32, w.Shape...)
+	}
+	return p
+}
+
+// weight reads a tensor and checks it against the configuration.
+func (l *loader) weight(name string) (Weight, bool) {
+	if l.err != nil {
+		return Weight{}, false
+	}
+	w, err := l.src.Weight(name)
+	want := l.shapes[name]
+	switch {
+	case errors.Is(err, ErrNoTensor) && name == "lm_head.weight":
+		l.fail(fmt.Errorf("tensor %s is missing, and config.json does not say tie_word_embeddings", name))
+	case errors.Is(err, ErrNoTensor):
+		l.fail(fmt.Errorf("tensor %s is missing from the checkpoint", name))
+	case err != nil:
+		l.fail(fmt.Errorf("read tensor %s: %w", name, err))
+	case !slices.Equal(w.Shape, want):
+		l.fail(fmt.Errorf("tensor %s has shape %v in the checkpoint; config.json says %v", name, w.Shape, want))
+	case !w.DType.Valid() || w.DType == tensor.I32 || w.DType == tensor.U8:
+		l.fail(fmt.Errorf("tensor %s has element type %s, which no weight can have", name, w.DType))
+	case want[len(want)-1]%w.DType.Block() != 0:
+		l.fail(fmt.Errorf("tensor %s: rows of %d elements are not whole %s blocks", name, want[len(want)-1], w.DType))
+	default:
+		n := 1
+		for _, d := range want {
+			n *= d
+		}
+		if len(w.Data) == w.DType.Bytes(n) {
+			return w, true
+		}
+		l.fail(fmt.Errorf("tensor %s has %d bytes; %v of %s needs %d", name, len(w.Data), want, w.DType, w.DType.Bytes(n)))
+	}
+	return Weight{}, false
+}
+
+func (l *loader) alloc(dt tensor.DType, shape ...int) *tensor.Tensor {
+	if l.err != nil {
+		return nil
+	}
+	t, err := l.b.Alloc(dt, shape...)
+	if err != nil {
+		l.fail(err)
+		return nil
+	}
+	l.owned = append(l.owned, t)
+	return t
+}
+
+func (l *loader) fail(err error) {
+	if l.err == nil {
+		l.err = err
+	}
+}

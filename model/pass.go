@@ -1,0 +1,174 @@
+package model
+
+import (
+	"slices"
+
+	"pipe/tensor"
+)
+
+// A Module is a layer. Backward answers the latest Forward of the same pass.
+type Module interface {
+	// Forward returns the layer's output for x, both [tokens, width]. When
+	// p.Train is set it keeps what Backward will need.
+	Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor
+	// Backward takes the gradient of the output, adds to the gradients of the
+	// layer's parameters, and returns the gradient of the input.
+	Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor
+	// Params calls visit once for each parameter, in a fixed order, with its
+	// checkpoint name relative to the layer, such as "q_proj.weight".
+	Params(visit func(name string, p *Param))
+}
+
+// A Param is a weight and, when it is trained, its gradient.
+type Param struct {
+	Value *tensor.Tensor // F32 when trained; any type when frozen
+	Grad  *tensor.Tensor // F32, like Value; nil: frozen
+}
+
+// Segments are the boundaries of the documents of a pass: segment s has the
+// query rows Q[s] to Q[s+1] and the key rows K[s] to K[s]+KLen[s].
+type Segments struct {
+	Q, K, KLen []int32
+}
+
+// A Pass is one trip of one batch through a decoder: everything a layer needs
+// that is not its own. It is made once by [NewPass] and used again for each
+// batch, so that its workspace is allocated once.
+type Pass struct {
+	tensor.Backend
+	Positions *tensor.Tensor // I32 [tokens]; restarts at each segment
+	Segments  Segments
+	Train     bool // keep activations for Backward; apply dropout
+	// Base runs the model as if no adapter were attached.
+	Base bool
+	// Recompute keeps only the input of each layer for the backward pass and
+	// runs the layer again there: less memory, a third more time, same result.
+	Recompute bool
+	// Seed makes the dropout masks of the pass.
+	Seed uint64
+
+	cache *cache // keys and values of earlier tokens; nil: none
+	f32   arena
+	i32   arena
+}
+
+// NewPass returns a pass over b.
+func NewPass(b tensor.Backend) *Pass {
+	return &Pass{Backend: b, f32: arena{dt: tensor.F32}, i32: arena{dt: tensor.I32}}
+}
+
+// New returns an F32 tensor of the workspace, its content undefined. It lives
+// until the next pass, or until a Release of a mark taken before.
+func (p *Pass) New(shape ...int) *tensor.Tensor { return p.f32.get(p.Backend, shape) }
+
+// Ints returns an I32 vector of the workspace that holds v.
+func (p *Pass) Ints(v []int32) *tensor.Tensor {
+	t := p.i32.get(p.Backend, []int{len(v)})
+	p.UploadInts(t, v)
+	return t
+}
+
+// A Mark is a height of the workspace.
+type Mark struct{ f32, i32 spot }
+
+// Mark returns the present height of the workspace.
+func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.i32.at} }
+
+// Release gives back every tensor made since m.
+func (p *Pass) Release(m Mark) { p.f32.at, p.i32.at = m.f32, m.i32 }
+
+// Close frees the workspace.
+func (p *Pass) Close() {
+	p.f32.free(p.Backend)
+	p.i32.free(p.Backend)
+}
+
+// start begins a new batch: it empties the workspace and uploads positions
+// for documents of ids that begin at starts.
+func (p *Pass) start(n int, starts []int32) {
+	p.Release(Mark{})
+	s := &p.Segments
+	s.Q = append(s.Q[:0], starts...)
+	s.Q = append(s.Q, int32(n))
+	s.K = append(s.K[:0], starts...)
+	s.KLen = s.KLen[:0]
+	pos := make([]int32, 0, n)
+	for i := range starts {
+		length := s.Q[i+1] - s.Q[i]
+		s.KLen = append(s.KLen, length)
+		for j := range length {
+			pos = append(pos, j)
+		}
+	}
+	p.cache = nil
+	p.Positions = p.Ints(pos)
+}
+
+// An arena hands out views of a few large slabs, as a stack.
+type arena struct {
+	dt    tensor.DType
+	slabs []*tensor.Tensor
+	at    spot
+}
+
+// A spot is the first free element: of which slab, and where in it.
+type spot struct{ slab, off int }
+
+const slabLen = 1 << 20 // elements of the first slab
+
+func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.slab + 1, 0}) {
+		s := a.slabs[a.at.slab]
+		if a.at.off+n <= s.Len() {
+			t := b.View(s, a.at.off, slices.Clone(shape)...)
+			a.at.off += (n + 15) &^ 15 // 64 bytes: whole cache lines
+			return t
+		}
+	}
+	size := slabLen
+	if a.dt == tensor.I32 {
+		size = slabLen / 16
+	}
+	// Slabs grow with the workspace, so that their number stays small.
+	size = max(size, n, min(a.total()/4, 16*slabLen))
+	s, err := b.Alloc(a.dt, (size+15)&^15)
+	if err != nil {
+		panic(outOfMemory{err})
+	}
+	a.slabs = append(a.slabs, s)
+	return a.get(b, shape)
+}
+
+func (a *arena) total() int {
+	n := 0
+	for _, s := range a.slabs {
+		n += s.Len()
+	}
+	return n
+}
+
+func (a *arena) free(b tensor.Backend) {
+	for _, s := range a.slabs {
+		b.Free(s)
+	}
+	a.slabs, a.at = nil, spot{}
+}
+
+// outOfMemory carries a failed allocation from deep inside the layers to the
+// entry points of the decoder, which return it as an error.
+type outOfMemory struct{ err error }
+
+// catch turns the panic of a failed allocation into *err.
+func catch(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case outOfMemory:
+		*err = r.err
+	default:
+		panic(r)
+	}
+}

@@ -1,0 +1,108 @@
+package model
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"math"
+	"strings"
+
+	"pipe/tensor"
+)
+
+// A Stream is an endless sequence of random numbers, each a fixed function of
+// the seed and its index (SplitMix64, Steele et al. 2014): nothing has to be
+// saved to go on after a restart.
+type Stream uint64
+
+// NewStream returns the stream of a purpose: labels keep the streams of one
+// seed apart.
+func NewStream(seed uint64, label string) Stream {
+	h := fnv.New64a()
+	h.Write(binary.LittleEndian.AppendUint64(nil, seed))
+	h.Write([]byte(label))
+	return Stream(mix(h.Sum64()))
+}
+
+// At returns number i.
+func (s Stream) At(i uint64) uint64 { return mix(uint64(s) + (i+1)*0x9e3779b97f4a7c15) }
+
+// Float returns number i as a float in [0, 1).
+func (s Stream) Float(i uint64) float64 { return float64(s.At(i)>>11) * 0x1p-53 }
+
+// Normal returns a standard normal number (Box & Muller 1958).
+func (s Stream) Normal(i uint64) float64 {
+	u := 1 - s.Float(2*i) // (0, 1]
+	return math.Sqrt(-2*math.Log(u)) * math.Cos(2*math.Pi*s.Float(2*i+1))
+}
+
+// Perm returns a permutation of the numbers below n (Fisher & Yates).
+func (s Stream) Perm(n int) []int {
+	p := make([]int, n)
+	for i := range p {
+		p[i] = i
+	}
+	for i := n - 1; i > 0; i-- {
+		j := int(s.Float(uint64(i)) * float64(i+1))
+		p[i], p[j] = p[j], p[i]
+	}
+	return p
+}
+
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// Random returns new weights for c: normal with deviation InitRange, norms 1
+// and biases 0, each tensor a function of the seed and its name.
+func Random(c Config, seed uint64) Source {
+	w := Weights{}
+	for name, shape := range c.shapes() {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		data := make([]byte, 0, 4*n)
+		s := NewStream(seed, name)
+		for i := range n {
+			var v float64
+			switch {
+			case strings.HasSuffix(name, "norm.weight"):
+				v = 1
+			case !strings.HasSuffix(name, ".bias"):
+				v = c.InitRange * s.Normal(uint64(i))
+			}
+			data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(v)))
+		}
+		w[name] = Weight{tensor.F32, shape, data}
+	}
+	return w
+}
+
+// shapes returns every tensor of a checkpoint of c.
+func (c Config) shapes() map[string][]int {
+	h, f, q, kv := c.Hidden, c.Intermediate, c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	s := map[string][]int{"model.embed_tokens.weight": {c.VocabSize, h}, "model.norm.weight": {h}}
+	if !c.Tied {
+		s["lm_head.weight"] = []int{c.VocabSize, h}
+	}
+	linear := func(name string, out, in int, bias bool) {
+		s[name+".weight"] = []int{out, in}
+		if bias {
+			s[name+".bias"] = []int{out}
+		}
+	}
+	for i := range c.Layers {
+		l := layerName(i)
+		s[l+".input_layernorm.weight"], s[l+".post_attention_layernorm.weight"] = []int{h}, []int{h}
+		linear(l+".self_attn.q_proj", q, h, c.AttnBias)
+		linear(l+".self_attn.k_proj", kv, h, c.AttnBias)
+		linear(l+".self_attn.v_proj", kv, h, c.AttnBias)
+		linear(l+".self_attn.o_proj", h, q, c.AttnBias)
+		linear(l+".mlp.gate_proj", f, h, c.MLPBias)
+		linear(l+".mlp.up_proj", f, h, c.MLPBias)
+		linear(l+".mlp.down_proj", h, f, c.MLPBias)
+	}
+	return s
+}

@@ -1,0 +1,142 @@
+package adapter
+
+import (
+	"pipe/model"
+	"pipe/tensor"
+)
+
+// A lora is the adapter of one linear layer: y = x·Wᵀ + scale·u·Aᵀ·Bᵀ with
+// u = dropout(x) (Hu et al. 2021, eq. 3), and, when it has a magnitude m, the
+// rows of W + scale·B·A rescaled to the norms m (Liu et al. 2024, eq. 5).
+type lora struct {
+	a, b  model.Param  // [r, in], [out, r]
+	m     *model.Param // [out]; nil: LoRA without magnitude
+	scale float32
+	drop  float32
+	id    uint64 // of the dropout mask
+
+	eye      *tensor.Tensor // [r, r] identity
+	w2       *tensor.Tensor // [out] squared row norms of W
+	c, ratio *tensor.Tensor // [out] row norms of W + scale·B·A, and m/c
+
+	au, z *tensor.Tensor // of the latest Forward: u·Aᵀ, and the output before rescaling
+}
+
+// Forward implements model.Adapter.
+func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
+	u := a.dropped(p, x)
+	a.au = p.New(x.Rows(), a.a.Value.Rows()) // [tokens, r]
+	p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	if a.m != nil && u != x {
+		a.forwardDropped(p, l, y, u)
+		return
+	}
+	p.MatMul(y, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
+	if a.m == nil {
+		return
+	}
+	if p.Train {
+		a.z = p.New(y.Shape...) // [tokens, out]
+		p.Copy(a.z, y)
+	}
+	p.ScaleCols(y, y, a.ratio)
+}
+
+// forwardDropped is DoRA with dropout, where the base output keeps the
+// undropped x: y = W·x - W·u + ratio ⊙ (W·u + scale·B·A·u), as PEFT has it.
+func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, u *tensor.Tensor) {
+	a.z = p.New(y.Shape...)
+	p.MatMul(a.z, u, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.Add(y, y, a.z, -1)
+	p.MatMul(a.z, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
+	scaled := p.New(y.Shape...)
+	p.ScaleCols(scaled, a.z, a.ratio)
+	p.Add(y, y, scaled, 1)
+}
+
+// dropped returns dropout(x), or x itself when there is none.
+func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
+	if !p.Train || a.drop == 0 {
+		return x
+	}
+	u := p.New(x.Shape...)
+	p.Dropout(u, x, a.drop, a.seed(p))
+	return u
+}
+
+func (a *lora) seed(p *model.Pass) uint64 { return model.Stream(p.Seed).At(a.id) }
+
+// Backward implements model.Adapter.
+func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor, beta float32) {
+	mark := p.Mark()
+	defer p.Release(mark)
+	p.MatMul(dx, a.baseGrad(p, dy), l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
+	g := dy // gradient of W·u + scale·B·A·u
+	if a.m != nil {
+		g = p.New(dy.Shape...)
+		p.ScaleCols(g, dy, a.ratio)
+		dratio := p.New(a.ratio.Len())
+		p.Zero(dratio)
+		p.ColDot(dratio, dy, a.z)
+		p.AddDiv(a.m.Grad, dratio, a.c) // c is a constant for the gradient
+	}
+	u := a.dropped(p, x)
+	p.MatMul(a.b.Grad, g, a.au, tensor.MatMul{TransA: true, Alpha: a.scale, Beta: 1})
+	dau := p.New(a.au.Shape...) // [tokens, r]
+	p.MatMul(dau, g, a.b.Value, tensor.MatMul{Alpha: a.scale})
+	p.MatMul(a.a.Grad, dau, u, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
+	if u == x {
+		p.MatMul(dx, dau, a.a.Value, tensor.MatMul{Alpha: 1, Beta: 1})
+		return
+	}
+	du := p.New(x.Shape...) // [tokens, in]
+	p.MatMul(du, dau, a.a.Value, tensor.MatMul{Alpha: 1})
+	if a.m != nil {
+		p.Add(g, g, dy, -1)
+		p.MatMul(du, g, l.W.Value, tensor.MatMul{Alpha: 1, Beta: 1})
+	}
+	p.Dropout(du, du, a.drop, a.seed(p))
+	p.Add(dx, dx, du, 1)
+}
+
+// baseGrad is the gradient of W·x: dy, or dy rescaled for DoRA without
+// dropout, whose base output is rescaled too.
+func (a *lora) baseGrad(p *model.Pass, dy *tensor.Tensor) *tensor.Tensor {
+	if a.m == nil || (p.Train && a.drop > 0) {
+		return dy
+	}
+	g := p.New(dy.Shape...)
+	p.ScaleCols(g, dy, a.ratio)
+	return g
+}
+
+// Params implements model.Adapter.
+func (a *lora) Params(visit func(string, *model.Param)) {
+	visit("lora_A.weight", &a.a)
+	visit("lora_B.weight", &a.b)
+	if a.m != nil {
+		visit("lora_magnitude_vector", a.m)
+	}
+}
+
+// Refresh implements model.Adapter: it computes the row norms c of W +
+// scale·B·A from r-row products, c² = ‖W_j‖² + 2·scale·B_j·(A·W_jᵀ) +
+// scale²·B_j·(A·Aᵀ)·B_jᵀ, and never B·A itself.
+func (a *lora) Refresh(p *model.Pass, l *model.Linear) {
+	if a.m == nil {
+		return
+	}
+	mark := p.Mark()
+	defer p.Release(mark)
+	out, r := a.b.Value.Rows(), a.b.Value.Cols()
+	aw, waT := p.New(r, out), p.New(out, r) // A·Wᵀ and its transpose
+	p.MatMul(aw, a.a.Value, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(waT, aw, a.eye, tensor.MatMul{TransA: true, Alpha: 1})
+	bp, bq := p.New(out), p.New(out)
+	p.RowDot(bp, a.b.Value, waT)
+	aa, baa := p.New(r, r), p.New(out, r) // A·Aᵀ, B·A·Aᵀ
+	p.MatMul(aa, a.a.Value, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(baa, a.b.Value, aa, tensor.MatMul{Alpha: 1})
+	p.RowDot(bq, baa, a.b.Value)
+	p.DoRAScale(a.ratio, a.c, a.w2, bp, bq, a.m.Value, a.scale)
+}

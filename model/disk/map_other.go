@@ -1,0 +1,7 @@
+//go:build !unix
+
+package disk
+
+import "os"
+
+func mapFile(f *os.File, size int) (*Mapping, error) { return read(f, size) }

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"fmt"
-
-	"pipe/tensor"
-)
+import "pipe/tensor"
 
 // A Decoder is a language model: embedding, layers, norm and output head.
 // It is used by one goroutine at a time.
@@ -111,48 +107,6 @@ func (d *Decoder) Close() {
 		d.backend.Free(t)
 	}
 	*d.owned = nil
-}
-
-// A Batch is tokens of whole documents laid end to end, and which of them are
-// scored.
-type Batch struct {
-	IDs    []int32
-	Starts []int32 // first token of each document, ascending; Starts[0] == 0
-	// Rows[i] is a token whose successor is scored as Targets[i]. The
-	// successor need not be in IDs.
-	Rows, Targets []int32
-}
-
-// Check reports what would make a pass over b read outside the model.
-func (d *Decoder) Check(b Batch) error {
-	if len(b.IDs) == 0 || len(b.Starts) == 0 || b.Starts[0] != 0 {
-		return fmt.Errorf("batch of %d tokens and %d documents: must hold at least one document that starts at 0", len(b.IDs), len(b.Starts))
-	}
-	for i, s := range b.Starts {
-		end := len(b.IDs)
-		if i+1 < len(b.Starts) {
-			end = int(b.Starts[i+1])
-		}
-		if end <= int(s) || end > len(b.IDs) {
-			return fmt.Errorf("document %d starts at %d and ends at %d of %d tokens", i, s, end, len(b.IDs))
-		}
-	}
-	if len(b.Rows) != len(b.Targets) {
-		return fmt.Errorf("%d rows and %d targets", len(b.Rows), len(b.Targets))
-	}
-	for _, r := range b.Rows {
-		if r < 0 || int(r) >= len(b.IDs) {
-			return fmt.Errorf("row %d of %d tokens", r, len(b.IDs))
-		}
-	}
-	for _, ids := range [][]int32{b.IDs, b.Targets} {
-		for _, id := range ids {
-			if id < 0 || int(id) >= d.Config.VocabSize {
-				return fmt.Errorf("token id %d is outside the model's vocabulary of %d: tokenizer and model do not match", id, d.Config.VocabSize)
-			}
-		}
-	}
-	return nil
 }
 
 // run takes ids through the layers and returns the residual stream [tokens, H].

@@ -65,17 +65,6 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 	return out, nil
 }
 
-// Add appends c as a document of its own, all of its target scored.
-func (b *Batch) Add(c Continuation) {
-	b.Starts = append(b.Starts, int32(len(b.IDs)))
-	b.IDs = append(b.IDs, c.Context...)
-	for _, id := range c.Target {
-		b.Rows = append(b.Rows, int32(len(b.IDs)-1))
-		b.Targets = append(b.Targets, id)
-		b.IDs = append(b.IDs, id)
-	}
-}
-
 // Embed returns the mean of the final hidden states of each document, [H]
 // each: an embedding of its meaning. Documents longer than the model's context
 // are cut there.

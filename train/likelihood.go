@@ -1,0 +1,148 @@
+package train
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"pipe/model"
+)
+
+// Likelihood is the task of supervised fine-tuning and pretraining: the mean
+// cross-entropy over the scored tokens of the rows of a window.
+type Likelihood struct {
+	Model *model.Decoder
+	Rows  []model.Batch // each holds the documents of one packed row
+
+	batch model.Batch
+	grad  []float32
+}
+
+// Len implements Task.
+func (l *Likelihood) Len() int { return len(l.Rows) }
+
+// Step implements Task.
+func (l *Likelihood) Step(p *model.Pass, micro, window []int) ([]Mean, error) {
+	n := 0
+	for _, i := range window {
+		n += len(l.Rows[i].Targets)
+	}
+	l.batch.Reset()
+	for _, i := range micro {
+		l.batch.Join(l.Rows[i])
+	}
+	s, err := l.Model.LogProb(p, l.batch)
+	if err != nil {
+		return nil, err
+	}
+	sum, hits := 0.0, 0.0
+	l.grad = l.grad[:0]
+	for i, lp := range s.LogP {
+		sum -= float64(lp)
+		l.grad = append(l.grad, float32(-1/float64(n)))
+		if s.ArgMax[i] == l.batch.Targets[i] {
+			hits++
+		}
+	}
+	if err := l.Model.Backward(p, l.grad); err != nil {
+		return nil, err
+	}
+	k := float64(len(s.LogP))
+	return []Mean{{"loss", sum, k}, {"token_accuracy", hits, k}}, nil
+}
+
+// An Estimate is a measured mean.
+type Estimate struct {
+	N             int // documents, or pairs
+	Value, Stderr float64
+}
+
+// CrossEntropy measures the mean cross-entropy per scored token, in nats, over
+// the documents of rows. Its standard error takes documents, not tokens, as
+// independent. tokens bounds a pass; 0: 2048.
+func CrossEntropy(ctx context.Context, d *model.Decoder, rows []model.Batch, tokens int) (Estimate, error) {
+	if tokens <= 0 {
+		tokens = 2048
+	}
+	p := model.NewPass(d.Backend())
+	defer p.Close()
+	var docs []Pair // the sum of the cross-entropy of a document, and its tokens
+	for i := 0; i < len(rows); {
+		if err := ctx.Err(); err != nil {
+			return Estimate{}, err
+		}
+		var b model.Batch
+		for first := i; i < len(rows) && (i == first || len(b.IDs)+len(rows[i].IDs) <= tokens); i++ {
+			b.Join(rows[i])
+		}
+		s, err := d.LogProb(p, b)
+		if err != nil {
+			return Estimate{}, fmt.Errorf("measure the loss: %w", err)
+		}
+		docs = append(docs, perDocument(b, s.LogP)...)
+	}
+	return ratio(docs), nil
+}
+
+// perDocument returns each document's summed cross-entropy and token count.
+func perDocument(b model.Batch, logp []float32) []Pair {
+	docs := make([]Pair, len(b.Starts))
+	at := 0
+	for i, r := range b.Rows {
+		for at+1 < len(b.Starts) && r >= b.Starts[at+1] {
+			at++
+		}
+		docs[at].Chosen -= float64(logp[i])
+		docs[at].Rejected++
+	}
+	return docs
+}
+
+// ratio is the ratio estimator Σx/Σy with its standard error by linearisation.
+func ratio(xy []Pair) Estimate {
+	var x, y, ss float64
+	n := 0
+	for _, d := range xy {
+		x, y = x+d.Chosen, y+d.Rejected
+	}
+	if y == 0 {
+		return Estimate{}
+	}
+	e := Estimate{Value: x / y}
+	for _, d := range xy {
+		if d.Rejected > 0 {
+			n++
+			r := d.Chosen - e.Value*d.Rejected
+			ss += r * r
+		}
+	}
+	e.N = n
+	if n > 1 {
+		e.Stderr = math.Sqrt(ss*float64(n)/float64(n-1)) / y
+	}
+	return e
+}
+
+// CheckPacking compares the loss of each document of row inside the row with
+// its loss alone, and returns an error when they differ by more than 1e-5
+// relative: then documents see each other, and training on them is wrong.
+func CheckPacking(d *model.Decoder, row model.Batch) error {
+	p := model.NewPass(d.Backend())
+	defer p.Close()
+	s, err := d.LogProb(p, row)
+	if err != nil {
+		return err
+	}
+	packed := perDocument(row, s.LogP)
+	for i, one := range row.Split() {
+		s, err := d.LogProb(p, one)
+		if err != nil {
+			return err
+		}
+		alone := perDocument(one, s.LogP)[0]
+		if diff := math.Abs(packed[i].Chosen - alone.Chosen); !(diff <= 1e-5*math.Max(1, math.Abs(alone.Chosen))) {
+			return fmt.Errorf("document %d has loss %v in the packed row and %v alone: documents influence each other", i, packed[i].Chosen, alone.Chosen)
+		}
+	}
+	return nil
+}

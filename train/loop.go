@@ -1,0 +1,267 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"pipe/model"
+)
+
+// A Task is what is learned: examples and a loss.
+type Task interface {
+	// Len is the number of examples.
+	Len() int
+	// Step runs the examples micro, which are part of the window of examples
+	// of one optimizer step, forward and backward. Gradients accumulate so
+	// that all micro-batches of a window together give the gradient of the
+	// window's loss. The first mean is the loss.
+	Step(p *model.Pass, micro, window []int) ([]Mean, error)
+}
+
+// A Mean is a part of an average: means of one name add up.
+type Mean struct {
+	Name       string
+	Sum, Count float64
+}
+
+// Value returns the average, 0 when nothing was counted.
+func (m Mean) Value() float64 {
+	if m.Count == 0 {
+		return 0
+	}
+	return m.Sum / m.Count
+}
+
+// A Point is one value of a series at a step; the first step is 1.
+type Point struct {
+	Series string  `json:"series"`
+	Step   int64   `json:"step"`
+	Value  float64 `json:"value"`
+}
+
+// Options are the settings of a run. [NewOptions] holds the defaults.
+type Options struct {
+	AdamW
+	Schedule string  // of the learning rate
+	Warmup   float64 // share of the steps, or their number when 1 or more
+
+	Epochs    int // passes over the data
+	MaxSteps  int // optimizer steps; 0: as many as Epochs needs. It wins over Epochs
+	BatchSize int // examples of a micro-batch
+	GradAccum int // micro-batches of an optimizer step
+	Seed      uint64
+	Recompute bool // see model.Pass
+
+	// Dir keeps checkpoints, every Every steps and on cancellation, the
+	// newest Keep of them; "" keeps none. A run finds the newest again and
+	// goes on from it. ID names the run: a checkpoint of another is refused.
+	Dir   string
+	ID    string
+	Every int
+	Keep  int
+
+	// Setup measures what has to be known from before the first step, such as
+	// a reference's log-probabilities. It runs once, whatever happens: its
+	// result is kept in every checkpoint.
+	Setup func() (map[string][]float64, error)
+	// Ready, unless nil, receives what Setup once returned, before any step.
+	Ready func(before map[string][]float64) error
+	// Report, unless nil, is called after each step with its points, and on
+	// resumption with those of all earlier steps.
+	Report func(done, total int, points []Point)
+}
+
+// NewOptions returns the defaults.
+func NewOptions() Options {
+	return Options{AdamW: NewAdamW(), Schedule: "cosine", Warmup: 0.03, Epochs: 1, BatchSize: 1, GradAccum: 1, Every: 100, Keep: 2}
+}
+
+// maxSkipped steps without a finite gradient in a row end a run.
+const maxSkipped = 10
+
+// Result is what a run leaves behind beside the trained parameters.
+type Result struct {
+	Series  []Point
+	Before  map[string][]float64 // what Setup returned
+	Steps   int
+	Skipped int // steps whose gradient was not finite: nothing was updated
+	Resumed int // the step that the run went on from; 0: from the start
+}
+
+// Steps returns the number of optimizer steps of a run over n examples.
+func (o Options) Steps(n int) int {
+	if o.MaxSteps > 0 {
+		return o.MaxSteps
+	}
+	window := o.BatchSize * o.GradAccum
+	return (n + window - 1) / window * o.Epochs
+}
+
+func (o Options) schedule(steps int) Schedule {
+	w := int(o.Warmup)
+	if o.Warmup < 1 {
+		w = int(math.Ceil(o.Warmup * float64(steps)))
+	}
+	return Schedule{o.Schedule, min(w, steps), steps}
+}
+
+// Run trains the parameters of d that have gradients. It returns early, with
+// ctx's error and a checkpoint written, when ctx is cancelled.
+func Run(ctx context.Context, d *model.Decoder, task Task, o Options) (*Result, error) {
+	if task.Len() == 0 {
+		return nil, errors.New("no training examples")
+	}
+	if o.BatchSize < 1 || o.GradAccum < 1 || (o.Epochs < 1 && o.MaxSteps < 1) {
+		return nil, fmt.Errorf("batch of %d × %d over %d epochs: each must be at least 1", o.BatchSize, o.GradAccum, o.Epochs)
+	}
+	steps := o.Steps(task.Len())
+	r := &run{Options: o, d: d, task: task, sched: o.schedule(steps), order: map[int][]int{}}
+	if err := r.sched.Check(); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.opt, err = newOptimizer(d, o.AdamW); err != nil {
+		return nil, err
+	}
+	defer r.opt.close()
+	r.pass = model.NewPass(d.Backend())
+	defer r.pass.Close()
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	for r.res.Steps < steps {
+		if err := ctx.Err(); err != nil {
+			return nil, errors.Join(err, r.save())
+		}
+		if err := r.step(); err != nil {
+			return nil, fmt.Errorf("step %d of %d: %w", r.res.Steps+1, steps, err)
+		}
+		if r.Every > 0 && r.res.Steps%r.Every == 0 || r.res.Steps == steps {
+			if err := r.save(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &r.res, nil
+}
+
+type run struct {
+	Options
+	d     *model.Decoder
+	task  Task
+	sched Schedule
+	opt   *optimizer
+	pass  *model.Pass
+	order map[int][]int // permutation of the present epoch
+	row   int           // skipped steps in a row
+	res   Result
+}
+
+// begin goes on from the newest checkpoint, or starts.
+func (r *run) begin() error {
+	found, err := r.restore()
+	if err != nil {
+		return err
+	}
+	if !found && r.Setup != nil {
+		if r.res.Before, err = r.Setup(); err != nil {
+			return err
+		}
+	}
+	if r.Ready != nil {
+		if err := r.Ready(r.res.Before); err != nil {
+			return err
+		}
+	}
+	if r.Report != nil && found {
+		r.Report(r.res.Steps, r.sched.Steps, r.res.Series)
+	}
+	return r.d.Refresh(r.pass)
+}
+
+// window returns the examples of the step after done steps: each epoch has
+// its own order, made from the seed.
+func (r *run) window(done int) []int {
+	n, size := r.task.Len(), r.BatchSize*r.GradAccum
+	per := (n + size - 1) / size
+	epoch := done / per
+	if r.order[epoch] == nil {
+		clear(r.order)
+		r.order[epoch] = model.NewStream(r.Seed, fmt.Sprintf("order of epoch %d", epoch)).Perm(n)
+	}
+	from := done % per * size
+	return r.order[epoch][from:min(from+size, n)]
+}
+
+// step does one optimizer step.
+func (r *run) step() error {
+	window := r.window(r.res.Steps)
+	r.opt.zero()
+	dropout := model.NewStream(r.Seed, fmt.Sprintf("dropout of step %d", r.res.Steps))
+	var means []Mean
+	for i := 0; i < len(window); i += r.BatchSize {
+		r.pass.Train, r.pass.Recompute, r.pass.Seed = true, r.Recompute, dropout.At(uint64(i))
+		part, err := r.task.Step(r.pass, window[i:min(i+r.BatchSize, len(window))], window)
+		if err != nil {
+			return err
+		}
+		means = add(means, part)
+	}
+	if err := r.pass.Sync(); err != nil {
+		return err
+	}
+	if loss := means[0].Value(); math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return fmt.Errorf("the loss is %v: training has diverged; lower lr, raise warmup_ratio, or check the data", loss)
+	}
+	lr, norm := r.LR*r.sched.At(r.res.Steps), r.opt.norm()
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		r.res.Skipped++
+		if r.row++; r.row >= maxSkipped {
+			return fmt.Errorf("%d steps in a row had no finite gradient; lower lr or check the data", r.row)
+		}
+	} else {
+		r.row = 0
+		r.opt.step(lr, norm)
+		if err := r.d.Refresh(r.pass); err != nil {
+			return err
+		}
+	}
+	if err := r.pass.Sync(); err != nil {
+		return err
+	}
+	r.res.Steps++
+	r.report(means, lr, norm)
+	return nil
+}
+
+func (r *run) report(means []Mean, lr, norm float64) {
+	step, first := int64(r.res.Steps), len(r.res.Series)
+	for _, m := range means {
+		r.res.Series = append(r.res.Series, Point{m.Name, step, m.Value()})
+	}
+	r.res.Series = append(r.res.Series, Point{"learning_rate", step, lr})
+	if !math.IsNaN(norm) && !math.IsInf(norm, 0) {
+		r.res.Series = append(r.res.Series, Point{"grad_norm", step, norm})
+	}
+	if r.Report != nil {
+		r.Report(r.res.Steps, r.sched.Steps, r.res.Series[first:])
+	}
+}
+
+// add merges parts of means by name, keeping the order of first appearance.
+func add(sum, part []Mean) []Mean {
+next:
+	for _, m := range part {
+		for i := range sum {
+			if sum[i].Name == m.Name {
+				sum[i].Sum += m.Sum
+				sum[i].Count += m.Count
+				continue next
+			}
+		}
+		sum = append(sum, m)
+	}
+	return sum
+}

@@ -1,0 +1,178 @@
+package lang
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+)
+
+// declare notes what the blocks of one file declare.
+func (l *loader) declare(body *hclsyntax.Body) {
+	for _, a := range attributesOf(body) {
+		l.errorAt(a.NameRange, "Attribute outside of a block",
+			"%s stands alone; attributes belong into a block, and values of your own into locals { ... }.", a.Name)
+	}
+	for _, b := range body.Blocks {
+		switch b.Type {
+		case "pipeline":
+			l.declareHeader(b)
+		case "locals":
+			l.declareLocals(b)
+		case "variable":
+			l.declareVariable(b)
+		case "module", "output":
+			l.errorAt(headerRange(b), "Not supported by this version",
+				"%s blocks are not supported by this version of pipe; keep all *.hcl files of the recipe in one directory, which is read as one pipeline.", b.Type)
+		default:
+			l.declareBlock(b)
+		}
+	}
+}
+
+func (l *loader) declareHeader(b *hclsyntax.Block) {
+	name, ok := l.label(b)
+	if l.header != nil {
+		l.errorAt(headerRange(b), "Duplicate block", "The pipeline block was already written at %s; there is one for all files.", headerRange(l.header))
+		return
+	}
+	l.header = b
+	if ok {
+		l.prog.Name = name
+	}
+}
+
+func (l *loader) declareLocals(b *hclsyntax.Block) {
+	if len(b.Labels) > 0 {
+		l.errorAt(b.LabelRanges[0], "Unexpected label", "A locals block has no label; write locals { ... }.")
+	}
+	for _, inner := range b.Body.Blocks {
+		l.errorAt(inner.TypeRange, "Unknown block", "A locals block holds attributes only; write %s = { ... } for an object.", inner.Type)
+	}
+	for _, a := range attributesOf(b.Body) {
+		l.add(&decl{typ: "local", name: a.Name, attr: a})
+	}
+}
+
+func (l *loader) declareBlock(b *hclsyntax.Block) {
+	d := &decl{typ: b.Type, block: b}
+	switch kind := l.kinds[b.Type]; {
+	case kind != nil:
+		d.kind, d.outputs = kind, kind.Outputs
+	case b.Type == "model":
+		d.outputs = []stage.Output{{Type: artifact.Model}}
+	case b.Type == "teacher":
+		d.outputs = []stage.Output{{Type: artifact.Teacher}}
+	default:
+		known := l.blockTypes()
+		detail := didYouMean(b.Type, known, "%s")
+		if detail == "" {
+			detail = " Known are " + list(known) + "."
+		}
+		l.errorAt(b.TypeRange, "Unknown kind of block", "There is no kind of block named %s.%s", b.Type, detail)
+		// References by the right name are not errors of their own.
+		d.broken = true
+		if d.typ = closest(b.Type, known); d.typ == "" || len(b.Labels) != 1 || l.decls[d.typ+"."+b.Labels[0]] != nil {
+			return
+		}
+	}
+	name, ok := l.label(b)
+	if !ok {
+		return
+	}
+	d.name = name
+	l.add(d)
+}
+
+// blockTypes returns the types of all blocks, sorted.
+func (l *loader) blockTypes() []string {
+	names := append(slices.Collect(maps.Keys(l.kinds)), "pipeline", "variable", "locals", "model", "teacher")
+	slices.Sort(names)
+	return names
+}
+
+// label returns the one label that b must have.
+func (l *loader) label(b *hclsyntax.Block) (string, bool) {
+	switch {
+	case len(b.Labels) == 0:
+		l.errorAt(b.TypeRange, "Missing label", "Write %s \"NAME\" { ... }.", b.Type)
+		return "", false
+	case len(b.Labels) > 1:
+		l.errorAt(b.LabelRanges[1], "Unexpected label", "A %s block has one label, its name; write %s %q { ... }.", b.Type, b.Type, b.Labels[0])
+		return "", false
+	case !hclsyntax.ValidIdentifier(b.Labels[0]):
+		l.errorAt(b.LabelRanges[0], "Invalid name",
+			"%q cannot be referred to; a name starts with a letter and holds letters, digits, _ and -.", b.Labels[0])
+		return "", false
+	}
+	return b.Labels[0], true
+}
+
+func (l *loader) add(d *decl) {
+	d.addr = d.typ + "." + d.name
+	if old := l.decls[d.addr]; old != nil {
+		l.errorAt(d.header(), "Duplicate name", "%s was already declared at %s.", d.addr, old.header())
+		return
+	}
+	d.index = len(l.order)
+	d.value = cty.DynamicVal
+	l.decls[d.addr] = d
+	l.order = append(l.order, d)
+}
+
+// readEnv reads the names in the env attribute of the pipeline block: they
+// must be known before any function can be called.
+func (l *loader) readEnv() {
+	if l.header == nil {
+		return
+	}
+	a := l.header.Body.Attributes["env"]
+	if a == nil {
+		return
+	}
+	exprs, diags := hcl.ExprList(a.Expr)
+	if diags.HasErrors() {
+		l.errorAt(a.Expr.Range(), "Wrong type", "env takes a list of names, such as [\"HF_HOME\"].")
+		return
+	}
+	for _, e := range exprs {
+		v, diags := e.Value(nil)
+		if diags.HasErrors() || v.IsNull() || v.Type() != cty.String {
+			l.errorAt(e.Range(), "Wrong type", "env takes the names of environment variables as plain strings, such as \"HF_HOME\".")
+			continue
+		}
+		l.envs[v.AsString()] = true
+	}
+}
+
+// A pipelineBlock is the pipeline block without env.
+type pipelineBlock struct {
+	Seed        uint64   `hcl:"seed,optional" doc:"Seed that the seeds of all stages derive from"`
+	Description string   `hcl:"description,optional" doc:"What the pipeline is for"`
+	Env         []string `hcl:"env,optional" doc:"Names of the environment variables that env() may read"`
+}
+
+// evalHeader decodes the pipeline block, whose values may refer to variables.
+func (l *loader) evalHeader() {
+	if l.header == nil {
+		return
+	}
+	d := &decl{typ: "pipeline", addr: "pipeline", block: l.header}
+	for _, t := range bodyVariables(l.header.Body, false) {
+		if t.RootName() != "var" && t.RootName() != "path" {
+			l.errorAt(t.SourceRange(), "Invalid reference", "The pipeline block may refer to variables only.")
+			return
+		}
+	}
+	l.findUses(d)
+	var p pipelineBlock
+	n := &Node{ranges: map[string]hcl.Range{}, Header: headerRange(l.header)}
+	dec := decoder{l: l, scope: l.scope(d, nil), node: n, what: "pipeline"}
+	dec.body(l.header.Body, &p, nil)
+	l.prog.Seed, l.prog.Description = p.Seed, p.Description
+}

@@ -1,0 +1,246 @@
+package lang
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+
+	"pipe/runtime/stage"
+)
+
+// maxFile bounds one pipeline file, and one file read by file().
+const maxFile = 16 << 20
+
+// Load reads the pipeline in a file, or in all *.hcl files of a directory.
+//
+// The Program is never nil, so that diagnostics can be written with its Files;
+// if the diagnostics have errors, nothing else of it may be used.
+func Load(path string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnostics) {
+	l := newLoader(kinds, opts)
+	l.prog.Name = strings.TrimSuffix(filepath.Base(path), ".hcl")
+	l.prog.Dir = filepath.Dir(path)
+	names := []string{path}
+	if info, err := os.Stat(path); err != nil {
+		l.fail("Cannot read the pipeline", "%s; name a pipeline file or a directory that holds *.hcl files", ioReason(path, err))
+	} else if info.IsDir() {
+		l.prog.Dir = path
+		if abs, err := filepath.Abs(path); err == nil {
+			l.prog.Name = filepath.Base(abs)
+		}
+		if names = hclFiles(path); len(names) == 0 {
+			l.fail("Cannot read the pipeline", "%s holds no *.hcl file", path)
+		}
+	}
+	if l.diags.HasErrors() {
+		return l.prog, l.diags
+	}
+	for _, name := range names {
+		src, err := readFile(name)
+		if err != nil {
+			l.fail("Cannot read the pipeline", "%s", ioReason(name, err))
+			continue
+		}
+		l.parse(src, name)
+	}
+	return l.load()
+}
+
+// LoadSource is Load for a file that is already in memory; name stands for it
+// in diagnostics, and dir is its directory.
+func LoadSource(src []byte, name, dir string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnostics) {
+	l := newLoader(kinds, opts)
+	l.prog.Name = strings.TrimSuffix(filepath.Base(name), ".hcl")
+	l.prog.Dir = dir
+	l.parse(src, name)
+	return l.load()
+}
+
+// hclFiles returns the *.hcl files directly in dir, sorted, without hidden ones.
+func hclFiles(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		n := e.Name()
+		if !e.IsDir() && strings.HasSuffix(n, ".hcl") && !strings.HasPrefix(n, ".") {
+			names = append(names, filepath.Join(dir, n))
+		}
+	}
+	return names
+}
+
+// readFile reads a regular file of at most maxFile bytes.
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("is not a regular file")}
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxFile {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("is larger than %d MiB", maxFile>>20)}
+	}
+	return b, nil
+}
+
+// ioReason says what is wrong with a file, without the name of a system call.
+func ioReason(name string, err error) string {
+	reason := err.Error()
+	if pe, ok := err.(*fs.PathError); ok {
+		reason = pe.Err.Error()
+	}
+	return name + ": " + reason
+}
+
+// A loader turns blocks into a Program. It collects every diagnostic and goes
+// on as far as the rest still makes sense.
+type loader struct {
+	prog  *Program
+	kinds map[string]*stage.Kind
+	opts  Options
+	diags hcl.Diagnostics
+
+	bodies  []*hclsyntax.Body
+	decls   map[string]*decl // "sft.legal", "local.x", "var.base"
+	order   []*decl          // in the order of the files
+	vars    []*variable
+	header  *hclsyntax.Block // the pipeline block, if any
+	envs    map[string]bool  // names that env() may read
+	funcs   map[string]function.Function
+	plans   plans
+	visited int // references resolved and values put in scopes: the work done, for tests
+}
+
+// A decl is something that expressions may refer to.
+type decl struct {
+	addr, typ, name string
+	index           int
+	block           *hclsyntax.Block     // nil for a local value
+	attr            *hclsyntax.Attribute // of a local value
+	kind            *stage.Kind          // nil for model, teacher, locals and variables
+	outputs         []stage.Output       // of blocks
+
+	uses map[string]hcl.Range // what it refers to, and where first
+
+	value  cty.Value
+	broken bool // value is not known because of an error already reported
+	swept  bool
+	cyclic bool // lies on a cycle of references
+	off    bool // when = false
+	nodes  []*Node
+}
+
+func (d *decl) header() hcl.Range {
+	if d.block == nil {
+		return d.attr.NameRange
+	}
+	return headerRange(d.block)
+}
+
+func headerRange(b *hclsyntax.Block) hcl.Range {
+	r := b.TypeRange
+	if n := len(b.LabelRanges); n > 0 {
+		r = hcl.RangeBetween(r, b.LabelRanges[n-1])
+	}
+	return r
+}
+
+func newLoader(kinds []stage.Kind, opts Options) *loader {
+	if opts.Env == nil {
+		opts.Env = func(string) (string, bool) { return "", false }
+	}
+	l := &loader{
+		prog:  &Program{Files: map[string]*hcl.File{}, byAddr: map[string]*Node{}},
+		kinds: map[string]*stage.Kind{},
+		opts:  opts,
+		decls: map[string]*decl{},
+		envs:  map[string]bool{},
+		plans: plans{},
+	}
+	for i := range kinds {
+		l.kinds[kinds[i].Name] = &kinds[i]
+	}
+	return l
+}
+
+// fail records an error that has no place in a file.
+func (l *loader) fail(summary, format string, args ...any) {
+	l.diags = append(l.diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (l *loader) errorAt(r hcl.Range, summary, format string, args ...any) {
+	l.diags = append(l.diags, errorAt(r, summary, format, args...))
+}
+
+func (l *loader) parse(src []byte, name string) {
+	l.prog.Files[name] = &hcl.File{Bytes: src}
+	if d := tooDeep(src, name); d != nil {
+		l.diags = append(l.diags, d)
+		return
+	}
+	f, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
+	l.prog.Files[name] = f
+	l.diags = append(l.diags, diags...)
+	if body, ok := f.Body.(*hclsyntax.Body); ok && !diags.HasErrors() {
+		l.bodies = append(l.bodies, body)
+	}
+}
+
+// load works through the parsed bodies: declarations, then references, then
+// values in topological order.
+func (l *loader) load() (*Program, hcl.Diagnostics) {
+	if !l.diags.HasErrors() {
+		for _, b := range l.bodies {
+			l.declare(b)
+		}
+		l.readEnv()
+		l.funcs = functions(l.prog.Dir, l.readDeclaredEnv)
+		l.evalVariables()
+		l.evalHeader()
+		for _, d := range l.order {
+			l.findUses(d)
+		}
+		for _, d := range l.sorted() {
+			l.evaluate(d)
+		}
+		if !l.diags.HasErrors() {
+			l.connect()
+		}
+	}
+	l.diags = tidy(l.diags)
+	return l.prog, l.diags
+}
+
+// attributesOf returns the attributes of a body in the order of the file.
+func attributesOf(b *hclsyntax.Body) []*hclsyntax.Attribute {
+	out := make([]*hclsyntax.Attribute, 0, len(b.Attributes))
+	for _, a := range b.Attributes {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b *hclsyntax.Attribute) int {
+		return cmp.Compare(a.SrcRange.Start.Byte, b.SrcRange.Start.Byte)
+	})
+	return out
+}

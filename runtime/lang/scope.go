@@ -1,0 +1,329 @@
+package lang
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+
+	"pipe/runtime/artifact"
+)
+
+// findUses resolves the references of d to declarations, reports those that
+// lead nowhere, and notes the rest as edges.
+func (l *loader) findUses(d *decl) {
+	d.uses = map[string]hcl.Range{}
+	if d.attr != nil {
+		l.use(d, d.attr.Expr.Variables(), false, false)
+		return
+	}
+	if d.typ == "var" {
+		return
+	}
+	swept := d.block.Body.Attributes["for_each"] != nil
+	l.use(d, bodyVariables(d.block.Body, false), swept, false)
+	l.use(d, bodyVariables(d.block.Body, true), swept, true)
+}
+
+// bodyVariables returns the references in a body in the order of the file:
+// those inside gate blocks, or those outside of them.
+func bodyVariables(b *hclsyntax.Body, gates bool) []hcl.Traversal {
+	var out []hcl.Traversal
+	if !gates {
+		for _, a := range attributesOf(b) {
+			out = append(out, a.Expr.Variables()...)
+		}
+	}
+	for _, inner := range b.Blocks {
+		if isGate := inner.Type == "gate"; isGate && gates {
+			out = append(out, bodyVariables(inner.Body, false)...)
+		} else if !isGate {
+			out = append(out, bodyVariables(inner.Body, gates)...)
+		}
+	}
+	return out
+}
+
+func (l *loader) use(d *decl, refs []hcl.Traversal, swept, gate bool) {
+	for _, t := range refs {
+		l.visited++
+		addr, diag := l.resolve(t, swept, gate)
+		if diag != nil {
+			l.diags = append(l.diags, diag)
+		}
+		if addr == "" {
+			continue
+		}
+		if _, ok := d.uses[addr]; !ok {
+			d.uses[addr] = t.SourceRange()
+		}
+	}
+}
+
+// resolve returns the address of the declaration that t refers to; it is empty
+// for each, path, self and baseline, and beside an error.
+func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagnostic) {
+	root, at := t.RootName(), t.SourceRange()
+	switch root {
+	case "each":
+		if !swept {
+			return "", errorAt(at, "Invalid reference", "each has a meaning only in a block with for_each; add for_each = ... to the block.")
+		}
+		if len(t) < 2 || stepName(t[1]) != "key" && stepName(t[1]) != "value" {
+			return "", errorAt(at, "Invalid reference", "Write each.key or each.value.")
+		}
+		return "", nil
+	case "path":
+		if len(t) != 2 || stepName(t[1]) != "root" {
+			return "", errorAt(at, "Invalid reference", "Write path.root, the directory of the pipeline file.")
+		}
+		return "", nil
+	case "self", "baseline":
+		if !gate {
+			return "", errorAt(at, "Invalid reference", "%s has a meaning only inside a gate block.", root)
+		}
+		return "", nil
+	case "module":
+		return "", errorAt(at, "Not supported by this version", "Modules are not supported by this version of pipe.")
+	}
+	if !l.isRoot(root) {
+		roots := slices.Concat(slices.Collect(maps.Keys(l.kinds)), []string{"model", "teacher", "var", "local", "each", "path"})
+		detail := didYouMean(root, roots, "%s")
+		if detail == "" {
+			detail = " For a string, put it in quotes."
+		}
+		return "", errorAt(at, "Undeclared reference", "Nothing is named %s.%s", root, detail)
+	}
+	if len(t) < 2 || stepName(t[1]) == "" {
+		return "", errorAt(at, "Incomplete reference", "Write %s.NAME.%s", root, l.declared(root))
+	}
+	addr := root + "." + stepName(t[1])
+	if l.decls[addr] == nil {
+		return "", errorAt(at, "Undeclared reference", "There is no %s.%s", addr, l.meant(root, addr))
+	}
+	return addr, nil
+}
+
+func (l *loader) isRoot(name string) bool {
+	return name == "var" || name == "local" || name == "model" || name == "teacher" || l.kinds[name] != nil
+}
+
+// namesOf returns the addresses that start with root.
+func (l *loader) namesOf(root string) []string {
+	var out []string
+	for _, d := range l.order {
+		if d.typ == root {
+			out = append(out, d.addr)
+		}
+	}
+	return out
+}
+
+func (l *loader) declared(root string) string {
+	if names := l.namesOf(root); len(names) > 0 {
+		return " Declared are " + list(names) + "."
+	}
+	return ""
+}
+
+// meant guesses which declaration a wrong address was meant to be: one of the
+// same type, or the same name under another type.
+func (l *loader) meant(root, addr string) string {
+	if s := didYouMean(addr, l.namesOf(root), "%s"); s != "" {
+		return s
+	}
+	_, name, _ := strings.Cut(addr, ".")
+	for _, d := range l.order {
+		if d.name == name {
+			return fmt.Sprintf(" Did you mean %s?", d.addr)
+		}
+	}
+	if s := l.declared(root); s != "" {
+		return s
+	}
+	return fmt.Sprintf(" No %s is declared.", root)
+}
+
+// stepName is the name or string key that a step of a reference selects.
+func stepName(s hcl.Traverser) string {
+	switch s := s.(type) {
+	case hcl.TraverseAttr:
+		return s.Name
+	case hcl.TraverseIndex:
+		if s.Key.Type() == cty.String && s.Key.IsKnown() && !s.Key.IsNull() {
+			return s.Key.AsString()
+		}
+	}
+	return ""
+}
+
+// A scope is what the expressions of one block may see: the values of what it
+// refers to, and nothing else, so that loading stays linear in the file.
+type scope struct {
+	l   *loader
+	ctx *hcl.EvalContext
+}
+
+// scope returns the scope of d; each is nil outside of a sweep.
+func (l *loader) scope(d *decl, each map[string]cty.Value) *scope {
+	roots := map[string]map[string]cty.Value{}
+	for addr := range d.uses {
+		u := l.decls[addr]
+		l.visited++
+		if roots[u.typ] == nil {
+			roots[u.typ] = map[string]cty.Value{}
+		}
+		roots[u.typ][u.name] = u.value
+	}
+	vars := make(map[string]cty.Value, len(roots)+2)
+	for root, m := range roots {
+		vars[root] = cty.ObjectVal(m)
+	}
+	vars["path"] = cty.ObjectVal(map[string]cty.Value{"root": cty.StringVal(".")})
+	if each != nil {
+		vars["each"] = cty.ObjectVal(each)
+	}
+	return &scope{l, &hcl.EvalContext{Variables: vars, Functions: l.funcs}}
+}
+
+// eval evaluates an expression. ok is false if the value is not known, either
+// because of the diagnostics or because something it refers to is broken,
+// which was reported there.
+func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnostics) {
+	silent := false
+	var off *decl
+	for _, t := range e.Variables() {
+		if len(t) < 2 || !s.l.isRoot(t.RootName()) {
+			continue
+		}
+		d := s.l.decls[t.RootName()+"."+stepName(t[1])]
+		switch {
+		case d == nil || d.broken:
+			silent = true
+		case d.off:
+			off = d
+		case d.outputs != nil:
+			if diag := d.checkSteps(t); diag != nil {
+				diags = append(diags, diag)
+			}
+		}
+	}
+	if silent || diags.HasErrors() {
+		return cty.DynamicVal, false, diags
+	}
+	v, diags = e.Value(s.ctx)
+	if off != nil && (diags.HasErrors() || v.IsNull()) {
+		return cty.DynamicVal, false, hcl.Diagnostics{errorAt(e.Range(), "Reference to a stage that is switched off",
+			"%s has when = false (at %s); give this block the same when, or choose with %s == null ? ... : ....", off.addr, off.header(), off.addr)}
+	}
+	if diags.HasErrors() || !v.IsWhollyKnown() {
+		return cty.DynamicVal, false, diags
+	}
+	return v, true, nil
+}
+
+// checkSteps judges what follows KIND.NAME in a reference to d.
+func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
+	rest, addr := t[2:], d.addr
+	if len(rest) == 0 {
+		return nil
+	}
+	if d.swept {
+		key := stepName(rest[0])
+		inst := d.instance(key)
+		if inst == nil {
+			return d.noInstance(t, key)
+		}
+		addr, rest = inst.Addr, rest[1:]
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	at := t.SourceRange()
+	names := d.outputNames()
+	if len(d.outputs) == 0 {
+		return errorAt(at, "Unknown output", "%s has no outputs.", addr)
+	}
+	if names == nil {
+		return errorAt(at, "Unknown output", "%s is itself a %s; write it without what follows.", addr, d.outputs[0].Type)
+	}
+	name := stepName(rest[0])
+	i := slices.Index(names, name)
+	switch {
+	case i < 0 && name == "":
+		return errorAt(at, "Unknown output", "%s is one stage without for_each; write %s.%s.", addr, addr, names[0])
+	case i < 0:
+		hint := didYouMean(name, names, addr+".%s")
+		if hint == "" {
+			hint = " It has " + list(names) + "."
+		}
+		return errorAt(at, "Unknown output", "%s has no output %q.%s", addr, name, hint)
+	case len(rest) > 1:
+		return errorAt(at, "Unknown output", "%s.%s is a %s and has no parts; what is inside is known only after it was made.", addr, name, d.outputs[i].Type)
+	}
+	return nil
+}
+
+func (d *decl) noInstance(t hcl.Traversal, key string) *hcl.Diagnostic {
+	at := t.SourceRange()
+	keys := make([]string, len(d.nodes))
+	for i, n := range d.nodes {
+		keys[i] = n.Key
+	}
+	if len(keys) == 0 {
+		return errorAt(at, "Unknown instance", "%s has for_each over nothing, so it has no instances.", d.addr)
+	}
+	if _, isAttr := t[2].(hcl.TraverseAttr); isAttr {
+		return errorAt(at, "Unknown instance", "%s has for_each; write %s[%q].%s for one instance, or for_each = %s to go on with each.",
+			d.addr, d.addr, keys[0], key, d.addr)
+	}
+	hint := didYouMean(key, keys, "%q")
+	if hint == "" {
+		hint = " It has " + list(keys) + "."
+	}
+	return errorAt(at, "Unknown instance", "%s has no instance %q.%s", d.addr, key, hint)
+}
+
+func (d *decl) instance(key string) *Node {
+	i, ok := slices.BinarySearchFunc(d.nodes, key, func(n *Node, k string) int { return strings.Compare(n.Key, k) })
+	if !ok {
+		return nil
+	}
+	return d.nodes[i]
+}
+
+// outputNames is nil for a block that is its own output.
+func (d *decl) outputNames() []string {
+	var names []string
+	for _, o := range d.outputs {
+		if o.Name == "" {
+			return nil
+		}
+		names = append(names, o.Name)
+	}
+	return names
+}
+
+// valueOf returns what a reference to n evaluates to.
+func (d *decl) valueOf(n *Node) cty.Value {
+	attrs := map[string]cty.Value{}
+	for _, o := range d.outputs {
+		ref, ok := n.Outputs[o.Name]
+		if !ok {
+			ref = artifact.Ref{Type: o.Type, Addr: n.Addr, Output: o.Name}
+		}
+		attrs[o.Name] = handleVal(ref, n.Teacher)
+	}
+	if v, ok := attrs[""]; ok {
+		return v
+	}
+	return cty.ObjectVal(attrs)
+}
+
+// instanceAddr spells the address of one instance of a sweep.
+func instanceAddr(block, key string) string { return block + "[" + strconv.Quote(key) + "]" }

@@ -150,11 +150,10 @@ func (l *loader) readEnv() {
 	}
 }
 
-// A pipelineBlock is the pipeline block without env.
+// A pipelineBlock is the pipeline block but for env.
 type pipelineBlock struct {
-	Seed        uint64   `hcl:"seed,optional" doc:"Seed that the seeds of all stages derive from"`
-	Description string   `hcl:"description,optional" doc:"What the pipeline is for"`
-	Env         []string `hcl:"env,optional" doc:"Names of the environment variables that env() may read"`
+	Seed        uint64 `hcl:"seed,optional" doc:"Seed that the seeds of all stages derive from"`
+	Description string `hcl:"description,optional" doc:"What the pipeline is for"`
 }
 
 // evalHeader decodes the pipeline block, whose values may refer to variables.
@@ -162,17 +161,21 @@ func (l *loader) evalHeader() {
 	if l.header == nil {
 		return
 	}
-	d := &decl{typ: "pipeline", addr: "pipeline", block: l.header}
-	for _, t := range bodyVariables(l.header.Body, false) {
-		if t.RootName() != "var" && t.RootName() != "path" {
-			l.errorAt(t.SourceRange(), "Invalid reference", "The pipeline block may refer to variables only.")
-			return
+	d := &decl{typ: "pipeline", addr: "pipeline", block: l.header, uses: map[string]hcl.Range{}}
+	for _, a := range attributesOf(l.header.Body) {
+		for _, t := range a.Expr.Variables() {
+			switch {
+			case a.Name == "env": // reported with the names
+			case t.RootName() != "var":
+				l.errorAt(t.SourceRange(), "Invalid reference", "The pipeline block may refer to variables only.")
+			default:
+				l.use(d, []hcl.Traversal{t}, false, false)
+			}
 		}
 	}
-	l.findUses(d)
 	var p pipelineBlock
 	n := &Node{ranges: map[string]hcl.Range{}, Header: headerRange(l.header)}
-	dec := decoder{l: l, scope: l.scope(d, nil), node: n, what: "pipeline"}
-	dec.body(l.header.Body, &p, nil)
+	dec := decoder{l: l, scope: l.scope(d), node: n, what: "pipeline"}
+	dec.body(l.header.Body, &p, []string{"env"})
 	l.prog.Seed, l.prog.Description = p.Seed, p.Description
 }

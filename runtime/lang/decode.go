@@ -98,6 +98,8 @@ func (d *decoder) unknown(b *hclsyntax.Body, what string, p *plan, meta []string
 		hint := didYouMean(a.Name, append(attrs[:len(attrs):len(attrs)], meta...), "%s")
 		if f := find(p.blocks, a.Name); f != nil {
 			hint = fmt.Sprintf(" It is a block: write %s { ... } without the equals sign.", headerOf(d.l.plans, f))
+		} else if metaBlock(a.Name) && slices.Contains(meta, a.Name) {
+			hint = fmt.Sprintf(" It is a block: write %s { ... } without the equals sign.", a.Name)
 		} else if hint == "" && len(attrs) > 0 {
 			hint = " It has " + list(attrs) + "."
 		}

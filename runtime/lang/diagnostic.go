@@ -147,7 +147,10 @@ func closest(given string, candidates []string) string {
 	if len(given) > longest {
 		return ""
 	}
-	best, bestDist := "", 1+max(1, len(given)/3)
+	best, bestDist := "", 2
+	if len(given) > 3 {
+		bestDist = 1 + max(2, len(given)/3)
+	}
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
 		if len(c) > longest || c == given {
 			continue

@@ -134,10 +134,14 @@ func (l *loader) declared(root string) string {
 // meant guesses which declaration a wrong address was meant to be: one of the
 // same type, or the same name under another type.
 func (l *loader) meant(root, addr string) string {
-	if s := didYouMean(addr, l.namesOf(root), "%s"); s != "" {
+	_, name, _ := strings.Cut(addr, ".")
+	same := l.namesOf(root)
+	for i := range same {
+		same[i] = strings.TrimPrefix(same[i], root+".")
+	}
+	if s := didYouMean(name, same, root+".%s"); s != "" {
 		return s
 	}
-	_, name, _ := strings.Cut(addr, ".")
 	for _, d := range l.order {
 		if d.name == name {
 			return fmt.Sprintf(" Did you mean %s?", d.addr)
@@ -165,12 +169,13 @@ func stepName(s hcl.Traverser) string {
 // A scope is what the expressions of one block may see: the values of what it
 // refers to, and nothing else, so that loading stays linear in the file.
 type scope struct {
-	l   *loader
-	ctx *hcl.EvalContext
+	l     *loader
+	ctx   *hcl.EvalContext
+	swept bool // each has a meaning
 }
 
-// scope returns the scope of d; each is nil outside of a sweep.
-func (l *loader) scope(d *decl, each map[string]cty.Value) *scope {
+// scope returns the scope of d, without each.
+func (l *loader) scope(d *decl) *scope {
 	roots := map[string]map[string]cty.Value{}
 	for addr := range d.uses {
 		u := l.decls[addr]
@@ -185,10 +190,7 @@ func (l *loader) scope(d *decl, each map[string]cty.Value) *scope {
 		vars[root] = cty.ObjectVal(m)
 	}
 	vars["path"] = cty.ObjectVal(map[string]cty.Value{"root": cty.StringVal(".")})
-	if each != nil {
-		vars["each"] = cty.ObjectVal(each)
-	}
-	return &scope{l, &hcl.EvalContext{Variables: vars, Functions: l.funcs}}
+	return &scope{l, &hcl.EvalContext{Variables: vars, Functions: l.funcs}, false}
 }
 
 // eval evaluates an expression. ok is false if the value is not known, either
@@ -198,13 +200,12 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 	silent := false
 	var off *decl
 	for _, t := range e.Variables() {
-		if len(t) < 2 || !s.l.isRoot(t.RootName()) {
-			continue
-		}
-		d := s.l.decls[t.RootName()+"."+stepName(t[1])]
+		addr, diag := s.l.resolve(t, s.swept, false)
+		d := s.l.decls[addr]
 		switch {
-		case d == nil || d.broken:
+		case diag != nil || d != nil && d.broken:
 			silent = true
+		case d == nil: // each or path
 		case d.off:
 			off = d
 		case d.outputs != nil:

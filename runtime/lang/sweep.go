@@ -27,7 +27,7 @@ func (l *loader) evaluate(d *decl) {
 	case d.typ == "var" || d.broken:
 		return
 	case d.attr != nil:
-		v, ok, diags := l.scope(d, nil).eval(d.attr.Expr)
+		v, ok, diags := l.scope(d).eval(d.attr.Expr)
 		l.diags = append(l.diags, diags...)
 		d.value, d.broken = v, !ok
 		return
@@ -37,7 +37,7 @@ func (l *loader) evaluate(d *decl) {
 		l.sweep(d, a, depends)
 		return
 	}
-	sc := l.scope(d, nil)
+	sc := l.scope(d)
 	on, ok := l.when(d, sc)
 	switch {
 	case !ok:
@@ -59,10 +59,10 @@ func (l *loader) sweep(d *decl, a *hclsyntax.Attribute, depends []string) {
 		d.broken = true
 		return
 	}
-	base := l.scope(d, nil)
+	base := l.scope(d)
 	values := map[string]cty.Value{}
 	for _, key := range sortedKeys(elements) {
-		sc := &scope{l, base.ctx.NewChild()}
+		sc := &scope{l, base.ctx.NewChild(), true}
 		sc.ctx.Variables = map[string]cty.Value{"each": cty.ObjectVal(map[string]cty.Value{
 			"key": cty.StringVal(key), "value": elements[key]})}
 		on, ok := l.when(d, sc)
@@ -88,7 +88,7 @@ func (l *loader) elements(d *decl, a *hclsyntax.Attribute) (map[string]cty.Value
 			return nil, false
 		}
 	}
-	v, ok, diags := l.scope(d, nil).eval(a.Expr)
+	v, ok, diags := l.scope(d).eval(a.Expr)
 	l.diags = append(l.diags, diags...)
 	if !ok {
 		return nil, false

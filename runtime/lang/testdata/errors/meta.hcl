@@ -1,0 +1,24 @@
+model "base" { source = "./m" }
+data "docs" { source = "./docs" }
+
+sft "a" {
+  base = model.base
+  data = data.docs
+  resources {
+    gpu = 1 # ERROR: Unknown attribute | resources has no attribute "gpu". Did you mean gpus?
+  }
+  checkpoint {
+    every = 0.5 # ERROR: Invalid value | whole number
+  }
+  resource { # ERROR: Unknown block | Did you mean resources?
+  }
+  retry = 3 # ERROR: Unknown attribute | It is a block: write retry { ... } without the equals sign.
+}
+
+module "shared" { # ERROR: Not supported by this version | module blocks are not supported
+  source = "./shared"
+}
+
+output "x" { # ERROR: Not supported by this version
+  value = module.shared.x
+}

@@ -1,0 +1,3 @@
+data "docs" {
+  source = = # ERROR: Invalid expression
+}

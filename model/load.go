@@ -24,7 +24,10 @@ func Load(b tensor.Backend, c Config, src Source, trainable bool) (d *Decoder, e
 	d = &Decoder{Config: c, backend: b, owned: &l.owned}
 	defer func() {
 		if err != nil {
-			d.Close()
+			for _, t := range l.owned {
+				b.Free(t)
+			}
+			d = nil
 		}
 	}()
 	d.invFreq = l.alloc(tensor.F32, c.HeadDim/2)

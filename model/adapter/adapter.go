@@ -193,7 +193,7 @@ func Targets(paths, targets []string) ([]string, error) {
 		return paths, nil
 	}
 	match := func(target, path string) bool { return path == target || strings.HasSuffix(path, "."+target) }
-	if len(targets) == 1 && strings.ContainsAny(targets[0], `*+?()[]{}|^$\`) {
+	if len(targets) == 1 && isRegexp(targets[0]) {
 		re, err := regexp.Compile("^(?:" + targets[0] + ")$")
 		if err != nil {
 			return nil, fmt.Errorf("target %q: %w", targets[0], err)
@@ -214,6 +214,9 @@ func Targets(paths, targets []string) ([]string, error) {
 	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return !hit[p] }), nil
 }
+
+// isRegexp tells a regular expression from a plain path.
+func isRegexp(target string) bool { return strings.ContainsAny(target, `*+?()[]{}|^$\`) }
 
 // suggest names the layer that target may have meant, and those there are.
 func suggest(target string, paths []string) string {

@@ -1,0 +1,239 @@
+package modeltest
+
+import (
+	"fmt"
+	"math"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// Reference is a tensor.Backend in its plainest form: loops over float32
+// storage with float64 sums, one goroutine, no error to stick. Tests of layers
+// run on it beside the real one.
+type Reference struct{}
+
+type mem struct {
+	f []float32 // F32; of a frozen weight, expanded
+	i []int32
+}
+
+func fl(t *tensor.Tensor) []float32 { return t.Mem.(*mem).f }
+func in(t *tensor.Tensor) []int32   { return t.Mem.(*mem).i }
+
+// Name implements tensor.Backend.
+func (Reference) Name() string { return "reference" }
+
+// Sync implements tensor.Backend.
+func (Reference) Sync() error { return nil }
+
+// Close implements tensor.Backend.
+func (Reference) Close() error { return nil }
+
+// Alloc implements tensor.Memory.
+func (Reference) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
+	t := &tensor.Tensor{DType: dt, Shape: shape}
+	switch dt {
+	case tensor.F32:
+		t.Mem = &mem{f: make([]float32, t.Len())}
+	case tensor.I32:
+		t.Mem = &mem{i: make([]int32, t.Len())}
+	default:
+		return nil, fmt.Errorf("reference: no tensors of %s", dt)
+	}
+	return t, nil
+}
+
+// Load implements tensor.Memory.
+func (Reference) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tensor, error) {
+	t := &tensor.Tensor{DType: dt, Shape: shape}
+	m := &mem{f: make([]float32, t.Len())}
+	quant.Dequantize(m.f, dt, data)
+	t.Mem = m
+	return t, nil
+}
+
+// Free implements tensor.Memory.
+func (Reference) Free(*tensor.Tensor) {}
+
+// View implements tensor.Memory.
+func (Reference) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
+	v := &tensor.Tensor{DType: t.DType, Shape: shape}
+	if t.DType == tensor.I32 {
+		v.Mem = &mem{i: in(t)[offset : offset+v.Len()]}
+	} else {
+		v.Mem = &mem{f: fl(t)[offset : offset+v.Len()]}
+	}
+	return v
+}
+
+// Upload implements tensor.Memory.
+func (Reference) Upload(dst *tensor.Tensor, src []float32) { same(copy(fl(dst), src), dst.Len()) }
+
+// UploadInts implements tensor.Memory.
+func (Reference) UploadInts(dst *tensor.Tensor, src []int32) { same(copy(in(dst), src), dst.Len()) }
+
+// Download implements tensor.Memory.
+func (Reference) Download(dst []float32, src *tensor.Tensor) { same(copy(dst, fl(src)), len(dst)) }
+
+// DownloadInts implements tensor.Memory.
+func (Reference) DownloadInts(dst []int32, src *tensor.Tensor) { same(copy(dst, in(src)), len(dst)) }
+
+// Zero implements tensor.Memory.
+func (Reference) Zero(t *tensor.Tensor) { clear(fl(t)) }
+
+// Copy implements tensor.Memory.
+func (Reference) Copy(dst, src *tensor.Tensor) {
+	same(dst.Len(), src.Len())
+	copy(fl(dst), fl(src))
+}
+
+func same(a, b int) {
+	if a != b {
+		panic(fmt.Sprintf("reference: lengths %d and %d", a, b))
+	}
+}
+
+// MatMul implements tensor.Linear.
+func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	m, k, n, kb := a.Rows(), a.Cols(), b.Cols(), b.Rows()
+	if o.TransA {
+		m, k = k, m
+	}
+	if o.TransB {
+		n, kb = kb, n
+	}
+	same(k, kb)
+	same(dst.Rows(), m)
+	same(dst.Cols(), n)
+	x, y, z := fl(a), fl(b), fl(dst)
+	for i := range m {
+		for j := range n {
+			sum := 0.0
+			for l := range k {
+				p, q := i*k+l, l*n+j
+				if o.TransA {
+					p = l*m + i
+				}
+				if o.TransB {
+					q = j*k + l
+				}
+				sum += float64(x[p]) * float64(y[q])
+			}
+			sum *= float64(o.Alpha)
+			if o.Beta != 0 {
+				sum += float64(o.Beta) * float64(z[i*n+j])
+			}
+			z[i*n+j] = float32(sum)
+		}
+	}
+}
+
+// Add implements tensor.Linear.
+func (Reference) Add(dst, a, b *tensor.Tensor, scale float32) {
+	same(dst.Len(), a.Len())
+	same(dst.Len(), b.Len())
+	for i := range fl(dst) {
+		fl(dst)[i] = fl(a)[i] + scale*fl(b)[i]
+	}
+}
+
+// AddRow implements tensor.Linear.
+func (Reference) AddRow(dst, r *tensor.Tensor) {
+	same(dst.Cols(), r.Len())
+	for i := range fl(dst) {
+		fl(dst)[i] += fl(r)[i%r.Len()]
+	}
+}
+
+// ColSum implements tensor.Linear.
+func (Reference) ColSum(dst, x *tensor.Tensor) {
+	for i, v := range fl(x) {
+		fl(dst)[i%dst.Len()] += v
+	}
+}
+
+// Dropout implements tensor.Linear.
+func (Reference) Dropout(dst, x *tensor.Tensor, p float32, seed uint64) {
+	for i, v := range fl(x) {
+		z := (seed + uint64(i)) * 0x9e3779b97f4a7c15
+		z = (z ^ z>>31) * 0xbf58476d1ce4e5b9
+		if float32(z>>40)/(1<<24) < p {
+			v = 0
+		}
+		fl(dst)[i] = v / (1 - p)
+	}
+}
+
+// ScaleCols implements tensor.Linear.
+func (Reference) ScaleCols(dst, x, s *tensor.Tensor) {
+	for i, v := range fl(x) {
+		fl(dst)[i] = v * fl(s)[i%s.Len()]
+	}
+}
+
+// ColDot implements tensor.Linear.
+func (Reference) ColDot(dst, a, b *tensor.Tensor) {
+	for i, v := range fl(a) {
+		fl(dst)[i%dst.Len()] += v * fl(b)[i]
+	}
+}
+
+// RowSquares implements tensor.Linear.
+func (r Reference) RowSquares(dst, w *tensor.Tensor) { r.RowDot(dst, w, w) }
+
+// RowDot implements tensor.Linear.
+func (Reference) RowDot(dst, a, b *tensor.Tensor) {
+	n := a.Cols()
+	for j := range fl(dst) {
+		sum := 0.0
+		for i := range n {
+			sum += float64(fl(a)[j*n+i]) * float64(fl(b)[j*n+i])
+		}
+		fl(dst)[j] = float32(sum)
+	}
+}
+
+// DoRAScale implements tensor.Linear.
+func (Reference) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float32) {
+	s := float64(scale)
+	for j := range fl(c) {
+		v := math.Sqrt(float64(fl(w2)[j]) + 2*s*float64(fl(bp)[j]) + s*s*float64(fl(bq)[j]))
+		fl(c)[j] = float32(v)
+		fl(ratio)[j] = fl(m)[j] / float32(v)
+	}
+}
+
+// AddDiv implements tensor.Linear.
+func (Reference) AddDiv(dst, a, b *tensor.Tensor) {
+	for j := range fl(dst) {
+		fl(dst)[j] += fl(a)[j] / fl(b)[j]
+	}
+}
+
+// Dequantize implements tensor.Linear.
+func (Reference) Dequantize(dst, src *tensor.Tensor) {
+	same(dst.Len(), src.Len())
+	copy(fl(dst), fl(src))
+}
+
+// SumSquares implements tensor.Optimizer.
+func (Reference) SumSquares(dst, x *tensor.Tensor) {
+	sum := float64(fl(dst)[0])
+	for _, v := range fl(x) {
+		sum += float64(v) * float64(v)
+	}
+	fl(dst)[0] = float32(sum)
+}
+
+// AdamW implements tensor.Optimizer.
+func (Reference) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+	c1, c2 := 1-math.Pow(o.Beta1, float64(o.Step)), 1-math.Pow(o.Beta2, float64(o.Step))
+	for i := range fl(w) {
+		x, d := float64(fl(w)[i])*(1-o.LR*o.WeightDecay), float64(fl(g)[i])*o.GradScale
+		mi := float64(fl(m)[i]) + (d-float64(fl(m)[i]))*(1-o.Beta1)
+		vi := o.Beta2*float64(fl(v)[i]) + (1-o.Beta2)*d*d
+		fl(m)[i], fl(v)[i] = float32(mi), float32(vi)
+		fl(w)[i] = float32(x - o.LR/c1*mi/(math.Sqrt(vi)/math.Sqrt(c2)+o.Eps))
+	}
+}

@@ -1,0 +1,131 @@
+package gguf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"pipe/model"
+)
+
+// A fields reader keeps the first error, so that reading goes straight through.
+type fields struct {
+	f   *File
+	err error
+}
+
+func (r *fields) integer(key string, def int64) int {
+	n, err := r.f.Int(key, def)
+	if err == nil && int64(int(n)) != n {
+		err = r.f.mistyped(key, "a number of this machine's size")
+	}
+	r.err = errors.Join(r.err, err)
+	return int(n)
+}
+
+func (r *fields) need(key string) int {
+	if !r.f.Has(key) {
+		r.err = errors.Join(r.err, fmt.Errorf("%s: metadata key %q is missing", r.f.path, key))
+		return 0
+	}
+	return r.integer(key, 0)
+}
+
+func (r *fields) number(key string, def float64) float64 {
+	v, err := r.f.Float(key, def)
+	r.err = errors.Join(r.err, err)
+	return v
+}
+
+func (r *fields) text(key string) string {
+	v, err := r.f.Text(key)
+	r.err = errors.Join(r.err, err)
+	return v
+}
+
+// readConfig builds the configuration from metadata and the tensors there are.
+func (f *File) readConfig() (model.Config, error) {
+	r := &fields{f: f}
+	c := model.Config{
+		Hidden:       r.need("llama.embedding_length"),
+		Intermediate: r.need("llama.feed_forward_length"),
+		Layers:       r.need("llama.block_count"),
+		Heads:        r.need("llama.attention.head_count"),
+		MaxPositions: r.need("llama.context_length"),
+		NormEps:      round32(r.number("llama.attention.layer_norm_rms_epsilon", 1e-5)),
+		InitRange:    0.02,
+		Rope:         model.Rope{Theta: round32(r.number("llama.rope.freq_base", 10000)), Type: "default"},
+	}
+	if r.err == nil && c.Heads < 1 {
+		return c, fmt.Errorf("%s: llama.attention.head_count is %d", f.path, c.Heads)
+	}
+	c.KVHeads = r.integer("llama.attention.head_count_kv", int64(c.Heads))
+	if r.err == nil {
+		c.HeadDim = r.integer("llama.attention.key_length", int64(c.Hidden/c.Heads))
+	}
+	if n := r.integer("llama.attention.value_length", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
+		return c, fmt.Errorf("%s: values of width %d beside keys of width %d are not supported", f.path, n, c.HeadDim)
+	}
+	if n := r.integer("llama.rope.dimension_count", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
+		return c, fmt.Errorf("%s: rotating %d of %d dimensions of a head is not supported", f.path, n, c.HeadDim)
+	}
+	if n := r.integer("llama.expert_count", 0); r.err == nil && n > 0 {
+		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
+	}
+	if s := r.text("llama.rope.scaling.type"); s != "" && s != "none" {
+		return c, fmt.Errorf("%s: rope scaling %q is not supported", f.path, s)
+	}
+	c.BOS = int32(r.integer("tokenizer.ggml.bos_token_id", -1))
+	c.PAD = int32(r.integer("tokenizer.ggml.padding_token_id", -1))
+	for _, key := range []string{"eos", "eot", "eom"} {
+		if id := int32(r.integer("tokenizer.ggml."+key+"_token_id", -1)); id >= 0 && !slices.Contains(c.EOS, id) {
+			c.EOS = append(c.EOS, id)
+		}
+	}
+	if r.err != nil {
+		return c, r.err
+	}
+	return c, f.shapesConfig(&c)
+}
+
+// shapesConfig fills in what only the tensors say.
+func (f *File) shapesConfig(c *model.Config) error {
+	i, ok := f.byName["model.embed_tokens.weight"]
+	if !ok || len(f.infos[i].dims) != 2 {
+		return fmt.Errorf("%s: tensor \"token_embd.weight\" is missing or not a matrix", f.path)
+	}
+	c.VocabSize = f.infos[i].dims[1]
+	_, head := f.byName["lm_head.weight"]
+	c.Tied = !head
+	_, c.AttnBias = f.byName["model.layers.0.self_attn.q_proj.bias"]
+	_, c.MLPBias = f.byName["model.layers.0.mlp.gate_proj.bias"]
+	for _, x := range f.infos {
+		if x.name != ropeFreqs {
+			continue
+		}
+		if x.typ.name != "f32" || len(x.dims) != 1 {
+			return fmt.Errorf("%s: tensor %q is not a vector of f32", f.path, ropeFreqs)
+		}
+		c.Rope.Divisors = make([]float32, x.dims[0])
+		for i := range c.Rope.Divisors {
+			c.Rope.Divisors[i] = math.Float32frombits(binary.LittleEndian.Uint32(x.data[4*i:]))
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	return nil
+}
+
+// round32 undoes the widening of a decimal that was stored as a 32-bit float:
+// 9.999999747378752e-06 becomes 1e-05 again.
+func round32(v float64) float64 {
+	out, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', -1, 32), 64)
+	if err != nil || float32(out) != float32(v) {
+		return v
+	}
+	return out
+}

@@ -1,0 +1,220 @@
+package gguf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"pipe/model"
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// A Checkpoint is a model to be written as GGUF.
+type Checkpoint struct {
+	Name          string // general.name, for people
+	Config        model.Config
+	Weights       model.Source
+	TokenizerJSON []byte
+	ChatTemplate  string // Jinja source; "" for none
+}
+
+// fileTypes are the values of general.file_type.
+var fileTypes = map[tensor.DType]uint32{tensor.F32: 0, tensor.F16: 1, tensor.BF16: 32, tensor.Q8_0: 7, tensor.Q4_0: 2}
+
+// Export writes a checkpoint to path with its matrices in type dt: F32, F16,
+// BF16, Q8_0 or Q4_0. As in llama.cpp, vectors stay F32; with Q4_0 the output
+// head is Q6_K; and a matrix whose rows are not whole blocks falls back to
+// Q8_0 or F16. The tokenizer must be one that llama.cpp knows.
+func Export(path string, m Checkpoint, dt tensor.DType) error {
+	kvs, tensors, err := m.layout(dt)
+	if err != nil {
+		return fmt.Errorf("export %s: %w", path, err)
+	}
+	return Write(path, kvs, tensors)
+}
+
+func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
+	fileType, ok := fileTypes[dt]
+	if !ok {
+		return nil, nil, fmt.Errorf("type %s is not written; f32, f16, bf16, q8_0 and q4_0 are", dt)
+	}
+	if err := m.Config.Validate(); err != nil {
+		return nil, nil, err
+	}
+	vocab, err := vocabularyKVs(m)
+	if err != nil {
+		return nil, nil, fmt.Errorf("tokenizer: %w", err)
+	}
+	c := m.Config
+	kvs := []KV{
+		{"general.architecture", "llama"}, {"general.type", "model"}, {"general.name", m.Name},
+		{"general.file_type", fileType}, {"general.quantization_version", uint32(2)},
+		{"llama.block_count", uint32(c.Layers)}, {"llama.context_length", uint32(c.MaxPositions)},
+		{"llama.embedding_length", uint32(c.Hidden)}, {"llama.feed_forward_length", uint32(c.Intermediate)},
+		{"llama.attention.head_count", uint32(c.Heads)}, {"llama.attention.head_count_kv", uint32(c.KVHeads)},
+		{"llama.attention.key_length", uint32(c.HeadDim)}, {"llama.attention.value_length", uint32(c.HeadDim)},
+		{"llama.attention.layer_norm_rms_epsilon", float32(c.NormEps)},
+		{"llama.rope.freq_base", float32(c.Rope.Theta)}, {"llama.rope.dimension_count", uint32(c.HeadDim)},
+		{"llama.vocab_size", uint32(c.VocabSize)},
+	}
+	tensors, err := m.tensors(dt)
+	return append(kvs, vocab...), tensors, err
+}
+
+// tensors lists what is written: every tensor of the configuration.
+func (m *Checkpoint) tensors(dt tensor.DType) ([]Tensor, error) {
+	var out []Tensor
+	if d := divisors(m.Config); d != nil {
+		out = append(out, Tensor{ropeFreqs, tensor.F32, []int{len(d)}, func(w io.Writer) error {
+			b := make([]byte, 4*len(d))
+			quant.Quantize(b, tensor.F32, d)
+			_, err := w.Write(b)
+			return err
+		}})
+	}
+	for _, x := range m.expected() {
+		gguf, ok := toGGUF(x.name)
+		if !ok {
+			return nil, fmt.Errorf("tensor %s has no name in GGUF", x.name)
+		}
+		target := m.target(x.name, x.shape, dt)
+		out = append(out, Tensor{gguf, target, x.shape, func(to io.Writer) error {
+			w, err := m.Weights.Weight(x.name)
+			if err != nil {
+				return err
+			}
+			if !slices.Equal(w.Shape, x.shape) {
+				return fmt.Errorf("has shape %v; the configuration says %v", w.Shape, x.shape)
+			}
+			return m.convert(to, x.name, w, target)
+		}})
+	}
+	return out, nil
+}
+
+type shaped struct {
+	name  string
+	shape []int
+}
+
+// expected lists the tensors of the configuration, in the order of the file.
+func (m *Checkpoint) expected() []shaped {
+	c := m.Config
+	q, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	out := []shaped{{"model.embed_tokens.weight", []int{c.VocabSize, c.Hidden}}}
+	for i := range c.Layers {
+		at := fmt.Sprintf("model.layers.%d.", i)
+		linear := func(name string, rows, cols int, bias bool) {
+			out = append(out, shaped{at + name + ".weight", []int{rows, cols}})
+			if bias {
+				out = append(out, shaped{at + name + ".bias", []int{rows}})
+			}
+		}
+		out = append(out, shaped{at + "input_layernorm.weight", []int{c.Hidden}})
+		linear("self_attn.q_proj", q, c.Hidden, c.AttnBias)
+		linear("self_attn.k_proj", kv, c.Hidden, c.AttnBias)
+		linear("self_attn.v_proj", kv, c.Hidden, c.AttnBias)
+		linear("self_attn.o_proj", c.Hidden, q, c.AttnBias)
+		out = append(out, shaped{at + "post_attention_layernorm.weight", []int{c.Hidden}})
+		linear("mlp.gate_proj", c.Intermediate, c.Hidden, c.MLPBias)
+		linear("mlp.up_proj", c.Intermediate, c.Hidden, c.MLPBias)
+		linear("mlp.down_proj", c.Hidden, c.Intermediate, c.MLPBias)
+	}
+	out = append(out, shaped{"model.norm.weight", []int{c.Hidden}})
+	if !c.Tied {
+		out = append(out, shaped{"lm_head.weight", []int{c.VocabSize, c.Hidden}})
+	}
+	return out
+}
+
+// target is the type that a tensor is stored in.
+func (m *Checkpoint) target(name string, shape []int, dt tensor.DType) tensor.DType {
+	if len(shape) < 2 {
+		return tensor.F32
+	}
+	cols := shape[len(shape)-1]
+	head := name == "lm_head.weight" || m.Config.Tied && name == "model.embed_tokens.weight"
+	if head && dt == tensor.Q4_0 {
+		dt = tensor.Q6_K
+		if cols%dt.Block() != 0 {
+			dt = tensor.Q8_0
+		}
+	}
+	if cols%dt.Block() != 0 {
+		return tensor.F16
+	}
+	return dt
+}
+
+// convert writes a weight in another type, a few rows at a time.
+func (m *Checkpoint) convert(to io.Writer, name string, w model.Weight, target tensor.DType) error {
+	if elements(w.Shape) == 0 {
+		return nil
+	}
+	data := w.Data
+	if heads, permuted := headsOf(m.Config, name); permuted {
+		data = moveRows(data, heads, m.Config.HeadDim, true)
+	}
+	if w.DType == target && target.Quantized() {
+		_, err := to.Write(data) // rounding twice would lose more
+		return err
+	}
+	cols := w.Shape[len(w.Shape)-1]
+	rows := elements(w.Shape) / cols
+	step := max(1, 1<<16/cols)
+	x := make([]float32, step*cols)
+	b := make([]byte, target.Bytes(step*cols))
+	in := w.DType.Bytes(cols)
+	for r := 0; r < rows; r += step {
+		n := min(step, rows-r)
+		x, b := x[:n*cols], b[:target.Bytes(n*cols)]
+		quant.Dequantize(x, w.DType, data[r*in:(r+n)*in])
+		if err := checkRange(x, target); err != nil {
+			return fmt.Errorf("row %d or a later one: %w", r, err)
+		}
+		quant.Quantize(b, target, x)
+		if _, err := to.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkRange refuses values that the type cannot hold.
+func checkRange(x []float32, dt tensor.DType) error {
+	most := float32(math.MaxFloat32)
+	if dt == tensor.F16 || dt.Quantized() { // scales are f16
+		most = 65504
+	}
+	for _, v := range x {
+		if v != v {
+			return errors.New("holds a NaN")
+		}
+		if !(v <= most && v >= -most) {
+			return fmt.Errorf("holds %v, which %s cannot", v, dt)
+		}
+	}
+	return nil
+}
+
+// divisors returns what the unscaled rotary frequencies are divided by; nil
+// when by nothing.
+func divisors(c model.Config) []float32 {
+	if c.Rope.Divisors != nil {
+		return slices.Clone(c.Rope.Divisors)
+	}
+	if c.Rope.Type != "llama3" {
+		return nil
+	}
+	plain := c
+	plain.Rope = model.Rope{Theta: c.Rope.Theta, Type: "default"}
+	base, scaled := plain.InvFreq(), c.InvFreq()
+	out := make([]float32, len(base))
+	for i := range out {
+		out[i] = base[i] / scaled[i]
+	}
+	return out
+}

@@ -147,7 +147,7 @@ func closest(given string, candidates []string) string {
 	if len(given) > longest {
 		return ""
 	}
-	best, bestDist := "", 2
+	best, bestDist := "", 1+len(given)/2 // below this many edits
 	if len(given) > 3 {
 		bestDist = 1 + max(2, len(given)/3)
 	}

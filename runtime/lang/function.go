@@ -34,7 +34,7 @@ func functions(dir string, env func(string) (string, error)) map[string]function
 
 		"chunklist": stdlib.ChunklistFunc, "coalesce": stdlib.CoalesceFunc, "coalescelist": stdlib.CoalesceListFunc,
 		"compact": stdlib.CompactFunc, "concat": stdlib.ConcatFunc, "contains": stdlib.ContainsFunc, "distinct": stdlib.DistinctFunc,
-		"element": stdlib.ElementFunc, "flatten": stdlib.FlattenFunc, "keys": stdlib.KeysFunc, "length": stdlib.LengthFunc,
+		"element": stdlib.ElementFunc, "flatten": stdlib.FlattenFunc, "keys": stdlib.KeysFunc, "length": lengthFunction,
 		"lookup": stdlib.LookupFunc, "merge": stdlib.MergeFunc, "range": stdlib.RangeFunc, "reverse": stdlib.ReverseListFunc,
 		"setintersection": stdlib.SetIntersectionFunc, "setproduct": stdlib.SetProductFunc, "setsubtract": stdlib.SetSubtractFunc,
 		"setunion": stdlib.SetUnionFunc, "slice": stdlib.SliceFunc, "sort": stdlib.SortFunc, "values": stdlib.ValuesFunc,
@@ -56,6 +56,22 @@ func functions(dir string, env func(string) (string, error)) map[string]function
 	fns["templatefile"] = templateFunction(dir, maps.Clone(fns))
 	return fns
 }
+
+// lengthFunction counts the elements of a collection, or the characters of a
+// string.
+var lengthFunction = function.New(&function.Spec{
+	Params: []function.Parameter{{Name: "value", Type: cty.DynamicPseudoType}},
+	Type:   function.StaticReturnType(cty.Number),
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		if args[0].Type() == cty.String {
+			return stdlib.Strlen(args[0])
+		}
+		if !args[0].CanIterateElements() {
+			return cty.NilVal, function.NewArgErrorf(0, "it counts what is in a list, a map or a string, and this is %s", describe(args[0]))
+		}
+		return args[0].Length(), nil
+	},
+})
 
 // impure are functions known from elsewhere that would make every run a new
 // one, and what to do instead.
@@ -152,11 +168,13 @@ func templateFunction(dir string, fns map[string]function.Function) function.Fun
 		}
 		expr, diags := hclsyntax.ParseTemplate([]byte(text), name, hcl.InitialPos)
 		if diags.HasErrors() {
-			return cty.NilVal, function.NewArgErrorf(0, "%s", diags[0].Error())
+			return cty.NilVal, function.NewArgErrorf(0, "%s", strings.TrimSuffix(diags[0].Error(), "."))
 		}
-		v, diags := expr.Value(&hcl.EvalContext{Variables: vars.AsValueMap(), Functions: fns})
+		known := map[string]cty.Value{} // not nil, which would forbid variables
+		maps.Copy(known, vars.AsValueMap())
+		v, diags := expr.Value(&hcl.EvalContext{Variables: known, Functions: fns})
 		if diags.HasErrors() {
-			return cty.NilVal, function.NewArgErrorf(0, "%s", diags[0].Error())
+			return cty.NilVal, function.NewArgErrorf(0, "%s", strings.TrimSuffix(diags[0].Error(), "."))
 		}
 		v, err = convert.Convert(v, cty.String)
 		if err != nil {

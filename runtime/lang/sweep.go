@@ -101,11 +101,11 @@ func (l *loader) elements(d *decl, a *hclsyntax.Attribute) (map[string]cty.Value
 		l.errorAt(at, "Sensitive value", "for_each would show the sensitive value in addresses.")
 	case v.IsNull():
 		l.errorAt(at, "Invalid for_each", "for_each is null. %s", forms)
-	case stageOutputs(v) != nil && spell(a.Expr) != "":
+	case l.isOneStage(a.Expr):
 		l.errorAt(at, "Invalid for_each", "%s is one stage without for_each; leave for_each out and refer to its outputs.", spell(a.Expr))
 	case t.IsObjectType() || t.IsMapType():
 		return v.AsValueMap(), true
-	case t.IsSetType() && t.ElementType() == cty.String:
+	case t.IsSetType() && (t.ElementType() == cty.String || v.LengthInt() == 0):
 		out := map[string]cty.Value{}
 		for _, e := range v.AsValueSlice() {
 			if e.IsNull() {
@@ -121,6 +121,20 @@ func (l *loader) elements(d *decl, a *hclsyntax.Attribute) (map[string]cty.Value
 		l.errorAt(at, "Invalid for_each", "for_each is %s. %s", describe(v), forms)
 	}
 	return nil, false
+}
+
+// isOneStage reports whether e refers to a stage as a whole that is no sweep,
+// or to one instance of a sweep.
+func (l *loader) isOneStage(e hcl.Expression) bool {
+	ref, ok := e.(*hclsyntax.ScopeTraversalExpr)
+	if !ok || len(ref.Traversal) < 2 {
+		return false
+	}
+	d := l.decls[ref.Traversal.RootName()+"."+stepName(ref.Traversal[1])]
+	if d == nil || d.outputNames() == nil {
+		return false
+	}
+	return len(ref.Traversal) == 2 && !d.swept || len(ref.Traversal) == 3 && d.swept
 }
 
 // when evaluates the when attribute; a block without it is on.

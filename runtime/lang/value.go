@@ -149,10 +149,16 @@ func stageOutputs(v cty.Value) map[string]cty.Value {
 		return nil
 	}
 	m := v.AsValueMap()
-	for _, o := range m {
-		if asHandle(o) == nil {
+	own := false // an alias may have another name, a sweep of models has no names
+	for name, o := range m {
+		h := asHandle(o)
+		if h == nil {
 			return nil
 		}
+		own = own || h.ref.Output == name
+	}
+	if !own {
+		return nil
 	}
 	return m
 }

@@ -201,7 +201,7 @@ func TestLoadErrors(t *testing.T) {
 func TestCheck(t *testing.T) {
 	d := modeltest.Decoder(t, backend(t), "plain", false)
 	for want, b := range map[string]model.Batch{
-		"at least one document": {},
+		"at least one document":                {},
 		"outside the model's vocabulary of 53": {IDs: []int32{1, 53}, Starts: []int32{0}},
 		"vocabulary":                           {IDs: []int32{1, -1}, Starts: []int32{0}},
 		"starts at 2":                          {IDs: []int32{1, 2}, Starts: []int32{0, 2}},

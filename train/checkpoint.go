@@ -73,9 +73,7 @@ func (r *run) write(dir string) error {
 	var ts []safetensors.Tensor
 	r.eachTensor(func(name string, t *tensor.Tensor) {
 		ts = append(ts, safetensors.Tensor{Name: name, DType: tensor.F32, Shape: t.Shape, Fill: func(w io.Writer) error {
-			v := make([]float32, t.Len())
-			r.opt.b.Download(v, t)
-			return binary.Write(w, binary.LittleEndian, v)
+			return download(w, r.opt.b, t)
 		}})
 	})
 	if err := safetensors.Write(filepath.Join(dir, tensorsName), ts, nil); err != nil {
@@ -199,6 +197,13 @@ func (r *run) read(dir string) error {
 	r.opt.updates, r.row = s.Updates, s.Row
 	r.res.Steps, r.res.Skipped, r.res.Before, r.res.Series = s.Steps, s.Skipped, s.Before, s.Series
 	return r.opt.b.Sync()
+}
+
+// download writes the elements of t, little-endian.
+func download(w io.Writer, b tensor.Backend, t *tensor.Tensor) error {
+	v := make([]float32, t.Len())
+	b.Download(v, t)
+	return binary.Write(w, binary.LittleEndian, v)
 }
 
 func floats(b []byte) []float32 {

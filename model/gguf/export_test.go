@@ -1,0 +1,225 @@
+package gguf_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pipe/model"
+	"pipe/model/gguf"
+	"pipe/tensor"
+	"pipe/tensor/quant"
+	"pipe/text/tokenizer"
+)
+
+func checkpoint(t *testing.T, f *gguf.File) gguf.Checkpoint {
+	t.Helper()
+	tok, err := f.TokenizerJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gguf.Checkpoint{Name: "tiny", Config: f.Config(), Weights: f, TokenizerJSON: tok, ChatTemplate: "{{ messages }}"}
+}
+
+func embedding(c gguf.Checkpoint) []gguf.Tensor {
+	w, _ := c.Weights.Weight("model.embed_tokens.weight")
+	return []gguf.Tensor{{Name: "token_embd.weight", DType: w.DType, Shape: w.Shape, Fill: func(o io.Writer) error { _, err := o.Write(w.Data); return err }}}
+}
+
+// TestExport writes each type and reads it back: the values are those of the
+// source, rounded once, and everything else is unchanged.
+func TestExport(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	c := checkpoint(t, src)
+	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_0} {
+		path := filepath.Join(t.TempDir(), "out.gguf")
+		if err := gguf.Export(path, c, dt); err != nil {
+			t.Fatal(err)
+		}
+		f := open(t, path)
+		if !slices.Equal(f.Names(), src.Names()) {
+			t.Errorf("%s: names %v", dt, f.Names())
+		}
+		for _, name := range f.Names() {
+			w, err := f.Weight(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := values(t, src, name)
+			wantType := dt
+			switch {
+			case len(w.Shape) == 1:
+				wantType = tensor.F32
+			case name == "lm_head.weight" && dt == tensor.Q4_0: // 32 columns are no super-block
+				wantType = tensor.Q8_0
+			}
+			b := make([]byte, wantType.Bytes(len(want)))
+			quant.Quantize(b, wantType, want)
+			in, err := src.Weight(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if in.DType == wantType {
+				b = in.Data // blocks are passed on, not rounded again
+			}
+			if w.DType != wantType || !bytes.Equal(w.Data, b) {
+				t.Errorf("%s: %s has type %s, or its data differ", dt, name, w.DType)
+			}
+		}
+		a, b := f.Config(), src.Config()
+		if a.Rope.Theta != b.Rope.Theta || !slices.Equal(a.Rope.Divisors, b.Rope.Divisors) || a.NormEps != b.NormEps || a.BOS != 9 || !slices.Equal(a.EOS, b.EOS) || a.HeadDim != 8 || a.Tied {
+			t.Errorf("%s: config %+v", dt, a)
+		}
+		again, err := f.TokenizerJSON()
+		if err != nil || !bytes.Equal(again, c.TokenizerJSON) {
+			t.Errorf("%s: the tokenizer changed: %v\n%s\n%s", dt, err, again, c.TokenizerJSON)
+		}
+	}
+}
+
+func TestExportRefuses(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	weights := func() model.Weights {
+		w := model.Weights{}
+		for _, n := range src.Names() {
+			w[n], _ = src.Weight(n)
+		}
+		return w
+	}
+	set := func(name string, v float32) model.Weights {
+		w := weights()
+		x := make([]float32, 32)
+		x[3] = v
+		data := make([]byte, tensor.F32.Bytes(32*32))
+		quant.Quantize(data[:128], tensor.F32, x)
+		w[name] = model.Weight{DType: tensor.F32, Shape: []int{32, 32}, Data: data}
+		return w
+	}
+	const q = "model.layers.0.self_attn.q_proj.weight"
+	for want, change := range map[string]func(c *gguf.Checkpoint) tensor.DType{
+		"type q6_k is not written": func(c *gguf.Checkpoint) tensor.DType { return tensor.Q6_K },
+		"holds a NaN":              func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, float32(math.NaN())); return tensor.Q8_0 },
+		"holds 70000, which f16":   func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, 70000); return tensor.F16 },
+		"has shape [12 32]": func(c *gguf.Checkpoint) tensor.DType {
+			w := weights()
+			w[q] = w["lm_head.weight"]
+			c.Weights = w
+			return tensor.F16
+		},
+		"no such tensor": func(c *gguf.Checkpoint) tensor.DType { w := weights(); delete(w, q); c.Weights = w; return tensor.F16 },
+		"tokenizer.json": func(c *gguf.Checkpoint) tensor.DType { c.TokenizerJSON = []byte("{"); return tensor.F16 },
+		"pre-tokenizer is not one": func(c *gguf.Checkpoint) tensor.DType {
+			c.TokenizerJSON = bytes.Replace(c.TokenizerJSON, []byte(`{1,3}`), []byte(`{1,4}`), 1)
+			return tensor.F16
+		},
+		"the embedding has 11 rows": func(c *gguf.Checkpoint) tensor.DType { c.Config.VocabSize = 11; return tensor.F16 },
+		"head_dim is 7":             func(c *gguf.Checkpoint) tensor.DType { c.Config.HeadDim = 7; return tensor.F16 },
+		"\"Unigram\" cannot": func(c *gguf.Checkpoint) tensor.DType {
+			c.TokenizerJSON = []byte(`{"model":{"type":"Unigram"}}`)
+			return tensor.F16
+		},
+	} {
+		c := checkpoint(t, src)
+		dt := change(&c)
+		err := gguf.Export(filepath.Join(t.TempDir(), "out.gguf"), c, dt)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	fill := func(n int) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := w.Write(make([]byte, n)); return err }
+	}
+	for want, x := range map[string]gguf.Tensor{
+		"4 bytes of 8":      {Name: "a", Shape: []int{2}, Fill: fill(4)},
+		"more bytes than":   {Name: "a", Shape: []int{2}, Fill: fill(12)},
+		"not whole q8_0":    {Name: "a", DType: tensor.Q8_0, Shape: []int{32, 31}, Fill: fill(0)},
+		"type u8 cannot":    {Name: "a", DType: tensor.U8, Shape: []int{1}, Fill: fill(1)},
+		"has 0 dimensions":  {Name: "a", Fill: fill(4)},
+		"the name is empty": {Shape: []int{1}, Fill: fill(4)},
+		"broken":            {Name: "a", Shape: []int{1}, Fill: func(io.Writer) error { return errors.New("broken") }},
+	} {
+		if err := gguf.WriteTo(io.Discard, nil, []gguf.Tensor{x}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if err := gguf.WriteTo(io.Discard, []gguf.KV{{Key: "k", Value: 1}}, nil); err == nil || !strings.Contains(err.Error(), "type int") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLlama3Scaling: the scaling becomes divisors with which the frequencies
+// are the same.
+func TestLlama3Scaling(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	c := checkpoint(t, src)
+	c.Config.Rope = model.Rope{Theta: 500000, Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 16}
+	path := filepath.Join(t.TempDir(), "out.gguf")
+	if err := gguf.Export(path, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	got, want := open(t, path).Config().InvFreq(), c.Config.InvFreq()
+	for i := range want {
+		if diff := math.Abs(float64(got[i]/want[i] - 1)); !(diff <= 1e-6) {
+			t.Errorf("frequency %d is %v, want %v", i, got[i], want[i])
+		}
+	}
+}
+
+// TestSentencePiece round-trips a vocabulary with byte fallback: merges are
+// made of scores and scores of merges.
+func TestSentencePiece(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	c := checkpoint(t, src)
+	tokens := []string{"<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581a", "\u2581ab", "bb", "aab"}
+	scores := []float32{0, 0, 0, 0, -9, -9, -9, 0, -2, -1, -3, -4}
+	kinds := []int32{2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1}
+	kvs := []gguf.KV{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(32)},
+		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(2)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.head_count_kv", Value: uint32(2)},
+		{Key: "llama.context_length", Value: uint32(64)},
+		{Key: "tokenizer.ggml.model", Value: "llama"}, {Key: "tokenizer.ggml.tokens", Value: tokens},
+		{Key: "tokenizer.ggml.scores", Value: scores}, {Key: "tokenizer.ggml.token_type", Value: kinds},
+		{Key: "tokenizer.ggml.bos_token_id", Value: uint32(1)}, {Key: "tokenizer.ggml.eos_token_id", Value: uint32(2)},
+	}
+	path := filepath.Join(t.TempDir(), "spm.gguf")
+	if err := gguf.Write(path, kvs, embedding(c)); err != nil {
+		t.Fatal(err)
+	}
+	spm := open(t, path)
+	check := func(f *gguf.File) []byte {
+		t.Helper()
+		data, err := f.TokenizerJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok, err := tokenizer.Load(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// ab joins before ▁a; then ▁ and ab.
+		for text, want := range map[string][]int32{"ab": {9}, "aab bb": {8, 7, 4, 10}, "a\n": {8, 3}} {
+			if got := tok.Encode(text); !slices.Equal(got, want) {
+				t.Errorf("%q: got %v, want %v", text, got, want)
+			}
+		}
+		if got := tok.Wrap(nil); !slices.Equal(got, []int32{1}) {
+			t.Errorf("wrapped by %v", got)
+		}
+		return data
+	}
+	c.TokenizerJSON, c.Config.BOS, c.Config.EOS = check(spm), 1, []int32{2}
+	again := filepath.Join(t.TempDir(), "again.gguf")
+	if err := gguf.Export(again, c, tensor.F16); err != nil {
+		t.Fatal(err)
+	}
+	check(open(t, again))
+}

@@ -15,6 +15,7 @@ const (
 	lower               // \p{Ll}\p{Lm}\p{Lo}\p{M}
 	newline             // \r \n
 	word                // \w: L M N Pc, what single_word looks at
+	digit               // a character that the Digits step separates
 )
 
 // classTable holds the bits of every code point; a page of 256 equal to an
@@ -46,6 +47,21 @@ var classes = sync.OnceValue(func() *classTable {
 	mark(upper, unicode.Lu, unicode.Lt, unicode.Lm, unicode.Lo, unicode.M)
 	mark(lower, unicode.Ll, unicode.Lm, unicode.Lo, unicode.M)
 	mark(word, unicode.M, unicode.Pc)
+	for _, r := range unicode16 {
+		for c := r.lo; c <= r.hi; c++ {
+			flat[c] |= r.bits
+		}
+	}
+	for c := range flat {
+		if flat[c]&number != 0 {
+			flat[c] |= digit
+		}
+	}
+	for _, r := range digits17 {
+		for c := r[0]; c <= r[1]; c++ {
+			flat[c] |= digit
+		}
+	}
 	flat['\r'] |= newline
 	flat['\n'] |= newline
 

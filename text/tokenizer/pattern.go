@@ -223,14 +223,14 @@ func spaces(s string, i, end int) int {
 // scanDigits separates numeric characters, one by one or in runs, from the rest.
 func scanDigits(t *classTable, s string, i int, individual bool) int {
 	b, n := t.at(s, i)
-	if b&number != 0 {
+	if b&digit != 0 {
 		if individual {
 			return i + n
 		}
-		return t.run(s, i, number, 0)
+		return t.run(s, i, digit, 0)
 	}
 	for i += n; i < len(s); i += n {
-		if b, n = t.at(s, i); b&number != 0 {
+		if b, n = t.at(s, i); b&digit != 0 {
 			break
 		}
 	}

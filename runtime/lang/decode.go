@@ -9,6 +9,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"pipe/runtime/stage"
 )
 
 // A decoder fills the struct of one node from its block.
@@ -158,12 +160,14 @@ func (d *decoder) blocks(b *hclsyntax.Body, f *field, dst reflect.Value, paths [
 			spellings = slices.Concat(indexed(spellings, strconv.Itoa(i)), labelled(spellings, inner), spellings)
 		}
 		if ev.Kind() == reflect.Pointer {
-			fresh := reflect.New(t)
+			fresh := newBlock(t)
 			if !ev.IsNil() {
 				fresh.Elem().Set(ev.Elem()) // what New left there are its defaults
 			}
 			ev.Set(fresh)
 			ev = fresh.Elem()
+		} else if many {
+			ev.Set(newBlock(t).Elem())
 		}
 		d.mark(spellings, headerRange(inner))
 		d.block(inner, f, ev, spellings, keyless || f.keyless)
@@ -175,6 +179,16 @@ func (d *decoder) blocks(b *hclsyntax.Body, f *field, dst reflect.Value, paths [
 			byLabel[key] = headerRange(inner)
 		}
 	}
+}
+
+// newBlock returns a pointer to a nested block of type t that holds its
+// defaults.
+func newBlock(t reflect.Type) reflect.Value {
+	v := reflect.New(t)
+	if d, ok := v.Interface().(stage.Defaulter); ok {
+		d.SetDefaults()
+	}
+	return v
 }
 
 func indexed(paths []string, index string) []string {

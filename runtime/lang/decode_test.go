@@ -29,12 +29,22 @@ type everySpec struct {
 	Nested   nestedSpec         `hcl:"nested,block"`
 	Default  *nestedSpec        `hcl:"default,block"`
 	Pointers []*nestedSpec      `hcl:"pointers,block"`
+	Absent   *withDefaults      `hcl:"absent,block"`
+	Repeated []withDefaults     `hcl:"repeated,block"`
 }
 
 type nestedSpec struct {
 	A string `hcl:"a,optional"`
 	B int    `hcl:"b,optional"`
 }
+
+// withDefaults is a block that is absent by default and has defaults.
+type withDefaults struct {
+	A int `hcl:"a,optional"`
+	B int `hcl:"b,optional"`
+}
+
+func (w *withDefaults) SetDefaults() { w.A, w.B = 1, 2 }
 
 func (*everySpec) Check() error { return nil }
 
@@ -94,6 +104,8 @@ func TestDecodeValues(t *testing.T) {
 		{`pstring = "x"`, with(func(s *everySpec) { s.PString = &text })},
 		{"nested {\n a = \"x\"\n}", with(func(s *everySpec) { s.Nested.A = "x" })},
 		{"default {\n a = \"x\"\n}", with(func(s *everySpec) { s.Default.A = "x" })},
+		{"absent {\n b = 7\n}", with(func(s *everySpec) { s.Absent = &withDefaults{1, 7} })},
+		{"repeated {\n a = 7\n}\nrepeated {}", with(func(s *everySpec) { s.Repeated = []withDefaults{{7, 2}, {1, 2}} })},
 		{"pointers {\n b = 1\n}\npointers {}", with(func(s *everySpec) { s.Pointers = []*nestedSpec{{B: 1}, {}} })},
 	} {
 		got, problems := loadEvery(tc.body)
@@ -184,7 +196,9 @@ func TestFields(t *testing.T) {
 			walk(Fields(k), "")
 		}
 	}
-	walk(FieldsOf(newEvery())[7:8], "")
+	every := FieldsOf(newEvery())
+	walk(every[7:8], "")
+	walk(every[len(every)-1:], "")
 	want := `input (dataset) required=true many=false default=
 threshold (number) required=false many=false default=0.95
 embedder (string) required=false many=false default="hash"
@@ -198,7 +212,10 @@ source (block) required=false many=true default=
   name (label) required=true many=false default=
   input (dataset) required=true many=false default=
   weight (number) required=true many=false default=
-ints (list of whole numbers) required=false many=false default=[1]`
+ints (list of whole numbers) required=false many=false default=[1]
+repeated (block) required=false many=true default=
+  a (whole number) required=false many=false default=1
+  b (whole number) required=false many=false default=2`
 	equal(t, "fields", strings.Join(lines, "\n"), want)
 	equal(t, "doc", Fields(fakeKinds()[0])[0].Doc, "Files or rows")
 }

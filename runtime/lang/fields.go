@@ -47,7 +47,7 @@ func fieldsOf(ps plans, v reflect.Value) []Field {
 	}
 	for _, f := range p.blocks {
 		t, many := blockStruct(f.typ)
-		nested := reflect.New(t).Elem()
+		nested := newBlock(t).Elem()
 		if fv := v.FieldByIndex(f.index); !many && fv.Kind() == reflect.Struct {
 			nested = fv
 		} else if !many && !fv.IsNil() {

@@ -66,6 +66,12 @@ type Stage interface {
 	Run(ctx context.Context, env *Env) error
 }
 
+// A Defaulter is the struct of a nested block that is absent by default, or may
+// be written any number of times, and whose attributes have defaults: New
+// cannot hold them. SetDefaults, on the pointer, is called before the block is
+// decoded.
+type Defaulter interface{ SetDefaults() }
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

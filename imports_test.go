@@ -17,7 +17,7 @@ import (
 var allow = map[string]string{
 	"tensor":            "",
 	"tensor/quant":      "tensor",
-	"tensor/cpu":        "tensor",
+	"tensor/cpu":        "tensor tensor/quant",
 	"tensor/tensortest": "tensor",
 	"gpu":               "tensor",
 	"text":              "",

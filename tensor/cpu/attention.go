@@ -1,0 +1,251 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"pipe/tensor"
+)
+
+// Blocks of queries and keys that are in the caches together, and the most
+// queries of a segment that are treated as decoding: then the keys are read
+// in place, once for all heads that share them.
+const (
+	queryBlock   = 96
+	keyBlock     = 128
+	decodeBlock  = 512
+	decodeAtMost = 3
+)
+
+// heads is the checked description of an attention operation.
+type heads struct {
+	tensor.Attention
+	q, k, v    []float32
+	group      int // query heads of a key head
+	ldq, ldk   int
+	scale      float32
+	segments   int
+	queries    int
+	keys       int
+	totalPairs float64 // of queries and keys
+}
+
+func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) *heads {
+	bad := func(format string, args ...any) {
+		panic("cpu: " + op + ": " + fmt.Sprintf(format, args...))
+	}
+	if o.HeadDim <= 0 || o.KVHeads <= 0 || o.Heads <= 0 || o.Heads%o.KVHeads != 0 {
+		bad("%d heads, %d key heads of width %d", o.Heads, o.KVHeads, o.HeadDim)
+	}
+	h := &heads{Attention: o, q: input(op, q), k: input(op, k), v: input(op, v), group: o.Heads / o.KVHeads,
+		ldq: o.Heads * o.HeadDim, ldk: o.KVHeads * o.HeadDim, scale: float32(1 / math.Sqrt(float64(o.HeadDim)))}
+	h.queries, _ = matrix(op, q)
+	h.keys, _ = matrix(op, k)
+	checkMatrix(op, q, h.queries, h.ldq)
+	checkMatrix(op, k, h.keys, h.ldk)
+	sameShape(op, k, v)
+	h.segments = len(o.K)
+	if len(o.Q) != h.segments+1 || len(o.KLen) != h.segments {
+		bad("%d query bounds, %d first keys, %d key counts", len(o.Q), len(o.K), len(o.KLen))
+	}
+	if o.Q[0] != 0 || int(o.Q[h.segments]) != h.queries {
+		bad("segments cover queries %d to %d of %d", o.Q[0], o.Q[h.segments], h.queries)
+	}
+	for s := range h.segments {
+		n, first, keys := int(o.Q[s+1]-o.Q[s]), int(o.K[s]), int(o.KLen[s])
+		if n < 0 || keys < n || first < 0 || first+keys > h.keys {
+			bad("segment %d: %d queries, keys %d to %d of %d", s, n, first, first+keys, h.keys)
+		}
+		h.totalPairs += float64(n) * (float64(keys) - float64(n)/2)
+	}
+	return h
+}
+
+// A strip is rows of queries that one job attends with: queries of one head,
+// or, in decoding, the heads of one query.
+type strip struct {
+	rows, at, step     int // elements of q and dst: row r begins at at+r*step
+	lse, lseStep       int
+	keyRow, kvHead     int
+	visible, visibleUp int // keys that row r sees: visible + r*visibleUp
+	decode             bool
+}
+
+func (s *strip) sees(r int) int { return s.visible + r*s.visibleUp }
+
+// strips lists the jobs of a forward pass.
+func (h *heads) strips() []strip {
+	var list []strip
+	for s := range h.segments {
+		q0, n, keys := int(h.Q[s]), int(h.Q[s+1]-h.Q[s]), int(h.KLen[s])
+		if n <= decodeAtMost {
+			for i := range n {
+				for kv := range h.KVHeads {
+					list = append(list, strip{rows: h.group, at: (q0+i)*h.ldq + kv*h.group*h.HeadDim, step: h.HeadDim,
+						lse: (q0+i)*h.Heads + kv*h.group, lseStep: 1, keyRow: int(h.K[s]), kvHead: kv,
+						visible: keys - n + i + 1, decode: true})
+				}
+			}
+			continue
+		}
+		for head := range h.Heads {
+			for i := 0; i < n; i += queryBlock {
+				list = append(list, h.strip(s, head, i, min(queryBlock, n-i)))
+			}
+		}
+	}
+	return list
+}
+
+// strip returns queries i..i+rows of a segment and head.
+func (h *heads) strip(s, head, i, rows int) strip {
+	q0, n := int(h.Q[s]), int(h.Q[s+1]-h.Q[s])
+	return strip{rows: rows, at: (q0+i)*h.ldq + head*h.HeadDim, step: h.ldq,
+		lse: (q0+i)*h.Heads + head, lseStep: h.Heads, keyRow: int(h.K[s]), kvHead: head / h.group,
+		visible: int(h.KLen[s]) - n + i + 1, visibleUp: 1}
+}
+
+// Attention implements [tensor.Transformer], block by block of keys with a
+// running softmax (Dao et al. 2022, algorithm 1).
+func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
+	const op = "attention"
+	h := newHeads(op, q, k, v, o)
+	d, l := output(op, dst), output(op, lse)
+	sameShape(op, dst, q)
+	checkMatrix(op, lse, h.queries, o.Heads)
+	if b.err != nil {
+		return
+	}
+	list := h.strips()
+	b.jobs(len(list), h.totalPairs*float64(h.ldq)*4/40, func(job, thread int) {
+		b.attend(h, &list[job], d, l, &b.work[thread])
+	})
+}
+
+func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
+	d := h.HeadDim
+	block := keyBlock
+	if s.decode {
+		block = decodeBlock
+	}
+	probs := grow(&w.probs, s.rows*block)
+	state := grow(&w.more, 2*s.rows)
+	most, sum := state[:s.rows], state[s.rows:]
+	for r := range s.rows {
+		most[r], sum[r] = float32(math.Inf(-1)), 0
+		clear(dst[s.at+r*s.step:][:d])
+	}
+	for k0 := 0; k0 < s.sees(s.rows-1); k0 += block {
+		n := min(block, s.sees(s.rows-1)-k0)
+		at := (s.keyRow+k0)*h.ldk + s.kvHead*d
+		if s.decode {
+			b.scoresInPlace(h, s, probs, block, at, n, w)
+		} else {
+			b.packKeys(&w.panels, h.k[at:], h.ldk, n, d, w)
+			b.timesKeys(s.rows, h.q[s.at:], s.step, w.panels, probs, block, n, d, h.scale)
+		}
+		for r := range s.rows {
+			p := probs[r*block:][:n]
+			seen := min(n, s.sees(r)-k0)
+			if seen <= 0 {
+				clear(p)
+				continue
+			}
+			clear(p[seen:])
+			m := max(most[r], b.k.max(p[:seen]))
+			part := b.k.exp(p[:seen], p[:seen], m)
+			if k0 > 0 && m != most[r] {
+				c := exp32(most[r] - m)
+				sum[r] *= c
+				row := dst[s.at+r*s.step:][:d]
+				b.k.scale(row, row, c)
+			}
+			most[r], sum[r] = m, sum[r]+part
+		}
+		b.times(s.rows, n, probs, block, 1, h.v[at:], h.ldk, dst[s.at:], s.step, d, w)
+	}
+	for r := range s.rows {
+		row := dst[s.at+r*s.step:][:d]
+		b.k.scale(row, row, 1/sum[r])
+		lse[s.lse+r*s.lseStep] = float32(float64(most[r]) + math.Log(float64(sum[r])))
+	}
+}
+
+// scoresInPlace sets p[r,j] to the scaled product of query row r and key j.
+func (b *Backend) scoresInPlace(h *heads, s *strip, p []float32, ldp, at, n int, w *scratch) {
+	d := h.HeadDim
+	for j := 0; j < n; j += dotRows {
+		keys, ld := h.k[at+j*h.ldk:], h.ldk
+		if n-j < dotRows {
+			for r := range s.rows {
+				for i := j; i < n; i++ {
+					p[r*ldp+i] = h.scale * b.k.dot(h.q[s.at+r*s.step:][:d], h.k[at+i*h.ldk:])
+				}
+			}
+			return
+		}
+		for r := 0; r < s.rows; r += dotCols {
+			m := min(dotCols, s.rows-r)
+			b.k.dots(m, d, keys, ld, h.q[s.at+r*s.step:], s.step, &w.out)
+			for i := range m {
+				for c := range dotRows {
+					p[(r+i)*ldp+j+c] = h.scale * w.out[i*dotRows+c]
+				}
+			}
+		}
+	}
+}
+
+// packKeys packs the transpose of n rows of d elements in panels [d][16].
+func (b *Backend) packKeys(dst *[]float32, src []float32, ld, n, d int, w *scratch) {
+	buf := grow(dst, (n+tileCols-1)/tileCols*tileCols*d)
+	*dst = buf
+	for j := 0; j < n; j += tileCols {
+		rows, lr := src[j*ld:], ld
+		if n-j < tileCols {
+			rows, lr = grow(&w.rows, tileCols*d), d
+			clear(rows)
+			for r := range n - j {
+				copy(rows[r*d:][:d], src[(j+r)*ld:])
+			}
+		}
+		b.k.pack(d, buf[j*d:], rows, lr)
+	}
+}
+
+// timesKeys sets c = alpha·a·panels, for rows×n elements; c has room for n
+// rounded up to 16.
+func (b *Backend) timesKeys(rows int, a []float32, lda int, panels, c []float32, ldc, n, d int, alpha float32) {
+	for j := 0; j < n; j += tileCols {
+		for i := 0; i < rows; i += tileRows {
+			b.k.tile(min(tileRows, rows-i), d, a[i*lda:], lda, 1, panels[j*d:], tileCols, c[i*ldc+j:], ldc, alpha, false)
+		}
+	}
+}
+
+// times adds a·x to c: rows×k elements of a, k rows of d elements of x in
+// place, ld apart.
+func (b *Backend) times(rows, k int, a []float32, ar, ac int, x []float32, ld int, c []float32, ldc, d int, w *scratch) {
+	whole := d / tileCols * tileCols
+	for j := 0; j < whole; j += tileCols {
+		for i := 0; i < rows; i += tileRows {
+			b.k.tile(min(tileRows, rows-i), k, a[i*ar:], ar, ac, x[j:], ld, c[i*ldc+j:], ldc, 1, true)
+		}
+	}
+	if whole == d {
+		return
+	}
+	buf := grow(&w.rows, (k+tileRows)*tileCols)
+	panel, edge := buf[:k*tileCols], buf[k*tileCols:]
+	for p := range k {
+		row := panel[p*tileCols:][:tileCols]
+		clear(row[copy(row, x[p*ld+whole:p*ld+d]):])
+	}
+	for i := 0; i < rows; i += tileRows {
+		n := min(tileRows, rows-i)
+		b.k.tile(n, k, a[i*ar:], ar, ac, panel, tileCols, edge, tileCols, 1, false)
+		for r := range n {
+			store(c[(i+r)*ldc+whole:][:d-whole], edge[r*tileCols:], true)
+		}
+	}
+}

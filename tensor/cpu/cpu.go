@@ -1,0 +1,98 @@
+// Package cpu is the reference backend: every operation of
+// [tensor.Backend] on the processor, in float32.
+//
+// # How it works
+//
+// Operations run at once, so a call has finished when it returns; Sync only
+// reports the first failure. Long operations are cut into jobs that the
+// caller and a few persistent workers take in turn. A job writes elements
+// that no other job writes, and the order of every sum is fixed by the shapes
+// alone: results do not depend on the number of threads.
+//
+// The inner loops are the fields of one table, kernels. It is filled with
+// portable Go, or, on amd64 processors that have them, with AVX2 and FMA
+// assembly made by the generator in folder gen. The two round differently, so
+// they have different names. PIPE_CPU=generic in the environment forces the
+// portable table.
+//
+// # Weights
+//
+// Matrix products read panels of 16 columns. Panels of a frozen weight (one
+// made by Load) are kept once they are made while all kept panels together
+// stay within panelCache bytes; otherwise a few megabytes of panels at a time
+// are made from the stored weight, quantised or not, and used for all rows of
+// the other operand. Products of at most smallM rows, as in decoding, read
+// the stored rows directly.
+package cpu
+
+import (
+	"errors"
+	"os"
+	"runtime"
+
+	"pipe/tensor"
+)
+
+// panelCache bounds the memory of kept weight panels: a model of up to about
+// 64 MiB of float32 weights keeps all of them in both orientations.
+const panelCache = 128 << 20
+
+// ErrClosed is what Sync and Alloc return after Close.
+var ErrClosed = errors.New("cpu: the backend is closed")
+
+// A Backend runs on the processor. It is used by one goroutine at a time.
+type Backend struct {
+	k       *kernels
+	pool    *pool
+	work    []scratch // one per thread
+	shared  scratch   // of the operation in progress
+	err     error     // the first failure
+	kept    int       // bytes of kept panels
+	rotate  rotation
+	maxKept int
+}
+
+var _ tensor.Backend = (*Backend)(nil)
+
+// New returns a backend that runs on the given number of threads; 0 stands
+// for GOMAXPROCS. Close stops its workers.
+func New(threads int) *Backend {
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	k := portable()
+	if os.Getenv("PIPE_CPU") != "generic" {
+		if fast := accelerated(); fast != nil {
+			k = fast
+		}
+	}
+	return newBackend(threads, k)
+}
+
+func newBackend(threads int, k *kernels) *Backend {
+	return &Backend{k: k, pool: newPool(threads), work: make([]scratch, threads), maxKept: panelCache}
+}
+
+// Name is "cpu:avx2", or "cpu:generic:" and the architecture: compilers fuse
+// multiplications and additions on some architectures and not on others.
+func (b *Backend) Name() string { return "cpu:" + b.k.name }
+
+// Sync returns the first failure.
+func (b *Backend) Sync() error { return b.err }
+
+// Close stops the workers. Every later operation does nothing, and Sync
+// returns ErrClosed.
+func (b *Backend) Close() error {
+	if b.pool != nil {
+		b.pool.close()
+	}
+	*b = Backend{k: b.k, err: ErrClosed}
+	return nil
+}
+
+// fail records the first failure.
+func (b *Backend) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}

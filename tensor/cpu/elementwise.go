@@ -1,0 +1,241 @@
+package cpu
+
+import (
+	"math"
+
+	"pipe/tensor"
+)
+
+// Add implements [tensor.Linear].
+func (b *Backend) Add(dst, x, y *tensor.Tensor, scale float32) {
+	const op = "add"
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	sameShape(op, dst, x, y)
+	if b.err != nil {
+		return
+	}
+	b.split(len(d), 16, 0.3, func(lo, hi, _ int) { b.k.addScaled(d[lo:hi], p[lo:hi], q[lo:hi], scale) })
+}
+
+// AddRow implements [tensor.Linear].
+func (b *Backend) AddRow(dst, r *tensor.Tensor) {
+	const op = "add row"
+	d, v := output(op, dst), input(op, r)
+	rows, cols := matrix(op, dst)
+	checkLen(op, len(v), cols)
+	if b.err != nil {
+		return
+	}
+	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+		for t := lo; t < hi; t++ {
+			row := d[t*cols:][:cols]
+			b.k.addScaled(row, row, v, 1)
+		}
+	})
+}
+
+// ColSum implements [tensor.Linear].
+func (b *Backend) ColSum(dst, x *tensor.Tensor) {
+	const op = "column sums"
+	d, v := output(op, dst), input(op, x)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(d), cols)
+	if b.err != nil {
+		return
+	}
+	b.columns(rows, cols, d, func(sum []float64, t, lo int) {
+		for j, v := range v[t*cols+lo:][:len(sum)] {
+			sum[j] += float64(v)
+		}
+	})
+}
+
+// columns adds to d, in float64 and in order of rows, what add adds to its
+// sums of the columns from lo on for row t.
+func (b *Backend) columns(rows, cols int, d []float32, add func(sum []float64, t, lo int)) {
+	b.split(cols, 16, float64(rows), func(lo, hi, thread int) {
+		sum := grow(&b.work[thread].wide, hi-lo)
+		clear(sum)
+		for t := range rows {
+			add(sum, t, lo)
+		}
+		for j, s := range sum {
+			d[lo+j] += float32(s)
+		}
+	})
+}
+
+// Dropout implements [tensor.Linear]. Element i is kept when a 24-bit uniform
+// number, the top of SplitMix64's output i+1 from state seed, is at least p.
+func (b *Backend) Dropout(dst, x *tensor.Tensor, p float32, seed uint64) {
+	const op = "dropout"
+	d, v := output(op, dst), input(op, x)
+	sameShape(op, dst, x)
+	if !(p >= 0 && p < 1) {
+		panic("cpu: dropout: p must be at least 0 and below 1")
+	}
+	if b.err != nil {
+		return
+	}
+	scale := 1 / (1 - p)
+	b.split(len(d), 1, 1.5, func(lo, hi, _ int) {
+		for i := lo; i < hi; i++ {
+			if uniform(seed, i) >= p {
+				d[i] = scale * v[i]
+			} else {
+				d[i] = 0
+			}
+		}
+	})
+}
+
+// uniform returns number i of a sequence in [0, 1) (Steele et al. 2014,
+// SplitMix64).
+func uniform(seed uint64, i int) float32 {
+	z := seed + uint64(i+1)*0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return float32((z^z>>31)>>40) * 0x1p-24
+}
+
+// ScaleCols implements [tensor.Linear].
+func (b *Backend) ScaleCols(dst, x, s *tensor.Tensor) {
+	const op = "scale columns"
+	d, v, f := output(op, dst), input(op, x), input(op, s)
+	sameShape(op, dst, x)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(f), cols)
+	if b.err != nil {
+		return
+	}
+	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+		for t := lo; t < hi; t++ {
+			b.k.mul(d[t*cols:][:cols], v[t*cols:][:cols], f, 1)
+		}
+	})
+}
+
+// ColDot implements [tensor.Linear].
+func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
+	const op = "column dots"
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	sameShape(op, x, y)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(d), cols)
+	if b.err != nil {
+		return
+	}
+	b.columns(rows, cols, d, func(sum []float64, t, lo int) {
+		p, q := p[t*cols+lo:][:len(sum)], q[t*cols+lo:][:len(sum)]
+		for j := range sum {
+			sum[j] += float64(p[j]) * float64(q[j])
+		}
+	})
+}
+
+// RowSquares implements [tensor.Linear].
+func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
+	const op = "row squares"
+	d, o := output(op, dst), b.operand(op, w)
+	checkLen(op, len(d), o.rows)
+	if b.err != nil {
+		return
+	}
+	b.split(o.rows, 1, float64(o.cols), func(lo, hi, thread int) {
+		row := grow(&b.work[thread].rows, o.cols)
+		for j := lo; j < hi; j++ {
+			o.expandRow(b.k, row, j, 0)
+			d[j] = float32(b.k.dot64(row, row))
+		}
+	})
+}
+
+// RowDot implements [tensor.Linear].
+func (b *Backend) RowDot(dst, x, y *tensor.Tensor) {
+	const op = "row dots"
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	sameShape(op, x, y)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(d), rows)
+	if b.err != nil {
+		return
+	}
+	b.split(rows, 1, float64(cols)*0.5, func(lo, hi, _ int) {
+		for t := lo; t < hi; t++ {
+			d[t] = float32(b.k.dot64(p[t*cols:][:cols], q[t*cols:][:cols]))
+		}
+	})
+}
+
+// DoRAScale implements [tensor.Linear].
+func (b *Backend) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float32) {
+	const op = "dora scale"
+	r, n := output(op, ratio), output(op, c)
+	w, p, q, g := input(op, w2), input(op, bp), input(op, bq), input(op, m)
+	for _, v := range [][]float32{n, w, p, q, g} {
+		checkLen(op, len(v), len(r))
+	}
+	if b.err != nil {
+		return
+	}
+	s := float64(scale)
+	for j := range r {
+		norm := math.Sqrt(float64(w[j]) + 2*s*float64(p[j]) + s*s*float64(q[j]))
+		mag := float64(g[j])
+		n[j], r[j] = float32(norm), float32(mag/norm)
+	}
+}
+
+// AddDiv implements [tensor.Linear].
+func (b *Backend) AddDiv(dst, x, y *tensor.Tensor) {
+	const op = "add quotient"
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	checkLen(op, len(p), len(d))
+	checkLen(op, len(q), len(d))
+	if b.err != nil {
+		return
+	}
+	for j := range d {
+		d[j] += p[j] / q[j]
+	}
+}
+
+// Dequantize implements [tensor.Linear].
+func (b *Backend) Dequantize(dst, src *tensor.Tensor) {
+	const op = "dequantize"
+	d, o := output(op, dst), b.operand(op, src)
+	sameShape(op, dst, src)
+	if b.err != nil {
+		return
+	}
+	b.split(o.rows, 1, float64(o.cols), func(lo, hi, _ int) {
+		for r := lo; r < hi; r++ {
+			o.expandRow(b.k, d[r*o.cols:][:o.cols], r, 0)
+		}
+	})
+}
+
+// SwiGLU implements [tensor.Transformer].
+func (b *Backend) SwiGLU(dst, gate, up *tensor.Tensor) {
+	const op = "swiglu"
+	d, g, u := output(op, dst), input(op, gate), input(op, up)
+	sameShape(op, dst, gate, up)
+	if b.err != nil {
+		return
+	}
+	b.split(len(d), 16, 1, func(lo, hi, _ int) { b.k.swiglu(d[lo:hi], g[lo:hi], u[lo:hi]) })
+}
+
+// SwiGLUGrad implements [tensor.Transformer].
+func (b *Backend) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
+	const op = "swiglu gradient"
+	dg, du := output(op, dgate), output(op, dup)
+	g, u, y := input(op, gate), input(op, up), input(op, dy)
+	sameShape(op, dgate, dup, gate, up, dy)
+	if b.err != nil {
+		return
+	}
+	b.split(len(dg), 16, 1.5, func(lo, hi, _ int) {
+		b.k.swigluGrad(dg[lo:hi], du[lo:hi], g[lo:hi], u[lo:hi], y[lo:hi])
+	})
+}

@@ -1,0 +1,57 @@
+package cpu
+
+import "pipe/tensor"
+
+// A tile computes c = alpha*a·b, or c += alpha*a·b, for rows×16 elements of c
+// and k terms each. Element (i, p) of a lies at i*ar+p*ac, (p, j) of b at
+// p*br+j, (i, j) of c at i*cr+j. rows is at most tileRows. Every element is
+// one chain of k steps in order, whatever rows is.
+type tile func(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool)
+
+const (
+	tileRows = 6
+	tileCols = 16
+	dotRows  = 4 // weights of one call of kernels.dots
+	dotCols  = 3 // its most vectors
+)
+
+// kernels is the table of inner loops. Slices of one call have equal lengths
+// (that of the first) unless said otherwise; dst may be an operand. All pass
+// NaN on, and infinities as IEEE arithmetic has them.
+type kernels struct {
+	name string
+	tile tile
+
+	// dots sets out[4*j+i] to the dot product of rows i of w (four, wr apart)
+	// and j of x (n ≤ dotCols, xr apart), of k elements.
+	dots func(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32)
+	// pack writes the transpose of 16 rows of k elements, sr apart, to dst [k][16].
+	pack func(k int, dst, src []float32, sr int)
+	// expand sets dst to the elements of src.
+	expand func(dst []float32, dt tensor.DType, src []byte)
+	// rowDot returns the dot product of x and a stored row; nil for types
+	// that are expanded first.
+	rowDot [16]func(x []float32, row []byte) float32
+
+	dot   func(x, y []float32) float32
+	dot64 func(x, y []float32) float64 // products and sum in float64
+	max   func(x []float32) float32    // of the numbers; -Inf without one
+
+	addScaled  func(dst, a, b []float32, s float32)       // dst = a + s*b
+	scale      func(dst, x []float32, s float32)          // dst = s*x
+	mul        func(dst, x, y []float32, s float32)       // dst = s*x*y
+	addMul     func(dst, x, y []float32, s float32)       // dst += s*x*y
+	exp        func(dst, x []float32, by float32) float32 // dst = exp(x-by); the sum
+	swiglu     func(dst, g, u []float32)                  // dst = silu(g)*u
+	swigluGrad func(dg, du, g, u, dy []float32)
+	// scoreGrad sets dp = p*(dp-delta)*s.
+	scoreGrad func(dp, p []float32, delta, s float32)
+	adamw     func(w, g, m, v []float32, c *adamw)
+}
+
+// adamw is an update with its constants worked out: see [tensor.AdamW].
+type adamw struct {
+	gradScale, decay      float32 // decay = 1 - lr*wd
+	beta1c, beta2, beta2c float32 // the c stands for 1-beta
+	step, root, eps       float32 // step = lr/(1-β1^t), root = 1/sqrt(1-β2^t)
+}

@@ -1,0 +1,202 @@
+package cpu
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"unsafe"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// memory is the storage of a tensor: f32 for F32, i32 for I32, raw for the
+// rest.
+type memory struct {
+	f32    []float32
+	i32    []int32
+	raw    []byte
+	frozen bool       // made by Load, or a view of that: never written
+	keep   bool       // made by Load: panels may be kept
+	panels [2]*panels // kept: as stored, transposed
+	dead   bool
+}
+
+// maxElements keeps sizes in bytes far from overflow.
+const maxElements = math.MaxInt / 64
+
+func checkShape(op string, dt tensor.DType, shape []int) (n int) {
+	if !dt.Valid() {
+		panic(fmt.Sprintf("cpu: %s: invalid %s", op, dt))
+	}
+	n = 1
+	for _, d := range shape {
+		if d < 0 || d > 0 && n > maxElements/d {
+			panic(fmt.Sprintf("cpu: %s: bad shape %v", op, shape))
+		}
+		n *= d
+	}
+	if dt.Quantized() && n > 0 && (len(shape) == 0 || shape[len(shape)-1]%dt.Block() != 0) {
+		panic(fmt.Sprintf("cpu: %s: rows of %v are not whole blocks of %s", op, shape, dt))
+	}
+	return n
+}
+
+// Alloc implements [tensor.Memory].
+func (b *Backend) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
+	n := checkShape("alloc", dt, shape)
+	if b.err != nil {
+		return nil, b.err
+	}
+	m := &memory{}
+	switch dt {
+	case tensor.F32:
+		m.f32 = aligned(n)
+	case tensor.I32:
+		m.i32 = make([]int32, n)
+	default:
+		m.raw = make([]byte, dt.Bytes(n))
+	}
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, nil
+}
+
+// aligned returns n zeros that begin a cache line.
+func aligned(n int) []float32 {
+	s := make([]float32, n+15)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(s)))%64) / 4
+	return s[skip : skip+n : skip+n]
+}
+
+// Load implements [tensor.Memory]. It keeps data, unless that is of type F32
+// or I32 and not aligned to its elements.
+func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tensor, error) {
+	n := checkShape("load", dt, shape)
+	if len(data) != dt.Bytes(n) {
+		panic(fmt.Sprintf("cpu: load: %d bytes for %s %v", len(data), dt, shape))
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	m := &memory{frozen: true, keep: true}
+	switch dt {
+	case tensor.F32:
+		m.f32 = floats(data)
+	case tensor.I32:
+		m.i32 = make([]int32, n)
+		for i := range m.i32 {
+			m.i32[i] = int32(binary.LittleEndian.Uint32(data[4*i:]))
+		}
+	default:
+		m.raw = data
+	}
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, nil
+}
+
+// floats reads little-endian data as float32, in place where the processor
+// allows it.
+func floats(data []byte) []float32 {
+	p := unsafe.Pointer(unsafe.SliceData(data))
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 && uintptr(p)%4 == 0 {
+		return unsafe.Slice((*float32)(p), len(data)/4)
+	}
+	f := aligned(len(data) / 4)
+	quant.Dequantize(f, tensor.F32, data)
+	return f
+}
+
+// Free implements [tensor.Memory].
+func (b *Backend) Free(t *tensor.Tensor) {
+	m := mem("free", t)
+	for _, p := range m.panels {
+		if p != nil {
+			b.kept -= p.bytes()
+		}
+	}
+	*m = memory{dead: true}
+}
+
+// View implements [tensor.Memory].
+func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
+	n, m := checkShape("view", t.DType, shape), mem("view", t)
+	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
+		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
+	}
+	v := &memory{frozen: m.frozen}
+	switch t.DType {
+	case tensor.F32:
+		v.f32 = m.f32[offset : offset+n : offset+n]
+	case tensor.I32:
+		v.i32 = m.i32[offset : offset+n : offset+n]
+	default:
+		lo, hi := t.DType.Bytes(offset), t.DType.Bytes(offset+n)
+		v.raw = m.raw[lo:hi:hi]
+	}
+	if n == t.Len() {
+		v.panels = m.panels
+	}
+	return &tensor.Tensor{DType: t.DType, Shape: slices.Clone(shape), Mem: v}
+}
+
+// Upload implements [tensor.Memory].
+func (b *Backend) Upload(dst *tensor.Tensor, src []float32) {
+	d := output("upload", dst)
+	checkLen("upload", len(d), len(src))
+	if b.err == nil {
+		copy(d, src)
+	}
+}
+
+// UploadInts implements [tensor.Memory].
+func (b *Backend) UploadInts(dst *tensor.Tensor, src []int32) {
+	d := ints("upload", dst)
+	checkLen("upload", len(d), len(src))
+	if b.err == nil {
+		copy(d, src)
+	}
+}
+
+// Download implements [tensor.Memory].
+func (b *Backend) Download(dst []float32, src *tensor.Tensor) {
+	s := input("download", src)
+	checkLen("download", len(dst), len(s))
+	if b.err == nil {
+		copy(dst, s)
+	}
+}
+
+// DownloadInts implements [tensor.Memory].
+func (b *Backend) DownloadInts(dst []int32, src *tensor.Tensor) {
+	s := ints("download", src)
+	checkLen("download", len(dst), len(s))
+	if b.err == nil {
+		copy(dst, s)
+	}
+}
+
+// Zero implements [tensor.Memory].
+func (b *Backend) Zero(t *tensor.Tensor) {
+	m := mem("zero", t)
+	writable("zero", m)
+	if b.err != nil {
+		return
+	}
+	b.split(len(m.f32), 1024, 0.1, func(lo, hi, _ int) { clear(m.f32[lo:hi]) })
+	clear(m.i32)
+	clear(m.raw)
+}
+
+// Copy implements [tensor.Memory].
+func (b *Backend) Copy(dst, src *tensor.Tensor) {
+	d, s := mem("copy", dst), mem("copy", src)
+	writable("copy", d)
+	if dst.DType != src.DType || dst.Len() != src.Len() {
+		panic(fmt.Sprintf("cpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
+	}
+	if b.err != nil {
+		return
+	}
+	copy(d.f32, s.f32)
+	copy(d.i32, s.i32)
+	copy(d.raw, s.raw)
+}

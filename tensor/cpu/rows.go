@@ -1,0 +1,105 @@
+package cpu
+
+import (
+	"fmt"
+
+	"pipe/tensor"
+)
+
+// Embed implements [tensor.Transformer].
+func (b *Backend) Embed(dst, table, ids *tensor.Tensor) {
+	const op = "embed"
+	d, o, idx := output(op, dst), b.operand(op, table), ints(op, ids)
+	checkMatrix(op, dst, len(idx), o.cols)
+	if b.err != nil || !b.checkIndex(op, idx, o.rows) {
+		return
+	}
+	b.split(len(idx), 1, float64(o.cols), func(lo, hi, _ int) {
+		for t := lo; t < hi; t++ {
+			o.expandRow(b.k, d[t*o.cols:][:o.cols], int(idx[t]), 0)
+		}
+	})
+}
+
+// EmbedGrad implements [tensor.Transformer].
+func (b *Backend) EmbedGrad(dtable, ids, dy *tensor.Tensor) {
+	b.addRows("embed gradient", dtable, dy, ids)
+}
+
+// GatherRows implements [tensor.Transformer].
+func (b *Backend) GatherRows(dst, x, idx *tensor.Tensor) {
+	const op = "gather rows"
+	input(op, x)
+	b.gather(op, dst, x, idx)
+}
+
+func (b *Backend) gather(op string, dst, x, idx *tensor.Tensor) {
+	d, s, at := output(op, dst), input(op, x), ints(op, idx)
+	rows, cols := matrix(op, x)
+	checkMatrix(op, dst, len(at), cols)
+	if b.err != nil || !b.checkIndex(op, at, rows) {
+		return
+	}
+	for i, r := range at {
+		copy(d[i*cols:][:cols], s[int(r)*cols:])
+	}
+}
+
+// ScatterAddRows implements [tensor.Transformer].
+func (b *Backend) ScatterAddRows(dst, src, idx *tensor.Tensor) {
+	b.addRows("scatter rows", dst, src, idx)
+}
+
+// addRows adds row i of src to row idx[i] of dst, in order of i: each thread
+// takes some of the columns.
+func (b *Backend) addRows(op string, dst, src, idx *tensor.Tensor) {
+	d, s, at := output(op, dst), input(op, src), ints(op, idx)
+	rows, cols := matrix(op, dst)
+	checkMatrix(op, src, len(at), cols)
+	if b.err != nil || !b.checkIndex(op, at, rows) {
+		return
+	}
+	b.split(cols, 16, float64(len(at))*0.5, func(lo, hi, _ int) {
+		for i, r := range at {
+			row := d[int(r)*cols+lo : int(r)*cols+hi]
+			b.k.addScaled(row, row, s[i*cols+lo:i*cols+hi], 1)
+		}
+	})
+}
+
+// SumSquares implements [tensor.Optimizer].
+func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
+	const op, part = "sum of squares", 1 << 15
+	d, v := output(op, dst), input(op, x)
+	checkLen(op, len(d), 1)
+	if b.err != nil || len(v) == 0 {
+		return
+	}
+	parts := grow(&b.shared.wide, (len(v)+part-1)/part)
+	b.split(len(parts), 1, part*0.3, func(lo, hi, _ int) {
+		for i := lo; i < hi; i++ {
+			v := v[i*part : min(len(v), (i+1)*part)]
+			parts[i] = b.k.dot64(v, v)
+		}
+	})
+	sum := float64(d[0])
+	for _, s := range parts {
+		sum += s
+	}
+	d[0] = float32(sum)
+}
+
+// AdamW implements [tensor.Optimizer].
+func (b *Backend) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+	const op = "adamw"
+	p, q, r, s := output(op, w), input(op, g), output(op, m), output(op, v)
+	sameShape(op, w, g, m, v)
+	if o.Step < 1 {
+		panic(fmt.Sprintf("cpu: adamw: step is %d; must be 1 or more", o.Step))
+	}
+	if b.err != nil {
+		return
+	}
+	c := newAdamW(o)
+	b.split(len(p), 16, 1, func(lo, hi, _ int) { b.k.adamw(p[lo:hi], q[lo:hi], r[lo:hi], s[lo:hi], c) })
+}

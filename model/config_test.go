@@ -1,0 +1,130 @@
+package model_test
+
+import (
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pipe/model"
+)
+
+const llama32 = `{"model_type":"llama","vocab_size":128256,"hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":16,
+"num_attention_heads":32,"num_key_value_heads":8,"head_dim":64,"rms_norm_eps":1e-5,"max_position_embeddings":131072,
+"tie_word_embeddings":true,"rope_theta":500000.0,"bos_token_id":128000,"eos_token_id":[128001,128008,128009],
+"rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,"rope_type":"llama3"}}`
+
+func TestParseConfig(t *testing.T) {
+	c, err := model.ParseConfig([]byte(llama32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.KVHeads != 8 || c.HeadDim != 64 || !c.Tied || c.BOS != 128000 || len(c.EOS) != 3 || c.PAD != -1 || c.Rope.Factor != 32 {
+		t.Errorf("%+v", c)
+	}
+	data, err := c.JSON("float32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := model.ParseConfig(data)
+	if err != nil || !reflect.DeepEqual(back, c) {
+		t.Errorf("written and read again: %+v, %v; want %+v", back, err, c)
+	}
+	v5 := strings.Replace(strings.Replace(llama32, `"rope_theta":500000.0,`, "", 1), `"rope_scaling":{`, `"rope_parameters":{"rope_theta":500000.0,`, 1)
+	if c5, err := model.ParseConfig([]byte(v5)); err != nil || !reflect.DeepEqual(c5, c) {
+		t.Errorf("transformers 5 form: %+v, %v", c5, err)
+	}
+	d, err := model.ParseConfig([]byte(`{"model_type":"llama"}`))
+	if err != nil || d.Hidden != 4096 || d.KVHeads != 32 || d.HeadDim != 128 || d.BOS != 1 || d.EOS[0] != 2 || d.NormEps != 1e-6 {
+		t.Errorf("defaults: %+v, %v", d, err)
+	}
+}
+
+func TestParseConfigErrors(t *testing.T) {
+	for _, x := range []struct{ from, to, want string }{
+		{`"model_type":"llama"`, `"model_type":"llama4"`, `model_type "llama4" is not supported`},
+		{`"model_type":"llama",`, ``, "model_type is missing"},
+		{`"num_key_value_heads":8`, `"num_key_value_heads":5`, "num_attention_heads 32 is not a multiple of num_key_value_heads 5"},
+		{`"head_dim":64`, `"head_dim":63`, "head_dim is 63; must be even"},
+		{`"hidden_size":2048`, `"hidden_size":2047`, "hidden_size 2047 is not a multiple"},
+		{`"vocab_size":128256`, `"vocab_size":-1`, "vocab_size is -1"},
+		{`"num_hidden_layers":16`, `"num_hidden_layers":1000000`, "at most 4096"},
+		{`"rope_type":"llama3"`, `"rope_type":"yarn"`, `rope_type "yarn" is not supported`},
+		{`"factor":32.0,`, ``, "needs factor"},
+		{`"vocab_size"`, `"quantization_config":{},"vocab_size"`, "quantization_config is not supported"},
+		{`"vocab_size"`, `"hidden_act":"gelu","vocab_size"`, `hidden_act "gelu"`},
+		{`{"model`, `{{"model`, "invalid character"},
+		{`"bos_token_id":128000`, `"bos_token_id":"x"`, "bos_token_id"},
+	} {
+		text := strings.Replace(llama32, x.from, x.to, 1)
+		if text == llama32 {
+			t.Fatalf("%q is not in the text", x.from)
+		}
+		if _, err := model.ParseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s: error %v, want one with %q", x.to, err, x.want)
+		}
+	}
+}
+
+// TestInvFreq holds the golden values of three released models.
+func TestInvFreq(t *testing.T) {
+	for _, x := range []struct {
+		d, orig           int
+		factor, low, high float64
+		unscaled, full    int
+		second, mid, last float64
+	}{
+		{64, 8192, 32, 1, 4, 15, 14, 0.663601238, 0.000429556797, 9.41830673e-08},
+		{128, 8192, 8, 1, 4, 29, 29, 0.814617234, 0.000524846161, 3.06892599e-07},
+		{128, 8192, 16, 1, 1, 35, 29, 0.814617234, 0.00141421356, 1.53446299e-07},
+	} {
+		plain := model.Config{HeadDim: x.d, Rope: model.Rope{Theta: 500000, Type: "default"}}
+		c := plain
+		c.Rope = model.Rope{Theta: 500000, Type: "llama3", Factor: x.factor, LowFreq: x.low, HighFreq: x.high, OriginalMaxPosition: x.orig}
+		base, f := plain.InvFreq(), c.InvFreq()
+		unscaled, full := 0, 0
+		for i := range f {
+			switch ratio := float64(base[i] / f[i]); {
+			case ratio == 1:
+				unscaled++
+			case math.Abs(ratio/x.factor-1) < 1e-6:
+				full++
+			}
+		}
+		if unscaled != x.unscaled || full != x.full {
+			t.Errorf("%+v: %d unscaled, %d fully scaled", x, unscaled, full)
+		}
+		for i, want := range map[int]float64{1: x.second, len(f) / 2: x.mid, len(f) - 1: x.last} {
+			if !(math.Abs(float64(f[i])/want-1) < 1e-6) {
+				t.Errorf("%+v: inv_freq[%d] = %v, want %v", x, i, f[i], want)
+			}
+		}
+		// GGUF's divisors say the same.
+		div := plain
+		for i := range f {
+			div.Rope.Divisors = append(div.Rope.Divisors, base[i]/f[i])
+		}
+		for i, v := range div.InvFreq() {
+			if !(math.Abs(float64(v/f[i])-1) < 1e-6) {
+				t.Errorf("with divisors inv_freq[%d] = %v, want %v", i, v, f[i])
+			}
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(llama32))
+	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := model.ParseConfig(data)
+		if err != nil {
+			return
+		}
+		if n := len(c.InvFreq()); n != c.HeadDim/2 {
+			t.Errorf("%d frequencies for heads of %d", n, c.HeadDim)
+		}
+		if _, err := c.JSON("float32"); err != nil {
+			t.Error(err)
+		}
+	})
+}

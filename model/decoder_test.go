@@ -10,13 +10,14 @@ import (
 	"pipe/model"
 	"pipe/model/modeltest"
 	"pipe/tensor"
+	"pipe/tensor/cpu"
 )
 
 // tolerance of a whole tiny model against PyTorch, both in f32.
 const tolerance = 1e-5
 
 func backend(t testing.TB) tensor.Backend {
-	b := tensor.Backend(modeltest.Reference{})
+	b := cpu.New(2)
 	t.Cleanup(func() { b.Close() })
 	return b
 }
@@ -26,31 +27,36 @@ func backend(t testing.TB) tensor.Backend {
 func TestGradients(t *testing.T) {
 	for _, name := range []string{"plain", "bias"} {
 		for _, recompute := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/recompute=%t", name, recompute), func(t *testing.T) {
-				b := backend(t)
-				d, fix, batch := modeltest.Decoder(t, b, name, true), modeltest.Load(t, name+".safetensors"), modeltest.Batch()
-				p := model.NewPass(b)
-				defer p.Close()
-				p.Train, p.Recompute = true, recompute
-				for range 2 { // the second pass runs in the workspace of the first
-					d.Params(func(_ string, p *model.Param) { b.Zero(p.Grad) })
-					step(t, d, p, batch, fix)
-				}
-				seen := 0
-				d.Params(func(n string, p *model.Param) {
-					modeltest.Close(t, n, modeltest.Download(b, p.Grad), fix.Floats("grad."+n), tolerance)
-					seen++
+			for _, b := range []tensor.Backend{backend(t), modeltest.Reference{}} {
+				t.Run(fmt.Sprintf("%s/recompute=%t/%s", name, recompute, b.Name()), func(t *testing.T) {
+					gradients(t, b, name, recompute)
 				})
-				for _, n := range fix.Names() {
-					if strings.HasPrefix(n, "grad.") {
-						seen--
-					}
-				}
-				if seen != 0 {
-					t.Errorf("%d parameters more than the fixture has", seen)
-				}
-			})
+			}
 		}
+	}
+}
+
+func gradients(t *testing.T, b tensor.Backend, name string, recompute bool) {
+	d, fix, batch := modeltest.Decoder(t, b, name, true), modeltest.Load(t, name+".safetensors"), modeltest.Batch()
+	p := model.NewPass(b)
+	defer p.Close()
+	p.Train, p.Recompute = true, recompute
+	for range 2 { // the second pass runs in the workspace of the first
+		d.Params(func(_ string, p *model.Param) { b.Zero(p.Grad) })
+		step(t, d, p, batch, fix)
+	}
+	seen := 0
+	d.Params(func(n string, p *model.Param) {
+		modeltest.Close(t, n, modeltest.Download(b, p.Grad), fix.Floats("grad."+n), tolerance)
+		seen++
+	})
+	for _, n := range fix.Names() {
+		if strings.HasPrefix(n, "grad.") {
+			seen--
+		}
+	}
+	if seen != 0 {
+		t.Errorf("%d parameters more than the fixture has", seen)
 	}
 }
 
@@ -149,7 +155,7 @@ func TestPackedEqualsAlone(t *testing.T) {
 func TestThreads(t *testing.T) {
 	var first []float32
 	for _, n := range []int{1, 2, 7} {
-		b := tensor.Backend(modeltest.Reference{})
+		b := cpu.New(n)
 		d := modeltest.Decoder(t, b, "plain", true)
 		p := model.NewPass(b)
 		p.Train = true

@@ -15,12 +15,17 @@ import (
 	"pipe/model/adapter"
 	"pipe/model/modeltest"
 	"pipe/tensor"
+	"pipe/tensor/cpu"
 	"pipe/train"
 )
 
 const tolerance = 1e-5
 
-func backend(testing.TB) tensor.Backend { return modeltest.Reference{} }
+func backend(t testing.TB) tensor.Backend {
+	b := cpu.New(2)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
 
 var pairs = []train.Preference{
 	{Prompt: []int32{1, 17, 5}, Chosen: []int32{42, 9, 2}, Rejected: []int32{9, 30, 30, 2}},

@@ -12,11 +12,16 @@ import (
 	"pipe/model/adapter"
 	"pipe/model/modeltest"
 	"pipe/tensor"
+	"pipe/tensor/cpu"
 )
 
 const tolerance = 1e-5
 
-func backend(testing.TB) tensor.Backend { return modeltest.Reference{} }
+func backend(t testing.TB) tensor.Backend {
+	b := cpu.New(2)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
 
 // run does one forward and backward pass over the fixture's documents.
 func run(t *testing.T, d *model.Decoder, p *model.Pass) float32 {

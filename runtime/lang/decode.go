@@ -87,7 +87,7 @@ func (d *decoder) missing(header hcl.Range, what string, f *field) {
 	if f.doc != "" {
 		doc = ": " + f.doc
 	}
-	d.report(errorAt(header, "Missing attribute", "%s needs %s (a %s%s); write %s = %s.", what, f.name, takes(f.typ), doc, f.name, sample(f.typ)))
+	d.report(errorAt(header, "Missing attribute", "%s needs %s (%s%s); write %s = %s.", what, f.name, article(takes(f.typ)), doc, f.name, sample(f.typ)))
 }
 
 // unknown reports attributes and blocks that the plan does not have.
@@ -252,7 +252,7 @@ func (d *decoder) attribute(a *hclsyntax.Attribute, f *field, dst reflect.Value,
 	}
 	if v.IsNull() {
 		if !f.optional {
-			d.report(errorAt(a.Expr.Range(), "Missing attribute", "%s is null here, and %s needs it; give it a %s.", f.name, d.what, takes(f.typ)))
+			d.report(errorAt(a.Expr.Range(), "Missing attribute", "%s is null here, and %s needs it; give it %s.", f.name, d.what, article(takes(f.typ))))
 		}
 		return
 	}
@@ -314,6 +314,9 @@ func (s *setter) slice(dst reflect.Value, v cty.Value, e hcl.Expression, path st
 		return
 	}
 	n := v.LengthInt()
+	if n == 0 && dst.IsNil() {
+		return // an empty list where none is the default is the default, in the key too
+	}
 	exprs, diags := hcl.ExprList(e)
 	if diags.HasErrors() || len(exprs) != n {
 		exprs = nil
@@ -339,6 +342,9 @@ func (s *setter) mapping(dst reflect.Value, v cty.Value, e hcl.Expression, path 
 	}
 	if dst.Type().Key().Kind() != reflect.String {
 		panic(fmt.Sprintf("lang: %s: the keys of a map are strings", path))
+	}
+	if v.LengthInt() == 0 && dst.IsNil() {
+		return
 	}
 	m := reflect.MakeMap(dst.Type())
 	for kv, ev := range v.Elements() {

@@ -95,7 +95,9 @@ func TestDecodeValues(t *testing.T) {
 		{`float = 1e-290 * 1e-290`, with(func(s *everySpec) { s.Float = 0 })},
 		{`strings = ["a", 1, true]`, with(func(s *everySpec) { s.Strings = []string{"a", "1", "true"} })},
 		{`strings = toset(["b", "a", "b"])`, with(func(s *everySpec) { s.Strings = []string{"a", "b"} })},
-		{`strings = []`, with(func(s *everySpec) { s.Strings = []string{} })},
+		{`strings = []`, newEvery()},
+		{`map = {}`, newEvery()},
+		{`ints = []`, with(func(s *everySpec) { s.Ints = []int{} })},
 		{`ints = [for x in [1, 2] : 2 * x]`, with(func(s *everySpec) { s.Ints = []int{2, 4} })},
 		{`floats = [0, 0.25, 1]`, with(func(s *everySpec) { s.Floats = []float64{0, 0.25, 1} })},
 		{`map = { a = "x", b = 1 }`, with(func(s *everySpec) { s.Map = map[string]string{"a": "x", "b": "1"} })},
@@ -218,4 +220,12 @@ repeated (block) required=false many=true default=
   b (whole number) required=false many=false default=2`
 	equal(t, "fields", strings.Join(lines, "\n"), want)
 	equal(t, "doc", Fields(fakeKinds()[0])[0].Doc, "Files or rows")
+}
+
+// Minus nothing is nothing: the sign of a zero would make another key.
+func TestDecodeNegativeZero(t *testing.T) {
+	s, problems := loadEvery("float = -0")
+	if problems != nil || math.Signbit(s.Float) {
+		t.Errorf("got %v, %v", s, problems)
+	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 )
 
@@ -104,8 +105,8 @@ func blockStruct(t reflect.Type) (s reflect.Type, many bool) {
 
 // takes says in words what a value of Go type t is written as.
 func takes(t reflect.Type) string {
-	if a, ok := handleKinds[t]; ok {
-		return string(a)
+	if h, ok := handleKinds[t]; ok {
+		return string(h)
 	}
 	switch {
 	case t == exprType:
@@ -132,16 +133,27 @@ func takes(t reflect.Type) string {
 	panic(fmt.Sprintf("lang: a spec cannot hold a field of type %s", t))
 }
 
+// article puts the article before what takes returns.
+func article(noun string) string {
+	switch {
+	case noun == string(artifact.Metrics):
+		return noun
+	case strings.HasPrefix(noun, "e"):
+		return "an " + noun
+	}
+	return "a " + noun
+}
+
 // sample is a value of Go type t as someone might write it.
 func sample(t reflect.Type) string {
-	if a, ok := handleKinds[t]; ok {
-		switch a {
-		case "model", "teacher":
-			return string(a) + ".NAME"
-		case "dataset":
+	if h, ok := handleKinds[t]; ok {
+		switch h {
+		case artifact.Model, artifact.Teacher:
+			return string(h) + ".NAME"
+		case artifact.Dataset:
 			return "data.NAME"
 		}
-		return "KIND.NAME." + string(a)
+		return "KIND.NAME." + string(h)
 	}
 	switch {
 	case t == candidatesType:

@@ -223,9 +223,38 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 			"%s has when = false (at %s); give this block the same when, or choose with %s == null ? ... : ....", off.addr, off.header(), off.addr)}
 	}
 	if diags.HasErrors() || !v.IsWhollyKnown() {
-		return cty.DynamicVal, false, diags
+		return cty.DynamicVal, false, s.advise(e, diags)
 	}
 	return v, true, nil
+}
+
+// advise adds to errors about attributes that objects do not have which ones
+// they have.
+func (s *scope) advise(e hcl.Expression, diags hcl.Diagnostics) hcl.Diagnostics {
+	for _, t := range e.Variables() {
+		for i := range t[1:] {
+			step, isAttr := t[i+1].(hcl.TraverseAttr)
+			v, err := t[:i+1].TraverseAbs(s.ctx)
+			if err.HasErrors() {
+				break
+			}
+			v, _ = v.Unmark()
+			if !isAttr || v.IsNull() || !v.Type().IsObjectType() || v.Type().HasAttribute(step.Name) {
+				continue
+			}
+			have := sortedKeys(v.Type().AttributeTypes())
+			hint := didYouMean(step.Name, have, "%s")
+			if hint == "" && len(have) > 0 {
+				hint = " It has " + list(have) + "."
+			}
+			for _, d := range diags {
+				if d.Summary == "Unsupported attribute" && d.Subject != nil && d.Subject.Overlaps(step.SrcRange) {
+					d.Detail += hint
+				}
+			}
+		}
+	}
+	return diags
 }
 
 // checkSteps judges what follows KIND.NAME in a reference to d.
@@ -251,7 +280,7 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 		return errorAt(at, "Unknown output", "%s has no outputs.", addr)
 	}
 	if names == nil {
-		return errorAt(at, "Unknown output", "%s is itself a %s; write it without what follows.", addr, d.outputs[0].Type)
+		return errorAt(at, "Unknown output", "%s is itself %s; write it without what follows.", addr, article(string(d.outputs[0].Type)))
 	}
 	name := stepName(rest[0])
 	i := slices.Index(names, name)
@@ -265,7 +294,7 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 		}
 		return errorAt(at, "Unknown output", "%s has no output %q.%s", addr, name, hint)
 	case len(rest) > 1:
-		return errorAt(at, "Unknown output", "%s.%s is a %s and has no parts; what is inside is known only after it was made.", addr, name, d.outputs[i].Type)
+		return errorAt(at, "Unknown output", "%s.%s is %s and has no parts; what is inside is known only after it was made.", addr, name, article(string(d.outputs[i].Type)))
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func setNumber(dst reflect.Value, f *big.Float) string {
 		if math.IsInf(x, 0) || dst.OverflowFloat(x) {
 			return "is too large a number"
 		}
-		dst.SetFloat(x)
+		dst.SetFloat(x + 0) // -0 becomes 0, so that both make the same key
 		return ""
 	}
 	if tooBig(f) && f.Sign() != 0 {
@@ -187,13 +187,13 @@ func (s *setter) wrongDetail(e hcl.Expression, v cty.Value, t reflect.Type) stri
 		subject = "this"
 	}
 	if outs := stageOutputs(v); outs != nil && spelled != "" {
-		return fmt.Sprintf("%s is a whole stage; %s takes a %s.%s", subject, s.name, want, fitting(spelled, outs, want))
+		return fmt.Sprintf("%s is a whole stage; %s takes %s.%s", subject, s.name, article(want), fitting(spelled, outs, want))
 	}
 	if key, outs := sweptOutputs(v); outs != nil && spelled != "" {
-		return fmt.Sprintf("%s is a swept stage; %s takes a %s. Use one instance, such as %s[%q], or for_each = %s and each.value.",
-			subject, s.name, want, spelled, key, spelled)
+		return fmt.Sprintf("%s is a swept stage; %s takes %s. Use one instance, such as %s[%q], or for_each = %s and each.value.",
+			subject, s.name, article(want), spelled, key, spelled)
 	}
-	detail := fmt.Sprintf("%s is %s; %s takes a %s.", subject, describe(v), s.name, want)
+	detail := fmt.Sprintf("%s is %s; %s takes %s.", subject, describe(v), s.name, article(want))
 	isString := v.Type() == cty.String && !v.IsNull()
 	switch _, isHandle := handleKinds[t]; {
 	case isHandle && isString && strings.Contains(v.AsString(), "."):
@@ -254,7 +254,7 @@ func traversalString(t hcl.Traversal) string {
 // describe says in words what a value is.
 func describe(v cty.Value) string {
 	if h := asHandle(v); h != nil {
-		return "a " + string(h.ref.Type)
+		return article(string(h.ref.Type))
 	}
 	if v.IsNull() {
 		return "null"

@@ -20,7 +20,9 @@ func evalLocal(dir, expr string, env map[string]string) (string, hcl.Diagnostics
 	return p.Node("data.docs").Stage.(*dataSpec).Source, nil
 }
 
-func TestFunctions(t *testing.T) {
+// functionFiles makes a directory of files for the functions to read.
+func functionFiles(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"prompt.txt": "be brief\n",
@@ -33,7 +35,13 @@ func TestFunctions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	env := map[string]string{"HOME": "/home/x", "SECRET": "s"}
+	return dir
+}
+
+var functionEnv = map[string]string{"HOME": "/home/x", "SECRET": "s"}
+
+func TestFunctions(t *testing.T) {
+	dir := functionFiles(t)
 	for _, tc := range []struct{ expr, want string }{
 		{`upper("a")`, "A"},
 		{`file("prompt.txt")`, "be brief\n"},
@@ -45,17 +53,25 @@ func TestFunctions(t *testing.T) {
 		{`jsonencode(matrix({ b = [1], a = ["x", "y"] }))`, `{"a=x,b=1":{"a":"x","b":1},"a=y,b=1":{"a":"y","b":1}}`},
 		{`join(",", keys(merge({ b = 1 }, { a = 2 })))`, "a,b"},
 		{`format("%03d", 7)`, "007"},
+		{`join(",", formatlist("%s%%1234", ["a", "b"]))`, "a%1234,b%1234"},
+		{`indent(2, "a\nb")`, "a\n  b"},
+		{`jsonencode(setproduct(["a"], [1, 2]))`, `[["a",1],["a",2]]`},
 		{`path.root`, "."},
 		{`length([1, 2, 3])`, "3"},
 		{`length("héé")`, "3"},
 		{`length({ a = 1 })`, "1"},
 	} {
-		got, diags := evalLocal(dir, tc.expr, env)
+		got, diags := evalLocal(dir, tc.expr, functionEnv)
 		if diags.HasErrors() {
 			t.Errorf("%s: %s", tc.expr, diags)
 		}
 		equal(t, tc.expr, got, tc.want)
 	}
+}
+
+// Each refusal says what is wrong and, where it is not plain, what to do.
+func TestFunctionsRefuse(t *testing.T) {
+	dir := functionFiles(t)
 	for _, tc := range []struct{ expr, want string }{
 		{`file("none.txt")`, "none.txt: no such file"},
 		{`file(".")`, "is not a regular file"},
@@ -79,9 +95,15 @@ func TestFunctions(t *testing.T) {
 		{`matrix({ a = [null] })`, "axis a holds null"},
 		{`matrix({ a = ["x,y"] })`, "commas and equals signs"},
 		{`matrix({ a = range(101), b = range(101) })`, "more than 10000 combinations"},
+		{`format("%999999999d", 1)`, "at most three digits"},
+		{`format("%-0.5000f", 1)`, "at most three digits"},
+		{`formatlist("%5000s", ["a"])`, "at most three digits"},
+		{`format("%d", "x")`, "number"},
+		{`indent(1e9, "a\nb")`, "at most 999 spaces"},
+		{`setproduct(range(1000), range(1000), range(1000))`, "more than 10000 combinations"},
 		{`jsonencode(model.m)`, "cannot be encoded"},
 	} {
-		_, diags := evalLocal(dir, tc.expr, env)
+		_, diags := evalLocal(dir, tc.expr, functionEnv)
 		if len(diags) != 1 || !strings.Contains(diags[0].Detail, tc.want) {
 			t.Errorf("%s: got %v, want %q", tc.expr, diags, tc.want)
 		}

@@ -206,13 +206,18 @@ func TestLoadIsLinear(t *testing.T) {
 	}
 }
 
-func BenchmarkLoad5000(b *testing.B) {
-	src := chain(5000)
-	for b.Loop() {
-		p, diags := LoadSource(src, "chain.hcl", ".", fakeKinds(), Options{})
-		if diags.HasErrors() || len(p.Nodes) != 5001 {
-			b.Fatal(diags)
-		}
+// BenchmarkLoad measures what every command pays before it does anything.
+func BenchmarkLoad(b *testing.B) {
+	for _, n := range []int{100, 5000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			src := chain(n)
+			for b.Loop() {
+				p, diags := LoadSource(src, "chain.hcl", ".", fakeKinds(), Options{})
+				if diags.HasErrors() || len(p.Nodes) != n+1 {
+					b.Fatal(diags)
+				}
+			}
+		})
 	}
 }
 

@@ -1,0 +1,39 @@
+package chat
+
+import (
+	"fmt"
+	"sort"
+)
+
+// An Encoder is the part of a tokenizer that Tokenize needs.
+type Encoder interface {
+	// EncodeSpans returns the ids of text and the bytes [start, end) of each.
+	EncodeSpans(text string) ([]int32, [][2]int)
+}
+
+// Tokenize renders a conversation and returns its token ids, and for each
+// whether the assistant says it: the tokens from the one that holds the first
+// byte of a span to the one that holds its last. Special tokens in the text
+// are parsed and none is added, as templates write their own.
+func (t *Template) Tokenize(tok Encoder, in Input) (ids []int32, mask []bool, err error) {
+	r, err := t.Render(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	ids, spans := tok.EncodeSpans(r.Text)
+	mask = make([]bool, len(ids))
+	for _, a := range r.Assistant {
+		if a[0] >= a[1] {
+			continue
+		}
+		first := sort.Search(len(spans), func(i int) bool { return spans[i][1] > a[0] })
+		last := sort.Search(len(spans), func(i int) bool { return spans[i][1] >= a[1] })
+		if first == len(spans) {
+			return nil, nil, fmt.Errorf("chat template: no token holds byte %d of the text", a[0])
+		}
+		for i := first; i <= last && i < len(mask); i++ {
+			mask[i] = true
+		}
+	}
+	return ids, mask, nil
+}

@@ -1,0 +1,544 @@
+package chat
+
+import (
+	"math"
+	"strings"
+	"unicode/utf8"
+)
+
+func (e *constExpr) eval(*interp, *scope) Value { return e.value }
+
+func (e *nameExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	return in.lookup(s, e.name)
+}
+
+func evalAll(in *interp, s *scope, list []expr) []Value {
+	out := make([]Value, len(list))
+	for i, e := range list {
+		out[i] = e.eval(in, s)
+	}
+	in.tick(16 * len(out))
+	return out
+}
+
+func (e *listExpr) eval(in *interp, s *scope) Value  { return evalAll(in, s, e.items) }
+func (e *tupleExpr) eval(in *interp, s *scope) Value { return tuple(evalAll(in, s, e.items)) }
+
+func (e *dictExpr) eval(in *interp, s *scope) Value {
+	d := NewDict()
+	for i, k := range e.keys {
+		key, ok := k.eval(in, s).(string)
+		if !ok {
+			fail("a key of a dict is not a string")
+		}
+		d.Set(key, e.vals[i].eval(in, s))
+	}
+	in.tick(16 * d.Len())
+	return d
+}
+
+func (e *condExpr) eval(in *interp, s *scope) Value {
+	if truth(e.cond.eval(in, s)) {
+		return e.yes.eval(in, s)
+	}
+	if e.no == nil {
+		return undefined{"the value of an if without else"}
+	}
+	return e.no.eval(in, s)
+}
+
+func (e *attrExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	of := e.of.eval(in, s)
+	if v, ok := attribute(of, e.name); ok {
+		return v
+	}
+	if d, ok := of.(*Dict); ok {
+		if v, ok := d.Get(e.name); ok {
+			return v
+		}
+	}
+	if u, ok := of.(undefined); ok {
+		fail("%s is undefined, so it has no attribute %s", u.name, e.name)
+	}
+	return undefined{e.name}
+}
+
+// attribute returns what Python's getattr would find: methods, and the fields
+// of loop and namespaces.
+func attribute(of Value, name string) (Value, bool) {
+	switch v := of.(type) {
+	case string:
+		if _, ok := stringMethods[name]; ok {
+			return method{v, name}, true
+		}
+	case *Dict:
+		if _, ok := dictMethods[name]; ok {
+			return method{v, name}, true
+		}
+	case []Value, tuple:
+		if _, ok := listMethods[name]; ok {
+			return method{v, name}, true
+		}
+	case *loopState:
+		return v.attr(name)
+	case namespace:
+		return v.Get(name)
+	case macro:
+		if name == "name" {
+			return v.name, true
+		}
+	}
+	return nil, false
+}
+
+func (e *indexExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	of, at := e.of.eval(in, s), e.at.eval(in, s)
+	switch v := of.(type) {
+	case undefined:
+		fail("%s is undefined, so it has no item %s", v.name, str(at))
+	case *Dict:
+		if k, ok := at.(string); ok {
+			if item, ok := v.Get(k); ok {
+				return item
+			}
+		}
+	case []Value:
+		return itemAt(v, at)
+	case tuple:
+		return itemAt(v, at)
+	case string:
+		if _, ok := at.(int64); ok {
+			in.tick(len(v))
+			r := []rune(v)
+			if i, ok := position(at, len(r)); ok {
+				return string(r[i])
+			}
+		}
+	}
+	if name, ok := at.(string); ok {
+		if v, ok := attribute(of, name); ok {
+			return v
+		}
+		return undefined{name}
+	}
+	return undefined{"an item"}
+}
+
+func itemAt(list []Value, at Value) Value {
+	if i, ok := position(at, len(list)); ok {
+		return list[i]
+	}
+	if name, ok := at.(string); ok {
+		if v, ok := attribute(list, name); ok {
+			return v
+		}
+	}
+	return undefined{"item " + str(at) + " of a list"}
+}
+
+// position returns a Python index, negative from the end, as a Go index.
+func position(at Value, n int) (int, bool) {
+	i, _, isInt, ok := number(at)
+	if !ok || !isInt {
+		return 0, false
+	}
+	if i < 0 {
+		i += int64(n)
+	}
+	return int(i), i >= 0 && i < int64(n)
+}
+
+func (e *sliceExpr) eval(in *interp, s *scope) Value {
+	of := e.of.eval(in, s)
+	part := func(x expr) *int64 {
+		if x == nil {
+			return nil
+		}
+		v := x.eval(in, s)
+		if v == nil {
+			return nil
+		}
+		n, _, isInt, ok := number(v)
+		if !ok || !isInt {
+			fail("a slice index is of type %s, not int", typeName(v))
+		}
+		return &n
+	}
+	lo, hi, step := part(e.lo), part(e.hi), part(e.step)
+	switch v := of.(type) {
+	case string:
+		in.tick(len(v))
+		runes := []rune(v)
+		var b strings.Builder
+		for _, i := range indices(len(runes), lo, hi, step) {
+			b.WriteRune(runes[i])
+		}
+		return b.String()
+	case []Value:
+		return pick(in, v, indices(len(v), lo, hi, step))
+	case tuple:
+		return tuple(pick(in, v, indices(len(v), lo, hi, step)))
+	case undefined:
+		fail("%s is undefined, so it cannot be sliced", v.name)
+	}
+	fail("a value of type %s cannot be sliced", typeName(of))
+	return nil
+}
+
+func pick(in *interp, list []Value, at []int) []Value {
+	in.tick(16 * len(at))
+	out := make([]Value, len(at))
+	for k, i := range at {
+		out[k] = list[i]
+	}
+	return out
+}
+
+// indices returns the positions of a Python slice of n items.
+func indices(n int, lo, hi, step *int64) []int {
+	by := int64(1)
+	if step != nil {
+		by = *step
+	}
+	if by == 0 {
+		fail("a slice step is zero")
+	}
+	size := int64(n)
+	clamp := func(p *int64, def, least, most int64) int64 {
+		if p == nil {
+			return def
+		}
+		i := *p
+		if i < 0 {
+			i = max(i+size, least)
+		}
+		return min(i, most)
+	}
+	var out []int
+	if by > 0 {
+		from, to := clamp(lo, 0, 0, size), clamp(hi, size, 0, size)
+		for i := from; i < to; {
+			out = append(out, int(i))
+			if by >= to-i {
+				break
+			}
+			i += by
+		}
+		return out
+	}
+	from, to := clamp(lo, size-1, -1, size-1), clamp(hi, -1, -1, size-1)
+	for i := from; i > to; {
+		out = append(out, int(i))
+		if by <= to-i {
+			break
+		}
+		i += by
+	}
+	return out
+}
+
+func (e *unaryExpr) eval(in *interp, s *scope) Value {
+	v := e.of.eval(in, s)
+	if e.op == "not" {
+		return !truth(v)
+	}
+	i, f, isInt, ok := number(v)
+	if !ok {
+		fail("bad operand of type %s for unary %s", typeName(v), e.op)
+	}
+	if e.op == "-" {
+		i, f = -i, -f
+	}
+	if isInt {
+		return i
+	}
+	return f
+}
+
+func (e *binaryExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	l := e.l.eval(in, s)
+	switch e.op {
+	case "and":
+		if !truth(l) {
+			return l
+		}
+		return e.r.eval(in, s)
+	case "or":
+		if truth(l) {
+			return l
+		}
+		return e.r.eval(in, s)
+	}
+	r := e.r.eval(in, s)
+	if e.op == "~" {
+		a, b := str(l), str(r)
+		in.tick(len(a) + len(b))
+		return a + b
+	}
+	return in.arithmetic(e.op, l, r)
+}
+
+func (in *interp) arithmetic(op string, l, r Value) Value {
+	for _, v := range [2]Value{l, r} {
+		if u, ok := v.(undefined); ok {
+			fail("%s is undefined; it cannot be an operand of %s", u.name, op)
+		}
+	}
+	switch a := l.(type) {
+	case string:
+		if b, ok := r.(string); ok && op == "+" {
+			in.tick(len(a) + len(b))
+			return a + b
+		}
+		if op == "*" {
+			return in.repeat(a, r)
+		}
+	case []Value:
+		if b, ok := r.([]Value); ok && op == "+" {
+			in.tick(16 * (len(a) + len(b)))
+			return append(append([]Value{}, a...), b...)
+		}
+	case tuple:
+		if b, ok := r.(tuple); ok && op == "+" {
+			in.tick(16 * (len(a) + len(b)))
+			return append(append(tuple{}, a...), b...)
+		}
+	}
+	if b, ok := r.(string); ok && op == "*" {
+		return in.repeat(b, l)
+	}
+	li, lf, lInt, okL := number(l)
+	ri, rf, rInt, okR := number(r)
+	if !okL || !okR {
+		fail("bad operands of types %s and %s for %s", typeName(l), typeName(r), op)
+	}
+	if lInt && rInt && op != "/" && !(op == "**" && ri < 0) {
+		return intArithmetic(op, li, ri)
+	}
+	return floatArithmetic(op, lf, rf)
+}
+
+func (in *interp) repeat(s string, times Value) Value {
+	n, _, isInt, ok := number(times)
+	if !ok || !isInt {
+		fail("a string can be multiplied by an int only, not by a value of type %s", typeName(times))
+	}
+	if n <= 0 || s == "" {
+		return ""
+	}
+	if n > maxOutput {
+		in.tick(maxOutput + 1)
+	}
+	in.tick(int(n) * len(s))
+	return strings.Repeat(s, int(n))
+}
+
+func intArithmetic(op string, a, b int64) Value {
+	overflow := func() { fail("an integer is too large") }
+	switch op {
+	case "+":
+		if c := a + b; (c > a) == (b > 0) {
+			return c
+		}
+	case "-":
+		if c := a - b; (c < a) == (b > 0) {
+			return c
+		}
+	case "*":
+		if a == 0 || b == 0 {
+			return int64(0)
+		}
+		if c := a * b; c/b == a && !(a == -1 && b == math.MinInt64) && !(b == -1 && a == math.MinInt64) {
+			return c
+		}
+	case "//", "%":
+		if b == 0 {
+			fail("division by zero")
+		}
+		if b == -1 && a == math.MinInt64 {
+			overflow()
+		}
+		q, m := a/b, a%b
+		if m != 0 && (m < 0) != (b < 0) {
+			q, m = q-1, m+b
+		}
+		if op == "%" {
+			return m
+		}
+		return q
+	case "**":
+		c := int64(1)
+		for ; b > 0; b-- {
+			if a == 0 || a == 1 {
+				return a
+			}
+			n, ok := intArithmetic("*", c, a).(int64)
+			if !ok {
+				overflow()
+			}
+			c = n
+		}
+		return c
+	}
+	overflow()
+	return nil
+}
+
+func floatArithmetic(op string, a, b float64) Value {
+	switch op {
+	case "+":
+		return a + b
+	case "-":
+		return a - b
+	case "*":
+		return a * b
+	case "**":
+		return math.Pow(a, b)
+	}
+	if b == 0 {
+		fail("division by zero")
+	}
+	switch op {
+	case "/":
+		return a / b
+	case "//":
+		return math.Floor(a / b)
+	}
+	m := math.Mod(a, b)
+	if m != 0 && (m < 0) != (b < 0) {
+		m += b
+	}
+	return m
+}
+
+func (e *compareExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	l := e.first.eval(in, s)
+	for i, op := range e.ops {
+		r := e.rest[i].eval(in, s)
+		if !in.compare(op, l, r) {
+			return false
+		}
+		l = r
+	}
+	return true
+}
+
+func (in *interp) compare(op string, l, r Value) bool {
+	switch op {
+	case "==":
+		return equal(l, r)
+	case "!=":
+		return !equal(l, r)
+	case "in":
+		return in.contains(r, l)
+	case "not in":
+		return !in.contains(r, l)
+	}
+	c := order(l, r)
+	switch op {
+	case "<":
+		return c < 0
+	case "<=":
+		return c <= 0
+	case ">":
+		return c > 0
+	}
+	return c >= 0
+}
+
+// order compares two numbers, strings or lists.
+func order(l, r Value) int {
+	li, lf, lInt, okL := number(l)
+	ri, rf, rInt, okR := number(r)
+	switch {
+	case okL && okR && lInt && rInt:
+		switch {
+		case li < ri:
+			return -1
+		case li > ri:
+			return 1
+		}
+		return 0
+	case okL && okR:
+		switch {
+		case lf < rf:
+			return -1
+		case lf > rf:
+			return 1
+		}
+		return 0
+	}
+	if a, ok := l.(string); ok {
+		if b, ok := r.(string); ok {
+			return strings.Compare(a, b)
+		}
+	}
+	fail("values of types %s and %s cannot be ordered", typeName(l), typeName(r))
+	return 0
+}
+
+func (in *interp) contains(in2 Value, v Value) bool {
+	switch c := in2.(type) {
+	case string:
+		s, ok := v.(string)
+		if !ok {
+			fail("a value of type %s cannot be in a string", typeName(v))
+		}
+		in.tick(len(c))
+		return strings.Contains(c, s)
+	case *Dict:
+		k, ok := v.(string)
+		if !ok {
+			return false
+		}
+		_, ok = c.Get(k)
+		return ok
+	}
+	for _, e := range in.iterate(in2) {
+		in.tick(0)
+		if equal(e, v) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *callExpr) arguments(in *interp, s *scope) args {
+	a := args{pos: evalAll(in, s, c.pos)}
+	for i, name := range c.kwNames {
+		if a.kw == nil {
+			a.kw = NewDict()
+		}
+		a.kw.Set(name, c.kw[i].eval(in, s))
+	}
+	return a
+}
+
+func (c *callExpr) eval(in *interp, s *scope) Value {
+	in.tick(0)
+	callee := c.callee.eval(in, s)
+	a := c.arguments(in, s)
+	switch f := callee.(type) {
+	case macro:
+		return in.callMacro(f, a, nil)
+	case function:
+		return f.call(in, a)
+	case method:
+		return in.callMethod(f, a)
+	case undefined:
+		fail("%s is undefined, so it cannot be called", f.name)
+	}
+	fail("a value of type %s cannot be called", typeName(callee))
+	return nil
+}
+
+// capitalize is Python's str.capitalize.
+func capitalize(s string) string {
+	_, n := utf8.DecodeRuneInString(s)
+	return strings.ToUpper(s[:n]) + strings.ToLower(s[n:])
+}

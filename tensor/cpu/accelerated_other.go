@@ -1,3 +1,5 @@
+//go:build !amd64
+
 package cpu
 
 // accelerated returns the fastest kernels of the processor, nil if those are

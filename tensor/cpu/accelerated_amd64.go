@@ -1,0 +1,228 @@
+package cpu
+
+import (
+	"math"
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// accelerated returns the AVX2 kernels, nil if the processor lacks them.
+func accelerated() *kernels {
+	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+		return nil
+	}
+	k := &kernels{
+		name: "avx2",
+		tile: tileAVX2, dots: dotsAVX2, pack: packAVX2, expand: expandAVX2,
+		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
+		addScaled: func(dst, a, b []float32, s float32) {
+			if n := len(dst); n > 0 {
+				addScaled8(n, &dst[0], &a[:n][0], &b[:n][0], s)
+			}
+		},
+		scale: func(dst, x []float32, s float32) {
+			if n := len(dst); n > 0 {
+				scale8(n, &dst[0], &x[:n][0], s)
+			}
+		},
+		mul: func(dst, x, y []float32, s float32) {
+			if n := len(dst); n > 0 {
+				mul8(n, &dst[0], &x[:n][0], &y[:n][0], s)
+			}
+		},
+		addMul: func(dst, x, y []float32, s float32) {
+			if n := len(dst); n > 0 {
+				addMul8(n, &dst[0], &x[:n][0], &y[:n][0], s)
+			}
+		},
+		exp: expAVX2,
+		swiglu: func(dst, g, u []float32) {
+			if n := len(dst); n > 0 {
+				swiglu8(n, &dst[0], &g[:n][0], &u[:n][0])
+			}
+		},
+		swigluGrad: func(dg, du, g, u, dy []float32) {
+			if n := len(dg); n > 0 {
+				swigluGrad8(n, &dg[0], &du[:n][0], &g[:n][0], &u[:n][0], &dy[:n][0])
+			}
+		},
+		scoreGrad: func(dp, p []float32, delta, s float32) {
+			if n := len(dp); n > 0 {
+				scoreGrad8(n, &dp[0], &p[:n][0], delta, s)
+			}
+		},
+		adamw: func(w, g, m, v []float32, c *adamw) {
+			if n := len(w); n > 0 {
+				adamw8(n, &w[0], &m[:n][0], &v[:n][0], &g[:n][0],
+					c.gradScale, c.decay, c.beta1c, c.beta2, c.beta2c, c.step, c.root, c.eps)
+			}
+		},
+	}
+	k.rowDot[tensor.F16] = rowDotAVX2(tensor.F16, dotF16)
+	k.rowDot[tensor.BF16] = rowDotAVX2(tensor.BF16, dotBF16)
+	k.rowDot[tensor.Q8_0] = rowDotAVX2(tensor.Q8_0, dotQ8_0)
+	k.rowDot[tensor.Q4_0] = rowDotAVX2(tensor.Q4_0, dotQ4_0)
+	k.rowDot[tensor.Q4_1] = rowDotAVX2(tensor.Q4_1, dotQ4_1)
+	return k
+}
+
+func tileAVX2(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+	if rows == 0 {
+		return
+	}
+	// The last elements, so that a wrong size panics here.
+	_, _, _ = a[(rows-1)*ar+(k-1)*ac], b[(k-1)*br+tileCols-1], c[(rows-1)*cr+tileCols-1]
+	plus := 0
+	if add {
+		plus = 1
+	}
+	f := tile6
+	switch rows {
+	case 1:
+		f = tile1
+	case 2:
+		f = tile2
+	case 3:
+		f = tile3
+	case 4:
+		f = tile4
+	case 5:
+		f = tile5
+	}
+	f(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
+}
+
+func dotsAVX2(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32) {
+	_, _ = w[3*wr+k-1], x[(n-1)*xr+k-1]
+	group, f := 8, dots3
+	switch n {
+	case 1:
+		group, f = 16, dots1
+	case 2:
+		f = dots2
+	}
+	whole := k / group * group
+	if whole == 0 {
+		clear(out[:])
+	} else {
+		f(k/group, &w[0], 4*wr, &x[0], 4*xr, &out[0])
+	}
+	if whole == k {
+		return
+	}
+	for j := range n {
+		for i := range dotRows {
+			out[dotRows*j+i] += dotGo(w[i*wr+whole:i*wr+k], x[j*xr+whole:])
+		}
+	}
+}
+
+func packAVX2(k int, dst, src []float32, sr int) {
+	_, _ = dst[k*tileCols-1], src[(tileCols-1)*sr+k-1]
+	whole := k &^ 7
+	if whole > 0 {
+		pack16(k/8, &dst[0], &src[0], 4*sr)
+	}
+	for p := whole; p < k; p++ {
+		for j := range tileCols {
+			dst[p*tileCols+j] = src[j*sr+p]
+		}
+	}
+}
+
+func sum8(s *[8]float32) float32 {
+	return s[0] + s[4] + (s[2] + s[6]) + (s[1] + s[5] + (s[3] + s[7]))
+}
+
+func dotAVX2(x, y []float32) float32 {
+	y = y[:len(x)]
+	whole := len(x) &^ 7
+	var s [8]float32
+	if whole > 0 {
+		dot32(whole/8, &x[0], &y[0], &s[0])
+	}
+	return sum8(&s) + dotGo(x[whole:], y[whole:])
+}
+
+func dot64AVX2(x, y []float32) float64 {
+	y = y[:len(x)]
+	whole := len(x) &^ 3
+	var s [4]float64
+	if whole > 0 {
+		dot64(whole/4, &x[0], &y[0], &s[0])
+	}
+	return s[0] + s[2] + (s[1] + s[3]) + dot64Go(x[whole:], y[whole:])
+}
+
+func maxAVX2(x []float32) float32 {
+	whole := len(x) &^ 7
+	m := maxGo(x[whole:])
+	if whole > 0 {
+		low := float32(math.Inf(-1))
+		s := [8]float32{low, low, low, low, low, low, low, low}
+		max8(whole/8, &x[0], &s[0])
+		m = max(m, maxGo(s[:]))
+	}
+	return m
+}
+
+func expAVX2(dst, x []float32, by float32) float32 {
+	n := len(dst)
+	if n == 0 {
+		return 0
+	}
+	var s [8]float32
+	exp8(n, &dst[0], &x[:n][0], &s[0], by)
+	return sum8(&s)
+}
+
+func expandAVX2(dst []float32, dt tensor.DType, src []byte) {
+	var f func(n int, dst *float32, src *byte)
+	switch dt {
+	case tensor.F16:
+		f = expandF16
+	case tensor.BF16:
+		f = expandBF16
+	case tensor.Q8_0:
+		f = expandQ8_0
+	case tensor.Q4_0:
+		f = expandQ4_0
+	case tensor.Q4_1:
+		f = expandQ4_1
+	}
+	whole := len(dst) &^ 31
+	if f == nil || whole == 0 {
+		quant.Dequantize(dst, dt, src)
+		return
+	}
+	at := dt.Bytes(whole)
+	_ = src[at-1]
+	f(whole/32, &dst[0], unsafe.SliceData(src))
+	if whole < len(dst) {
+		quant.Dequantize(dst[whole:], dt, src[at:])
+	}
+}
+
+// rowDotAVX2 completes a kernel for groups of 32 elements.
+func rowDotAVX2(dt tensor.DType, f func(n int, x *float32, row *byte, out *float32)) func(x []float32, row []byte) float32 {
+	return func(x []float32, row []byte) float32 {
+		whole := len(x) &^ 31
+		at := dt.Bytes(whole)
+		var s [8]float32
+		if whole > 0 {
+			_ = row[at-1]
+			f(whole/32, &x[0], unsafe.SliceData(row), &s[0])
+		}
+		sum := sum8(&s)
+		if whole < len(x) {
+			var rest [32]float32
+			quant.Dequantize(rest[:len(x)-whole], dt, row[at:])
+			sum += dotGo(x[whole:], rest[:])
+		}
+		return sum
+	}
+}

@@ -1,0 +1,185 @@
+package main
+
+import "fmt"
+
+// tile writes the product kernel for some rows of 16 columns. Accumulators
+// are Y4 and up, two a row; Y0 and Y1 hold a row of b.
+func (w *writer) tile(rows int) {
+	arg := w.function(fmt.Sprintf("tile%d", rows), fmt.Sprintf("is kernels.tile for %d rows; add is 0 or 1.", rows),
+		param{"k", "int"}, param{"a", "*float32"}, param{"ar", "int"}, param{"ac", "int"}, param{"b", "*float32"},
+		param{"br", "int"}, param{"c", "*float32"}, param{"cr", "int"}, param{"add", "int"}, param{"alpha", "float32"})
+	for _, v := range [][2]string{{"k", "CX"}, {"a", "AX"}, {"ar", "R9"}, {"ac", "R10"}, {"b", "BX"}, {"br", "R11"}, {"c", "DI"}, {"cr", "R8"}} {
+		w.p("MOVQ %s, %s", arg(v[0]), v[1])
+	}
+	if rows > 3 {
+		w.p("LEAQ (AX)(R9*2), DX\nADDQ R9, DX")
+	}
+	c := []string{"(DI)", "(DI)(R8*1)", "(DI)(R8*2)", "(R12)", "(R12)(R8*1)", "(R12)(R8*2)"}
+	w.p("LEAQ (DI)(R8*2), R12\nADDQ R8, R12")
+	for i := range rows {
+		w.p("VXORPS Y%d, Y%d, Y%d\nVXORPS Y%d, Y%d, Y%d", 4+2*i, 4+2*i, 4+2*i, 5+2*i, 5+2*i, 5+2*i)
+		w.p("PREFETCHT0 %s", c[i])
+	}
+	step := func() {
+		w.p("VMOVUPS (BX), Y0\nVMOVUPS 32(BX), Y1\nADDQ R11, BX")
+		for i, a := range []string{"(AX)", "(AX)(R9*1)", "(AX)(R9*2)", "(DX)", "(DX)(R9*1)", "(DX)(R9*2)"}[:rows] {
+			w.p("VBROADCASTSS %s, Y%d", a, 2+i%2)
+			w.p("VFMADD231PS Y0, Y%d, Y%d\nVFMADD231PS Y1, Y%d, Y%d", 2+i%2, 4+2*i, 2+i%2, 5+2*i)
+		}
+		w.p("ADDQ R10, AX")
+		if rows > 3 {
+			w.p("ADDQ R10, DX")
+		}
+	}
+	loop, tail, one, store, plain := w.label(), w.label(), w.label(), w.label(), w.label()
+	w.p("SUBQ $4, CX\nJLT %s\nPCALIGN $32\n%s:", tail, loop)
+	w.p("PREFETCHT0 1024(BX)\nPREFETCHT0 1088(BX)\nPREFETCHT0 1152(BX)\nPREFETCHT0 1216(BX)")
+	for range 4 {
+		step()
+	}
+	w.p("SUBQ $4, CX\nJGE %s\n%s:\nADDQ $4, CX\nJLE %s\n%s:", loop, tail, store, one)
+	step()
+	w.p("DECQ CX\nJNZ %s\n%s:", one, store)
+	w.p("VBROADCASTSS %s, Y0\nCMPQ %s, $0\nJEQ %s", arg("alpha"), arg("add"), plain)
+	for _, add := range []bool{true, false} {
+		if !add {
+			w.p("%s:", plain)
+		}
+		for i := range rows {
+			for h := range 2 {
+				acc := 4 + 2*i + h
+				if add {
+					w.p("VFMADD213PS %d%s, Y0, Y%d", 32*h, c[i], acc)
+				} else {
+					w.p("VMULPS Y0, Y%d, Y%d", acc, acc)
+				}
+				w.p("VMOVUPS Y%d, %d%s", acc, 32*h, c[i])
+			}
+		}
+		w.ret()
+	}
+}
+
+// sums adds up the lanes of four registers and stores the four results.
+func (w *writer) sums(a, b, c, d int, dst string) {
+	w.p("VHADDPS Y%d, Y%d, Y%d\nVHADDPS Y%d, Y%d, Y%d\nVHADDPS Y%d, Y%d, Y%d", b, a, a, d, c, c, c, a, a)
+	w.p("VEXTRACTF128 $1, Y%d, X%d\nVADDPS X%d, X%d, X%d\nVMOVUPS X%d, %s", a, b, b, a, a, a, dst)
+}
+
+// dots writes the product of four rows with n vectors. One vector alone has
+// two accumulators a row.
+func (w *writer) dots(n int) {
+	arg := w.function(fmt.Sprintf("dots%d", n), fmt.Sprintf("is kernels.dots for %d vectors; k is in groups of %d.", n, map[int]int{1: 16, 2: 8, 3: 8}[n]),
+		param{"k", "int"}, param{"w", "*float32"}, param{"wr", "int"}, param{"x", "*float32"}, param{"xr", "int"}, param{"out", "*float32"})
+	for _, v := range [][2]string{{"k", "CX"}, {"w", "BX"}, {"wr", "R9"}, {"x", "SI"}, {"xr", "R8"}, {"out", "DI"}} {
+		w.p("MOVQ %s, %s", arg(v[0]), v[1])
+	}
+	w.p("LEAQ (R9)(R9*2), R10")
+	for i := 4; i < 16; i++ {
+		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
+	}
+	row := []string{"(BX)", "(BX)(R9*1)", "(BX)(R9*2)", "(BX)(R10*1)"}
+	loop := w.label()
+	w.p("%s:\nVMOVUPS (SI), Y0", loop)
+	if n == 1 {
+		w.p("VMOVUPS 32(SI), Y1")
+		for i := range 4 {
+			w.p("VFMADD231PS %s, Y0, Y%d\nVFMADD231PS 32%s, Y1, Y%d", row[i], 4+i, row[i], 8+i)
+		}
+		w.p("ADDQ $64, SI\nADDQ $64, BX\nDECQ CX\nJNZ %s", loop)
+		for i := range 4 {
+			w.p("VADDPS Y%d, Y%d, Y%d", 8+i, 4+i, 4+i)
+		}
+	} else {
+		w.p("VMOVUPS (SI)(R8*1), Y1")
+		if n == 3 {
+			w.p("VMOVUPS (SI)(R8*2), Y2")
+		}
+		for i := range 4 {
+			w.p("VMOVUPS %s, Y3", row[i])
+			for j := range n {
+				w.p("VFMADD231PS Y3, Y%d, Y%d", j, 4+4*j+i)
+			}
+		}
+		w.p("ADDQ $32, SI\nADDQ $32, BX\nDECQ CX\nJNZ %s", loop)
+	}
+	for j := range n {
+		w.sums(4+4*j, 5+4*j, 6+4*j, 7+4*j, fmt.Sprintf("%d(DI)", 16*j))
+	}
+	w.ret()
+}
+
+// transpose writes the transposition of 16 rows, eight columns at a time.
+func (w *writer) transpose() {
+	arg := w.function("pack16", "is kernels.pack; k is in groups of 8.",
+		param{"k", "int"}, param{"dst", "*float32"}, param{"src", "*float32"}, param{"sr", "int"})
+	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, SI\nMOVQ %s, R9", arg("k"), arg("dst"), arg("src"), arg("sr"))
+	w.p("LEAQ (R9)(R9*2), R10\nLEAQ (SI)(R9*4), R11\nLEAQ (SI)(R9*8), R12\nLEAQ (R12)(R9*4), R13")
+	loop := w.label()
+	w.p("%s:", loop)
+	for h, bases := range [][2]string{{"SI", "R11"}, {"R12", "R13"}} {
+		for i, f := range []string{"(%s)", "(%s)(R9*1)", "(%s)(R9*2)", "(%s)(R10*1)"} {
+			w.p("VMOVUPS "+f+", Y%d\nVMOVUPS "+f+", Y%d", bases[0], i, bases[1], i+4)
+		}
+		for i := range 4 { // pairs of rows, interleaved
+			w.p("VUNPCKLPS Y%d, Y%d, Y%d\nVUNPCKHPS Y%d, Y%d, Y%d", 2*i+1, 2*i, 8+2*i, 2*i+1, 2*i, 9+2*i)
+		}
+		for i, s := range [][2]int{{8, 10}, {9, 11}, {12, 14}, {13, 15}} { // fours
+			w.p("VSHUFPS $0x44, Y%d, Y%d, Y%d\nVSHUFPS $0xEE, Y%d, Y%d, Y%d", s[1], s[0], 2*i, s[1], s[0], 2*i+1)
+		}
+		for i := range 4 { // eights
+			w.p("VPERM2F128 $0x20, Y%d, Y%d, Y8\nVPERM2F128 $0x31, Y%d, Y%d, Y9", i+4, i, i+4, i)
+			w.p("VMOVUPS Y8, %d(DI)\nVMOVUPS Y9, %d(DI)", 64*i+32*h, 64*(i+4)+32*h)
+		}
+	}
+	for _, r := range []string{"SI", "R11", "R12", "R13"} {
+		w.p("ADDQ $32, %s", r)
+	}
+	w.p("ADDQ $512, DI\nDECQ CX\nJNZ %s", loop)
+	w.ret()
+}
+
+// reductions writes dot, dot64 and max.
+func (w *writer) reductions() {
+	two := []param{{"n", "int"}, {"x", "*float32"}, {"y", "*float32"}}
+	arg := w.function("dot32", "sets out to eight partial sums of x·y; n is in groups of 8.", append(two, param{"out", "*float32"})...)
+	w.p("MOVQ %s, CX\nMOVQ %s, SI\nMOVQ %s, DX\nMOVQ %s, DI", arg("n"), arg("x"), arg("y"), arg("out"))
+	w.unrolled(4, func(i int) { w.p("VMOVUPS %d(SI), Y8\nVFMADD231PS %d(DX), Y8, Y%d", 32*i, 32*i, i) },
+		func(n int) { w.p("ADDQ $%d, SI\nADDQ $%d, DX", 32*n, 32*n) })
+	w.p("VADDPS Y1, Y0, Y0\nVADDPS Y3, Y2, Y2\nVADDPS Y2, Y0, Y0\nVMOVUPS Y0, (DI)")
+	w.ret()
+
+	arg = w.function("dot64", "sets out to four partial sums of x·y in float64; n is in groups of 4.", append(two, param{"out", "*float64"})...)
+	w.p("MOVQ %s, CX\nMOVQ %s, SI\nMOVQ %s, DX\nMOVQ %s, DI", arg("n"), arg("x"), arg("y"), arg("out"))
+	w.unrolled(4, func(i int) {
+		w.p("VCVTPS2PD %d(SI), Y8\nVCVTPS2PD %d(DX), Y9\nVFMADD231PD Y8, Y9, Y%d", 16*i, 16*i, i)
+	}, func(n int) { w.p("ADDQ $%d, SI\nADDQ $%d, DX", 16*n, 16*n) })
+	w.p("VADDPD Y1, Y0, Y0\nVADDPD Y3, Y2, Y2\nVADDPD Y2, Y0, Y0\nVMOVUPD Y0, (DI)")
+	w.ret()
+
+	// A comparison with NaN yields the second source, which is the maximum.
+	arg = w.function("max8", "raises the eight lanes of out to the numbers of x; n is in groups of 8.",
+		param{"n", "int"}, param{"x", "*float32"}, param{"out", "*float32"})
+	w.p("MOVQ %s, CX\nMOVQ %s, SI\nMOVQ %s, DI\nVMOVUPS (DI), Y0", arg("n"), arg("x"), arg("out"))
+	loop := w.label()
+	w.p("%s:\nVMOVUPS (SI), Y1\nVMAXPS Y0, Y1, Y0\nADDQ $32, SI\nDECQ CX\nJNZ %s\nVMOVUPS Y0, (DI)", loop, loop)
+	w.ret()
+}
+
+// unrolled clears Y0.. and runs body(0..u-1) for u groups at a time while CX
+// lasts, then body(0) for one.
+func (w *writer) unrolled(u int, body func(i int), advance func(n int)) {
+	for i := range u {
+		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
+	}
+	loop, tail, one, done := w.label(), w.label(), w.label(), w.label()
+	w.p("SUBQ $%d, CX\nJLT %s\n%s:", u, tail, loop)
+	for i := range u {
+		body(i)
+	}
+	advance(u)
+	w.p("SUBQ $%d, CX\nJGE %s\n%s:\nADDQ $%d, CX\nJEQ %s\n%s:", u, loop, tail, u, done, one)
+	body(0)
+	advance(1)
+	w.p("DECQ CX\nJNZ %s\n%s:", one, done)
+}

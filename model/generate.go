@@ -80,9 +80,6 @@ func (d *Decoder) Generate(ctx context.Context, reqs []Request, o GenerateOption
 	return nil
 }
 
-// passTokens bounds the workspace of a pass that reads several prompts.
-const passTokens = 1024
-
 // A sequence is a request on its way.
 type sequence struct {
 	Request
@@ -157,8 +154,31 @@ func (g *generator) admit() {
 	}
 }
 
-// step runs one pass: a piece of prompt or one token of each running sequence.
+// decodeRows is the most sequences that one pass extends. Backends may round
+// differently for few rows and for many, so a pass either reads a piece of one
+// prompt or extends at most so many sequences by a token: what a sequence is
+// computed with then never changes its numbers.
+const decodeRows = 16
+
+// step runs one pass over a piece of a prompt, if there is one to read, or
+// else passes that extend every running sequence.
 func (g *generator) step() error {
+	for _, s := range g.running {
+		if n := min(len(s.ids)-s.done, g.o.Chunk); n > 1 {
+			return g.run([]*sequence{s}, n)
+		}
+	}
+	for group := range slices.Chunk(slices.Clone(g.running), decodeRows) {
+		if err := g.run(group, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run takes the next n tokens of each sequence through the model, and extends
+// those whose tokens are all read.
+func (g *generator) run(group []*sequence, n int) error {
 	p := g.p
 	p.Release(Mark{})
 	seg := &p.Segments
@@ -167,12 +187,7 @@ func (g *generator) step() error {
 	g.cache.at = g.cache.at[:0]
 	var ids, pos, rows []int32
 	var ready []*sequence
-	for _, s := range g.running {
-		// Pieces of a prompt depend on the prompt alone.
-		n := min(len(s.ids)-s.done, g.o.Chunk)
-		if n > 1 && len(ids) > 0 && len(ids)+n > passTokens {
-			continue // its turn comes in a later pass
-		}
+	for _, s := range group {
 		for j := range n {
 			ids, pos = append(ids, s.ids[s.done+j]), append(pos, int32(s.done+j))
 		}

@@ -139,21 +139,26 @@ func Decoder(t testing.TB, b tensor.Backend, name string, trainable bool) *model
 	return d
 }
 
-// Close fails unless every element of got is within tol of want, relative to
-// the largest element of want: gradients of one tensor share a scale.
+// Close fails unless got differs from want by at most tol relative to want's
+// norm, and no element by more than three times tol of the largest: a single
+// element of a product may have collected more rounding than the whole.
 func Close(t testing.TB, name string, got, want []float32, tol float64) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Errorf("%s: %d elements, want %d", name, len(got), len(want))
 		return
 	}
-	scale := 0.0
-	for _, w := range want {
-		scale = max(scale, math.Abs(float64(w)))
+	scale, norm, off := 0.0, 0.0, 0.0
+	for i, w := range want {
+		d := float64(got[i]) - float64(w)
+		scale, norm, off = max(scale, math.Abs(float64(w))), norm+float64(w)*float64(w), off+d*d
+	}
+	if !(math.Sqrt(off) <= tol*math.Sqrt(norm)) {
+		t.Errorf("%s differs by %.2g of its norm, at most %.2g allowed", name, math.Sqrt(off/norm), tol)
 	}
 	for i, w := range want {
-		if diff := math.Abs(float64(got[i]) - float64(w)); !(diff <= tol*max(scale, 1e-30)) {
-			t.Errorf("%s[%d] = %v, want %v (off by %.2g of %.3g, at most %.2g allowed)", name, i, got[i], w, diff, scale, tol)
+		if diff := math.Abs(float64(got[i]) - float64(w)); !(diff <= 3*tol*scale) {
+			t.Errorf("%s[%d] = %v, want %v (off by %.2g, largest %.3g)", name, i, got[i], w, diff, scale)
 			return
 		}
 	}

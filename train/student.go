@@ -1,0 +1,186 @@
+package train
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/model/pretrained"
+	"pipe/model/safetensors"
+	"pipe/tensor"
+)
+
+// A Student is a model that is being trained, with all it takes to save it.
+type Student struct {
+	Base    *pretrained.Model // nil for a model with new weights
+	Decoder *model.Decoder
+	Adapter *adapter.Set // nil: all weights are trained
+
+	path, template string // of the base, and of the chat template that replaces its own
+}
+
+// Tuning says what of a model is trained.
+type Tuning struct {
+	Adapter  string // directory of the PEFT adapter that the base carries; "" when there is none
+	Template string // chat template file that replaces the base's own; "" when there is none
+	// New is the adapter to attach. It must be nil when the base carries one
+	// already, which is then trained on.
+	New *adapter.Config
+	// Full trains all weights instead.
+	Full bool
+	// Random replaces the weights by new ones: the base is a directory of
+	// which only config.json and the tokenizer are read. It implies Full.
+	Random bool
+	Seed   uint64
+}
+
+// ErrHasAdapter says that a new adapter was asked for on top of another.
+var ErrHasAdapter = errors.New("the base carries an adapter already, which is trained on: leave out the adapter block, or start from the base of that adapter")
+
+// OpenStudent loads the model at base, a Hugging Face directory or a GGUF
+// file, and makes it trainable.
+func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error) {
+	if t.Adapter != "" && (t.New != nil || t.Full || t.Random) {
+		return nil, ErrHasAdapter
+	}
+	s = &Student{path: base, template: t.Template}
+	defer func() {
+		if err != nil {
+			s.Close()
+			s = nil
+		}
+	}()
+	if t.Random {
+		return s, s.newWeights(b, t.Seed)
+	}
+	if s.Base, err = pretrained.Open(base, pretrained.WithTemplate(t.Template)); err != nil {
+		return s, err
+	}
+	if s.Decoder, err = model.Load(b, s.Base.Config, s.Base.Weights, t.Full); err != nil {
+		return s, fmt.Errorf("load %s: %w", base, err)
+	}
+	switch {
+	case t.Adapter != "":
+		s.Adapter, err = adapter.Load(s.Decoder, t.Adapter)
+	case !t.Full && t.New != nil:
+		s.Adapter, err = adapter.Attach(s.Decoder, *t.New, t.Seed)
+	}
+	return s, err
+}
+
+// newWeights loads random weights for the configuration of the base.
+func (s *Student) newWeights(b tensor.Backend, seed uint64) error {
+	data, err := os.ReadFile(filepath.Join(s.path, "config.json"))
+	if err != nil {
+		return fmt.Errorf("new weights need the config.json of a Hugging Face directory: %w", err)
+	}
+	c, err := model.ParseConfig(data)
+	if err == nil {
+		s.Decoder, err = model.Load(b, c, model.Random(c, seed), true)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.path, err)
+	}
+	return nil
+}
+
+// Close frees the model.
+func (s *Student) Close() {
+	if s.Decoder != nil {
+		s.Decoder.Close()
+	}
+	if s.Base != nil {
+		s.Base.Close()
+	}
+}
+
+// Save writes the trained model into dir: a PEFT directory, or, when all
+// weights were trained, a Hugging Face directory with F32 weights and the
+// base's tokenizer. base names the model that an adapter belongs to.
+func (s *Student) Save(dir, base string) error {
+	if s.Adapter != nil {
+		return s.Adapter.Save(dir, base)
+	}
+	config, err := s.Decoder.Config.JSON("float32")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), append(config, '\n'), 0o666); err != nil {
+		return err
+	}
+	if err := s.saveTokenizer(dir); err != nil {
+		return err
+	}
+	var ts []safetensors.Tensor
+	s.Decoder.Params(func(name string, p *model.Param) {
+		ts = append(ts, safetensors.Tensor{Name: name, DType: tensor.F32, Shape: p.Value.Shape, Fill: func(w io.Writer) error {
+			return download(w, s.Decoder.Backend(), p.Value)
+		}})
+	})
+	if err := safetensors.Write(filepath.Join(dir, "model.safetensors"), ts, nil); err != nil {
+		return err
+	}
+	return s.Decoder.Backend().Sync()
+}
+
+// saveTokenizer copies the files of the base's tokenizer, or makes them from
+// those of a GGUF file.
+func (s *Student) saveTokenizer(dir string) error {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"} {
+			if err := copyFile(filepath.Join(dir, name), filepath.Join(s.path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	} else if err := s.writeTokenizer(dir); err != nil {
+		return err
+	}
+	if s.template != "" {
+		return copyFile(filepath.Join(dir, "chat_template.jinja"), s.template)
+	}
+	return nil
+}
+
+// writeTokenizer writes the tokenizer that a GGUF file holds.
+func (s *Student) writeTokenizer(dir string) error {
+	p := s.Base
+	c := map[string]any{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": p.Config.MaxPositions}
+	name := func(key string, id int32) {
+		if id >= 0 && int(id) < p.Tokenizer.VocabSize() {
+			c[key] = p.Tokenizer.TokenString(id)
+		}
+	}
+	name("bos_token", p.BOS)
+	name("pad_token", p.PAD)
+	if len(p.EOS) > 0 {
+		name("eos_token", p.EOS[0])
+	}
+	if p.TemplateSource != "" {
+		c["chat_template"] = p.TemplateSource
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "tokenizer.json"), p.TokenizerJSON, 0o666),
+		os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), append(data, '\n'), 0o666))
+}
+
+func copyFile(dst, src string) error {
+	data, err := os.ReadFile(src)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(dst, data, 0o666)
+}

@@ -161,11 +161,27 @@ func (in *Input) globals() (map[string]Value, error) {
 }
 
 func (m *Message) dict() *Dict {
-	d := NewDict("role", m.Role, "content", m.Content)
+	var reasoning Value
+	if m.Fields != nil {
+		for _, k := range []string{"reasoning", "thinking", "reasoning_content"} {
+			if v, ok := m.Fields.Get(k); ok && v != nil {
+				reasoning = v
+			}
+		}
+	}
+	d := NewDict()
+	if reasoning != nil { // transformers gives it under these names too
+		d.Set("thinking", reasoning)
+	}
+	d.Set("role", m.Role)
+	d.Set("content", m.Content)
 	if m.Fields != nil {
 		for _, k := range m.Fields.keys {
 			d.Set(k, m.Fields.vals[k])
 		}
+	}
+	if reasoning != nil {
+		d.Set("reasoning_content", reasoning)
 	}
 	return d
 }

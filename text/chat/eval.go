@@ -136,11 +136,7 @@ func (n *forNode) exec(in *interp, s *scope) signal {
 	if len(items) == 0 {
 		return in.run(n.none, &scope{up: s})
 	}
-	outer, _ := in.lookup(s, "loop").(*loopState)
-	loop := &loopState{items: items, depth: 1}
-	if outer != nil {
-		loop.depth = outer.depth + 1
-	}
+	loop := &loopState{items: items}
 	for i, v := range items {
 		loop.index = i
 		inner := &scope{up: s}
@@ -334,7 +330,6 @@ func length(v Value) int {
 type loopState struct {
 	items   []Value
 	index   int
-	depth   int
 	changed Value
 	seen    bool
 }
@@ -357,9 +352,9 @@ func (l *loopState) attr(name string) (Value, bool) {
 	case "length":
 		return n, true
 	case "depth":
-		return int64(l.depth), true
+		return int64(1), true // of recursion, which is not supported
 	case "depth0":
-		return int64(l.depth - 1), true
+		return int64(0), true
 	case "previtem":
 		if i > 0 {
 			return l.items[i-1], true

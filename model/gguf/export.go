@@ -1,10 +1,8 @@
 package gguf
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 
 	"pipe/model"
@@ -149,55 +147,13 @@ func (m *Checkpoint) target(name string, shape []int, dt tensor.DType) tensor.DT
 	return dt
 }
 
-// convert writes a weight in another type, a few rows at a time.
+// convert writes a weight in another type, in GGUF's order of rows.
 func (m *Checkpoint) convert(to io.Writer, name string, w model.Weight, target tensor.DType) error {
-	if elements(w.Shape) == 0 {
-		return nil
-	}
 	data := w.Data
 	if heads, permuted := headsOf(m.Config, name); permuted {
 		data = moveRows(data, heads, m.Config.HeadDim, true)
 	}
-	if w.DType == target && target.Quantized() {
-		_, err := to.Write(data) // rounding twice would lose more
-		return err
-	}
-	cols := w.Shape[len(w.Shape)-1]
-	rows := elements(w.Shape) / cols
-	step := max(1, 1<<16/cols)
-	x := make([]float32, step*cols)
-	b := make([]byte, target.Bytes(step*cols))
-	in := w.DType.Bytes(cols)
-	for r := 0; r < rows; r += step {
-		n := min(step, rows-r)
-		x, b := x[:n*cols], b[:target.Bytes(n*cols)]
-		quant.Dequantize(x, w.DType, data[r*in:(r+n)*in])
-		if err := checkRange(x, target); err != nil {
-			return fmt.Errorf("row %d or a later one: %w", r, err)
-		}
-		quant.Quantize(b, target, x)
-		if _, err := to.Write(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkRange refuses values that the type cannot hold.
-func checkRange(x []float32, dt tensor.DType) error {
-	most := float32(math.MaxFloat32)
-	if dt == tensor.F16 || dt.Quantized() { // scales are f16
-		most = 65504
-	}
-	for _, v := range x {
-		if v != v {
-			return errors.New("holds a NaN")
-		}
-		if !(v <= most && v >= -most) {
-			return fmt.Errorf("holds %v, which %s cannot", v, dt)
-		}
-	}
-	return nil
+	return quant.Convert(to, target, w.DType, data, w.Shape[len(w.Shape)-1])
 }
 
 // divisors returns what the unscaled rotary frequencies are divided by; nil

@@ -215,8 +215,9 @@ func mean(n int, at func(i int) float64) Estimate {
 	}
 	ss := 0.0
 	for i := range n {
-		e.Value += at(i) / float64(n)
+		e.Value += at(i)
 	}
+	e.Value /= float64(n)
 	for i := range n {
 		ss += (at(i) - e.Value) * (at(i) - e.Value)
 	}

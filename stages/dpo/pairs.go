@@ -1,0 +1,157 @@
+package dpo
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"pipe/model"
+	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/text/chat"
+	"pipe/train"
+)
+
+// pairs reads the pairs to learn from and those held out.
+func (s *spec) pairs(env *stage.Env, m *pretrained.Model) (learn, held []train.Preference, err error) {
+	if m.Template == nil {
+		return nil, nil, stage.Fieldf("base", "%s has no chat template to render prompts with; set chat_template in its model block", s.Base)
+	}
+	r := renderer{m: m, most: min(s.MaxLen, m.Config.MaxPositions)}
+	if learn, err = r.read(env, s.Data, "data"); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case s.EvalData != nil:
+		held, err = r.read(env, *s.EvalData, "eval_data")
+	case s.EvalSplit > 0 && len(learn) > 1:
+		learn, held = split(learn, s.EvalSplit, env.Seed)
+	case s.EvalSplit > 0:
+		env.Note("data has a single pair: nothing is held out, so there are no eval metrics")
+	}
+	return learn, held, err
+}
+
+// split holds out a share of the pairs, at least one, chosen by the seed.
+func split(pairs []train.Preference, share float64, seed uint64) (learn, held []train.Preference) {
+	n := min(max(1, int(math.Round(share*float64(len(pairs))))), len(pairs)-1)
+	out := map[int]bool{}
+	for _, i := range model.NewStream(seed, "held-out pairs").Perm(len(pairs))[:n] {
+		out[i] = true
+	}
+	for i, p := range pairs {
+		if out[i] {
+			held = append(held, p)
+		} else {
+			learn = append(learn, p)
+		}
+	}
+	return learn, held
+}
+
+// A renderer turns rows into token ids with a model's own template.
+type renderer struct {
+	m    *pretrained.Model
+	most int // tokens of prompt and answer together
+}
+
+// Why a row is left out.
+var (
+	errLong = errors.New("its prompt leaves no room for an answer")
+	errSame = errors.New("its answers are the same")
+)
+
+func (r renderer) read(env *stage.Env, d stage.Dataset, field string) ([]train.Preference, error) {
+	a, err := env.Store.Open(d.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var pairs []train.Preference
+	n, long, same := 0, 0, 0
+	for row, err := range artifact.Rows[artifact.Row](a) {
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", d, err)
+		}
+		n++
+		p, err := r.pair(row)
+		switch {
+		case errors.Is(err, errLong):
+			long++
+		case errors.Is(err, errSame):
+			same++
+		case err != nil:
+			return nil, fmt.Errorf("%s row %s: %w", d, row.ID, err)
+		default:
+			pairs = append(pairs, p)
+		}
+	}
+	if long+same > 0 {
+		env.Note("%d of %d pairs of %s left out: %d prompts of %d tokens or more, %d with equal answers", long+same, n, d, long, r.most, same)
+	}
+	if len(pairs) == 0 {
+		return nil, stage.Fieldf(field, "%s has no pair to use (%d rows)", d, n)
+	}
+	return pairs, nil
+}
+
+// pair tokenises a row: the prompt with the beginning of the assistant's turn,
+// and what each answer adds to it.
+func (r renderer) pair(row artifact.Row) (p train.Preference, err error) {
+	if len(row.Messages) == 0 || len(row.Chosen) == 0 || len(row.Rejected) == 0 {
+		return p, errors.New("is not a preference: it needs messages, chosen and rejected")
+	}
+	prompt, err := r.render(row.Messages, true)
+	if err != nil {
+		return p, err
+	}
+	p.Prompt = r.m.Tokenizer.Encode(prompt)
+	if len(p.Prompt) == 0 {
+		return p, errors.New("its prompt renders to no tokens")
+	}
+	if len(p.Prompt) >= r.most {
+		return p, errLong
+	}
+	if p.Chosen, err = r.answer(row, row.Chosen, prompt, p.Prompt); err != nil {
+		return p, fmt.Errorf("chosen: %w", err)
+	}
+	if p.Rejected, err = r.answer(row, row.Rejected, prompt, p.Prompt); err != nil {
+		return p, fmt.Errorf("rejected: %w", err)
+	}
+	if slices.Equal(p.Chosen, p.Rejected) {
+		return p, errSame
+	}
+	return p, nil
+}
+
+func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt string, ids []int32) ([]int32, error) {
+	text, err := r.render(slices.Concat(row.Messages, answer), false)
+	if err != nil {
+		return nil, err
+	}
+	rest, ok := strings.CutPrefix(text, prompt)
+	if !ok {
+		return nil, fmt.Errorf("the chat template renders the answer into another prompt: %.80q does not begin with %.80q", text, prompt)
+	}
+	// Tokens may join across the seam; then both parts are encoded alone.
+	all := r.m.Tokenizer.Encode(text)
+	if len(all) > len(ids) && slices.Equal(all[:len(ids)], ids) {
+		all = all[len(ids):]
+	} else {
+		all = r.m.Tokenizer.Encode(rest)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("the answer renders to no tokens")
+	}
+	return all[:min(len(all), r.most-len(ids))], nil
+}
+
+func (r renderer) render(ms []artifact.Message, open bool) (string, error) {
+	in := chat.Input{AddGenerationPrompt: open, Special: r.m.Special}
+	for _, m := range ms {
+		in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
+	}
+	return r.m.Template.Text(in)
+}

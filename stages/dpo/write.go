@@ -1,0 +1,73 @@
+package dpo
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/train"
+)
+
+// write creates the outputs.
+func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPath, r *train.Result, held []train.Preference, after []train.Pair) error {
+	w, err := env.Create("model")
+	if err != nil {
+		return err
+	}
+	var manifest artifact.ModelManifest
+	if student.Adapter != nil {
+		manifest.Base = paths.Root
+	}
+	if err := student.Save(w.Dir(), paths.Root.String()); err != nil {
+		return fmt.Errorf("write the model: %w", err)
+	}
+	if err := writeJSON(w, artifact.ModelFile, manifest); err != nil {
+		return err
+	}
+	if w, err = env.Create("series"); err != nil {
+		return err
+	}
+	points := make([]artifact.Point, len(r.Series))
+	for i, p := range r.Series {
+		points[i] = artifact.Point{Series: p.Series, Step: p.Step, Value: p.Value}
+	}
+	if err := artifact.Append(w, points...); err != nil {
+		return err
+	}
+	if w, err = env.Create("metrics"); err != nil {
+		return err
+	}
+	return writeJSON(w, artifact.MetricsName, s.measured(env, held, unflatten(r.Before["held"]), after))
+}
+
+// measured compares the held-out pairs after training with before.
+func (s *spec) measured(env *stage.Env, held []train.Preference, before, after []train.Pair) artifact.MetricsFile {
+	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{}}
+	if len(held) == 0 {
+		return m
+	}
+	put := func(name string, at func(sums []train.Pair) train.Estimate) {
+		for to, sums := range map[*map[string]artifact.Metric][]train.Pair{&m.Metrics: after, &m.Baseline: before} {
+			e := at(sums)
+			(*to)[name] = artifact.Metric{N: e.N, Value: e.Value, Stderr: e.Stderr, Better: 1}
+		}
+	}
+	put("eval.accuracy", func(sums []train.Pair) train.Estimate { return train.PreferenceAccuracy(held, sums) })
+	put("eval.reward_accuracy", func(sums []train.Pair) train.Estimate { return train.RewardAccuracy(sums, before) })
+	put("eval.margin", func(sums []train.Pair) train.Estimate { return train.RewardMargin(s.Beta, sums, before) })
+	env.Note("held-out preference accuracy %.3f before, %.3f after (%d pairs)", m.Baseline["eval.accuracy"].Value, m.Metrics["eval.accuracy"].Value, len(held))
+	return m
+}
+
+func writeJSON(w *artifact.Writer, name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return w.AddFile(name, func(f io.Writer) error {
+		_, err := f.Write(append(data, '\n'))
+		return err
+	})
+}

@@ -102,9 +102,9 @@ func TestExportRefuses(t *testing.T) {
 	}
 	const q = "model.layers.0.self_attn.q_proj.weight"
 	for want, change := range map[string]func(c *gguf.Checkpoint) tensor.DType{
-		"type q6_k is not written": func(c *gguf.Checkpoint) tensor.DType { return tensor.Q6_K },
-		"column 3 is not a number":              func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, float32(math.NaN())); return tensor.Q8_0 },
-		"is 70000, which f16 cannot":   func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, 70000); return tensor.F16 },
+		"type q6_k is not written":   func(c *gguf.Checkpoint) tensor.DType { return tensor.Q6_K },
+		"column 3 is not a number":   func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, float32(math.NaN())); return tensor.Q8_0 },
+		"is 70000, which f16 cannot": func(c *gguf.Checkpoint) tensor.DType { c.Weights = set(q, 70000); return tensor.F16 },
 		"has shape [12 32]": func(c *gguf.Checkpoint) tensor.DType {
 			w := weights()
 			w[q] = w["lm_head.weight"]

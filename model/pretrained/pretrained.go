@@ -45,7 +45,10 @@ type Model struct {
 	TokenizerJSON  []byte
 	TemplateSource string
 
-	close func() error
+	// As they were in the directory; nil when absent.
+	tokenizerConfig, generationConfig, specialTokensMap []byte
+	ownTemplateFile                                     bool // chat_template.jinja, or a replacement
+	close                                               func() error
 }
 
 // An Option changes how Open reads a model.
@@ -79,7 +82,7 @@ func Open(path string, opts ...Option) (*Model, error) {
 		origin = o.template
 		var b []byte
 		if b, err = read(o.template); err == nil {
-			m.TemplateSource = string(b)
+			m.TemplateSource, m.ownTemplateFile = string(b), true
 		}
 	}
 	if err == nil {
@@ -171,6 +174,10 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	if err := m.readGeneration(filepath.Join(dir, "generation_config.json")); err != nil {
 		return "", err
 	}
+	m.specialTokensMap, err = read(filepath.Join(dir, "special_tokens_map.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	f, err := safetensors.OpenDir(dir)
 	if err != nil {
 		return "", err
@@ -187,6 +194,7 @@ func (m *Model) readGeneration(path string) error {
 	} else if err != nil {
 		return err
 	}
+	m.generationConfig = data
 	var g struct {
 		EOS json.RawMessage `json:"eos_token_id"`
 		PAD *int32          `json:"pad_token_id"`
@@ -236,6 +244,7 @@ func (m *Model) readTokenizerConfig(dir string) (origin string, err error) {
 		return "", err
 	}
 	if err == nil {
+		m.tokenizerConfig = data
 		var c tokenizerConfig
 		if err := json.Unmarshal(data, &c); err != nil {
 			return "", fmt.Errorf("%s: %w", origin, err)
@@ -251,7 +260,7 @@ func (m *Model) readTokenizerConfig(dir string) (origin string, err error) {
 	data, err = read(jinja)
 	switch {
 	case err == nil:
-		m.TemplateSource, origin = string(data), jinja
+		m.TemplateSource, m.ownTemplateFile, origin = string(data), true, jinja
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	}

@@ -1,0 +1,70 @@
+package pretrained_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"pipe/model/gguf"
+	"pipe/model/pretrained"
+	"pipe/tensor"
+)
+
+// same opens dir and holds what it says of text against m.
+func same(t *testing.T, dir string, m *pretrained.Model) {
+	t.Helper()
+	got := open(t, dir)
+	if got.BOS != m.BOS || got.PAD != m.PAD || !slices.Equal(got.EOS, m.EOS) || got.TemplateSource != m.TemplateSource || render(t, got) != render(t, m) {
+		t.Errorf("bos %d, pad %d, eos %v, template %q", got.BOS, got.PAD, got.EOS, got.TemplateSource)
+	}
+	if a, b := got.Tokenizer.Encode("ab<end> a"), m.Tokenizer.Encode("ab<end> a"); !slices.Equal(a, b) {
+		t.Errorf("encodes %v, was %v", a, b)
+	}
+}
+
+func TestSaveTokenizer(t *testing.T) {
+	src := checkpoint(t, files())
+	m := open(t, src)
+	to := checkpoint(t, map[string]string{"config.json": config})
+	if err := m.SaveTokenizer(to); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "generation_config.json"} {
+		a, err1 := os.ReadFile(filepath.Join(src, name))
+		b, err2 := os.ReadFile(filepath.Join(to, name))
+		if err1 != nil || err2 != nil || string(a) != string(b) {
+			t.Errorf("%s changed: %v, %v", name, err1, err2)
+		}
+	}
+	same(t, to, m)
+}
+
+// TestSaveReplacedTemplate: the replacement goes with the model.
+func TestSaveReplacedTemplate(t *testing.T) {
+	mine := filepath.Join(t.TempDir(), "mine.jinja")
+	if err := os.WriteFile(mine, []byte("mine"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, checkpoint(t, files()), pretrained.WithTemplate(mine))
+	to := checkpoint(t, map[string]string{"config.json": config})
+	if err := m.SaveTokenizer(to); err != nil {
+		t.Fatal(err)
+	}
+	same(t, to, m)
+}
+
+func TestSaveFromGGUF(t *testing.T) {
+	dir := open(t, checkpoint(t, files()))
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	c := gguf.Checkpoint{Config: dir.Config, Weights: dir.Weights, TokenizerJSON: dir.TokenizerJSON, ChatTemplate: dir.TemplateSource}
+	if err := gguf.Export(path, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t, path)
+	to := checkpoint(t, map[string]string{"config.json": config})
+	if err := m.SaveTokenizer(to); err != nil {
+		t.Fatal(err)
+	}
+	same(t, to, m)
+}

@@ -38,7 +38,7 @@ func BenchmarkStep(b *testing.B) {
 			}
 			var row model.Batch
 			rng := model.NewStream(1, "tokens")
-			for i := range 1 {
+			for i := range 4 {
 				ids := make([]int32, 256)
 				for j := range ids {
 					ids[j] = int32(rng.At(uint64(i*256+j)) % 2048)

@@ -1,7 +1,6 @@
 package train
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -129,52 +128,20 @@ func (s *Student) Save(dir, base string) error {
 	return s.Decoder.Backend().Sync()
 }
 
-// saveTokenizer copies the files of the base's tokenizer, or makes them from
-// those of a GGUF file.
+// saveTokenizer writes the base's tokenizer and template.
 func (s *Student) saveTokenizer(dir string) error {
-	info, err := os.Stat(s.path)
-	if err != nil {
-		return err
+	if s.Base != nil {
+		return s.Base.SaveTokenizer(dir)
 	}
-	if info.IsDir() {
-		for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"} {
-			if err := copyFile(filepath.Join(dir, name), filepath.Join(s.path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"} {
+		if err := copyFile(filepath.Join(dir, name), filepath.Join(s.path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-	} else if err := s.writeTokenizer(dir); err != nil {
-		return err
 	}
 	if s.template != "" {
 		return copyFile(filepath.Join(dir, "chat_template.jinja"), s.template)
 	}
 	return nil
-}
-
-// writeTokenizer writes the tokenizer that a GGUF file holds.
-func (s *Student) writeTokenizer(dir string) error {
-	p := s.Base
-	c := map[string]any{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": p.Config.MaxPositions}
-	name := func(key string, id int32) {
-		if id >= 0 && int(id) < p.Tokenizer.VocabSize() {
-			c[key] = p.Tokenizer.TokenString(id)
-		}
-	}
-	name("bos_token", p.BOS)
-	name("pad_token", p.PAD)
-	if len(p.EOS) > 0 {
-		name("eos_token", p.EOS[0])
-	}
-	if p.TemplateSource != "" {
-		c["chat_template"] = p.TemplateSource
-	}
-	data, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "tokenizer.json"), p.TokenizerJSON, 0o666),
-		os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), append(data, '\n'), 0o666))
 }
 
 func copyFile(dst, src string) error {

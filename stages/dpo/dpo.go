@@ -219,6 +219,9 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 		env.Progress(int64(done), int64(total), "steps")
 	}
 	r, err := train.Run(ctx, task.Model, task, o)
+	if err == nil && r.Resumed > 0 {
+		env.Note("went on from the checkpoint of step %d", r.Resumed)
+	}
 	if err == nil && r.Skipped > 0 {
 		env.Note("%d of %d steps had no finite gradient and were skipped", r.Skipped, r.Steps)
 	}

@@ -1,9 +1,7 @@
 package dpo
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -23,7 +21,7 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if err := student.Save(w.Dir(), paths.Root.String()); err != nil {
 		return fmt.Errorf("write the model: %w", err)
 	}
-	if err := writeJSON(w, artifact.ModelFile, manifest); err != nil {
+	if err := w.WriteJSON(artifact.ModelFile, manifest); err != nil {
 		return err
 	}
 	if w, err = env.Create("series"); err != nil {
@@ -39,7 +37,7 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if w, err = env.Create("metrics"); err != nil {
 		return err
 	}
-	return writeJSON(w, artifact.MetricsName, s.measured(env, held, unflatten(r.Before["held"]), after))
+	return w.WriteJSON(artifact.MetricsName, s.measured(env, held, unflatten(r.Before["held"]), after))
 }
 
 // measured compares the held-out pairs after training with before.
@@ -59,15 +57,4 @@ func (s *spec) measured(env *stage.Env, held []train.Preference, before, after [
 	put("eval.margin", func(sums []train.Pair) train.Estimate { return train.RewardMargin(s.Beta, sums, before) })
 	env.Note("held-out preference accuracy %.3f before, %.3f after (%d pairs)", m.Baseline["eval.accuracy"].Value, m.Metrics["eval.accuracy"].Value, len(held))
 	return m
-}
-
-func writeJSON(w *artifact.Writer, name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	return w.AddFile(name, func(f io.Writer) error {
-		_, err := f.Write(append(data, '\n'))
-		return err
-	})
 }

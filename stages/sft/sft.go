@@ -5,10 +5,8 @@ package sft
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -208,6 +206,9 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 		env.Progress(int64(done), int64(total), "steps")
 	}
 	r, err := train.Run(ctx, d, &train.Likelihood{Model: d, Rows: rows}, o)
+	if err == nil && r.Resumed > 0 {
+		env.Note("went on from the checkpoint of step %d", r.Resumed)
+	}
 	if err == nil && r.Skipped > 0 {
 		env.Note("%d of %d steps had no finite gradient and were skipped", r.Skipped, r.Steps)
 	}
@@ -235,7 +236,7 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if err := student.Save(w.Dir(), paths.Root.String()); err != nil {
 		return fmt.Errorf("write the model: %w", err)
 	}
-	if err := writeJSON(w, artifact.ModelFile, manifest); err != nil {
+	if err := w.WriteJSON(artifact.ModelFile, manifest); err != nil {
 		return err
 	}
 	if w, err = env.Create("series"); err != nil {
@@ -258,16 +259,5 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 		m.Baseline["eval.loss"] = artifact.Metric{N: int(before[0]), Value: before[1], Stderr: before[2], Better: -1}
 		env.Note("held-out loss %.4f before, %.4f after", before[1], after.Value)
 	}
-	return writeJSON(w, artifact.MetricsName, m)
-}
-
-func writeJSON(w *artifact.Writer, name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	return w.AddFile(name, func(f io.Writer) error {
-		_, err := f.Write(append(data, '\n'))
-		return err
-	})
+	return w.WriteJSON(artifact.MetricsName, m)
 }

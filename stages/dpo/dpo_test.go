@@ -1,0 +1,163 @@
+package dpo
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pipe/model/adapter"
+	"pipe/model/modeltest"
+	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/train"
+)
+
+// rows prefer short words to digits.
+func rows(n int) []artifact.Row {
+	var out []artifact.Row
+	for i := range n {
+		out = append(out, artifact.Row{
+			ID:       fmt.Sprintf("pair-%d", i),
+			Messages: []artifact.Message{{Role: "user", Content: fmt.Sprintf("say %c", 'a'+i%26)}},
+			Chosen:   []artifact.Message{{Role: "assistant", Content: "yes " + string(rune('a'+i%26))}},
+			Rejected: []artifact.Message{{Role: "assistant", Content: fmt.Sprintf("%d%d", 10+i, 7*i)}},
+		})
+	}
+	return out
+}
+
+func block(change func(*spec)) *spec {
+	s := newStage().(*spec)
+	s.Epochs, s.LR, s.EvalSplit = 4, 0.01, 0.25
+	s.Adapter = &adapterBlock{}
+	s.Adapter.SetDefaults()
+	s.Adapter.Rank = 4
+	change(s)
+	return s
+}
+
+func metrics(t *testing.T, dir string) artifact.MetricsFile {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, artifact.MetricsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m artifact.MetricsFile
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestLosses trains with each loss: held-out pairs are told apart afterwards.
+func TestLosses(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, loss := range train.Losses() {
+		out, err := runStage(t, block(func(s *spec) { s.Loss = loss }), base, "", rows(24))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := metrics(t, out["metrics"])
+		after, before := m.Metrics, m.Baseline
+		if before["eval.reward_accuracy"].Value != 0.5 || before["eval.margin"].Value != 0 || before["eval.accuracy"].N != 6 {
+			t.Errorf("%s: before %+v", loss, before)
+		}
+		if !(after["eval.accuracy"].Value >= 0.9) || !(after["eval.reward_accuracy"].Value >= 0.9) || !(after["eval.margin"].Value > 0.01) {
+			t.Errorf("%s: after %+v", loss, after)
+		}
+		if _, err := os.Stat(filepath.Join(out["model"], adapter.WeightsName)); err != nil {
+			t.Error(err)
+		}
+		// On an adapter, the reference is that adapter, not the base.
+		more, err := runStage(t, block(func(s *spec) { s.Adapter, s.Loss = nil, loss }), base, out["model"], rows(24))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next := metrics(t, more["metrics"]).Baseline; next["eval.margin"].Value != 0 || !(math.Abs(next["eval.accuracy"].Value-after["eval.accuracy"].Value) < 1e-9) {
+			t.Errorf("%s: goes on from %+v, the adapter had %+v", loss, next, after)
+		}
+	}
+	_, err := runStage(t, block(func(*spec) {}), base, func() string {
+		out, err := runStage(t, block(func(*spec) {}), base, "", rows(8))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out["model"]
+	}(), rows(8))
+	var fe *stage.FieldError
+	if !errors.As(err, &fe) || fe.Field != "adapter" {
+		t.Errorf("an adapter block over an adapter: %v", err)
+	}
+}
+
+// TestPair looks at the tokens: bytes, so they can be read.
+func TestPair(t *testing.T) {
+	m, err := pretrained.Open(modeltest.Directory(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	p, err := renderer{m, 128}.pair(rows(1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range map[string]struct {
+		ids  []int32
+		want string
+	}{
+		"prompt":   {p.Prompt, "<|im_start|>user\nsay a<|im_end|>\n<|im_start|>assistant\n"},
+		"chosen":   {p.Chosen, "yes a<|im_end|>\n"},
+		"rejected": {p.Rejected, "100<|im_end|>\n"},
+	} {
+		if got := m.Tokenizer.Decode(x.ids); got != x.want {
+			t.Errorf("%s is %q, want %q", name, got, x.want)
+		}
+	}
+	n := len(p.Prompt)
+	short, err := renderer{m, n + 3}.pair(rows(1)[0])
+	if err != nil || len(short.Chosen) != 3 || len(short.Rejected) != 3 {
+		t.Errorf("cut to %d tokens: %v, %v", n+3, short, err)
+	}
+	if _, err := (renderer{m, n}).pair(rows(1)[0]); !errors.Is(err, errLong) {
+		t.Errorf("no room: %v", err)
+	}
+	same := rows(1)[0]
+	same.Rejected = same.Chosen
+	if _, err := (renderer{m, 128}).pair(same); !errors.Is(err, errSame) {
+		t.Errorf("equal answers: %v", err)
+	}
+}
+
+func TestRefusedRows(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	bad := rows(4)
+	bad[2].Chosen = nil
+	if _, err := runStage(t, block(func(*spec) {}), base, "", bad); err == nil || !strings.Contains(err.Error(), "row pair-2: is not a preference") {
+		t.Errorf("a row without chosen: %v", err)
+	}
+	if _, err := runStage(t, block(func(s *spec) { s.MaxLen = 4 }), base, "", rows(4)); err == nil || !strings.Contains(err.Error(), "has no pair to use (4 rows)") {
+		t.Errorf("no pair fits: %v", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if err := block(func(*spec) {}).Check(); err != nil {
+		t.Error(err)
+	}
+	for field, change := range map[string]func(*spec){
+		"loss": func(s *spec) { s.Loss = "kto" }, "beta": func(s *spec) { s.Beta = 0 },
+		"lr": func(s *spec) { s.LR = math.NaN() }, "max_len": func(s *spec) { s.MaxLen = 1 },
+		"epochs": func(s *spec) { s.Epochs = 0 }, "adapter.rank": func(s *spec) { s.Adapter.Rank = 0 },
+		"adapter.type": func(s *spec) { s.Adapter.Type = "" }, "schedule": func(s *spec) { s.Schedule = "cubic" },
+	} {
+		if err := block(change).Check(); err == nil || !strings.HasPrefix(err.Error(), field+": ") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package sft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/model/modeltest"
+	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+)
+
+// packed rows: texts of bytes, all but the first token of each learned.
+func packedRows(n int) []artifact.Packed {
+	var rows []artifact.Packed
+	for i := range n {
+		var r artifact.Packed
+		for _, text := range []string{"abcabcabcabc", "hello hello hello", "0123456789"}[:1+i%3] {
+			from := int32(len(r.IDs))
+			r.Starts = append(r.Starts, from)
+			for _, b := range []byte(text) {
+				r.IDs = append(r.IDs, int32(b))
+			}
+			r.Loss = append(r.Loss, from+1, int32(len(r.IDs)))
+			r.Rows = append(r.Rows, text)
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+// block returns a spec with the defaults, changed.
+func block(change func(*spec)) *spec {
+	s := newStage().(*spec)
+	s.Epochs, s.LR, s.EvalSplit = 3, 0.01, 0.2
+	s.Adapter = &adapterBlock{}
+	s.Adapter.SetDefaults()
+	s.Adapter.Rank = 4
+	change(s)
+	return s
+}
+
+func metrics(t *testing.T, dir string) artifact.MetricsFile {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, artifact.MetricsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m artifact.MetricsFile
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestAdapters trains LoRA and DoRA: the held-out loss falls, the adapter
+// loads again, and what the metrics say is what the saved model has.
+func TestAdapters(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, kind := range []string{"lora", "dora"} {
+		s := block(func(s *spec) { s.Adapter.Type = kind })
+		out, err := runStage(t, s, base, "", packedRows(15))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := metrics(t, out["metrics"])
+		before, after := m.Baseline["eval.loss"], m.Metrics["eval.loss"]
+		if !(after.Value < before.Value-0.5) || after.N < 3 || !(after.Stderr > 0) || after.Better != -1 {
+			t.Errorf("%s: loss %+v before, %+v after", kind, before, after)
+		}
+		for _, name := range []string{adapter.ConfigName, adapter.WeightsName, artifact.ModelFile} {
+			if _, err := os.Stat(filepath.Join(out["model"], name)); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := evalLoss(t, base, out["model"], s); !(math.Abs(got-after.Value) <= 1e-5) {
+			t.Errorf("%s: the saved adapter has loss %v, the metrics say %v", kind, got, after.Value)
+		}
+		// Going on from the adapter takes it further.
+		more, err := runStage(t, block(func(s *spec) { s.Adapter = nil }), base, out["model"], packedRows(15))
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := metrics(t, more["metrics"])
+		if b := next.Baseline["eval.loss"].Value; !(math.Abs(b-after.Value) <= 1e-5) || !(next.Metrics["eval.loss"].Value < after.Value) {
+			t.Errorf("%s: goes on from loss %v to %v, the adapter had %v", kind, b, next.Metrics["eval.loss"].Value, after.Value)
+		}
+		_, err = runStage(t, s, base, out["model"], packedRows(15))
+		var fe *stage.FieldError
+		if !errors.As(err, &fe) || fe.Field != "adapter" || !strings.Contains(err.Error(), "carries an adapter already") {
+			t.Errorf("an adapter block over an adapter: %v", err)
+		}
+	}
+}
+
+// evalLoss is the loss of a saved adapter on the rows that s holds out.
+func evalLoss(t *testing.T, base, dir string, s *spec) float64 {
+	t.Helper()
+	p, err := pretrained.Open(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	d, err := model.Load(modeltest.Reference{}, p.Config, p.Weights, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dir != "" {
+		if _, err := adapter.Load(d, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rows []model.Batch
+	for _, r := range packedRows(15) {
+		b, err := batch(r, p.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, b)
+	}
+	_, held := split(rows, s.EvalSplit, seed)
+	e, err := measure(context.Background(), d, held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Value
+}
+
+// TestPretrain starts from a directory without weights and ends with a
+// complete model.
+func TestPretrain(t *testing.T) {
+	base := modeltest.Directory(t, false)
+	s := block(func(s *spec) {
+		s.Init, s.Adapter.Type, s.Epochs = "random", "none", 8
+		s.GradAccum, s.BatchSize, s.WeightDecay = 2, 2, 0.1
+	})
+	if err := s.Check(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runStage(t, s, base, "", packedRows(15))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := metrics(t, out["metrics"])
+	if before, after := m.Baseline["eval.loss"].Value, m.Metrics["eval.loss"].Value; !(before > 5 && after < 2.5) {
+		t.Errorf("loss %v before, %v after", before, after)
+	}
+	if got, want := evalLoss(t, out["model"], "", s), m.Metrics["eval.loss"].Value; !(math.Abs(got-want) <= 1e-5) {
+		t.Errorf("the saved model has loss %v, the metrics say %v", got, want)
+	}
+	if _, err := os.Stat(filepath.Join(out["model"], adapter.ConfigName)); err == nil {
+		t.Error("a full model has an adapter_config.json")
+	}
+}
+
+// TestInterrupted: a stage that was cancelled goes on from its checkpoint and
+// writes the same bytes.
+func TestInterrupted(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	s := block(func(s *spec) { s.CheckpointEvery, s.Adapter.Dropout = 3, 0.1 })
+	whole, err := runStage(t, s, base, "", packedRows(15))
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := t.TempDir()
+	for n := range 4 {
+		ctx, cancel := context.WithCancel(context.Background())
+		c := &counting{Context: ctx, left: 20 + 9*n, cancel: cancel}
+		if _, err := runIn(t, c, work, s, base, "", packedRows(15)); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		cancel()
+	}
+	got, err := runIn(t, context.Background(), work, s, base, "", packedRows(15))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []string{"model", "series", "metrics"} {
+		if filepath.Base(got[o]) != filepath.Base(whole[o]) { // directories are named by content
+			t.Errorf("%s differs from that of a run that was not interrupted", o)
+		}
+	}
+}
+
+// counting is a context that is cancelled when it has been asked often enough.
+type counting struct {
+	context.Context
+	left   int
+	cancel func()
+}
+
+func (c *counting) Err() error {
+	if c.left--; c.left < 0 {
+		c.cancel()
+	}
+	return c.Context.Err()
+}
+
+func TestRefusedRows(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	good := packedRows(3)
+	for want, change := range map[string]func(r *artifact.Packed){
+		"row 1: 29 tokens, 2 documents and 3 ends of spans": func(r *artifact.Packed) { r.Loss = r.Loss[:3] },
+		"token id 300 is outside the model's vocabulary":    func(r *artifact.Packed) { r.IDs[3] = 300 },
+		"document 0 goes from token 0 to 99 of 29":          func(r *artifact.Packed) { r.Starts[1] = 99 },
+		"learned span 0 goes from token 5 to 2":             func(r *artifact.Packed) { r.Loss[0], r.Loss[1] = 5, 2 },
+		"document 0 has 200 tokens; the model's context is 128": func(r *artifact.Packed) {
+			*r = artifact.Packed{IDs: make([]int32, 200), Starts: []int32{0}}
+		},
+	} {
+		rows := packedRows(3)
+		change(&rows[1])
+		_, err := runStage(t, block(func(*spec) {}), base, "", rows)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+	_, err := runStage(t, block(func(s *spec) { s.Adapter.Targets = []string{"q_prj"} }), base, "", good)
+	if err == nil || !strings.Contains(err.Error(), `did you mean "q_proj"`) {
+		t.Errorf("a misspelt target: %v", err)
+	}
+	_, err = runStage(t, block(func(*spec) {}), base, "", []artifact.Packed{})
+	if err == nil || !strings.Contains(err.Error(), "has no rows") {
+		t.Errorf("no rows: %v", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if err := block(func(*spec) {}).Check(); err != nil {
+		t.Error(err)
+	}
+	for field, change := range map[string]func(*spec){
+		"lr": func(s *spec) { s.LR = math.NaN() }, "schedule": func(s *spec) { s.Schedule = "cubic" },
+		"epochs": func(s *spec) { s.Epochs = 0 }, "batch_size": func(s *spec) { s.BatchSize = 0 },
+		"betas": func(s *spec) { s.Betas = []float64{0.9} }, "eval_split": func(s *spec) { s.EvalSplit = 0.9 },
+		"adapter.rank": func(s *spec) { s.Adapter.Rank = 0 }, "adapter.type": func(s *spec) { s.Adapter.Type = "ia3" },
+		"adapter.dropout": func(s *spec) { s.Adapter.Dropout = 1 }, "adapter.targets": func(s *spec) { s.Adapter.Targets = nil },
+		"init": func(s *spec) { s.Init = "random" }, "warmup_ratio": func(s *spec) { s.WarmupRatio = 1 },
+	} {
+		err := block(change).Check()
+		if err == nil || !strings.HasPrefix(err.Error(), field+": ") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}

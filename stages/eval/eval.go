@@ -1,0 +1,237 @@
+// Package eval is the stage of evaluation: suites of questions, texts or
+// preferences, and a needle-in-a-haystack grid, for a model, its base and a
+// blind guesser.
+package eval
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+)
+
+//go:embed README.md
+var doc string
+
+// Kind is the stage kind "eval".
+var Kind = stage.Kind{
+	Name: "eval", Doc: doc, Version: 1, Compute: true,
+	Outputs: []stage.Output{
+		{Name: "metrics", Type: artifact.Metrics, Doc: "SUITE.METRIC of the model, its base and a blind guesser; the needle grid"},
+		{Name: "items", Type: artifact.Dataset, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
+		{Name: "model", Type: artifact.Model, Doc: "The evaluated model, passed on", Alias: "model"},
+	},
+	New: newStage,
+}
+
+// spec is the block.
+type spec struct {
+	Model    stage.Model  `hcl:"model" doc:"The model to evaluate"`
+	Baseline *stage.Model `hcl:"baseline,optional" doc:"The model to compare with; without it, the same weights with the adapter off"`
+	Batch    int          `hcl:"batch,optional" json:"-" doc:"Tokens of a scoring pass; changes speed and memory only"`
+
+	Suites []suite      `hcl:"suite,block" doc:"A set of items that are measured alike"`
+	Needle *needle      `hcl:"needle,block" doc:"Facts hidden in long texts: a grid of lengths by depths"`
+	Gates  []stage.Gate `hcl:"gate,block" json:"-" doc:"Conditions on the metrics"`
+}
+
+// suite is suite "name" { ... }.
+type suite struct {
+	Name       string        `hcl:"name,label"`
+	Data       stage.Dataset `hcl:"data" doc:"The items"`
+	Type       string        `hcl:"type,optional" doc:"multiple_choice, generate, preference or perplexity; chosen from the first row when left out"`
+	MaxTokens  int           `hcl:"max_tokens,optional" doc:"generate: longest answer, in tokens"`
+	FewShot    int           `hcl:"few_shot,optional" doc:"multiple_choice, generate: solved examples before each question, other rows of data chosen by the seed"`
+	Normalizer string        `hcl:"normalizer,optional" doc:"generate: text (lower case, no punctuation, no articles), number (the last number) or exact"`
+	Limit      int           `hcl:"limit,optional" doc:"Use this many rows, chosen by the seed; 0: all"`
+	Window     int           `hcl:"window,optional" doc:"perplexity: tokens of a window over long texts; bounded by the model's context"`
+}
+
+// SetDefaults sets what a block may leave out.
+func (s *suite) SetDefaults() { s.MaxTokens, s.Normalizer, s.Window = 64, "text", 1024 }
+
+func newStage() stage.Stage { return &spec{Batch: 2048} }
+
+// suiteTypes are the types of suites, each with its function.
+var suiteTypes = map[string]func(*runner, *suite, []artifact.Row) (*result, error){
+	"multiple_choice": multipleChoice, "generate": generate, "perplexity": perplexity, "preference": preference,
+}
+
+// Check implements stage.Stage.
+func (s *spec) Check() error {
+	var errs []error
+	bad := func(wrong bool, field, format string, args ...any) {
+		if wrong {
+			errs = append(errs, stage.Fieldf(field, format, args...))
+		}
+	}
+	bad(len(s.Suites) == 0 && s.Needle == nil, "suite", "is missing; an eval needs a suite or needle block")
+	bad(s.Batch < 1, "batch", "is %d; must be at least 1", s.Batch)
+	seen := map[string]bool{}
+	for _, u := range s.Suites {
+		bad(seen[u.Name], "suite.name", "%q is used twice", u.Name)
+		bad(u.Name == "" || strings.ContainsAny(u.Name, ". \""), "suite.name", "is %q; must be a name without dots and spaces", u.Name)
+		bad(u.Name == "needle" && s.Needle != nil, "suite.name", "\"needle\" is the name of the needle block's metrics")
+		seen[u.Name] = true
+		if u.Type != "" && suiteTypes[u.Type] == nil {
+			bad(true, "suite.type", "is %q; must be \"multiple_choice\", \"generate\", \"preference\" or \"perplexity\"", u.Type)
+		}
+		bad(u.MaxTokens < 1, "suite.max_tokens", "is %d; must be at least 1", u.MaxTokens)
+		bad(u.FewShot < 0 || u.FewShot > 100, "suite.few_shot", "is %d; must be between 0 and 100", u.FewShot)
+		bad(u.Limit < 0, "suite.limit", "is %d; must be 0 (all rows) or more", u.Limit)
+		bad(u.Window < 2, "suite.window", "is %d; must be at least 2", u.Window)
+		bad(!slices.Contains([]string{"text", "number", "exact"}, u.Normalizer), "suite.normalizer", "is %q; must be \"text\", \"number\" or \"exact\"", u.Normalizer)
+	}
+	return errors.Join(append(errs, s.Needle.check()...)...)
+}
+
+// A result is what one suite measured on one subject. Items hold one entry per
+// item in the order of the rows.
+type result struct {
+	metrics map[string]artifact.Metric
+	items   []artifact.Row
+	grid    *artifact.Grid
+	sums    [][2]float64 // preference: summed log-probabilities of each pair
+}
+
+// job is one suite, with its rows, ready to be run on any subject.
+type job struct {
+	name  string
+	field string
+	run   func(*runner) (*result, error)
+}
+
+// Run implements stage.Stage.
+func (s *spec) Run(ctx context.Context, env *stage.Env) error {
+	jobs, err := s.jobs(env)
+	if err != nil {
+		return err
+	}
+	paths, err := env.Store.Model(s.Model.Ref)
+	if err != nil {
+		return err
+	}
+	m, err := openSubject(env.Backend, paths)
+	if err != nil {
+		return err
+	}
+	r := &runner{ctx: ctx, env: env, subject: m, batch: s.Batch, total: len(jobs)}
+	tuned, err := r.all(jobs, false)
+	if err != nil {
+		m.close()
+		return err
+	}
+	blind, err := r.all(jobs, true)
+	if err != nil {
+		m.close()
+		return err
+	}
+	var base []*result
+	switch {
+	case s.Baseline != nil:
+		m.close()
+		if base, err = s.baseline(r, jobs); err != nil {
+			return fmt.Errorf("baseline: %w", err)
+		}
+	case m.adapter:
+		m.base = true
+		base, err = r.all(jobs, false)
+		m.close()
+		if err != nil {
+			return fmt.Errorf("base model: %w", err)
+		}
+	default:
+		m.close()
+	}
+	return s.write(env, jobs, tuned, base, blind)
+}
+
+func (s *spec) baseline(r *runner, jobs []job) ([]*result, error) {
+	paths, err := r.env.Store.Model(s.Baseline.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if r.subject, err = openSubject(r.env.Backend, paths); err != nil {
+		return nil, err
+	}
+	defer r.subject.close()
+	return r.all(jobs, false)
+}
+
+// jobs reads the rows of all suites.
+func (s *spec) jobs(env *stage.Env) ([]job, error) {
+	var jobs []job
+	for i := range s.Suites {
+		u := &s.Suites[i]
+		rows, err := u.rows(env)
+		if err != nil {
+			return nil, fmt.Errorf("suite %q: %w", u.Name, err)
+		}
+		kind := u.Type
+		if kind == "" {
+			kind = rowType(rows[0])
+		}
+		jobs = append(jobs, job{u.Name, "suite", func(r *runner) (*result, error) { return suiteTypes[kind](r, u, rows) }})
+	}
+	if s.Needle != nil {
+		hay, err := s.Needle.haystack(env)
+		if err != nil {
+			return nil, fmt.Errorf("needle: %w", err)
+		}
+		jobs = append(jobs, job{"needle", "needle", func(r *runner) (*result, error) { return s.Needle.run(r, hay) }})
+	}
+	return jobs, nil
+}
+
+// write joins the results and creates the outputs.
+func (s *spec) write(env *stage.Env, jobs []job, tuned, base, blind []*result) error {
+	m := artifact.MetricsFile{
+		Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{},
+		Blind: map[string]artifact.Metric{}, Grids: map[string]artifact.Grid{},
+	}
+	var items []artifact.Row
+	for i, j := range jobs {
+		t := tuned[i]
+		if base != nil && t.sums != nil {
+			t.metrics["reward_acc"] = rewardAccuracy(t.sums, base[i].sums)
+		}
+		put(m.Metrics, j.name, t.metrics)
+		put(m.Blind, j.name, blind[i].metrics)
+		if base != nil {
+			put(m.Baseline, j.name, base[i].metrics)
+		}
+		if t.grid != nil {
+			g := *t.grid
+			if base != nil {
+				g.Baseline = base[i].grid.Values
+			}
+			m.Grids[j.name] = g
+		}
+		for _, row := range t.items {
+			row.ID, row.Source = j.name+"/"+row.ID, row.ID
+			items = append(items, row)
+		}
+	}
+	w, err := env.Create("metrics")
+	if err != nil {
+		return err
+	}
+	if err := w.WriteJSON(artifact.MetricsName, m); err != nil {
+		return err
+	}
+	if w, err = env.Create("items"); err != nil {
+		return err
+	}
+	return artifact.Append(w, items...)
+}
+
+func put(into map[string]artifact.Metric, suite string, from map[string]artifact.Metric) {
+	for k, v := range from {
+		into[suite+"."+k] = v
+	}
+}

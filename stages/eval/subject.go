@@ -1,0 +1,201 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/tensor"
+	"pipe/text/chat"
+)
+
+// A subject is a loaded model under evaluation.
+type subject struct {
+	*pretrained.Model
+	decoder *model.Decoder
+	adapter bool // it carries one
+	base    bool // run without the adapter
+}
+
+func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
+	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template))
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{Model: m}
+	if s.decoder, err = model.Load(b, m.Config, m.Weights, false); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("load %s: %w", p.Base, err)
+	}
+	if p.Adapter != "" {
+		if _, err := adapter.Load(s.decoder, p.Adapter); err != nil {
+			s.close()
+			return nil, err
+		}
+		s.adapter = true
+	}
+	return s, nil
+}
+
+func (s *subject) close() {
+	s.decoder.Close()
+	s.Close()
+}
+
+// start are the ids that a text without context begins with: BOS, else EOS.
+func (s *subject) start() []int32 {
+	switch {
+	case s.BOS >= 0:
+		return []int32{s.BOS}
+	case len(s.EOS) > 0:
+		return s.EOS[:1]
+	}
+	return []int32{0}
+}
+
+// chatText renders messages with the model's template.
+func (s *subject) chatText(ms []artifact.Message, open bool) (string, error) {
+	in := chat.Input{AddGenerationPrompt: open, Special: s.Special}
+	for _, m := range ms {
+		in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
+	}
+	return s.Template.Text(in)
+}
+
+// prompt returns the text before the answer to a question, after solved
+// examples: a chat when the model has a template, else plain text (with
+// " " before the answer, unless the text ends in whitespace).
+func (s *subject) prompt(question []artifact.Message, examples []example) (ctx, delimiter string, err error) {
+	if s.Template != nil {
+		var ms []artifact.Message
+		for _, e := range examples {
+			ms = append(append(ms, e.question...), artifact.Message{Role: "assistant", Content: e.answer})
+		}
+		ctx, err = s.chatText(append(ms, question...), true)
+		return ctx, "", err
+	}
+	var b strings.Builder
+	for _, e := range examples {
+		q := plain(e.question)
+		b.WriteString(q + space(q) + e.answer + "\n\n")
+	}
+	b.WriteString(plain(question))
+	return b.String(), space(b.String()), nil
+}
+
+type example struct {
+	question []artifact.Message
+	answer   string
+}
+
+// plain is a question for a model without a chat template.
+func plain(ms []artifact.Message) string {
+	var parts []string
+	for _, m := range ms {
+		parts = append(parts, m.Content)
+	}
+	return strings.Join(parts, "\n\n")
+}
+
+func space(before string) string {
+	if r, _ := utf8.DecodeLastRuneInString(before); before == "" || unicode.IsSpace(r) {
+		return ""
+	}
+	return " "
+}
+
+// continuation encodes an answer after its context as one text, so that
+// tokens may join across the seam: the target is what follows the tokens of
+// the context alone (lm-evaluation-harness, which like this moves whitespace
+// at the end of plain context to the answer). When both are longer than the
+// model's context, an answer is cut to at least half of it and the context at
+// its beginning to the rest.
+func (s *subject) continuation(ctx, answer string) (model.Continuation, error) {
+	if s.Template == nil {
+		rest := strings.TrimRightFunc(ctx, unicode.IsSpace)
+		ctx, answer = rest, ctx[len(rest):]+answer
+	}
+	var c model.Continuation
+	if ctx == "" {
+		c.Context, c.Target = s.start(), s.Tokenizer.Encode(answer)
+	} else {
+		c.Context = s.encodePrompt(ctx)
+		whole := s.encodePrompt(ctx + answer)
+		c.Target = whole[min(len(c.Context), len(whole)):]
+	}
+	if len(c.Target) == 0 {
+		return c, fmt.Errorf("answer %q has no tokens of its own", answer)
+	}
+	most := s.Config.MaxPositions
+	c.Target = c.Target[:min(len(c.Target), most-min(len(c.Context), most/2))]
+	c.Context = c.Context[max(0, len(c.Context)+len(c.Target)-most):]
+	return c, nil
+}
+
+// encodePrompt encodes a prompt as the tokenizer begins texts: with BOS where
+// it puts one and the text has none.
+func (s *subject) encodePrompt(text string) []int32 {
+	ids := s.Tokenizer.Encode(text)
+	prefix := s.Tokenizer.Wrap(nil)
+	if len(prefix) > 0 && prefix[0] == s.BOS && (len(ids) == 0 || ids[0] != s.BOS) {
+		return append([]int32{s.BOS}, ids...)
+	}
+	return ids
+}
+
+// A runner runs jobs on a subject.
+type runner struct {
+	ctx     context.Context
+	env     *stage.Env
+	subject *subject
+	batch   int
+	blind   bool // score without the question
+	done    int
+	total   int
+}
+
+// all runs every job.
+func (r *runner) all(jobs []job, blind bool) ([]*result, error) {
+	r.blind = blind
+	out := make([]*result, len(jobs))
+	for i, j := range jobs {
+		res, err := j.run(r)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w", j.field, j.name, err)
+		}
+		out[i] = res
+	}
+	return out, nil
+}
+
+func (r *runner) score(cs []model.Continuation) ([]model.Scores, error) {
+	return r.subject.decoder.Score(r.ctx, cs, model.ScoreOptions{Tokens: r.batch, Base: r.subject.base,
+		Progress: func(done int) { r.env.Progress(int64(done), int64(len(cs)), "continuations") }})
+}
+
+// complete continues prompts greedily.
+func (r *runner) complete(reqs []model.Request) ([]string, error) {
+	out := make([]string, len(reqs))
+	done := 0
+	err := r.subject.decoder.Generate(r.ctx, reqs, model.GenerateOptions{Base: r.subject.base}, func(i int, res model.Result) error {
+		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
+		done++
+		r.env.Progress(int64(done), int64(len(reqs)), "answers")
+		return nil
+	})
+	return out, err
+}
+
+func sumLogP(s model.Scores) (sum float64) {
+	for _, x := range s.LogP {
+		sum += float64(x)
+	}
+	return sum
+}

@@ -1,0 +1,330 @@
+package eval
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"pipe/model"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+)
+
+// rowType is the type of suite that a row is made for.
+func rowType(r artifact.Row) string {
+	switch {
+	case len(r.Choices) > 0:
+		return "multiple_choice"
+	case len(r.Chosen) > 0:
+		return "preference"
+	case r.Answer != "":
+		return "generate"
+	}
+	return "perplexity"
+}
+
+// rows reads the rows of the suite.
+func (u *suite) rows(env *stage.Env) ([]artifact.Row, error) {
+	a, err := env.Store.Open(u.Data.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var rows []artifact.Row
+	for row, err := range artifact.Rows[artifact.Row](a) {
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", u.Data, err)
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		return nil, stage.Fieldf("suite.data", "%s has no rows", u.Data)
+	}
+	if u.Limit > 0 && u.Limit < len(rows) {
+		at := model.NewStream(env.Seed, "eval rows").Perm(len(rows))[:u.Limit]
+		slices.Sort(at)
+		kept := make([]artifact.Row, 0, u.Limit)
+		for _, i := range at {
+			kept = append(kept, rows[i])
+		}
+		rows = kept
+	}
+	return rows, nil
+}
+
+// question is what a row asks.
+func question(r artifact.Row) []artifact.Message {
+	if len(r.Messages) > 0 {
+		return r.Messages
+	}
+	return []artifact.Message{{Role: "user", Content: r.Text}}
+}
+
+// answer is the reference answer of a row.
+func answer(r artifact.Row) string {
+	if len(r.Choices) > 0 && int(r.Gold) < len(r.Choices) && r.Gold >= 0 {
+		return r.Choices[r.Gold]
+	}
+	return r.Answer
+}
+
+// examples are n other rows, solved, the same ones whatever the subject.
+func (r *runner) examples(rows []artifact.Row, except, n int) []example {
+	var out []example
+	if n == 0 || r.blind {
+		return nil
+	}
+	for _, i := range model.NewStream(r.env.Seed, "few-shot examples").Perm(len(rows)) {
+		if i != except && len(out) < n {
+			out = append(out, example{question(rows[i]), answer(rows[i])})
+		}
+	}
+	return out
+}
+
+// multipleChoice scores each choice after the question. acc takes the choice
+// with the highest log-probability, acc_norm that with the highest
+// log-probability per character (lm-evaluation-harness).
+func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
+	var cs []model.Continuation
+	for i, row := range rows {
+		if len(row.Choices) < 2 || row.Gold < 0 || int(row.Gold) >= len(row.Choices) {
+			return nil, fmt.Errorf("row %s is not a multiple-choice item: %d choices, gold %d", row.ID, len(row.Choices), row.Gold)
+		}
+		q := question(row)
+		if r.blind {
+			q = []artifact.Message{{Role: "user"}}
+		}
+		ctx, delimiter, err := r.subject.prompt(q, r.examples(rows, i, u.FewShot))
+		if err != nil {
+			return nil, fmt.Errorf("row %s: %w", row.ID, err)
+		}
+		for _, choice := range row.Choices {
+			c, err := r.subject.continuation(ctx, delimiter+choice)
+			if err != nil {
+				return nil, fmt.Errorf("row %s: %w", row.ID, err)
+			}
+			cs = append(cs, c)
+		}
+	}
+	scores, err := r.score(cs)
+	if err != nil {
+		return nil, err
+	}
+	var acc, norm []float64
+	res := &result{metrics: map[string]artifact.Metric{}}
+	for _, row := range rows {
+		n := len(row.Choices)
+		ll, perChar := make([]float64, n), make([]float64, n)
+		for k, c := range row.Choices {
+			ll[k] = sumLogP(scores[k])
+			perChar[k] = ll[k] / float64(max(1, utf8.RuneCountInString(c)))
+		}
+		scores = scores[n:]
+		best := argmax(ll)
+		acc = append(acc, indicator(best == int(row.Gold)))
+		norm = append(norm, indicator(argmax(perChar) == int(row.Gold)))
+		res.items = append(res.items, item(row, row.Choices[best], map[string]any{"correct": best == int(row.Gold), "log_probs": ll}))
+	}
+	res.metrics["acc"], res.metrics["acc_norm"] = mean(acc, 1), mean(norm, 1)
+	return res, nil
+}
+
+// generate asks each question and compares the greedy answer with the
+// reference. Blind is the most frequent reference answer, given to all.
+func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
+	for _, row := range rows {
+		if row.Answer == "" {
+			return nil, fmt.Errorf("row %s has no answer to compare with", row.ID)
+		}
+	}
+	var texts []string
+	var err error
+	if r.blind {
+		texts = slices.Repeat([]string{mostFrequent(rows)}, len(rows))
+	} else if texts, err = r.answers(u, rows); err != nil {
+		return nil, err
+	}
+	var exact, within, f1 []float64
+	res := &result{metrics: map[string]artifact.Metric{}}
+	for i, row := range rows {
+		got, want := normalize(u.Normalizer, texts[i]), normalize(u.Normalizer, row.Answer)
+		exact = append(exact, indicator(got == want && want != ""))
+		within = append(within, indicator(containsWords(got, want)))
+		f1 = append(f1, overlap(got, want))
+		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": exact[i] == 1, "normalized": got, "f1": f1[i]}))
+	}
+	res.metrics["exact_match"], res.metrics["contains"], res.metrics["f1"] = mean(exact, 1), mean(within, 1), mean(f1, 1)
+	return res, nil
+}
+
+func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
+	reqs := make([]model.Request, len(rows))
+	for i, row := range rows {
+		ctx, _, err := r.subject.prompt(question(row), r.examples(rows, i, u.FewShot))
+		if err != nil {
+			return nil, fmt.Errorf("row %s: %w", row.ID, err)
+		}
+		if reqs[i], err = r.request(ctx, u.MaxTokens); err != nil {
+			return nil, fmt.Errorf("row %s: %w", row.ID, err)
+		}
+	}
+	texts, err := r.complete(reqs)
+	for i, t := range texts {
+		t, _, _ = strings.Cut(strings.TrimLeft(t, "\n"), "\n\n") // plain text: the next example begins
+		if r.subject.Template == nil {
+			texts[i] = t
+		}
+	}
+	return texts, err
+}
+
+// request is a greedy continuation of a prompt, whose beginning is cut when
+// there is no room for the answer.
+func (r *runner) request(ctx string, most int) (model.Request, error) {
+	ids := r.subject.encodePrompt(ctx)
+	if len(ids) == 0 {
+		ids = r.subject.start()
+	}
+	room := r.subject.Config.MaxPositions - most
+	if room < 1 {
+		return model.Request{}, fmt.Errorf("answers of %d tokens do not fit the model's context of %d", most, r.subject.Config.MaxPositions)
+	}
+	if len(ids) > room {
+		ids = ids[len(ids)-room:]
+	}
+	return model.Request{Prompt: ids, MaxTokens: most, StopIDs: r.subject.EOS}, nil
+}
+
+// mostFrequent is the answer that most rows have; ties go to the first.
+func mostFrequent(rows []artifact.Row) string {
+	count := map[string]int{}
+	best := ""
+	for _, row := range rows {
+		count[row.Answer]++
+	}
+	for _, row := range rows {
+		if best == "" || count[row.Answer] > count[best] {
+			best = row.Answer
+		}
+	}
+	return best
+}
+
+// preference asks which of two answers the model finds more probable: acc by
+// the sum of log-probabilities, acc_norm by their mean per token, margin the
+// mean difference of the sums.
+func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
+	var cs []model.Continuation
+	for _, row := range rows {
+		if len(row.Chosen) == 0 || len(row.Rejected) == 0 {
+			return nil, fmt.Errorf("row %s is not a preference: it needs chosen and rejected", row.ID)
+		}
+		q := question(row)
+		if r.blind {
+			q = []artifact.Message{{Role: "user"}}
+		}
+		for _, a := range [][]artifact.Message{row.Chosen, row.Rejected} {
+			c, err := r.reply(q, a)
+			if err != nil {
+				return nil, fmt.Errorf("row %s: %w", row.ID, err)
+			}
+			cs = append(cs, c)
+		}
+	}
+	scores, err := r.score(cs)
+	if err != nil {
+		return nil, err
+	}
+	res := &result{metrics: map[string]artifact.Metric{}}
+	var acc, norm, margin []float64
+	for i, row := range rows {
+		c, j := sumLogP(scores[2*i]), sumLogP(scores[2*i+1])
+		nc, nj := float64(len(cs[2*i].Target)), float64(len(cs[2*i+1].Target))
+		acc, norm, margin = append(acc, indicator(c > j)), append(norm, indicator(c/nc > j/nj)), append(margin, c-j)
+		res.sums = append(res.sums, [2]float64{c, j})
+		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "chosen_log_prob": c, "rejected_log_prob": j}))
+	}
+	res.metrics["acc"], res.metrics["acc_norm"], res.metrics["margin"] = mean(acc, 1), mean(norm, 1), mean(margin, 1)
+	return res, nil
+}
+
+// reply is an assistant's answer, end of turn included, after a conversation.
+func (r *runner) reply(question, answer []artifact.Message) (model.Continuation, error) {
+	if r.subject.Template == nil {
+		ctx := plain(question)
+		return r.subject.continuation(ctx, space(ctx)+plain(answer))
+	}
+	ctx, err := r.subject.chatText(question, true)
+	if err != nil {
+		return model.Continuation{}, err
+	}
+	full, err := r.subject.chatText(append(slices.Clone(question), answer...), false)
+	if err != nil {
+		return model.Continuation{}, err
+	}
+	rest, ok := strings.CutPrefix(full, ctx)
+	if !ok {
+		return model.Continuation{}, fmt.Errorf("the chat template renders the answer into another prompt")
+	}
+	return r.subject.continuation(ctx, rest)
+}
+
+// rewardAccuracy is the share of pairs whose chosen answer gained more
+// log-probability over the base than the rejected one (Rafailov et al. 2023).
+func rewardAccuracy(tuned, base [][2]float64) artifact.Metric {
+	var acc []float64
+	for i, t := range tuned {
+		acc = append(acc, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
+	}
+	return mean(acc, 1)
+}
+
+func argmax(x []float64) int {
+	best := 0
+	for i, v := range x {
+		if v > x[best] {
+			best = i
+		}
+	}
+	return best
+}
+
+func indicator(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// mean is the mean of x with its standard error.
+func mean(x []float64, better int) artifact.Metric {
+	m := artifact.Metric{N: len(x), Better: better}
+	for _, v := range x {
+		m.Value += v / float64(len(x))
+	}
+	if len(x) > 1 {
+		ss := 0.0
+		for _, v := range x {
+			ss += (v - m.Value) * (v - m.Value)
+		}
+		m.Stderr = math.Sqrt(ss / float64(len(x)-1) / float64(len(x)))
+	}
+	return m
+}
+
+// item is one line of the output items.
+func item(r artifact.Row, got string, details map[string]any) artifact.Row {
+	if got != "" {
+		details["got"] = got
+	}
+	meta, err := json.Marshal(details) // keys sorted
+	if err != nil {
+		meta = []byte(fmt.Sprintf(`{"error":%q}`, err))
+	}
+	out := r
+	out.Meta = string(meta)
+	return out
+}

@@ -1,0 +1,14 @@
+//go:build unix
+
+package artifact
+
+import (
+	"errors"
+	"syscall"
+)
+
+// processAlive reports whether a process of that id runs on this machine.
+func processAlive(pid int) bool {
+	err := syscall.Kill(pid, 0)
+	return err == nil || errors.Is(err, syscall.EPERM)
+}

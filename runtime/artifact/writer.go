@@ -1,0 +1,198 @@
+package artifact
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// A Writer writes one artifact. Nothing of it is visible until Commit. A
+// Writer is used by one goroutine at a time.
+type Writer struct {
+	store *Store
+	typ   Type
+	dir   string
+	table *tableWriter
+	done  bool
+}
+
+// Create starts an artifact.
+func (s *Store) Create(typ Type) (*Writer, error) {
+	dir, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "artifact-")
+	if err != nil {
+		return nil, fmt.Errorf("create artifact: %w", err)
+	}
+	if err := os.Chmod(dir, 0o777&^umask()); err != nil {
+		return nil, fmt.Errorf("create artifact: %w", err)
+	}
+	return &Writer{store: s, typ: typ, dir: dir}, nil
+}
+
+// Dir returns the directory that becomes the artifact: whatever regular files
+// lie in it at Commit are part of it.
+func (w *Writer) Dir() string { return w.dir }
+
+// AddFile adds a file of the given slash-separated name, written by f.
+func (w *Writer) AddFile(name string, f func(io.Writer) error) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	path := filepath.Join(w.dir, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	defer file.Close()
+	b := bufio.NewWriterSize(file, 1<<16)
+	if err := f(b); err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	return file.Close()
+}
+
+// WriteJSON adds a file holding v as indented JSON.
+func (w *Writer) WriteJSON(name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("add %s: %w", name, err)
+	}
+	return w.AddFile(name, func(f io.Writer) error {
+		_, err := f.Write(append(b, '\n'))
+		return err
+	})
+}
+
+// Commit hashes and flushes what was written and publishes it by one rename.
+// An equal artifact that is there already is kept.
+func (w *Writer) Commit() (Object, error) {
+	if w.done {
+		return Object{}, fmt.Errorf("commit artifact: it was committed or aborted already")
+	}
+	o, err := w.commit()
+	if err != nil {
+		w.Abort()
+		return Object{}, fmt.Errorf("write artifact: %w", err)
+	}
+	w.done = true
+	return o, nil
+}
+
+func (w *Writer) commit() (Object, error) {
+	m := manifest{Format: 1, Type: w.typ, Files: []FileInfo{}}
+	if w.table != nil {
+		if err := w.table.close(); err != nil {
+			return Object{}, err
+		}
+		m.Rows = w.table.rows
+	}
+	err := filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if !d.Type().IsRegular() {
+			return fmt.Errorf("%s is not a regular file", path)
+		}
+		rel, err := filepath.Rel(w.dir, path)
+		if err != nil {
+			return err
+		}
+		fi := FileInfo{Name: filepath.ToSlash(rel)}
+		if err := checkName(fi.Name); err != nil {
+			return err
+		}
+		if fi.Size, fi.SHA256, err = seal(path); err != nil {
+			return err
+		}
+		m.Files = append(m.Files, fi)
+		return nil
+	})
+	if err != nil {
+		return Object{}, err
+	}
+	digest, b, err := m.digest()
+	if err != nil {
+		return Object{}, err
+	}
+	o := Object{digest, w.typ, m.Rows, m.bytes()}
+	if w.store.Has(digest) {
+		return o, os.RemoveAll(w.dir)
+	}
+	// What has the name but is not whole (a lost file) gives way.
+	if err := os.RemoveAll(w.store.objectDir(digest)); err != nil {
+		return Object{}, err
+	}
+	if err := writeSealed(filepath.Join(w.dir, manifestName), b); err != nil {
+		return Object{}, err
+	}
+	if err := syncTree(w.dir); err != nil {
+		return Object{}, err
+	}
+	return o, publish(w.dir, w.store.objectDir(digest))
+}
+
+// Abort throws away what was not committed. It may be called at any time.
+func (w *Writer) Abort() {
+	if w.done {
+		return
+	}
+	w.done = true
+	if w.table != nil {
+		w.table.abort()
+	}
+	os.RemoveAll(w.dir)
+}
+
+// seal flushes a file, makes it read-only, and returns its size and hash.
+func seal(path string) (int64, Digest, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, Digest{}, err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return 0, Digest{}, err
+	}
+	if err := f.Chmod(0o444); err != nil {
+		return 0, Digest{}, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return 0, Digest{}, err
+	}
+	d, err := hashFile(path)
+	return st.Size(), d, err
+}
+
+func writeSealed(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return syncDir(path)
+	})
+}

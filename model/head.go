@@ -60,11 +60,26 @@ func (d *Decoder) Backward(p *Pass, dlogp []float32) (err error) {
 	dy := p.New(n)
 	p.Upload(dy, dlogp)
 	dx := p.New(n, width)
-	p.LogProbGrad(dx, d.Head.Grad, d.head.x, d.Head.Value, d.head.targets, d.head.lse, dy)
+	d.headGrad(p, dx, dy)
 	dx = d.Norm.Backward(p, dx)
 	p.Zero(dh)
 	p.ScatterAddRows(dh, dx, d.head.rows)
 	p.Release(m)
 	d.back(p, dh)
 	return nil
+}
+
+// headGrad sets dx and adds to the head's gradient, a piece of the rows at a
+// time when the head is trained (see AddOuter).
+func (d *Decoder) headGrad(p *Pass, dx, dy *tensor.Tensor) {
+	h, n, w := &d.head, dx.Rows(), dx.Cols()
+	piece := n
+	if d.Head.Grad != nil {
+		piece = pieceOf(min(d.Config.VocabSize, 4096))
+	}
+	for t := 0; t < n; t += piece {
+		m := min(piece, n-t)
+		p.LogProbGrad(p.View(dx, t*w, m, w), d.Head.Grad, p.View(h.x, t*w, m, w), d.Head.Value,
+			p.View(h.targets, t, m), p.View(h.lse, t, m), p.View(dy, t, m))
+	}
 }

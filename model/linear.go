@@ -63,10 +63,26 @@ func (l *Linear) backward(p *Pass, dx, dy *tensor.Tensor, beta float32) {
 		return
 	}
 	if l.W.Grad != nil {
-		p.MatMul(l.W.Grad, dy, l.x, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
+		p.AddOuter(l.W.Grad, dy, l.x, 1)
 	}
 	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
 }
+
+// AddOuter adds scale·dyᵀ·x to the gradient dw [out, in], a piece of the
+// tokens at a time: transposed operands that are both long are where tensor/cpu
+// indexes past its input (multiplyPanels slices a[i*lda:] before it looks at
+// transA).
+func (p *Pass) AddOuter(dw, dy, x *tensor.Tensor, scale float32) {
+	piece, out, in := pieceOf(dw.Rows()), dy.Cols(), x.Cols()
+	for t := 0; t < x.Rows(); t += piece {
+		n := min(piece, x.Rows()-t)
+		p.MatMul(dw, p.View(dy, t*out, n, out), p.View(x, t*in, n, in), tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})
+	}
+}
+
+// pieceOf is how many tokens AddOuter takes at once for a gradient of so many
+// rows.
+func pieceOf(rows int) int { return max(32, 1<<20/((rows+191)/192*192)) }
 
 // Params implements Module.
 func (l *Linear) Params(visit func(string, *Param)) {

@@ -99,3 +99,35 @@ func TestFullTrainingLearns(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeBatch runs shapes at which a weight gradient is longer than the
+// batch, and the other way round.
+func TestLargeBatch(t *testing.T) {
+	b := backend(t)
+	c := small
+	c.Layers, c.VocabSize, c.Hidden, c.Intermediate, c.Heads, c.KVHeads = 1, 4500, 32, 1600, 1, 1
+	for _, tokens := range []int{250, 700, 1020} {
+		d, err := model.Load(b, c, model.Random(c, 1), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var row model.Batch
+		for range 4 {
+			ids := make([]int32, tokens/4)
+			for i := range ids {
+				ids[i] = int32(i * 17)
+			}
+			row.Add(model.Continuation{Context: ids[:1], Target: ids[1:]})
+		}
+		o := train.NewOptions()
+		o.MaxSteps, o.Warmup = 2, 0
+		r, err := train.Run(context.Background(), d, &train.Likelihood{Model: d, Rows: []model.Batch{row}}, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := series(r, "loss"); !(l[1] < l[0]) {
+			t.Errorf("%d tokens: loss %v", tokens, l)
+		}
+		d.Close()
+	}
+}

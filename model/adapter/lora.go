@@ -81,10 +81,10 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor
 		p.AddDiv(a.m.Grad, dratio, a.c) // c is a constant for the gradient
 	}
 	u := a.dropped(p, x)
-	p.MatMul(a.b.Grad, g, a.au, tensor.MatMul{TransA: true, Alpha: a.scale, Beta: 1})
+	p.AddOuter(a.b.Grad, g, a.au, a.scale)
 	dau := p.New(a.au.Shape...) // [tokens, r]
 	p.MatMul(dau, g, a.b.Value, tensor.MatMul{Alpha: a.scale})
-	p.MatMul(a.a.Grad, dau, u, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
+	p.AddOuter(a.a.Grad, dau, u, 1)
 	if u == x {
 		p.MatMul(dx, dau, a.a.Value, tensor.MatMul{Alpha: 1, Beta: 1})
 		return

@@ -33,7 +33,7 @@ var Kind = stage.Kind{
 type spec struct {
 	Model    stage.Model  `hcl:"model" doc:"The model to evaluate"`
 	Baseline *stage.Model `hcl:"baseline,optional" doc:"The model to compare with; without it, the same weights with the adapter off"`
-	Batch    int          `hcl:"batch,optional" json:"-" doc:"Tokens of a scoring pass; changes speed and memory only"`
+	Batch    int          `hcl:"batch,optional" doc:"Tokens of a scoring pass: speed and memory, and the last bits of log-probabilities"`
 
 	Suites []suite      `hcl:"suite,block" doc:"A set of items that are measured alike"`
 	Needle *needle      `hcl:"needle,block" doc:"Facts hidden in long texts: a grid of lengths by depths"`

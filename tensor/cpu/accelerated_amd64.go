@@ -15,9 +15,9 @@ func accelerated() *kernels {
 	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
 		return nil
 	}
-	k := &kernels{
+	return &kernels{
 		name: "avx2",
-		tile: tileAVX2, dots: dotsAVX2, pack: packAVX2, expand: expandAVX2,
+		tile: tileAVX2, dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDot: rowDotAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {
 			if n := len(dst); n > 0 {
@@ -62,12 +62,6 @@ func accelerated() *kernels {
 			}
 		},
 	}
-	k.rowDot[tensor.F16] = rowDotAVX2(tensor.F16, dotF16)
-	k.rowDot[tensor.BF16] = rowDotAVX2(tensor.BF16, dotBF16)
-	k.rowDot[tensor.Q8_0] = rowDotAVX2(tensor.Q8_0, dotQ8_0)
-	k.rowDot[tensor.Q4_0] = rowDotAVX2(tensor.Q4_0, dotQ4_0)
-	k.rowDot[tensor.Q4_1] = rowDotAVX2(tensor.Q4_1, dotQ4_1)
-	return k
 }
 
 func tileAVX2(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
@@ -207,22 +201,34 @@ func expandAVX2(dst []float32, dt tensor.DType, src []byte) {
 	}
 }
 
-// rowDotAVX2 completes a kernel for groups of 32 elements.
-func rowDotAVX2(dt tensor.DType, f func(n int, x *float32, row *byte, out *float32)) func(x []float32, row []byte) float32 {
-	return func(x []float32, row []byte) float32 {
-		whole := len(x) &^ 31
-		at := dt.Bytes(whole)
+func rowDotAVX2(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool) {
+	whole := len(x) &^ 31
+	at := dt.Bytes(whole)
+	if whole > 0 {
+		_ = row[at-1]
+		// Direct calls: through a function value, s would be allocated.
 		var s [8]float32
-		if whole > 0 {
-			_ = row[at-1]
-			f(whole/32, &x[0], unsafe.SliceData(row), &s[0])
+		n, x, row := whole/32, &x[0], &row[0]
+		switch dt {
+		case tensor.F16:
+			dotF16(n, x, row, &s[0])
+		case tensor.BF16:
+			dotBF16(n, x, row, &s[0])
+		case tensor.Q8_0:
+			dotQ8_0(n, x, row, &s[0])
+		case tensor.Q4_0:
+			dotQ4_0(n, x, row, &s[0])
+		case tensor.Q4_1:
+			dotQ4_1(n, x, row, &s[0])
+		default:
+			return 0, false
 		}
-		sum := sum8(&s)
-		if whole < len(x) {
-			var rest [32]float32
-			quant.Dequantize(rest[:len(x)-whole], dt, row[at:])
-			sum += dotGo(x[whole:], rest[:])
-		}
-		return sum
+		sum = sum8(&s)
 	}
+	if whole < len(x) {
+		var rest [32]float32
+		quant.Dequantize(rest[:len(x)-whole], dt, row[at:])
+		sum += dotGo(x[whole:], rest[:])
+	}
+	return sum, true
 }

@@ -19,11 +19,7 @@ func (b *Backend) multiplyFour(p *product, j, n, thread int) {
 	if p.w.dt == tensor.F32 {
 		w = w[j*ld:]
 	} else {
-		if dot := b.k.rowDot[p.w.dt]; dot != nil && p.m == 1 {
-			for r := range n {
-				row := p.w.raw[(j+r)*ld:][:ld]
-				p.put(0, j+r, dot(p.a[:p.k], row))
-			}
+		if p.m == 1 && b.multiplyStored(p, j, n) {
 			return
 		}
 		w, ld = grow(&b.work[thread].rows, dotRows*p.k), p.k
@@ -49,6 +45,20 @@ func (b *Backend) multiplyFour(p *product, j, n, thread int) {
 			}
 		}
 	}
+}
+
+// multiplyStored computes columns j..j+n of a single row without expanding w,
+// if there is a kernel for its type.
+func (b *Backend) multiplyStored(p *product, j, n int) bool {
+	ld := p.w.ld
+	for ; n > 0; j, n = j+1, n-1 {
+		v, ok := b.k.rowDot(p.a[:p.k], p.w.dt, p.w.raw[j*ld:][:ld])
+		if !ok {
+			return false
+		}
+		p.put(0, j, v)
+	}
+	return true
 }
 
 func (p *product) put(i, j int, v float32) {

@@ -29,9 +29,9 @@ type kernels struct {
 	pack func(k int, dst, src []float32, sr int)
 	// expand sets dst to the elements of src.
 	expand func(dst []float32, dt tensor.DType, src []byte)
-	// rowDot returns the dot product of x and a stored row; nil for types
-	// that are expanded first.
-	rowDot [16]func(x []float32, row []byte) float32
+	// rowDot returns the dot product of x and a stored row, and whether it
+	// knows the type; other types are expanded first.
+	rowDot func(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool)
 
 	dot   func(x, y []float32) float32
 	dot64 func(x, y []float32) float64 // products and sum in float64

@@ -4,6 +4,7 @@ import (
 	"math"
 	"runtime"
 
+	"pipe/tensor"
 	"pipe/tensor/quant"
 )
 
@@ -11,7 +12,7 @@ import (
 func portable() *kernels {
 	return &kernels{
 		name: "generic:" + runtime.GOARCH,
-		tile: tileGo, dots: dotsGo, pack: packGo, expand: quant.Dequantize,
+		tile: tileGo, dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDot: rowDotGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
@@ -59,6 +60,8 @@ func dotsGo(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * 
 		out[4*j], out[4*j+1], out[4*j+2], out[4*j+3] = s0, s1, s2, s3
 	}
 }
+
+func rowDotGo([]float32, tensor.DType, []byte) (float32, bool) { return 0, false }
 
 func packGo(k int, dst, src []float32, sr int) {
 	for j := range tileCols {

@@ -30,17 +30,17 @@ type format struct {
 // weights writes, for each format, the expansion to float32 and the dot
 // product with a vector, both in groups of 32 elements.
 func (w *writer) weights() {
+	// Bytes become 32-bit lanes straight from memory, and only then halves:
+	// shuffles are what these kernels wait for.
 	nibbles := func(at int, signed bool) func() {
 		return func() {
-			w.p("VMOVDQU %d(SI), X0\nVPSRLW $4, X0, X2\nVPAND X12, X0, X0\nVPAND X12, X2, X2", at)
-			extend := "VPMOVZXBD"
-			if signed {
-				w.p("VPSUBB X11, X0, X0\nVPSUBB X11, X2, X2")
-				extend = "VPMOVSXBD"
-			}
-			w.p("VPSRLDQ $8, X0, X1\nVPSRLDQ $8, X2, X3")
+			w.p("VPMOVZXBD %d(SI), Y0\nVPMOVZXBD %d(SI), Y1", at, at+8)
+			w.p("VPSRLD $4, Y0, Y2\nVPSRLD $4, Y1, Y3\nVPAND Y12, Y0, Y0\nVPAND Y12, Y1, Y1")
 			for i := range 4 {
-				w.p("%s X%d, Y%d\nVCVTDQ2PS Y%d, Y%d", extend, i, i, i, i)
+				if signed {
+					w.p("VPSUBD Y11, Y%d, Y%d", i, i)
+				}
+				w.p("VCVTDQ2PS Y%d, Y%d", i, i)
 			}
 		}
 	}
@@ -64,8 +64,7 @@ func (w *writer) weights() {
 		}},
 		{name: "Q4_0", bytes: 18, scaled: true, load: func() { w.p(scale); nibbles(2, true)() }},
 		{name: "Q4_1", bytes: 20, scaled: true, min: true, load: func() {
-			w.p(scale)
-			w.p("VPBROADCASTW 2(SI), X4\nVCVTPH2PS X4, Y13")
+			w.p("VBROADCASTSS (SI), X4\nVCVTPH2PS X4, Y4\nVMOVSLDUP Y4, Y14\nVMOVSHDUP Y4, Y13") // scale, minimum
 			nibbles(4, false)()
 		}},
 	}
@@ -76,7 +75,7 @@ func (w *writer) weights() {
 }
 
 func (w *writer) nibbleConstants() {
-	w.p("VMOVDQU %s, X12\nVMOVDQU %s, X11", w.vector("lowNibbles", 0x0f0f0f0f), w.vector("eights", 0x08080808))
+	w.p("VMOVDQU %s, Y12\nVMOVDQU %s, Y11", w.vector("fifteen", 15), w.vector("eight", 8))
 }
 
 // expand rounds the product before it adds, as package quant does.
@@ -110,7 +109,7 @@ func (w *writer) rowDot(f format) {
 		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
 	}
 	loop := w.label()
-	w.p("%s:", loop)
+	w.p("%s:\nPREFETCHT0 2048(SI)", loop) // hardware prefetch stops at the end of a page
 	f.load()
 	if f.scaled {
 		w.p("VMULPS (DX), Y0, Y0\nVMULPS 32(DX), Y1, Y1\nVFMADD231PS 64(DX), Y2, Y0\nVFMADD231PS 96(DX), Y3, Y1")

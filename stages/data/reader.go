@@ -1,0 +1,320 @@
+package data
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+	"unicode/utf8"
+
+	"pipe/runtime/artifact"
+)
+
+var formats = []string{"text", "jsonl", "json", "csv", "tsv"}
+
+// The most that is read: of a line of JSON, and of a file that must be held
+// as a whole (text, JSON array), after decompression.
+const (
+	maxLine = 64 << 20
+	maxFile = 1 << 30
+)
+
+// A reader reads one file.
+type reader struct {
+	*spec
+	path string // as the system knows it
+	name string // as ids and messages name it
+}
+
+// read calls yield for each row of the file, until it fails.
+func (r *reader) read(ctx context.Context, yield func(artifact.Row) error) error {
+	format, err := r.format()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(r.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var in io.Reader = f
+	if strings.HasSuffix(strings.ToLower(r.name), ".gz") {
+		z, err := gzip.NewReader(bufio.NewReader(f))
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		in = z
+	}
+	switch format {
+	case "text":
+		return r.text(in, yield)
+	case "jsonl":
+		return r.lines(ctx, in, yield)
+	case "json":
+		return r.array(in, yield)
+	case "csv":
+		return r.table(ctx, in, ',', yield)
+	default:
+		return r.table(ctx, in, '\t', yield)
+	}
+}
+
+// format returns how the file is to be read.
+func (r *reader) format() (string, error) {
+	if r.Format != "" {
+		return r.Format, nil
+	}
+	name := strings.TrimSuffix(strings.ToLower(r.name), ".gz")
+	switch ext := path.Ext(name); ext {
+	case ".txt", ".md", ".markdown", ".text", ".rst":
+		return "text", nil
+	case ".jsonl", ".ndjson":
+		return "jsonl", nil
+	case ".json":
+		return "json", nil
+	case ".csv":
+		return "csv", nil
+	case ".tsv":
+		return "tsv", nil
+	case ".parquet":
+		return "", fmt.Errorf("%s: Parquet files cannot be read; convert it to JSON lines, for example with DuckDB: COPY (FROM '%s') TO 'rows.jsonl'", r.name, path.Base(r.name))
+	default:
+		return "", fmt.Errorf("%s: the ending %q says nothing about the format; set format to one of %q", r.name, ext, formats)
+	}
+}
+
+// clean applies the rules for bytes: a byte-order mark is dropped, CRLF and CR
+// become LF, and bytes that are not UTF-8 are an error or U+FFFD.
+func (r *reader) clean(b []byte, line int) (string, error) {
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(b) {
+		if r.InvalidUTF8 != "replace" {
+			at := invalidAt(b)
+			line += bytes.Count(b[:at], []byte("\n"))
+			return "", fmt.Errorf("%s:%d: byte %#02x is not UTF-8%s; convert the file, or set invalid_utf8 = \"replace\"", r.name, line, b[at], utf16Hint(b))
+		}
+		b = bytes.ToValidUTF8(b, []byte("\uFFFD"))
+	}
+	s := string(b)
+	if strings.Contains(s, "\r") {
+		s = strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
+	}
+	return s, nil
+}
+
+func utf16Hint(b []byte) string {
+	if bytes.HasPrefix(b, []byte("\xff\xfe")) || bytes.HasPrefix(b, []byte("\xfe\xff")) {
+		return " (the file begins like UTF-16)"
+	}
+	return ""
+}
+
+// invalidAt returns the offset of the first byte that is not UTF-8.
+func invalidAt(b []byte) int {
+	for i := 0; i < len(b); {
+		c, n := utf8.DecodeRune(b[i:])
+		if c == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return len(b)
+}
+
+// whole reads a file that must be held as a whole.
+func (r *reader) whole(in io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.name, err)
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%s: is larger than %d MiB; cut it into several files, or use JSON lines", r.name, maxFile>>20)
+	}
+	return b, nil
+}
+
+// text yields the file as one document.
+func (r *reader) text(in io.Reader, yield func(artifact.Row) error) error {
+	b, err := r.whole(in)
+	if err != nil {
+		return err
+	}
+	s, err := r.clean(b, 1)
+	if err != nil {
+		return err
+	}
+	if i := strings.IndexByte(s, 0); i >= 0 {
+		return fmt.Errorf("%s:%d: holds a zero byte: it is not a text file", r.name, 1+strings.Count(s[:i], "\n"))
+	}
+	if strings.TrimSpace(s) == "" {
+		return fmt.Errorf("%s: holds no text", r.name)
+	}
+	return yield(artifact.Row{ID: r.name, Text: s, Gold: -1, Source: r.name})
+}
+
+// lines yields a row for each line of JSON; empty lines are skipped.
+func (r *reader) lines(ctx context.Context, in io.Reader, yield func(artifact.Row) error) error {
+	buf := bufio.NewReaderSize(in, 1<<16)
+	for n := 1; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		line, err := readLine(buf)
+		if err != nil && err != io.EOF {
+			return fmt.Errorf("%s:%d: %w", r.name, n, err)
+		}
+		last := err == io.EOF
+		if n == 1 {
+			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		}
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			if err := r.object(line, n, yield); err != nil {
+				return err
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// object yields the row of one JSON object, which begins on the given line.
+func (r *reader) object(raw []byte, line int, yield func(artifact.Row) error) error {
+	if !utf8.Valid(raw) {
+		if _, err := r.clean(raw, line); err != nil {
+			return err
+		}
+		raw = bytes.ToValidUTF8(raw, []byte("\uFFFD"))
+	}
+	at := fmt.Sprintf("%s:%d", r.name, line)
+	o, err := parseObject(raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	return r.record(o, at, yield)
+}
+
+func (r *reader) record(o map[string]any, at string, yield func(artifact.Row) error) error {
+	row, err := makeRow(o, r.Map)
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	row.Source = at
+	if row.ID == "" {
+		row.ID = at
+	}
+	return yield(row)
+}
+
+// readLine returns the next line without its end; io.EOF comes with the last.
+func readLine(b *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := b.ReadSlice('\n')
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+		if len(line) > maxLine {
+			return nil, fmt.Errorf("the line is longer than %d MiB", maxLine>>20)
+		}
+	}
+}
+
+// parseObject parses one JSON object that fills raw. Numbers stay as written.
+func parseObject(raw []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, jsonError(err)
+	}
+	if d.More() || len(bytes.TrimSpace(raw[d.InputOffset():])) > 0 {
+		return nil, fmt.Errorf("there is more after the JSON object, at byte %d of the line", d.InputOffset()+1)
+	}
+	o, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("is %s; each row must be a JSON object", jsonType(v))
+	}
+	return o, nil
+}
+
+// jsonError says where in the text the error is.
+func jsonError(err error) error {
+	var syntax *json.SyntaxError
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return errors.New("broken JSON: it ends in the middle of the object")
+	case errors.As(err, &syntax):
+		return fmt.Errorf("broken JSON at byte %d: %v", syntax.Offset, err)
+	}
+	return fmt.Errorf("broken JSON: %w", err)
+}
+
+func jsonType(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "a boolean"
+	case json.Number:
+		return "a number"
+	case string:
+		return "a string"
+	case []any:
+		return "a list"
+	default:
+		return "an object"
+	}
+}
+
+// array yields a row for each object of a JSON array.
+func (r *reader) array(in io.Reader, yield func(artifact.Row) error) error {
+	b, err := r.whole(in)
+	if err != nil {
+		return err
+	}
+	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(b) {
+		if _, err := r.clean(b, 1); err != nil {
+			return err
+		}
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	line, counted := 1, 0
+	here := func() int { // the line of the next value
+		off := int(d.InputOffset())
+		for off < len(b) && strings.IndexByte(" \t\r\n,", b[off]) >= 0 {
+			off++
+		}
+		line += bytes.Count(b[counted:off], []byte("\n"))
+		counted = off
+		return line
+	}
+	if t, err := d.Token(); err != nil {
+		return fmt.Errorf("%s:%d: %w", r.name, here(), jsonError(err))
+	} else if t != json.Delim('[') {
+		return fmt.Errorf("%s:1: must be a JSON array of objects; set format = \"jsonl\" if every line is an object", r.name)
+	}
+	for d.More() {
+		n := here()
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return fmt.Errorf("%s:%d: %w", r.name, n, jsonError(err))
+		}
+		if err := r.object(raw, n, yield); err != nil {
+			return err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return fmt.Errorf("%s:%d: the array is not closed", r.name, here())
+	}
+	return nil
+}

@@ -1,0 +1,440 @@
+package data
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"pipe/runtime/artifact"
+)
+
+// fields are the names under which a row's parts are looked for.
+var fields = []string{
+	"id", "text", "messages", "conversations", "system", "prompt", "completion", "chosen", "rejected",
+	"instruction", "input", "output", "question", "choices", "answer", "gold",
+}
+
+// A record is one JSON object or line of a table on its way to being a row.
+type record struct {
+	values map[string]any
+	names  map[string]string // field -> column, where they differ
+	used   map[string]bool   // columns that became part of the row
+	err    error             // the first that was found
+}
+
+// makeRow turns an object into a row: see README.md for the shapes. names says
+// which column a field is read from. ID is empty when the object has none.
+func makeRow(values map[string]any, names map[string]string) (artifact.Row, error) {
+	r := &record{values: values, names: names, used: map[string]bool{}}
+	row := artifact.Row{Gold: -1, ID: r.id()}
+	switch {
+	case r.has("chosen") || r.has("rejected"):
+		r.preference(&row)
+	case r.has("choices"):
+		r.choices(&row)
+	default:
+		r.plain(&row)
+	}
+	if r.err != nil {
+		return artifact.Row{}, r.err
+	}
+	var err error
+	row.Meta, err = r.meta()
+	return row, err
+}
+
+func (r *record) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+}
+
+// column returns the column that a field is read from.
+func (r *record) column(field string) string {
+	if c, ok := r.names[field]; ok {
+		return c
+	}
+	return field
+}
+
+// get returns the value of a field; nil when there is none.
+func (r *record) get(field string) any {
+	c := r.column(field)
+	if v, ok := r.values[c]; ok {
+		r.used[c] = true
+		return v
+	}
+	top, rest, deep := strings.Cut(c, ".")
+	v, ok := r.values[top]
+	for deep && ok {
+		var key string
+		key, rest, deep = strings.Cut(rest, ".")
+		v, ok = child(v, key)
+	}
+	if !ok || top == c {
+		if _, mapped := r.names[field]; mapped {
+			r.fail("has no column %q, from which map reads %s; it has %q", c, field, r.columns())
+		}
+		return nil
+	}
+	return v // its column stays in Meta, which holds the rest of the object
+}
+
+func child(v any, key string) (any, bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		c, ok := v[key]
+		return c, ok
+	case []any:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(v) {
+			return v[i], true
+		}
+	}
+	return nil, false
+}
+
+func (r *record) columns() []string { return slices.Sorted(maps.Keys(r.values)) }
+
+// has reports whether a field has a value that is not null. An empty cell of a
+// table is a value.
+func (r *record) has(field string) bool {
+	was := r.used[r.column(field)]
+	v := r.get(field)
+	if v == nil && !was {
+		delete(r.used, r.column(field))
+	}
+	return v != nil
+}
+
+// text returns a field that must be a string; "" when there is none.
+func (r *record) text(field string) string {
+	switch v := r.get(field).(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case bool:
+		return strconv.FormatBool(v)
+	default:
+		r.fail("%s is %s; it must be a string", r.column(field), jsonType(v))
+		return ""
+	}
+}
+
+// id returns the object's own id; "" when it has none that is usable.
+func (r *record) id() string {
+	switch v := r.values[r.column("id")].(type) {
+	case string:
+		r.used[r.column("id")] = true
+		return v
+	case json.Number:
+		r.used[r.column("id")] = true
+		return v.String()
+	}
+	return ""
+}
+
+// list returns v as a list; a string may hold one as JSON, as in tables.
+func list(v any) ([]any, bool) {
+	if s, ok := v.(string); ok && strings.HasPrefix(strings.TrimSpace(s), "[") {
+		d := json.NewDecoder(strings.NewReader(s))
+		d.UseNumber()
+		var l []any
+		if err := d.Decode(&l); err != nil || d.More() {
+			return nil, false
+		}
+		return l, true
+	}
+	l, ok := v.([]any)
+	return l, ok
+}
+
+// plain fills in a row without choices or preferences.
+func (r *record) plain(row *artifact.Row) {
+	row.Messages = r.question()
+	asked := len(row.Messages) > 0
+	switch {
+	case r.has("completion"):
+		if !asked {
+			r.fail("has a completion and no prompt; name the column of the prompt with map")
+		}
+		row.Messages = append(row.Messages, r.turns("completion", "assistant")...)
+	case r.has("output"):
+		if !asked {
+			r.fail("has an output and no instruction; name the column of the instruction with map")
+		}
+		row.Messages = append(row.Messages, artifact.Message{Role: "assistant", Content: r.text("output")})
+	}
+	if !asked && r.has("text") {
+		if row.Text = r.text("text"); strings.TrimSpace(row.Text) == "" && r.err == nil {
+			r.fail("%s is empty", r.column("text"))
+		}
+	}
+	if (asked || row.Text != "") && r.has("answer") {
+		row.Answer = r.text("answer")
+	}
+	if !asked && row.Text == "" {
+		r.fail("is no row: it has the columns %q, and a row needs text, messages, conversations, prompt, instruction or question; name them with map", r.columns())
+	}
+}
+
+// question returns the turns that ask: those of messages, conversations,
+// prompt, instruction (with its input) or question, whichever there is.
+func (r *record) question() []artifact.Message {
+	var asked []artifact.Message
+	user := func(s string) {
+		if strings.TrimSpace(s) == "" {
+			r.fail("the prompt is empty")
+		}
+		asked = append(asked, artifact.Message{Role: "user", Content: s})
+	}
+	switch {
+	case r.has("messages"):
+		asked = r.turns("messages", "user")
+	case r.has("conversations"):
+		asked = r.turns("conversations", "user")
+	case r.has("prompt"):
+		asked = r.turns("prompt", "user")
+	case r.has("instruction"):
+		s := r.text("instruction")
+		if in := r.text("input"); strings.TrimSpace(in) != "" {
+			s += "\n\n" + in
+		}
+		user(s)
+	case r.has("question"):
+		user(r.text("question"))
+	case r.has("input") && r.has("output"):
+		user(r.text("input"))
+	}
+	if len(asked) > 0 && r.has("system") && asked[0].Role != "system" {
+		if s := r.text("system"); strings.TrimSpace(s) != "" {
+			asked = append([]artifact.Message{{Role: "system", Content: s}}, asked...)
+		}
+	}
+	return asked
+}
+
+// roles are the names that datasets give to the four roles.
+var roles = map[string]string{
+	"system": "system", "developer": "system",
+	"user": "user", "human": "user", "prompter": "user",
+	"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+	"tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
+}
+
+// turns returns the messages of a field: a list of messages, or a string,
+// which is one message of the given role.
+func (r *record) turns(field, role string) []artifact.Message {
+	v := r.get(field)
+	l, ok := list(v)
+	if s, text := v.(string); text && !ok {
+		if strings.TrimSpace(s) == "" {
+			r.fail("%s is empty", r.column(field))
+		}
+		return []artifact.Message{{Role: role, Content: s}}
+	}
+	if !ok {
+		r.fail("%s is %s; it must be a list of messages or a string", r.column(field), jsonType(v))
+		return nil
+	}
+	if len(l) == 0 {
+		r.fail("%s holds no messages", r.column(field))
+	}
+	turns := make([]artifact.Message, 0, len(l))
+	for i, v := range l {
+		m, err := message(v)
+		if err != nil {
+			r.fail("message %d of %s %w", i+1, r.column(field), err)
+			return nil
+		}
+		turns = append(turns, m)
+	}
+	return turns
+}
+
+// message reads {role, content} or {from, value}.
+func message(v any) (m artifact.Message, err error) {
+	o, ok := v.(map[string]any)
+	if !ok {
+		return m, fmt.Errorf("is %s; it must be an object with role and content", jsonType(v))
+	}
+	who, content := o["role"], o["content"]
+	if _, ok := o["from"]; ok && who == nil {
+		who, content = o["from"], o["value"]
+	}
+	name, _ := who.(string)
+	if m.Role, ok = roles[strings.ToLower(name)]; !ok {
+		if who == nil {
+			return m, errors.New("has no role")
+		}
+		return m, fmt.Errorf("has the role %q; it must be system, user, assistant or tool", fmt.Sprint(who))
+	}
+	if calls, _ := o["tool_calls"].([]any); len(calls) > 0 {
+		return m, errors.New("has tool_calls, which a row cannot hold; write them into its content")
+	}
+	switch c := content.(type) {
+	case string:
+		m.Content = c
+	case []any:
+		m.Content, err = parts(c)
+	default:
+		err = fmt.Errorf("has a content that is %s; it must be a string", jsonType(content))
+	}
+	return m, err
+}
+
+// parts joins the text parts of a content list.
+func parts(l []any) (string, error) {
+	var b strings.Builder
+	for _, v := range l {
+		p, _ := v.(map[string]any)
+		s, ok := p["text"].(string)
+		if kind, typed := p["type"]; !ok || typed && kind != "text" {
+			return "", fmt.Errorf("has a part of type %q; only text can be read", fmt.Sprint(p["type"]))
+		}
+		b.WriteString(s)
+	}
+	return b.String(), nil
+}
+
+// preference fills in prompt, chosen and rejected. Without a prompt it is what
+// the two lists of messages begin with alike.
+func (r *record) preference(row *artifact.Row) {
+	for _, f := range []string{"chosen", "rejected"} {
+		if !r.has(f) {
+			r.fail("has one of chosen and rejected without the other; both are needed")
+			return
+		}
+	}
+	row.Messages = r.question()
+	row.Chosen, row.Rejected = r.turns("chosen", "assistant"), r.turns("rejected", "assistant")
+	if r.err != nil {
+		return
+	}
+	n := 0
+	for n < len(row.Chosen) && n < len(row.Rejected) && row.Chosen[n] == row.Rejected[n] {
+		n++
+	}
+	switch {
+	case len(row.Messages) == 0:
+		n = min(n, len(row.Chosen)-1, len(row.Rejected)-1)
+		if n < 1 {
+			r.fail("has chosen and rejected without a prompt; name its column with map")
+			return
+		}
+		row.Messages = slices.Clone(row.Chosen[:n])
+	case n >= len(row.Messages) && slices.Equal(row.Chosen[:len(row.Messages)], row.Messages):
+		n = len(row.Messages) // they repeat the prompt
+	default:
+		n = 0
+	}
+	row.Chosen, row.Rejected = row.Chosen[n:], row.Rejected[n:]
+	if len(row.Chosen) == 0 || len(row.Rejected) == 0 {
+		r.fail("chosen and rejected must continue the prompt, and one of them is the prompt alone")
+	}
+}
+
+// choices fills in a multiple-choice item.
+func (r *record) choices(row *artifact.Row) {
+	row.Messages = r.question()
+	if len(row.Messages) == 0 {
+		if row.Text = r.text("text"); row.Text == "" {
+			r.fail("has choices and no question; name its column with map")
+			return
+		}
+	}
+	v := r.get("choices")
+	var labels []any
+	if o, ok := v.(map[string]any); ok { // {text: [...], label: ["A", ...]}
+		v, labels = o["text"], nil
+		labels, _ = o["label"].([]any)
+	}
+	l, ok := list(v)
+	if !ok || len(l) < 2 {
+		r.fail("%s must be a list of at least two answers", r.column("choices"))
+		return
+	}
+	for i, c := range l {
+		switch c := c.(type) {
+		case string:
+			row.Choices = append(row.Choices, c)
+		case json.Number:
+			row.Choices = append(row.Choices, c.String())
+		default:
+			r.fail("choice %d is %s; it must be a string", i+1, jsonType(c))
+			return
+		}
+	}
+	row.Gold = r.gold(row.Choices, labels)
+}
+
+// gold returns which choice is right: gold (or answer, or answerKey) is an
+// index from 0, a label or letter, or the choice itself.
+func (r *record) gold(choices []string, labels []any) int32 {
+	field := "gold"
+	for _, f := range []string{"gold", "answer", "answerKey"} {
+		if field = f; r.has(f) {
+			break
+		}
+	}
+	v := r.get(field)
+	s, isText := v.(string)
+	for i, l := range labels {
+		if isText && l == s && i < len(choices) {
+			return int32(i)
+		}
+	}
+	if i := slices.Index(choices, s); isText && i >= 0 && field != "gold" {
+		return int32(i)
+	}
+	if isText && len(s) == 1 && s[0] >= 'A' && int(s[0]-'A') < len(choices) {
+		return int32(s[0] - 'A')
+	}
+	if n, ok := v.(json.Number); ok {
+		s = n.String()
+	}
+	if i, err := strconv.Atoi(strings.TrimSpace(s)); err == nil {
+		if i < 0 || i >= len(choices) {
+			r.fail("%s is %d; the %d choices are counted from 0", field, i, len(choices))
+			return -1
+		}
+		return int32(i)
+	}
+	if i := slices.Index(choices, s); isText && i >= 0 {
+		return int32(i)
+	}
+	if v == nil {
+		r.fail("has choices and neither gold nor answer, which say the right one")
+	} else {
+		r.fail("%s is %q; it must be an index from 0, a letter or one of the choices", field, fmt.Sprint(v))
+	}
+	return -1
+}
+
+// meta returns the columns that are no part of the row, as JSON with sorted
+// keys.
+func (r *record) meta() (string, error) {
+	rest := map[string]any{}
+	for k, v := range r.values {
+		if !r.used[k] {
+			rest[k] = v
+		}
+	}
+	if len(rest) == 0 {
+		return "", nil
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(rest); err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(b.String(), "\n"), nil
+}

@@ -1,0 +1,212 @@
+package data
+
+import (
+	"context"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+
+	"pipe/runtime/artifact"
+)
+
+func user(s string) []artifact.Message { return []artifact.Message{{Role: "user", Content: s}} }
+
+func assistant(s string) []artifact.Message {
+	return []artifact.Message{{Role: "assistant", Content: s}}
+}
+
+func talk(turns ...[]artifact.Message) (out []artifact.Message) {
+	for _, t := range turns {
+		out = append(out, t...)
+	}
+	return out
+}
+
+func TestShapes(t *testing.T) {
+	system := []artifact.Message{{Role: "system", Content: "S"}}
+	for _, c := range []struct {
+		name, in string
+		names    map[string]string
+		want     artifact.Row
+	}{
+		{"document", `{"text":"T"}`, nil, artifact.Row{Text: "T"}},
+		{"messages", `{"messages":[{"role":"system","content":"S"},{"role":"user","content":"Q"},{"role":"assistant","content":"A"}]}`, nil,
+			artifact.Row{Messages: talk(system, user("Q"), assistant("A"))}},
+		{"parts", `{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}`, nil, artifact.Row{Messages: user("ab")}},
+		{"conversations", `{"conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"A"}]}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A"))}},
+		{"completion", `{"prompt":"Q","completion":"A","system":"S"}`, nil, artifact.Row{Messages: talk(system, user("Q"), assistant("A"))}},
+		{"instruction", `{"instruction":"Do","input":"this","output":"A"}`, nil, artifact.Row{Messages: talk(user("Do\n\nthis"), assistant("A"))}},
+		{"empty input", `{"instruction":"Do","input":"","output":"A"}`, nil, artifact.Row{Messages: talk(user("Do"), assistant("A"))}},
+		{"input and output", `{"input":"Q","output":"A"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A"))}},
+		{"preference", `{"prompt":"Q","chosen":"G","rejected":"B"}`, nil, artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference with the prompt inside", `{"prompt":"Q","chosen":[{"role":"user","content":"Q"},{"role":"assistant","content":"G"}],"rejected":[{"role":"user","content":"Q"},{"role":"assistant","content":"B"}]}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference without a prompt", `{"chosen":[{"role":"user","content":"Q"},{"role":"assistant","content":"G"}],"rejected":[{"role":"user","content":"Q"},{"role":"assistant","content":"B"}]}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"choices", `{"question":"Q","choices":["a","b"],"gold":1}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}, Gold: 1}},
+		{"letter", `{"question":"Q","choices":["a","b"],"answer":"A"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}}},
+		{"choice itself", `{"question":"Q","choices":["1","0"],"answer":"0"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"1", "0"}, Gold: 1}},
+		{"labels", `{"question":"Q","choices":{"text":["a","b"],"label":["1","2"]},"answerKey":"2"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}, Gold: 1}},
+		{"answer", `{"question":"Q","answer":"42"}`, nil, artifact.Row{Messages: user("Q"), Answer: "42"}},
+		{"answer to a text", `{"text":"T","answer":4.0}`, nil, artifact.Row{Text: "T", Answer: "4.0"}},
+		{"prompt", `{"prompt":"Q"}`, nil, artifact.Row{Messages: user("Q")}},
+		{"map", `{"q":"Q","a":"A"}`, map[string]string{"question": "q", "answer": "a"}, artifact.Row{Messages: user("Q"), Answer: "A"}},
+		{"map into lists", `{"x":[{"y":"T"}]}`, map[string]string{"text": "x.0.y"}, artifact.Row{Text: "T", Meta: `{"x":[{"y":"T"}]}`}},
+		{"a column with a dot", `{"x.y":"T"}`, map[string]string{"text": "x.y"}, artifact.Row{Text: "T"}},
+		{"meta", `{"text":"T","z":1.50,"a":{"q":"<&>"},"n":null}`, nil, artifact.Row{Text: "T", Meta: `{"a":{"q":"<&>"},"n":null,"z":1.50}`}},
+		{"messages win over text", `{"text":"T","messages":[{"role":"user","content":"Q"}]}`, nil, artifact.Row{Messages: user("Q"), Meta: `{"text":"T"}`}},
+		{"id", `{"id":"k","text":"T"}`, nil, artifact.Row{ID: "k", Text: "T"}},
+		{"id of another type", `{"id":[1],"text":"T"}`, nil, artifact.Row{Text: "T", Meta: `{"id":[1]}`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.want.Choices == nil {
+				c.want.Gold = -1
+			}
+			o, err := parseObject([]byte(c.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := makeRow(o, c.names); err != nil || !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestBadShapes(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"messages":[]}`:  "messages holds no messages",
+		`{"messages":"x"}`: "",
+		`{"messages":3}`:   "messages is a number",
+		`{"messages":[{"role":"user","content":"a"},{"role":"robot","content":"b"}]}`:                        `message 2 of messages has the role "robot"`,
+		`{"messages":[{"content":"a"}]}`:                                                                     "message 1 of messages has no role",
+		`{"messages":[{"role":"user","content":null}]}`:                                                      "has a content that is null",
+		`{"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]}`:                              `a part of type "image"`,
+		`{"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]}`:                                 "has tool_calls",
+		`{"prompt":"Q","chosen":"G"}`:                                                                        "has one of chosen and rejected without the other",
+		`{"chosen":"G","rejected":"B"}`:                                                                      "without a prompt",
+		`{"prompt":"Q","chosen":[{"role":"user","content":"Q"}],"rejected":[{"role":"user","content":"Q"}]}`: "one of them is the prompt alone",
+		`{"choices":["a","b"],"gold":0}`:                                                                     "has choices and no question",
+		`{"question":"Q","choices":["a","b"]}`:                                                               "neither gold nor answer",
+		`{"question":"Q","choices":["a","b"],"gold":2}`:                                                      "gold is 2; the 2 choices are counted from 0",
+		`{"question":"Q","choices":["a","b"],"answer":"C"}`:                                                  `answer is "C"`,
+		`{"question":"Q","choices":["a"],"gold":0}`:                                                          "at least two answers",
+		`{"question":"Q","choices":["a",null],"gold":0}`:                                                     "choice 2 is null",
+		`{"completion":"A"}`:                                                                                 "has a completion and no prompt",
+		`{"output":"A"}`:                                                                                     "has an output and no instruction",
+		`{"text":" "}`:                                                                                       "text is empty",
+		`{"text":{}}`:                                                                                        "text is an object; it must be a string",
+		`{"question":""}`:                                                                                    "the prompt is empty",
+		`{}`:                                                                                                 "is no row",
+	} {
+		o, err := parseObject([]byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = makeRow(o, nil)
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", in, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v; want %q", in, err, want)
+		}
+	}
+	_, err := makeRow(map[string]any{"a": "x"}, map[string]string{"text": "b"})
+	if err == nil || !strings.Contains(err.Error(), `has no column "b", from which map reads text; it has ["a"]`) {
+		t.Errorf("a mapped column that is missing: %v", err)
+	}
+}
+
+func TestSplit(t *testing.T) {
+	for _, c := range []struct {
+		text, how string
+		limit     int
+		want      []string
+	}{
+		{"a\nb\n\n\n c \n", "paragraph", 0, []string{"a\nb", " c"}},
+		{"a\nb\n\nc", "line", 0, []string{"a", "b", "c"}},
+		{"aa\n\nbb\n\ncc", "paragraph", 6, []string{"aa\n\nbb", "cc"}},
+		{"aaa bbb ccc\n\nd", "paragraph", 7, []string{"aaa bbb", "ccc\n\nd"}},
+		{"aaaaaaaaaa", "line", 4, []string{"aaaa", "aaaa", "aa"}},
+		{"ééé ééé", "line", 3, []string{"ééé", "ééé"}},
+		{"a\nb\nc", "line", 3, []string{"a\nb", "c"}},
+	} {
+		if got := split(c.text, c.how, c.limit); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("split(%q, %s, %d) = %q; want %q", c.text, c.how, c.limit, got, c.want)
+		}
+	}
+	rows, err := run(t, map[string]string{"a.txt": "x\n\ny", "q.jsonl": `{"question":"p\n\nq","answer":"r"}`}, func(s *spec) {
+		s.Files, s.Split = []string{"a.txt", "q.jsonl"}, "paragraph"
+	})
+	if want := []string{"a.txt#1", "a.txt#2", "q.jsonl:1"}; err != nil || !reflect.DeepEqual(ids(rows), want) {
+		t.Errorf("got %q, %v; want %q", ids(rows), err, want)
+	}
+}
+
+// However a text is split, no word is lost and no piece is too long.
+func TestSplitKeepsWords(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringOfN(rapid.RuneFrom([]rune("ab é\n\n\t")), 0, 200, -1).Draw(t, "text")
+		how := rapid.SampledFrom([]string{"paragraph", "line"}).Draw(t, "how")
+		limit := rapid.IntRange(0, 30).Draw(t, "limit")
+		pieces := split(text, how, limit)
+		letters := func(s string) string { return strings.Join(strings.Fields(s), "") }
+		if letters(strings.Join(pieces, " ")) != letters(text) {
+			t.Fatalf("%q lost text of %q", pieces, text)
+		}
+		for _, p := range pieces {
+			if limit > 0 && utf8.RuneCountInString(p) > limit || strings.TrimSpace(p) == "" {
+				t.Fatalf("piece %q with limit %d", p, limit)
+			}
+		}
+	})
+}
+
+// Whatever the bytes of a line are, reading it gives rows or an error that
+// names the line.
+func FuzzLine(f *testing.F) {
+	for _, s := range []string{
+		`{"text":"T"}`, `{"messages":[{"role":"user","content":"Q"}]}`, `{"question":"Q","choices":["a","b"],"gold":1}`,
+		`{"chosen":[{"role":"user","content":"Q"}],"rejected":[]}`, `{"choices":{"text":["a"],"label":[1]}}`, "\xff{", `{"id":1e999,"text":"x"}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		for _, policy := range []string{"error", "replace"} {
+			s := newStage().(*spec)
+			s.InvalidUTF8 = policy
+			r := reader{spec: s, name: "f.jsonl"}
+			rows := 0
+			err := r.lines(context.Background(), strings.NewReader(string(line)), func(row artifact.Row) error {
+				rows++
+				if row.ID == "" || !utf8.ValidString(row.Text+row.Meta) {
+					t.Errorf("row %+v", row)
+				}
+				return nil
+			})
+			if err != nil && !strings.HasPrefix(err.Error(), "f.jsonl:") {
+				t.Errorf("error without a place: %v", err)
+			}
+		}
+	})
+}
+
+func FuzzTable(f *testing.F) {
+	f.Add("text,x\na,b\n")
+	f.Add("question,choices,gold\n\"a\nb\",\"[\"\"x\"\",\"\"y\"\"]\",1\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		r := reader{spec: newStage().(*spec), name: "f.csv"}
+		err := r.table(context.Background(), strings.NewReader(in), ',', func(artifact.Row) error { return nil })
+		if err != nil && !strings.HasPrefix(err.Error(), "f.csv:") {
+			t.Errorf("error without a place: %v", err)
+		}
+		err = r.array(strings.NewReader(in), func(artifact.Row) error { return nil })
+		if err != nil && !strings.HasPrefix(err.Error(), "f.csv:") {
+			t.Errorf("error without a place: %v", err)
+		}
+	})
+}

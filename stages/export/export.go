@@ -1,0 +1,155 @@
+// Package export is the stage that writes a model for other programs: PEFT
+// adapters, merged safetensors for transformers and vLLM, GGUF for llama.cpp.
+package export
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/tensor"
+)
+
+//go:embed README.md
+var doc string
+
+// Kind is the stage kind "export".
+var Kind = stage.Kind{
+	Name: "export", Doc: doc, Version: 1, Compute: true,
+	Outputs: []stage.Output{
+		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, gguf"},
+	},
+	New: func() stage.Stage { return &spec{Name: "model", DType: "auto"} },
+}
+
+// spec is the block.
+type spec struct {
+	Model   stage.Model     `hcl:"model" doc:"The model to write: a model block or a stage's model output"`
+	Formats []string        `hcl:"formats" doc:"Any of peft, safetensors, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0"`
+	DType   string          `hcl:"dtype,optional" doc:"Element type of the safetensors: auto (the base's own; f16 for a quantised base), f32, bf16 or f16"`
+	Name    string          `hcl:"name,optional" doc:"Name of the model, in its card and in the names of GGUF files"`
+	Base    string          `hcl:"base_model,optional" doc:"What the card and adapter_config.json name as the base model, such as org/name; by default what the cache of the hub knows it as"`
+	Data    []stage.Dataset `hcl:"data,optional" doc:"Datasets the model was made with: the card lists their digests and numbers of rows"`
+	Metrics []stage.Metrics `hcl:"metrics,optional" doc:"Measurements that the card shows"`
+	// Card are further lines of the card, such as the hyper-parameters.
+	Card map[string]string `hcl:"card,optional" doc:"Further entries of the card, such as hyper-parameters: { epochs = \"2\" }"`
+	Path string            `hcl:"path,optional" json:"-" doc:"Directory outside the store that the files are copied to. It is replaced by the next export; a directory that export did not make is never touched"`
+}
+
+// fileName is what may become part of file names everywhere.
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+
+// ggufTypes are the matrix types of the gguf formats.
+var ggufTypes = map[string]tensor.DType{
+	"gguf:f32": tensor.F32, "gguf:f16": tensor.F16, "gguf:bf16": tensor.BF16,
+	"gguf:q8_0": tensor.Q8_0, "gguf:q4_0": tensor.Q4_0,
+}
+
+var plainTypes = map[string]tensor.DType{"f32": tensor.F32, "bf16": tensor.BF16, "f16": tensor.F16}
+
+// Check implements stage.Stage.
+func (s *spec) Check() error {
+	var errs []error
+	bad := func(field, format string, args ...any) { errs = append(errs, stage.Fieldf(field, format, args...)) }
+	if len(s.Formats) == 0 {
+		bad("formats", "is empty; name at least one of peft, safetensors and gguf:q8_0")
+	}
+	for i, f := range s.Formats {
+		if _, ok := ggufTypes[f]; !ok && f != "peft" && f != "safetensors" {
+			bad("formats", "holds %q; must be peft, safetensors, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0 or gguf:q4_0", f)
+		}
+		if slices.Contains(s.Formats[:i], f) {
+			bad("formats", "holds %q twice", f)
+		}
+	}
+	if _, ok := plainTypes[s.DType]; !ok && s.DType != "auto" {
+		bad("dtype", "is %q; must be auto, f32, bf16 or f16", s.DType)
+	}
+	if !fileName.MatchString(s.Name) {
+		bad("name", "is %q; must be 1 to 100 letters, digits, dots, dashes and underscores: file names are made of it", s.Name)
+	}
+	if strings.ContainsAny(s.Base, "\n\r\"\\") || len(s.Base) > 200 {
+		bad("base_model", "is %q; must be one plain line", s.Base)
+	}
+	for k, v := range s.Card {
+		if k == "" || strings.ContainsAny(k+v, "\n\r|") {
+			bad("card", "entry %q must be one line without |", k)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run implements stage.Stage.
+func (s *spec) Run(ctx context.Context, env *stage.Env) error {
+	target := s.target(env.Dir)
+	if target != "" {
+		if err := placeable(target); err != nil { // before the work
+			return stage.Fieldf("path", "%v", err)
+		}
+	}
+	src, err := open(ctx, env, s)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := s.possible(src); err != nil {
+		return err
+	}
+	card, err := s.card(env, src)
+	if err != nil {
+		return err
+	}
+	w, err := env.Create("files")
+	if err != nil {
+		return err
+	}
+	for i, format := range s.Formats {
+		env.Progress(int64(i), int64(len(s.Formats)), "formats")
+		family, _, _ := strings.Cut(format, ":")
+		dir := filepath.Join(w.Dir(), family)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := s.write(src, format, dir); err != nil {
+			return fmt.Errorf("write %s: %w", format, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "README.md"), card.render(family), 0o644); err != nil {
+			return err
+		}
+	}
+	env.Progress(int64(len(s.Formats)), int64(len(s.Formats)), "formats")
+	if target == "" {
+		return nil
+	}
+	if err := place(w.Dir(), target); err != nil {
+		return fmt.Errorf("copy to %s: %w", target, err)
+	}
+	env.Note("written to %s", s.Path)
+	return nil
+}
+
+// target is the directory to copy to, "" for none.
+func (s *spec) target(dir string) string {
+	if s.Path == "" || filepath.IsAbs(s.Path) {
+		return s.Path
+	}
+	return filepath.Join(dir, s.Path)
+}
+
+// possible refuses what a format cannot hold, before anything is written.
+func (s *spec) possible(src *source) error {
+	for _, f := range s.Formats {
+		if f == "peft" && src.adapter == "" {
+			return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package export
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"pipe/model/adapter"
+	"pipe/model/disk"
+	"pipe/model/gguf"
+	"pipe/model/safetensors"
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// write writes the model into dir in one format.
+func (s *spec) write(src *source, format, dir string) error {
+	switch format {
+	case "peft":
+		return writePEFT(src, dir)
+	case "safetensors":
+		return s.writeSafetensors(src, dir)
+	}
+	dt := ggufTypes[format]
+	path := filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, dt))
+	return gguf.Export(path, gguf.Checkpoint{
+		Name: s.Name, Config: src.Config, Weights: src.weights,
+		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource,
+	}, dt)
+}
+
+// writePEFT copies the adapter; only the name of its base changes.
+func writePEFT(src *source, dir string) error {
+	src.settings["base_model_name_or_path"] = src.base
+	if src.revision != "" {
+		src.settings["revision"] = src.revision
+	}
+	data, err := marshal(src.settings)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, adapter.ConfigName), data, 0o644); err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(dir, adapter.WeightsName), filepath.Join(src.adapter, adapter.WeightsName)); err != nil {
+		return err
+	}
+	return src.SaveTokenizer(dir)
+}
+
+var torchNames = map[tensor.DType]string{tensor.F32: "float32", tensor.BF16: "bfloat16", tensor.F16: "float16"}
+
+// writeSafetensors writes a directory that transformers loads, all tensors in
+// one type.
+func (s *spec) writeSafetensors(src *source, dir string) error {
+	dt, err := src.dtype(s.DType)
+	if err != nil {
+		return err
+	}
+	config, err := src.Config.JSON(torchNames[dt])
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), append(config, '\n'), 0o644); err != nil {
+		return err
+	}
+	var tensors []safetensors.Tensor
+	for _, name := range src.names() {
+		shape, err := src.Weights.Weight(name)
+		if err != nil {
+			return err
+		}
+		tensors = append(tensors, safetensors.Tensor{Name: name, DType: dt, Shape: shape.Shape, Fill: func(w io.Writer) error {
+			x, err := src.weights.Weight(name)
+			if err != nil {
+				return err
+			}
+			return quant.Convert(w, dt, x.DType, x.Data, x.Shape[len(x.Shape)-1])
+		}})
+	}
+	if err := safetensors.Write(filepath.Join(dir, safetensors.SingleName), tensors, nil); err != nil {
+		return err
+	}
+	return src.SaveTokenizer(dir)
+}
+
+func copyFile(dst, from string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return disk.Write(dst, func(w io.Writer) error { _, err := io.Copy(w, f); return err })
+}
+
+// marshal indents, sorts keys and leaves <, > and & alone.
+func marshal(v any) ([]byte, error) {
+	b := &bytes.Buffer{}
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
+}

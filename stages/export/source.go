@@ -1,0 +1,147 @@
+package export
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/model/pretrained"
+	"pipe/runtime/stage"
+	"pipe/tensor"
+)
+
+// A source is the model to be written.
+type source struct {
+	*pretrained.Model
+	weights  model.Source   // merged with the adapter
+	adapter  string         // directory of the adapter, "" for none
+	settings map[string]any // its adapter_config.json
+	base     string         // what the base model is called
+	revision string         // its commit on the hub, "" when unknown
+	decoder  *model.Decoder
+}
+
+// open loads the model; the adapter, if there is one, on the backend, which
+// merges it tensor by tensor.
+func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
+	paths, err := env.Store.Model(s.Model.Ref)
+	if err != nil {
+		return nil, err
+	}
+	m, err := pretrained.Open(paths.Base, pretrained.WithTemplate(paths.Template))
+	if err != nil {
+		return nil, err
+	}
+	src := &source{Model: m, adapter: paths.Adapter}
+	src.base, src.revision = baseName(paths.Base)
+	if s.Base != "" {
+		src.base, src.revision = s.Base, ""
+	}
+	var weights model.Source = m.Weights
+	if paths.Adapter != "" {
+		weights, err = src.merge(env.Backend)
+	}
+	if err != nil {
+		src.Close()
+		return nil, err
+	}
+	src.weights = cancellable{ctx, weights}
+	return src, nil
+}
+
+func (src *source) merge(b tensor.Backend) (model.Source, error) {
+	data, err := os.ReadFile(filepath.Join(src.adapter, adapter.ConfigName))
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(&src.settings); err != nil {
+		return nil, fmt.Errorf("%s: %w", adapter.ConfigName, err)
+	}
+	if src.decoder, err = model.Load(b, src.Config, src.Weights, false); err != nil {
+		return nil, err
+	}
+	set, err := adapter.Load(src.decoder, src.adapter)
+	if err != nil {
+		return nil, err
+	}
+	return set.Merge(src.Weights), nil
+}
+
+// Close frees the model.
+func (src *source) Close() {
+	if src.decoder != nil {
+		src.decoder.Close()
+	}
+	src.Model.Close()
+}
+
+// snapshot is a path in the cache of the hub.
+var snapshot = regexp.MustCompile(`models--([A-Za-z0-9._-]+)--([A-Za-z0-9._-]+)/snapshots/([0-9a-f]{40})(/|$)`)
+
+// baseName is what a model is called by its place: org/name and the commit for
+// one of the hub, else the last part of the path. It never tells where on this
+// machine the model lies.
+func baseName(path string) (name, revision string) {
+	if m := snapshot.FindStringSubmatch(filepath.ToSlash(path)); m != nil {
+		return m[1] + "/" + m[2], m[3]
+	}
+	return filepath.Base(path), ""
+}
+
+// A cancellable source stops when its context does.
+type cancellable struct {
+	ctx context.Context
+	model.Source
+}
+
+// Weight implements model.Source.
+func (c cancellable) Weight(name string) (model.Weight, error) {
+	if err := c.ctx.Err(); err != nil {
+		return model.Weight{}, err
+	}
+	return c.Source.Weight(name)
+}
+
+// names are the tensors to be written: not those that are derived.
+func (src *source) names() []string {
+	return slices.DeleteFunc(src.weights.Names(), func(n string) bool {
+		return strings.HasSuffix(n, ".rotary_emb.inv_freq") || n == "lm_head.weight" && src.Config.Tied
+	})
+}
+
+// dtype is the type of the safetensors: the base's own, the widest if it mixes
+// several; f16 in place of blocks, whose scales are f16.
+func (src *source) dtype(want string) (tensor.DType, error) {
+	if dt, ok := plainTypes[want]; ok {
+		return dt, nil
+	}
+	seen := map[tensor.DType]bool{}
+	for _, name := range src.names() {
+		w, err := src.Weights.Weight(name)
+		if err != nil {
+			return 0, err
+		}
+		if len(w.Shape) > 1 {
+			seen[w.DType] = true
+		}
+	}
+	switch {
+	case seen[tensor.F32]:
+		return tensor.F32, nil
+	case seen[tensor.BF16] && len(seen) == 1:
+		return tensor.BF16, nil
+	case seen[tensor.BF16]: // f16 would overflow, bf16 would lose the others' bits
+		return tensor.F32, nil
+	}
+	return tensor.F16, nil
+}

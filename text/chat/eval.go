@@ -10,7 +10,7 @@ import (
 
 // Limits of one rendering. Templates are untrusted.
 const (
-	maxSteps  = 20 << 20 // nodes evaluated, plus a step for every 16 bytes made
+	maxSteps  = 5 << 20  // nodes evaluated, plus a step for every 16 bytes made
 	maxOutput = 64 << 20 // bytes of any one string
 	maxCalls  = 64       // macros inside macros
 )

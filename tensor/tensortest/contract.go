@@ -67,21 +67,22 @@ func testAliasing(s *suite) {
 	s.same("scale columns over x", s.get(a), want)
 }
 
+func (s *suite) isNaN(name string, v float32) {
+	s.Helper()
+	if v == v {
+		s.Errorf("%s is %v; must be NaN", name, v)
+	}
+}
+
 func testNonFinite(s *suite) {
 	nan, inf := math.NaN(), math.Inf(1)
-	isNaN := func(name string, v float32) {
-		s.Helper()
-		if v == v {
-			s.Errorf("%s is %v; must be NaN", name, v)
-		}
-	}
 	for _, m := range []int{1, 20} { // both kinds of product
 		const n, k = 20, 9
 		a := s.normal(m * k)
 		a[0] = nan
 		y := s.garbage(m, n)
 		s.b.MatMul(y, s.put(a, m, k), s.put(s.normal(n*k), n, k), tensor.MatMul{TransB: true, Alpha: 1})
-		isNaN("matmul", s.get(y)[n-1])
+		s.isNaN("matmul", s.get(y)[n-1])
 		a[0] = inf
 		ones := make([]float64, n*k)
 		for i := range ones {
@@ -96,18 +97,22 @@ func testNonFinite(s *suite) {
 	x := s.normal(9)
 	x[8] = nan
 	s.b.RMSNorm(y, r, s.put(x, 1, 9), s.put(s.normal(9), 9), 1e-5)
-	isNaN("rmsnorm", s.get(y)[0])
+	s.isNaN("rmsnorm", s.get(y)[0])
 	g := s.put([]float64{nan, -200, 200, -inf, 1e30, -1e30, 0, 3, nan}, 9)
 	u := s.put([]float64{1, 1, 1, 0, 1, 1, nan, inf, 1}, 9)
 	d := s.garbage(9)
 	s.b.SwiGLU(d, g, u)
 	out := s.get(d)
-	isNaN("swiglu of NaN", out[0])
-	isNaN("swiglu of NaN in the last lane", out[8])
-	isNaN("swiglu of a NaN factor", out[6])
+	s.isNaN("swiglu of NaN", out[0])
+	s.isNaN("swiglu of NaN in the last lane", out[8])
+	s.isNaN("swiglu of a NaN factor", out[6])
 	if math.Abs(float64(out[1])) > 1e-30 || out[2] != 200 || out[4] != 1e30 || out[5] != 0 || !math.IsInf(float64(out[7]), 1) {
 		s.Errorf("swiglu at the extremes: %v", out)
 	}
+}
+
+func testNonFiniteHeads(s *suite) {
+	nan, inf := math.NaN(), math.Inf(1)
 	for _, bad := range []float64{nan, inf} {
 		w := s.normal(30 * 3)
 		w[88] = bad
@@ -123,13 +128,13 @@ func testNonFinite(s *suite) {
 	q, v, at, l := s.put(s.normal(10), 5, 2), s.put(s.normal(10), 5, 2), s.garbage(5, 2), s.garbage(5, 1)
 	s.b.Attention(at, l, q, s.put(k, 5, 2), v, o)
 	got := s.get(at)
-	isNaN("attention that sees NaN", got[6])
+	s.isNaN("attention that sees NaN", got[6])
 	if got[4] != got[4] {
 		s.Error("attention sees a later key")
 	}
 	sum := s.put([]float64{0}, 1)
 	s.b.SumSquares(sum, s.put([]float64{1, nan}, 2))
-	isNaN("sum of squares", s.get(sum)[0])
+	s.isNaN("sum of squares", s.get(sum)[0])
 }
 
 func testNegativeZero(s *suite) {

@@ -57,6 +57,7 @@ var conformance = []struct {
 	{"empty inputs", testEmpty},
 	{"aliasing", testAliasing},
 	{"non-finite numbers", testNonFinite},
+	{"non-finite logits and scores", testNonFiniteHeads},
 	{"negative zero", testNegativeZero},
 	{"wrong shapes panic", testPanics},
 	{"bad indices fail", testBadIndices},

@@ -11,7 +11,7 @@ require (
 	github.com/coder/hnsw v0.6.1 // indirect
 	github.com/dominikbraun/graph v0.23.0 // indirect
 	github.com/goccy/go-json v0.10.3 // indirect
-	github.com/google/flatbuffers v24.3.25+incompatible // indirect
+	github.com/google/flatbuffers v25.12.19+incompatible // indirect
 	github.com/google/go-cmp v0.6.0 // indirect
 	github.com/google/renameio v1.0.1 // indirect
 	github.com/hashicorp/hcl/v2 v2.25.0 // indirect

@@ -206,6 +206,13 @@ func openTable(f *os.File, t reflect.Type) (r *ipc.FileReader, cols []column, er
 	if err != nil {
 		return
 	}
+	st, err := f.Stat()
+	if err != nil {
+		return
+	}
+	if err = checkFooter(f, st.Size()); err != nil {
+		return
+	}
 	if r, err = ipc.NewFileReader(f); err != nil {
 		return
 	}

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"fmt"
+
+	"pipe/tensor"
+	"pipe/tensor/cpu"
+)
+
+// A device is the backend that compute stages run on, opened when the first
+// one needs it.
+type device struct {
+	name   string
+	opened tensor.Backend
+}
+
+// openDevice chooses the device for --device.
+func openDevice(flag string) (*device, error) {
+	switch flag {
+	case "auto", "cpu":
+		b := cpu.New(0)
+		return &device{name: b.Name(), opened: b}, nil
+	case "cuda":
+		return nil, fmt.Errorf("--device cuda: this program has no CUDA backend; use --device cpu")
+	}
+	return nil, fmt.Errorf("--device %s: use auto, cpu or cuda", flag)
+}
+
+func (d *device) open() (tensor.Backend, error) { return d.opened, nil }
+
+func (d *device) close() { d.opened.Close() }

@@ -1,0 +1,127 @@
+// Command pipe turns a base language model into an aligned specialist: it runs
+// the stages that HCL files describe, and runs again only what changed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// Exit codes: a contract with scripts and nightly jobs.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // a stage failed
+	exitUsage       = 2   // wrong usage, or an error in the pipeline file
+	exitGate        = 3   // a gate failed
+	exitInterrupted = 130 // interrupted; the next run goes on
+)
+
+// A command is one subcommand. Its run writes results to the terminal's out
+// and everything about them to err, and returns the exit code.
+type command struct {
+	name, args, about string
+	run               func(ctx context.Context, t *terminal, args []string) int
+}
+
+// commands lists the subcommands in the order help prints them.
+func commands() []command {
+	return []command{
+		{"run", "FILE|DIR", "run what is not up to date", runRun},
+		{"plan", "FILE|DIR", "say what would run, and why; runs nothing", runPlan},
+		{"explain", "ADDR FILE|DIR", "say why a stage did or will run: what changed since it ran last", runExplain},
+		{"validate", "FILE|DIR", "check a pipeline file", runValidate},
+		{"fmt", "FILE...", "lay pipeline files out canonically", runFmt},
+		{"graph", "FILE|DIR", "print the graph of stages", runGraph},
+		{"ls", "FILE|DIR", "list stages and what they made", runLs},
+		{"show", "ADDR FILE|DIR", "show what a stage made", runShow},
+		{"cat", "ADDR.OUTPUT FILE|DIR", "print rows of a table as JSON lines, or a file", runCat},
+		{"help", "[KIND|COMMAND]", "explain a stage kind or a command", runHelp},
+		{"version", "", "print the version", runVersion},
+	}
+}
+
+func main() { os.Exit(mainCode()) }
+
+// mainCode is main without os.Exit, for tests that run pipe in their process.
+func mainCode() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() { // a second Ctrl-C does not wait
+		<-ctx.Done()
+		stop()
+	}()
+	return dispatch(ctx, newTerminal(os.Stdout, os.Stderr), os.Args[1:])
+}
+
+func dispatch(ctx context.Context, t *terminal, args []string) int {
+	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" {
+		usage(t.out)
+		if len(args) == 0 {
+			return exitUsage
+		}
+		return exitOK
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.run(ctx, t, args[1:])
+		}
+	}
+	var names []string
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	t.errorf("there is no command %q%s; pipe help lists them", args[0], suggest(args[0], names))
+	return exitUsage
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "pipe turns a base language model into an aligned specialist.\n\nUsage: pipe COMMAND [ARGUMENTS] [FLAGS]\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
+	}
+	fmt.Fprint(w, "\npipe COMMAND --help lists a command's flags; pipe help KIND explains a stage.\n"+
+		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed, 130 interrupted.\n")
+}
+
+// errUsage marks errors of usage that were printed already.
+var errUsage = errors.New("usage")
+
+// suggest returns ` (did you mean "x"?)` for the closest name, if one is close.
+func suggest(got string, names []string) string {
+	best, at := 3, ""
+	for _, n := range names {
+		if d := distance(got, n); d < best {
+			best, at = d, n
+		}
+	}
+	if at == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %q?)", at)
+}
+
+// distance is the Levenshtein distance.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := diag
+			if a[i] != b[j] {
+				d = 1 + min(diag, row[j], row[j+1])
+			}
+			diag, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
+}

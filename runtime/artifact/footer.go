@@ -1,0 +1,57 @@
+package artifact
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	flatbuffers "github.com/google/flatbuffers/go"
+)
+
+var errFooter = errors.New("not a valid Arrow file: its footer is damaged")
+
+// checkFooter walks the footer of an Arrow IPC file of the given size and
+// refuses blocks that lie outside the file. The Arrow library allocates what a
+// block claims before it reads it. Format: "Footer" and "Block" of Arrow's
+// File.fbs; a file ends with the footer, its int32 length, and "ARROW1".
+func checkFooter(f io.ReaderAt, size int64) (err error) {
+	defer recovered(&err)
+	var tail [10]byte
+	if size < 20 {
+		return errFooter
+	}
+	if _, err := f.ReadAt(tail[:], size-10); err != nil {
+		return err
+	}
+	n := int64(int32(binary.LittleEndian.Uint32(tail[:4])))
+	if string(tail[4:]) != "ARROW1" || n < 8 || n > size-20 {
+		return errFooter
+	}
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, size-10-n); err != nil {
+		return err
+	}
+	t := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
+	if t.Offset(8) != 0 { // dictionaries: pipe writes none
+		if t.VectorLen(flatbuffers.UOffsetT(t.Offset(8))) > 0 {
+			return fmt.Errorf("not a table of pipe: it has dictionaries")
+		}
+	}
+	o := flatbuffers.UOffsetT(t.Offset(10))
+	if o == 0 {
+		return nil // no batches
+	}
+	const block = 24 // int64 offset, int32 metadata length, 4 bytes pad, int64 body length
+	start, count := int64(t.Vector(o)), int64(t.VectorLen(o))
+	if count < 0 || start+count*block > n {
+		return errFooter
+	}
+	for p := start; p < start+count*block; p += block {
+		off, meta, body := flatbuffers.GetInt64(b[p:]), int64(flatbuffers.GetInt32(b[p+8:])), flatbuffers.GetInt64(b[p+16:])
+		if off < 8 || off > size || meta < 8 || meta > size || body < 0 || body > size || off+meta+body > size-10-n {
+			return fmt.Errorf("not a valid Arrow file: a batch claims bytes %d to %d of %d", off, off+meta+body, size)
+		}
+	}
+	return nil
+}

@@ -99,7 +99,9 @@ func (b *bench) run(s *spec) (d artifact.Digest, m artifact.MetricsFile, err err
 // digest is the winner's own.
 func TestBest(t *testing.T) {
 	b := newBench(t)
-	acc := func(v float64, better int) artifact.Metric { return artifact.Metric{N: 4, Value: v, Stderr: 0.1, Better: better} }
+	acc := func(v float64, better int) artifact.Metric {
+		return artifact.Metric{N: 4, Value: v, Stderr: 0.1, Better: better}
+	}
 	for name, c := range map[string]struct {
 		mode   string
 		better int

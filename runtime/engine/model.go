@@ -1,0 +1,174 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
+	"pipe/runtime/stage"
+)
+
+const (
+	maxTemplate = 4 << 20 // bytes of a chat template
+	// adapterConfig is the file that tells an adapter from a passed-on base.
+	adapterConfig = "adapter_config.json"
+)
+
+// resolve finds the model of a model block. A chat template of the block's own
+// makes it another model.
+func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, total int64)) error {
+	if e.Resolve == nil {
+		return errors.New("nothing was given to find models with")
+	}
+	path, sum, err := e.Resolve(ctx, n.Model.Source, e.prog.Dir, progress)
+	if err != nil {
+		return err
+	}
+	m := stage.ModelPath{Base: path, Root: sum}
+	if n.Model.ChatTemplate != "" {
+		if m.Template, m.Root, err = e.template(n.Model.ChatTemplate, m.Root); err != nil {
+			return stage.Fieldf("chat_template", "%v", err)
+		}
+	}
+	e.mu.Lock()
+	e.roots[m.Root] = m
+	e.mu.Unlock()
+	e.made(n.Addr, map[string]artifact.Object{"": {Digest: m.Root, Type: artifact.Model}})
+	return nil
+}
+
+// template copies a chat template into the store, so that what stages read is
+// what the digest is of, and mixes it into the digest of the model.
+func (e *engine) template(name string, model artifact.Digest) (path string, root artifact.Digest, err error) {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(e.prog.Dir, name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return "", root, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxTemplate+1))
+	if err != nil {
+		return "", root, err
+	}
+	if len(b) > maxTemplate {
+		return "", root, fmt.Errorf("%s is larger than %d MiB", name, maxTemplate>>20)
+	}
+	sum := sha256.Sum256(b)
+	path = filepath.Join(e.Store.Dir(), "templates", hex.EncodeToString(sum[:])+".jinja")
+	if got, err := os.ReadFile(path); err != nil || sha256.Sum256(got) != sum {
+		if err := writeFile(path, b); err != nil {
+			return "", root, err
+		}
+	}
+	h := framer{sha256.New()}
+	h.text("pipe model with template")
+	h.bytes(model[:])
+	h.bytes(sum[:])
+	return path, h.sum(), nil
+}
+
+// configure makes a teacher block known; it is configuration only.
+func (e *engine) configure(n *lang.Node) error {
+	if unknown := e.bind(n); len(unknown) > 0 {
+		return fmt.Errorf("%s was not found", unknown[0])
+	}
+	b, err := json.Marshal(stage.Teacher{Config: n.Teacher})
+	if err != nil {
+		return err
+	}
+	e.made(n.Addr, map[string]artifact.Object{"": {Digest: sha256.Sum256(b), Type: artifact.Teacher}})
+	return nil
+}
+
+// inputs implements stage.Inputs.
+type inputs struct{ e *engine }
+
+// Open implements stage.Inputs.
+func (in inputs) Open(r artifact.Ref) (*artifact.Artifact, error) {
+	if r.Digest.IsZero() {
+		return nil, fmt.Errorf("%s has no content", r)
+	}
+	a, err := in.e.Store.Open(r.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", r, err)
+	}
+	if r.Type != "" && a.Type() != r.Type {
+		return nil, fmt.Errorf("open %s: it is a %s, not a %s", r, a.Type(), r.Type)
+	}
+	return a, nil
+}
+
+// Model implements stage.Inputs.
+func (in inputs) Model(r artifact.Ref) (stage.ModelPath, error) {
+	if m, ok := in.root(r.Digest); ok {
+		return m, nil
+	}
+	a, err := in.Open(r)
+	if err != nil {
+		return stage.ModelPath{}, err
+	}
+	base, err := in.manifest(a)
+	if err != nil {
+		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
+	}
+	dir, err := a.Dir()
+	if err != nil {
+		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
+	}
+	if base.IsZero() {
+		return stage.ModelPath{Base: dir, Root: r.Digest}, nil
+	}
+	m, err := in.base(base)
+	if err != nil {
+		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
+	}
+	if a.Has(adapterConfig) { // else it passes its base on
+		m.Adapter = dir
+	}
+	return m, nil
+}
+
+// root returns the model block of that content.
+func (in inputs) root(d artifact.Digest) (stage.ModelPath, bool) {
+	in.e.mu.Lock()
+	defer in.e.mu.Unlock()
+	m, ok := in.e.roots[d]
+	return m, ok
+}
+
+func (in inputs) manifest(a *artifact.Artifact) (artifact.Digest, error) {
+	var m artifact.ModelManifest
+	err := artifact.ReadJSON(a, artifact.ModelFile, &m)
+	return m.Base, err
+}
+
+// base finds what an adapter was trained over: a model block, or an artifact
+// with all weights.
+func (in inputs) base(d artifact.Digest) (stage.ModelPath, error) {
+	if m, ok := in.root(d); ok {
+		return m, nil
+	}
+	a, err := in.e.Store.Open(d)
+	if err != nil {
+		return stage.ModelPath{}, fmt.Errorf("its base %v is neither a model block of this pipeline nor in the store: %w", d, err)
+	}
+	over, err := in.manifest(a)
+	if err != nil {
+		return stage.ModelPath{}, fmt.Errorf("its base: %w", err)
+	}
+	if !over.IsZero() {
+		return stage.ModelPath{}, fmt.Errorf("its base %v is an adapter itself; a base has all weights", d)
+	}
+	dir, err := a.Dir()
+	return stage.ModelPath{Base: dir, Root: d}, err
+}

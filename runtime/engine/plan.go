@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
+)
+
+// The actions of a plan.
+const (
+	PlanRun    = "run"    // it will run
+	PlanCached = "cached" // it is up to date
+	PlanMaybe  = "maybe"  // it depends on what the stages before it make
+)
+
+// A Step is what Run would do with one stage.
+type Step struct {
+	Addr   string       `json:"stage"`
+	Kind   string       `json:"kind"`
+	Action string       `json:"action"`
+	Reason string       `json:"reason"`
+	Key    artifact.Key `json:"key,omitzero"` // zero while an input is not known
+}
+
+// Plan says what Run would do, in the order of the program. It runs nothing.
+// It reads source files, and calls o.Resolve, which must not use the network:
+// a model that it does not find makes the stages behind it run or maybe.
+func Plan(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
+	e, err := newEngine(prog, o)
+	if err != nil {
+		return nil, err
+	}
+	p := planner{engine: e, steps: map[string]Step{}, absent: map[string]string{}}
+	ends, err := e.walk(ctx, 1, true, p.visit)
+	if err != nil {
+		return nil, err
+	}
+	steps := []Step{}
+	var errs []error
+	for i, end := range ends {
+		if end.Err != nil {
+			errs = append(errs, newStageError(e.nodes[i], end.Err))
+		}
+		if s, ok := p.steps[end.Node]; ok {
+			steps = append(steps, s)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return steps, errors.Join(errs...)
+}
+
+type planner struct {
+	*engine
+	steps  map[string]Step
+	absent map[string]string // addresses whose content is not known, and why
+}
+
+func (p *planner) visit(ctx context.Context, n *lang.Node) error {
+	switch {
+	case n.Model != nil:
+		if err := p.resolve(ctx, n, nil); err != nil {
+			p.absent[n.Addr] = fmt.Sprintf("%s is not here: %v", n.Addr, err)
+		}
+		return nil
+	case n.Teacher != nil:
+		if unknown := p.bind(n); len(unknown) > 0 {
+			p.absent[n.Addr] = p.absent[unknown[0].Addr]
+			return nil
+		}
+		return p.configure(n)
+	}
+	unknown := p.bind(n)
+	a, err := p.action(ctx, n)
+	if err != nil {
+		return err
+	}
+	s := Step{Addr: n.Addr, Kind: n.Type}
+	if len(unknown) > 0 {
+		s.Action, s.Reason = p.guess(n, a, unknown)
+	} else if s.Key = a.key; true {
+		rec, err := p.find(n, a.key)
+		if err != nil {
+			return err
+		}
+		if rec != nil {
+			s.Action, s.Reason = PlanCached, "up to date"
+			p.made(n.Addr, p.withAliases(n, rec.Outputs))
+		} else {
+			s.Action, s.Reason = PlanRun, p.reason(n, a)
+		}
+	}
+	if s.Action != PlanCached {
+		p.absent[n.Addr] = fmt.Sprintf("it needs %s, which will run", n.Addr)
+		if s.Action == PlanMaybe {
+			p.absent[n.Addr] = fmt.Sprintf("it needs %s, which may run", n.Addr)
+		}
+		// What it passes on is known all the same.
+		aliases := p.withAliases(n, nil)
+		maps.DeleteFunc(aliases, func(_ string, o artifact.Object) bool { return o.Digest.IsZero() })
+		p.made(n.Addr, aliases)
+	}
+	p.steps[n.Addr] = s
+	return nil
+}
+
+// guess says what becomes of a stage some of whose inputs are not known yet:
+// it runs if anything else about it changed, or if it never ran.
+func (p *planner) guess(n *lang.Node, a *action, unknown []artifact.Ref) (act, reason string) {
+	if p.forced[n.Addr] {
+		return PlanRun, "forced"
+	}
+	old := p.lastPreimage(n)
+	if old == nil {
+		return PlanRun, "it has no earlier result"
+	}
+	// Pretend that what is unknown did not change.
+	pre := a.pre
+	pre.Inputs = maps.Clone(a.pre.Inputs)
+	for name, d := range pre.Inputs {
+		if d.IsZero() {
+			if o, ok := old.Inputs[name]; ok {
+				pre.Inputs[name] = o
+			}
+		}
+	}
+	if cs := changes(old, &pre, n); len(cs) > 0 {
+		return PlanRun, sentence(cs)
+	}
+	i := slices.IndexFunc(unknown, func(r artifact.Ref) bool { return p.absent[r.Addr] != "" })
+	if i < 0 {
+		return PlanMaybe, fmt.Sprintf("it needs %s, which is not known yet", unknown[0])
+	}
+	return PlanMaybe, p.absent[unknown[i].Addr]
+}

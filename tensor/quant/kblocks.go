@@ -170,12 +170,10 @@ func search4(x *[32]float32, codes *[32]byte) (scale, minimum float32) {
 	}
 	iscale := 15 / (hi - lo)
 	scale = 1 / iscale
-	best := float32(0)
 	for i, v := range x {
 		codes[i] = byte(clamp(nearest(iscale*(v-lo)), 0, 15))
-		diff := float32(scale*float32(codes[i])) + lo - v
-		best += float32(w[i] * float32(diff*diff))
 	}
+	best := loss(x, &w, codes, scale, lo)
 	for step := range 21 {
 		iscale = (float32(-1+float32(0.1*float32(step))) + 15) / (hi - lo)
 		var trial [32]byte
@@ -198,17 +196,21 @@ func search4(x *[32]float32, codes *[32]byte) (scale, minimum float32) {
 			m = 0
 			s = sxl / sl2
 		}
-		var err float32
-		for i, v := range x {
-			diff := float32(s*float32(trial[i])) + m - v
-			err += float32(w[i] * float32(diff*diff))
-		}
-		if err < best {
-			best, scale, lo = err, s, m
+		if e := loss(x, &w, &trial, s, m); e < best {
+			best, scale, lo = e, s, m
 			*codes = trial
 		}
 	}
 	return scale, -lo
+}
+
+// loss is the weighted square error of codes.
+func loss(x, w *[32]float32, codes *[32]byte, scale, minimum float32) (sum float32) {
+	for i, v := range x {
+		diff := float32(scale*float32(codes[i])) + minimum - v
+		sum += float32(w[i] * float32(diff*diff))
+	}
+	return sum
 }
 
 // tiny is the magnitude below which a Q6_K block counts as zero.

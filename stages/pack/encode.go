@@ -1,0 +1,216 @@
+package pack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
+	"pipe/text/chat"
+)
+
+// A sequence is a row as tokens, or a part of one.
+type sequence struct {
+	row   string     // its id
+	ids   []int32    //
+	learn [][2]int32 // spans of tokens that are learned, ascending
+	talk  bool       // a conversation
+}
+
+// learned returns the number of tokens that are learned. Nothing predicts the
+// first token, so it never counts.
+func (s *sequence) learned() (n int) {
+	for _, l := range s.learn {
+		n += int(l[1] - max(1, l[0]))
+	}
+	return n
+}
+
+// part returns the tokens from..to as a sequence of its own.
+func (s *sequence) part(from, to int) sequence {
+	p := sequence{row: s.row, ids: s.ids[from:to], talk: s.talk}
+	for _, l := range s.learn {
+		a, b := max(int(l[0]), from), min(int(l[1]), to)
+		if a < b {
+			p.learn = append(p.learn, [2]int32{int32(a - from), int32(b - from)})
+		}
+	}
+	return p
+}
+
+// An encoder turns rows into sequences.
+type encoder struct {
+	model   *pretrained.Model
+	loss    string
+	eos     int32    // appended to documents; -1: none
+	special []string // texts that the tokenizer would take for control tokens
+	spoken  atomic.Int64
+}
+
+func newEncoder(m *pretrained.Model, loss string) *encoder {
+	e := &encoder{model: m, loss: loss, eos: -1}
+	if id, ok := m.Tokenizer.TokenID(m.Special["eos_token"]); ok {
+		e.eos = id
+	} else if len(m.Config.EOS) > 0 {
+		e.eos = m.Config.EOS[0]
+	}
+	for _, a := range m.Tokenizer.Added() {
+		if a.Special {
+			e.special = append(e.special, a.Content)
+		}
+	}
+	return e
+}
+
+// all encodes rows in parallel. The error is that of the first bad row.
+func (e *encoder) all(ctx context.Context, rows []artifact.Row, progress func(done int)) ([]sequence, error) {
+	out, errs := make([]sequence, len(rows)), make([]error, len(rows))
+	var next, done atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(rows)) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(rows) {
+					return
+				}
+				out[i], errs[i] = e.row(&rows[i])
+				progress(int(done.Add(1)))
+			}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return out, refusals(errs)
+}
+
+// refusals joins what is wrong with rows into one message.
+func refusals(errs []error) error {
+	const shown = 5
+	var found []string
+	for _, err := range errs {
+		if err != nil {
+			found = append(found, err.Error())
+		}
+	}
+	switch n := len(found); {
+	case n == 0:
+		return nil
+	case n == 1:
+		return errors.New(found[0])
+	case n > shown:
+		return fmt.Errorf("%d rows are refused: %s; and %d more", n, strings.Join(found[:shown], "; "), n-shown)
+	default:
+		return fmt.Errorf("%d rows are refused: %s", n, strings.Join(found, "; "))
+	}
+}
+
+// row encodes one row.
+func (e *encoder) row(r *artifact.Row) (sequence, error) {
+	var s sequence
+	var err error
+	switch turns := conversation(r); {
+	case len(r.Chosen) > 0 || len(r.Rejected) > 0:
+		err = errors.New("is a preference: give it to dpo, which reads preferences as they are")
+	case len(r.Choices) > 0:
+		err = errors.New("is a multiple-choice item, which eval asks and nothing learns")
+	case turns != nil:
+		s, err = e.conversation(turns)
+	case r.Text != "":
+		s, err = e.document(r.Text)
+	default:
+		err = errors.New("has neither text nor messages")
+	}
+	if err != nil {
+		return s, fmt.Errorf("row %q %w", r.ID, err)
+	}
+	s.row = r.ID
+	return s, nil
+}
+
+// conversation returns the turns of a row; nil for a document. A question with
+// a reference answer is a conversation that the answer ends.
+func conversation(r *artifact.Row) []artifact.Message {
+	turns := r.Messages
+	if r.Answer == "" {
+		return turns
+	}
+	if turns == nil {
+		turns = []artifact.Message{{Role: "user", Content: r.Text}}
+	}
+	if turns[len(turns)-1].Role == "assistant" {
+		return turns
+	}
+	return append(turns[:len(turns):len(turns)], artifact.Message{Role: "assistant", Content: r.Answer})
+}
+
+func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
+	s := sequence{talk: true}
+	if e.model.Template == nil {
+		return s, errors.New("is a conversation, and the model has no chat template: set chat_template in its model block")
+	}
+	in := chat.Input{Special: e.model.Special}
+	for _, m := range turns {
+		in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
+		e.listen(m.Content)
+	}
+	ids, mask, err := e.model.Template.Tokenize(e.model.Tokenizer, in)
+	if err != nil {
+		return s, fmt.Errorf("cannot be rendered: %w", err)
+	}
+	s.ids = ids
+	if e.loss == "all" {
+		s.learn = whole(len(ids))
+		return s, nil
+	}
+	for i := 0; i < len(mask); i++ {
+		if mask[i] {
+			from := i
+			for i < len(mask) && mask[i] {
+				i++
+			}
+			s.learn = append(s.learn, [2]int32{int32(from), int32(i)})
+		}
+	}
+	switch n := s.learned(); {
+	case n == 0:
+		return s, errors.New("has no token to learn: the assistant says nothing in it")
+	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
+		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
+	}
+	return s, nil
+}
+
+// listen counts turns whose text holds what the tokenizer reads as a control
+// token.
+func (e *encoder) listen(text string) {
+	for _, s := range e.special {
+		if strings.Contains(text, s) {
+			e.spoken.Add(1)
+			return
+		}
+	}
+}
+
+func (e *encoder) document(text string) (sequence, error) {
+	if e.loss == "assistant" {
+		return sequence{}, errors.New("is a document, in which nobody is the assistant: leave loss out, or set it to \"all\"")
+	}
+	ids := e.model.Tokenizer.Wrap(e.model.Tokenizer.EncodePlain(text))
+	if e.eos >= 0 && (len(ids) == 0 || ids[len(ids)-1] != e.eos) {
+		ids = append(ids, e.eos)
+	}
+	if len(ids) < 2 {
+		return sequence{}, errors.New("has fewer than two tokens: there is nothing to predict")
+	}
+	return sequence{ids: ids, learn: whole(len(ids))}, nil
+}
+
+func whole(n int) [][2]int32 { return [][2]int32{{0, int32(n)}} }

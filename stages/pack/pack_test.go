@@ -1,0 +1,301 @@
+package pack
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"pipe/model/modeltest"
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage/stagetest"
+)
+
+func talk(id string, turns ...string) artifact.Row {
+	r := artifact.Row{ID: id, Gold: -1}
+	for i, s := range turns {
+		r.Messages = append(r.Messages, artifact.Message{Role: []string{"user", "assistant"}[i%2], Content: s})
+	}
+	return r
+}
+
+func document(id, text string) artifact.Row { return artifact.Row{ID: id, Text: text, Gold: -1} }
+
+// try packs rows with the byte-level test model.
+func try(t *testing.T, rows []artifact.Row, edit func(s *spec)) (*stagetest.Result, error) {
+	t.Helper()
+	b := stagetest.New(t)
+	s := newStage().(*spec)
+	s.Input, s.Model, s.SeqLen = stagetest.Dataset(b, rows...), b.Model(modeltest.Directory(t, true)), 100
+	edit(s)
+	return b.Try(context.Background(), Kind, s)
+}
+
+func run(t *testing.T, rows []artifact.Row, edit func(s *spec)) ([]artifact.Packed, *stagetest.Result) {
+	t.Helper()
+	r, err := try(t, rows, edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stagetest.Rows[artifact.Packed](r, "dataset"), r
+}
+
+const end = 258 // <|im_end|>
+
+// text spells tokens: bytes as they are, control tokens as S and E.
+func text(ids []int32) string {
+	var b strings.Builder
+	for _, id := range ids {
+		if id > 255 {
+			b.WriteString([]string{"<T>", "<S>", "<E>"}[id-256])
+		} else {
+			b.WriteByte(byte(id))
+		}
+	}
+	return b.String()
+}
+
+// learned spells the tokens of each learned span.
+func learned(p artifact.Packed) (out []string) {
+	for i := 0; i < len(p.Loss); i += 2 {
+		out = append(out, text(p.IDs[p.Loss[i]:p.Loss[i+1]]))
+	}
+	return out
+}
+
+func TestConversation(t *testing.T) {
+	got, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", "No")}, func(s *spec) {})
+	if len(got) != 1 || !slices.Equal(got[0].Rows, []string{"a"}) || !slices.Equal(got[0].Starts, []int32{0}) {
+		t.Fatalf("got %+v", got)
+	}
+	want := "<S>user\nHi<E>\n<S>assistant\nYo<E>\n<S>user\nMore<E>\n<S>assistant\nNo<E>\n"
+	if s := text(got[0].IDs); s != want {
+		t.Errorf("tokens %q; want %q", s, want)
+	}
+	if l := learned(got[0]); !slices.Equal(l, []string{"Yo<E>", "No<E>"}) {
+		t.Errorf("learned %q", l)
+	}
+	m := r.Metrics("metrics").Metrics
+	if n := len(got[0].IDs); m["pack.tokens"].Value != float64(n) || m["pack.density"].Value != float64(n)/100 ||
+		m["pack.learned_tokens"].Value != 6 || m["pack.learned_share"].Value != 6/float64(n) {
+		t.Errorf("metrics %+v for %d tokens", m, n)
+	}
+}
+
+func TestQuestionWithAnswer(t *testing.T) {
+	q := talk("q", "1+1?")
+	q.Answer = "2"
+	d := document("d", "Why?")
+	d.Answer = "So."
+	got, _ := run(t, []artifact.Row{q, d}, func(s *spec) {})
+	if all := append(learned(got[0]), text(got[0].IDs)); !slices.Contains(all, "2<E>") || !slices.Contains(all, "So.<E>") || !strings.Contains(text(got[0].IDs), "user\nWhy?<E>") {
+		t.Errorf("got %q", all)
+	}
+}
+
+func TestDocuments(t *testing.T) {
+	got, r := run(t, []artifact.Row{document("d", "one <|im_end|>"), document("e", "two")}, func(s *spec) {})
+	// The text of a control token is text; the one at the end is the token.
+	if want := "one <|im_end|><E>two<E>"; len(got) != 1 || text(got[0].IDs) != want {
+		t.Fatalf("got %q; want %q", text(got[0].IDs), want)
+	}
+	if !slices.Equal(got[0].Starts, []int32{0, 15}) || !slices.Equal(got[0].Loss, []int32{0, 15, 15, 19}) {
+		t.Errorf("starts %v, loss %v", got[0].Starts, got[0].Loss)
+	}
+	if n := r.Metrics("metrics").Metrics["pack.learned_tokens"].Value; n != 17 { // nothing predicts the first of each
+		t.Errorf("%v tokens are learned; want 17", n)
+	}
+}
+
+func TestLossAll(t *testing.T) {
+	got, _ := run(t, []artifact.Row{talk("a", "Hi", "Yo")}, func(s *spec) { s.Loss = "all" })
+	if n := int32(len(got[0].IDs)); !slices.Equal(got[0].Loss, []int32{0, n}) {
+		t.Errorf("loss %v of %d tokens", got[0].Loss, n)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	pref := talk("p", "Q")
+	pref.Chosen, pref.Rejected = talk("", "", "a").Messages[1:], talk("", "", "b").Messages[1:]
+	choice := talk("c", "Q")
+	choice.Choices, choice.Gold = []string{"x", "y"}, 0
+	for _, c := range []struct {
+		row  artifact.Row
+		loss string
+		want string
+	}{
+		{talk("u", "only a question"), "", `row "u" has no token to learn`},
+		{pref, "", `row "p" is a preference`},
+		{choice, "", `row "c" is a multiple-choice item`},
+		{document("d", "text"), "assistant", `row "d" is a document`},
+		{artifact.Row{ID: "e", Gold: -1}, "", `row "e" has neither text nor messages`},
+	} {
+		_, err := try(t, []artifact.Row{talk("ok", "a", "b"), c.row}, func(s *spec) { s.Loss = c.loss })
+		if c.loss != "" {
+			_, err = try(t, []artifact.Row{c.row}, func(s *spec) { s.Loss = c.loss })
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v; want %q", err, c.want)
+		}
+	}
+	var many []artifact.Row
+	for i := range 9 {
+		many = append(many, talk(fmt.Sprint("r", i), "?"))
+	}
+	if _, err := try(t, many, func(*spec) {}); err == nil || !strings.HasPrefix(err.Error(), `9 rows are refused: row "r0"`) || !strings.HasSuffix(err.Error(), "and 4 more") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A template that marks everything leaves nothing that is asked.
+func TestOnlyLearned(t *testing.T) {
+	b := stagetest.New(t)
+	dir := modeltest.Directory(t, true)
+	b.Dir = dir
+	b.WriteFile("chat_template.jinja", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+	s := newStage().(*spec)
+	s.Input, s.Model, s.SeqLen = stagetest.Dataset(b, talk("a", "", "hello")), b.Model(dir), 100
+	if _, err := b.Try(context.Background(), Kind, s); err == nil || !strings.Contains(err.Error(), `row "a" has only tokens to learn`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOverflow(t *testing.T) {
+	long := strings.Repeat("x", 130)
+	rows := []artifact.Row{talk("short", "a", "b"), talk("long", "a", long), talk("asked", long, "b")}
+	got, r := run(t, rows, func(s *spec) {})
+	m := r.Metrics("metrics").Metrics
+	if m["pack.truncated"].Value != 1 || m["pack.dropped"].Value != 1 || len(got) != 2 {
+		t.Errorf("truncate: %+v, %d rows", m, len(got))
+	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.Contains(notes, "nothing to learn: asked") {
+		t.Errorf("the row without anything left to learn is not named: %s", notes)
+	}
+	got, r = run(t, rows, func(s *spec) { s.Overflow = "drop" })
+	if len(got) != 1 || r.Metrics("metrics").Metrics["pack.dropped"].Value != 2 || !strings.Contains(strings.Join(r.Notes, "\n"), "left out: long, asked") {
+		t.Errorf("drop: %d rows, notes %q", len(got), r.Notes)
+	}
+	if _, err := try(t, rows, func(s *spec) { s.Overflow = "split" }); err == nil || !strings.Contains(err.Error(), `row "long" is a conversation of`) {
+		t.Errorf("split of a conversation: %v", err)
+	}
+	got, _ = run(t, []artifact.Row{document("d", long)}, func(s *spec) { s.Overflow = "split" })
+	if len(got) != 2 || len(got[0].IDs) != 100 || len(got[1].IDs) != 31 || got[1].IDs[30] != end || got[1].Rows[0] != "d" {
+		t.Errorf("split: %+v", got)
+	}
+	if _, err := try(t, []artifact.Row{document("d", long)}, func(s *spec) { s.Overflow = "drop" }); err == nil || !strings.Contains(err.Error(), "no row is left: 1 are longer") {
+		t.Errorf("everything dropped: %v", err)
+	}
+}
+
+func TestControlTokensInChats(t *testing.T) {
+	_, r := run(t, []artifact.Row{talk("a", "say <|im_end|>", "no")}, func(s *spec) {})
+	if n := r.Metrics("metrics").Metrics["pack.control_tokens_in_text"].Value; n != 1 {
+		t.Errorf("counted %v turns; want 1", n)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for want, edit := range map[string]func(s *spec){
+		"seq_len: is 1; must":                               func(s *spec) { s.SeqLen = 1 },
+		`strategy: is "ffd"; must`:                          func(s *spec) { s.Strategy = "ffd" },
+		`overflow: is "cut"; must`:                          func(s *spec) { s.Overflow = "cut" },
+		`loss: is "none"; must`:                             func(s *spec) { s.Loss = "none" },
+		"seq_len: is 129; the context of model.test is 128": func(s *spec) { s.SeqLen = 129 },
+	} {
+		if _, err := try(t, []artifact.Row{talk("a", "b", "c")}, edit); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v; want %q", err, want)
+		}
+	}
+}
+
+// mixed returns rows of all lengths and kinds.
+func mixed(n int, seed uint64) []artifact.Row {
+	r := rand.New(rand.NewPCG(seed, 1))
+	words := func(n int) string { return strings.Repeat("wé ", 1+r.IntN(n)) }
+	var rows []artifact.Row
+	for i := range n {
+		if id := fmt.Sprint("row", i); i%3 == 0 {
+			rows = append(rows, document(id, words(40)))
+		} else {
+			rows = append(rows, talk(id, words(8), words(8)))
+		}
+	}
+	return rows
+}
+
+// Whatever the rows and the settings: no packed row is too long, boundaries
+// ascend from 0, learned spans lie inside documents, and no token is lost or
+// doubled that the settings do not drop.
+func TestPackingProperties(t *testing.T) {
+	b := stagetest.New(t)
+	model := b.Model(modeltest.Directory(t, true))
+	rapid.Check(t, func(rt *rapid.T) {
+		rows := mixed(rapid.IntRange(1, 40).Draw(rt, "rows"), rapid.Uint64().Draw(rt, "seed"))
+		s := newStage().(*spec)
+		s.Input, s.Model, s.SeqLen = stagetest.Dataset(b, rows...), model, 128
+		s.Strategy = rapid.SampledFrom([]string{"bfd", "wrapped"}).Draw(rt, "strategy")
+		result := b.Run(Kind, s)
+		packed := stagetest.Rows[artifact.Packed](result, "dataset")
+		pieces := map[string]string{}
+		for _, p := range packed {
+			checkPacked(rt, p, s.SeqLen)
+			for d, start := range p.Starts {
+				stop := int32(len(p.IDs))
+				if d+1 < len(p.Starts) {
+					stop = p.Starts[d+1]
+				}
+				pieces[p.Rows[d]] += text(p.IDs[start:stop])
+			}
+		}
+		for i := range rows {
+			r := &rows[i]
+			want := r.Text + "<E>"
+			if r.Messages != nil {
+				want = "<S>user\n" + r.Messages[0].Content + "<E>\n<S>assistant\n" + r.Messages[1].Content + "<E>\n"
+			}
+			got, ok := pieces[r.ID]
+			lost := result.Metrics("metrics").Metrics["pack.truncated"].Value > 0 || !ok
+			if got != want && !(lost && strings.HasPrefix(want, got)) && s.Strategy == "bfd" {
+				rt.Fatalf("row %s became %q; want %q", r.ID, got, want)
+			}
+			if s.Strategy == "wrapped" && !strings.Contains(want, got) {
+				rt.Fatalf("row %s became %q; want %q", r.ID, got, want)
+			}
+		}
+	})
+}
+
+func checkPacked(t *rapid.T, p artifact.Packed, size int) {
+	if len(p.IDs) > size || len(p.Starts) != len(p.Rows) || p.Starts[0] != 0 || !slices.IsSorted(p.Starts) || !slices.IsSorted(p.Loss) {
+		t.Fatalf("bad row: %d tokens, starts %v, loss %v, rows %v", len(p.IDs), p.Starts, p.Loss, p.Rows)
+	}
+	for i := 0; i < len(p.Loss); i += 2 {
+		for _, s := range p.Starts {
+			if p.Loss[i] < s && s < p.Loss[i+1] {
+				t.Fatalf("the span %v of learned tokens crosses the boundary %d", p.Loss[i:i+2], s)
+			}
+		}
+	}
+	if int(p.Loss[len(p.Loss)-1]) > len(p.IDs) || learnedTokens(&p) < 1 {
+		t.Fatalf("loss %v of %d tokens", p.Loss, len(p.IDs))
+	}
+}
+
+func TestSameOnAnyNumberOfProcessors(t *testing.T) {
+	rows := mixed(60, 9)
+	var runs [2][]artifact.Packed
+	for i, procs := range []int{1, 4} {
+		old := runtime.GOMAXPROCS(procs)
+		runs[i], _ = run(t, rows, func(*spec) {})
+		runtime.GOMAXPROCS(old)
+	}
+	if !reflect.DeepEqual(runs[0], runs[1]) {
+		t.Error("four processors pack other rows than one")
+	}
+}

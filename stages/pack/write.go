@@ -1,0 +1,84 @@
+package pack
+
+import (
+	"fmt"
+	"strings"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+)
+
+// write creates the outputs and says what was done.
+func (s *spec) write(env *stage.Env, p *packing) error {
+	w, err := env.Create("dataset")
+	if err != nil {
+		return err
+	}
+	if err := artifact.Append(w, p.rows...); err != nil {
+		return err
+	}
+	var used, learned int
+	for i := range p.rows {
+		used += len(p.rows[i].IDs)
+		learned += learnedTokens(&p.rows[i])
+	}
+	room := len(p.rows) * s.SeqLen
+	count := func(n int) artifact.Metric { return artifact.Metric{N: len(p.rows), Value: float64(n)} }
+	share := func(n, of int) artifact.Metric {
+		return artifact.Metric{N: of, Value: float64(n) / float64(of), Better: 1}
+	}
+	metrics := artifact.MetricsFile{Metrics: map[string]artifact.Metric{
+		"pack.rows": count(len(p.rows)), "pack.documents": count(p.sequences),
+		"pack.tokens": count(used), "pack.learned_tokens": count(learned),
+		"pack.density": share(used, room), "pack.learned_share": share(learned, used),
+		"pack.truncated": count(p.truncated), "pack.truncated_tokens": count(p.lost),
+		"pack.dropped": count(len(p.dropped) + len(p.hollow)), "pack.control_tokens_in_text": count(p.spoken),
+	}}
+	env.Note("%d documents in %d rows of %d: %.1f%% of the places hold a token, %.1f%% of the tokens are learned",
+		p.sequences, len(p.rows), s.SeqLen, 100*float64(used)/float64(room), 100*float64(learned)/float64(used))
+	if p.truncated > 0 {
+		env.Note("%d rows were longer than seq_len and lost %d tokens at their ends", p.truncated, p.lost)
+	}
+	if n := len(p.dropped); n > 0 {
+		env.Note("%d rows were longer than seq_len and are left out: %s", n, some(p.dropped))
+	}
+	if n := len(p.hollow); n > 0 {
+		env.Note("%d rows are left out because their first seq_len tokens hold nothing to learn: %s", n, some(p.hollow))
+	}
+	if p.idle > 0 {
+		env.Note("%d packed rows are left out because they hold nothing to learn", p.idle)
+	}
+	if p.spoken > 0 {
+		env.Note("%d turns hold the text of a control token, which the tokenizer reads as that token", p.spoken)
+	}
+	if w, err = env.Create("metrics"); err != nil {
+		return err
+	}
+	return w.WriteJSON(artifact.MetricsName, metrics)
+}
+
+// learnedTokens counts the targets of a row: learned tokens that are not the
+// first of their document.
+func learnedTokens(row *artifact.Packed) (n int) {
+	d := 0
+	for i := 0; i < len(row.Loss); i += 2 {
+		from, to := row.Loss[i], row.Loss[i+1]
+		n += int(to - from)
+		for d < len(row.Starts) && row.Starts[d] < from {
+			d++
+		}
+		for ; d < len(row.Starts) && row.Starts[d] < to; d++ {
+			n--
+		}
+	}
+	return n
+}
+
+// some lists the first few ids.
+func some(ids []string) string {
+	const shown = 3
+	if len(ids) <= shown {
+		return strings.Join(ids, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(ids[:shown], ", "), len(ids)-shown)
+}

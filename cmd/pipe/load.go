@@ -20,7 +20,6 @@ import (
 	"pipe/runtime/lang"
 	"pipe/runtime/stage"
 	"pipe/stages"
-
 )
 
 // kinds returns the stage kinds of this program.

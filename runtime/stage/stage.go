@@ -130,6 +130,9 @@ type Env struct {
 	Dir     string // directory of the pipeline file
 	Work    string // private directory that survives a crash and is found again under the same key; for checkpoints and journals
 	Store   Inputs
+	// Journals is a directory of the store for write-ahead journals of paid
+	// calls, which outlive the action; Work when the runtime has none.
+	Journals string
 
 	// Create starts the output of that name. Run must create each of its
 	// Kind's Outputs once.

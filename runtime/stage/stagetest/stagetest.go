@@ -120,7 +120,7 @@ func (b *Bench) Try(ctx context.Context, k stage.Kind, s stage.Stage) (*Result, 
 	}()
 	var mu sync.Mutex
 	env := &stage.Env{
-		Log: zerolog.New(zerolog.NewTestWriter(b.TB)), Seed: b.Seed, Backend: b.Backend, Dir: b.Dir, Work: b.work, Store: inputs{b},
+		Log: zerolog.New(zerolog.NewTestWriter(b.TB)), Seed: b.Seed, Backend: b.Backend, Dir: b.Dir, Work: b.work, Journals: b.work, Store: inputs{b},
 		Create: func(name string) (*artifact.Writer, error) {
 			for _, o := range k.Outputs {
 				if o.Name == name && o.Alias == "" {

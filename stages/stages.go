@@ -1,0 +1,23 @@
+// Package stages lists the stages that pipe knows.
+package stages
+
+import (
+	"pipe/runtime/stage"
+	"pipe/stages/data"
+	"pipe/stages/dpo"
+	"pipe/stages/eval"
+	"pipe/stages/export"
+	selector "pipe/stages/select"
+	"pipe/stages/sft"
+)
+
+// All is every kind of stage, in the order pipe help prints them. Adding a
+// stage is adding its folder and its line here.
+var All = []stage.Kind{
+	data.Kind,
+	sft.Kind,
+	dpo.Kind,
+	eval.Kind,
+	selector.Kind,
+	export.Kind,
+}

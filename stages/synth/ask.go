@@ -1,0 +1,88 @@
+package synth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"pipe/runtime/artifact"
+	"pipe/teacher"
+)
+
+// An asker puts one step's request to the teacher and asks again while the
+// reply is malformed.
+type asker struct {
+	teacher         teacher.Teacher
+	spec            *spec
+	asked, replayed atomic.Int64
+}
+
+// A rejection says why a row cannot be had; it is a result, not a failure.
+type rejection struct{ reason, detail string }
+
+func (r *rejection) Error() string { return r.reason + ": " + r.detail }
+
+// ask returns the first reply for which parse has an answer. step and index
+// make the request's sampling seed, so that no two requests of a run share it.
+func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse func(string) (string, error)) (string, error) {
+	c := a.spec.Teacher.Config
+	var last error
+	for attempt := range a.spec.Attempts {
+		r := teacher.Request{
+			Messages:  []teacher.Message{{Role: "user", Content: prompt}},
+			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, Stop: c.Stop,
+			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt,
+		}
+		ans, err := a.teacher.Complete(ctx, r)
+		if errors.Is(err, teacher.ErrRefused) {
+			return "", &rejection{"refused", fmt.Sprintf("%s: %v", step, err)}
+		}
+		if err != nil {
+			return "", fmt.Errorf("ask the teacher for the %s: %w", step, err)
+		}
+		a.asked.Add(1)
+		if ans.Replayed {
+			a.replayed.Add(1)
+		}
+		if !ans.Stopped {
+			last = fmt.Errorf("the reply was cut off at max_tokens = %d", c.MaxTokens)
+			continue
+		}
+		out, err := parse(strings.TrimSpace(ans.Content))
+		if err == nil {
+			return out, nil
+		}
+		last = fmt.Errorf("%w; the reply was %q", err, clip(ans.Content, 200))
+	}
+	return "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
+}
+
+// sampleSeed is a hash of what tells one request of a recipe from another.
+func sampleSeed(salt, index int, step string, attempt int) uint64 {
+	h := sha256.Sum256(fmt.Appendf(nil, "%d/%d/%s/%d", salt, index, step, attempt))
+	return binary.LittleEndian.Uint64(h[:8]) >> 1 // servers take signed integers
+}
+
+// outcome turns a rejection into a reject row, and passes on other errors.
+func outcome(id, partner, text string, err error) (result, error) {
+	var r *rejection
+	if !errors.As(err, &r) {
+		return result{}, err
+	}
+	return result{reject: &artifact.Drop{ID: id, Reason: r.reason, Partner: partner, Detail: r.detail, Text: clip(text, 300)}}, nil
+}
+
+// clip shortens s to about n bytes, at a rune.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n] + "…"
+}

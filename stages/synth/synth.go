@@ -1,0 +1,213 @@
+// Package synth is the stage that asks a teacher for training data: questions
+// and worked answers from documents, and pairs of better and worse answers.
+package synth
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/teacher"
+	"pipe/teacher/dial"
+)
+
+//go:embed README.md
+var doc string
+
+// Kind is the stage kind "synth".
+var Kind = stage.Kind{
+	Name: "synth", Doc: doc, Version: 1, Compute: true,
+	Outputs: []stage.Output{
+		{Name: "dataset", Type: artifact.Dataset, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
+		{Name: "rejects", Type: artifact.Dataset, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
+	},
+	New: func() stage.Stage {
+		return &spec{Count: 100, Attempts: 3, ChunkChars: 1500, Reasoning: "inline", Pairs: "reference", MaxQuestion: 300, MaxAnswer: 4000}
+	},
+}
+
+// The methods.
+const (
+	dialogues = "document_to_dialogue"
+	pairs     = "preference_pairs"
+)
+
+type spec struct {
+	Teacher   stage.Teacher  `hcl:"teacher" doc:"Who answers"`
+	Method    string         `hcl:"method" doc:"document_to_dialogue (needs documents) or preference_pairs (needs prompts)"`
+	Documents *stage.Dataset `hcl:"documents,optional" doc:"Rows with text, from which questions are made"`
+	Prompts   *stage.Dataset `hcl:"prompts,optional" doc:"Conversations ending in an answer, for which a worse one is made"`
+	Count     int            `hcl:"count,optional" doc:"Rows to ask for. Row i is asked for in the same words whatever the count is: a larger count reuses earlier answers"`
+
+	SelfCorrect bool   `hcl:"self_correct,optional" doc:"Let the teacher check each answer against the document, and correct it"`
+	Attempts    int    `hcl:"attempts,optional" doc:"How often a malformed reply is asked for again before the row is rejected"`
+	ChunkChars  int    `hcl:"chunk_chars,optional" doc:"Longest passage shown to the teacher, in characters; documents are cut between paragraphs"`
+	Context     bool   `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
+	Reasoning   string `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
+	System      string `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
+	Pairs       string `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's answer without the passage; judge: two answers of the teacher, of which it says which is better"`
+	MaxQuestion int    `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
+	MaxAnswer   int    `hcl:"max_answer_chars,optional" doc:"Longest reasoning or answer that is accepted"`
+	Salt        int    `hcl:"salt,optional" doc:"Another number asks for other samples. Sampling depends on it and the row's index, not on the pipeline's seed, so that a new seed costs no teacher call"`
+
+	QuestionPrompt  string `hcl:"question_prompt,optional" doc:"Asks for a question; {text} stands for the passage"`
+	ReasoningPrompt string `hcl:"reasoning_prompt,optional" doc:"Asks for the reasoning; {text}, {question}"`
+	AnswerPrompt    string `hcl:"answer_prompt,optional" doc:"Asks for the final answer; {text}, {question}, {reasoning}"`
+	CheckPrompt     string `hcl:"check_prompt,optional" doc:"Asks whether the answer holds (yes or no); {text}, {question}, {answer}"`
+	CorrectPrompt   string `hcl:"correct_prompt,optional" doc:"Asks for a corrected answer; {text}, {question}, {answer}"`
+	JudgePrompt     string `hcl:"judge_prompt,optional" doc:"Asks which answer is better (A or B); {question}, {a}, {b}"`
+}
+
+// Check implements stage.Stage.
+func (s *spec) Check() error {
+	var errs []error
+	bad := func(wrong bool, field, format string, args ...any) {
+		if wrong {
+			errs = append(errs, stage.Fieldf(field, format, args...))
+		}
+	}
+	switch s.Method {
+	case dialogues:
+		bad(s.Documents == nil, "method", "%q needs documents; refer to a dataset, such as data.docs", s.Method)
+		bad(s.Prompts != nil, "prompts", "is not used by method %q; remove it", s.Method)
+	case pairs:
+		bad(s.Prompts == nil, "method", "%q needs prompts; refer to a dataset of conversations, such as synth.cot.dataset", s.Method)
+		bad(s.Documents != nil, "documents", "is not used by method %q; remove it", s.Method)
+	default:
+		bad(true, "method", "is %q; must be %q or %q", s.Method, dialogues, pairs)
+	}
+	bad(s.Count < 1, "count", "is %d; must be at least 1", s.Count)
+	bad(s.Attempts < 1 || s.Attempts > 20, "attempts", "is %d; must be between 1 and 20", s.Attempts)
+	bad(s.ChunkChars < 50, "chunk_chars", "is %d; must be at least 50", s.ChunkChars)
+	bad(s.Reasoning != "inline" && s.Reasoning != "none", "reasoning", "is %q; must be \"inline\" or \"none\"", s.Reasoning)
+	bad(s.Pairs != "reference" && s.Pairs != "judge", "pairs", "is %q; must be \"reference\" or \"judge\"", s.Pairs)
+	bad(s.MaxQuestion < 10, "max_question_chars", "is %d; must be at least 10", s.MaxQuestion)
+	bad(s.MaxAnswer < 10, "max_answer_chars", "is %d; must be at least 10", s.MaxAnswer)
+	bad(s.QuestionPrompt != "" && !strings.Contains(s.QuestionPrompt, "{text}"), "question_prompt", "does not contain {text}: the teacher would not see the passage")
+	bad(s.JudgePrompt != "" && !(strings.Contains(s.JudgePrompt, "{a}") && strings.Contains(s.JudgePrompt, "{b}")), "judge_prompt", "must contain {a} and {b}")
+	return errors.Join(errs...)
+}
+
+// Run implements stage.Stage.
+func (s *spec) Run(ctx context.Context, env *stage.Env) error {
+	t, closeTeacher, err := s.dial(ctx, env)
+	if err != nil {
+		return err
+	}
+	err = s.run(ctx, env, t)
+	return errors.Join(err, closeTeacher())
+}
+
+// dial opens the teacher behind its journals.
+func (s *spec) dial(ctx context.Context, env *stage.Env) (teacher.Teacher, func() error, error) {
+	c := s.Teacher.Config
+	timeout, err := time.ParseDuration(c.Timeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := dial.Config{
+		Provider: c.Provider, Endpoint: c.Endpoint, APIKeyEnv: c.APIKeyEnv, ModelID: c.ModelID,
+		Backend: env.Backend, Concurrency: c.Concurrency, Timeout: timeout, Retries: c.Retries,
+	}
+	if c.Model != nil {
+		d.ModelDigest = c.Model.Digest.String()
+		p, err := env.Store.Model(c.Model.Ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		d.ModelPath, d.AdapterPath, d.TemplatePath = p.Base, p.Adapter, p.Template
+	}
+	if d.Journal = c.Journal; d.Journal != "" && !filepath.IsAbs(d.Journal) {
+		d.Journal = filepath.Join(env.Dir, d.Journal)
+	}
+	journals := env.Journals
+	if journals == "" {
+		journals = env.Work
+	}
+	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
+	return dial.Open(ctx, d)
+}
+
+// A result is what became of row i: a row, or the reason why there is none.
+type result struct {
+	row    artifact.Row
+	reject *artifact.Drop
+}
+
+// run asks for all rows, several at once, and writes them in order.
+func (s *spec) run(ctx context.Context, env *stage.Env, t teacher.Teacher) error {
+	ask := &asker{teacher: t, spec: s}
+	var items []func(context.Context) (result, error)
+	var err error
+	if s.Method == dialogues {
+		items, err = s.dialogueItems(env, ask)
+	} else {
+		items, err = s.pairItems(env, ask)
+	}
+	if err != nil {
+		return err
+	}
+	results := make([]result, len(items))
+	var done atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, s.Teacher.Config.Concurrency))
+	for i, item := range items {
+		g.Go(func() error {
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			r, err := item(gctx)
+			if err != nil {
+				return fmt.Errorf("row %d: %w", i, err)
+			}
+			results[i] = r
+			env.Progress(done.Add(1), int64(len(items)), "rows")
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return write(env, ask, results)
+}
+
+func write(env *stage.Env, ask *asker, results []result) error {
+	rows, err := env.Create("dataset")
+	if err != nil {
+		return err
+	}
+	rejects, err := env.Create("rejects")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(artifact.Append[artifact.Row](rows), artifact.Append[artifact.Drop](rejects)); err != nil {
+		return err
+	}
+	n := 0
+	for _, r := range results {
+		if r.reject != nil {
+			if err := artifact.Append(rejects, *r.reject); err != nil {
+				return err
+			}
+			continue
+		}
+		n++
+		if err := artifact.Append(rows, r.row); err != nil {
+			return err
+		}
+	}
+	env.Note("%d rows, %d rejected; %d teacher answers, of which %d replayed from journals", n, len(results)-n, ask.asked.Load(), ask.replayed.Load())
+	if n == 0 {
+		return fmt.Errorf("all %d rows were rejected, the first because: %s; see the rejects, and try another teacher or prompts", len(results), results[0].reject.Reason+": "+results[0].reject.Detail)
+	}
+	return nil
+}

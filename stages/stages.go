@@ -7,6 +7,8 @@ import (
 	"pipe/stages/dpo"
 	"pipe/stages/eval"
 	"pipe/stages/export"
+	"pipe/stages/mix"
+	"pipe/stages/pack"
 	selector "pipe/stages/select"
 	"pipe/stages/sft"
 )
@@ -15,6 +17,8 @@ import (
 // stage is adding its folder and its line here.
 var All = []stage.Kind{
 	data.Kind,
+	mix.Kind,
+	pack.Kind,
 	sft.Kind,
 	dpo.Kind,
 	eval.Kind,

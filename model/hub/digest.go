@@ -98,11 +98,22 @@ func modelFiles(dir string) ([]string, error) {
 			}
 		}
 		names = append(append(names, safetensors.IndexName), shards...)
-	default:
+	case hasPickle(dir):
 		return nil, fmt.Errorf("%s has no safetensors weights (%s or %s); pickled .bin and .pt files are never read", dir, safetensors.SingleName, safetensors.IndexName)
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// hasPickle reports whether dir holds weights in a format that is never read.
+// A directory without any weights is a model yet to be trained.
+func hasPickle(dir string) bool {
+	for _, pattern := range []string{"*.bin", "*.pt", "*.pth", "*.ckpt"} {
+		if m, _ := filepath.Glob(filepath.Join(dir, pattern)); len(m) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // shardNames returns the bare file names in an index, sorted.

@@ -179,11 +179,25 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 		return "", err
 	}
 	f, err := safetensors.OpenDir(dir)
+	if errors.Is(err, safetensors.ErrNoWeights) {
+		m.Weights, m.close = untrained{err}, func() error { return nil }
+		return origin, nil
+	}
 	if err != nil {
 		return "", err
 	}
 	m.Weights, m.close = f, f.Close
 	return origin, nil
+}
+
+// untrained is the Source of a directory with a configuration and a tokenizer
+// but no weights: what needs only those works, and reading a weight fails.
+type untrained struct{ err error }
+
+func (u untrained) Names() []string { return nil }
+
+func (u untrained) Weight(string) (model.Weight, error) {
+	return model.Weight{}, fmt.Errorf("%w; an sft with init = \"random\" can make them", u.err)
 }
 
 // readGeneration adds the ids that end a text. The file may be absent.

@@ -222,9 +222,14 @@ func TestRefuses(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, safetensors.SingleName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pretrained.Open(dir); err == nil || !strings.Contains(err.Error(), "has neither model.safetensors") {
+	m, err := pretrained.Open(dir) // a model yet to be trained
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Weights.Weight("model.norm.weight"); err == nil || !strings.Contains(err.Error(), "has neither model.safetensors") {
 		t.Errorf("got %v", err)
 	}
+	m.Close()
 	if _, err := pretrained.Open(filepath.Join(dir, "config.json")); err == nil || !strings.Contains(err.Error(), "not a GGUF file") {
 		t.Errorf("got %v", err)
 	}

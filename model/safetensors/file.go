@@ -61,6 +61,9 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
+// ErrNoWeights is wrapped by OpenDir's error for a directory without weights.
+var ErrNoWeights = errors.New("no safetensors weights")
+
 // OpenDir opens the checkpoint in a directory: model.safetensors or, if only
 // that is there, the shards of model.safetensors.index.json.
 func OpenDir(dir string) (*File, error) {
@@ -71,7 +74,7 @@ func OpenDir(dir string) (*File, error) {
 	if _, err := os.Stat(index); err == nil {
 		return OpenIndex(index)
 	}
-	return nil, fmt.Errorf("%s: has neither %s nor %s; only safetensors weights are read, pickled .bin and .pt files never", dir, SingleName, IndexName)
+	return nil, fmt.Errorf("%s: %w: it has neither %s nor %s; pickled .bin and .pt files are never read", dir, ErrNoWeights, SingleName, IndexName)
 }
 
 // OpenIndex opens the shards that an index file names, in its directory.

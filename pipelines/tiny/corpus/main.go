@@ -3,7 +3,8 @@
 // (retrieval, tables, copying), without which a model of this size would learn
 // no in-context look-up at all.
 //
-//	go run ./pipelines/tiny/corpus -licenses pipelines/tiny/licenses.jsonl.gz -out DIR -tasks 24000
+//	go run ./pipelines/tiny/corpus -out DIR -tasks 24000
+//	go run ./pipelines/tiny/corpus -chat pipelines/quickstart -seed 7
 //
 // The output is a function of the licence file and the flags alone.
 package main
@@ -36,17 +37,18 @@ func main() {
 	in := flag.String("licenses", "pipelines/tiny/licenses.jsonl.gz", "licence texts, as fetch_licenses.sh writes them")
 	out := flag.String("out", "", "directory to write text.jsonl.gz, tasks.jsonl.gz and heldout.jsonl.gz to")
 	n := flag.Int("tasks", 24000, "generated documents")
+	chat := flag.String("chat", "", "write the quickstart's rows to this directory instead")
 	seed := flag.Uint64("seed", 1, "seed of the generated documents")
 	flag.Parse()
-	if *out == "" {
-		log.Fatal("corpus: give -out DIR")
+	if (*out == "") == (*chat == "") {
+		log.Fatal("corpus: give -out DIR or -chat DIR")
 	}
-	if err := run(*in, *out, *n, *seed); err != nil {
+	if err := run(*in, *out, *chat, *n, *seed); err != nil {
 		log.Fatal("corpus: ", err)
 	}
 }
 
-func run(in, out string, tasks int, seed uint64) error {
+func run(in, out, chat string, tasks int, seed uint64) error {
 	licenses, err := readLicenses(in)
 	if err != nil {
 		return err
@@ -62,6 +64,9 @@ func run(in, out string, tasks int, seed uint64) error {
 	}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	g := newGenerator(rng, train)
+	if chat != "" {
+		return g.writeChat(chat, 300, 60)
+	}
 	generated := make([]document, tasks)
 	for i := range generated {
 		generated[i] = document{fmt.Sprintf("task/%06d", i), g.document()}

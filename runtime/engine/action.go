@@ -203,6 +203,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 		Key: a.key, Addr: n.Addr, Kind: n.Kind.Name, Preimage: pre, Outputs: outputs,
 		Notes: j.takenNotes(), Series: j.series.points(), Seconds: time.Since(begin).Seconds(), Created: time.Now().UTC(), Run: e.run,
 	}
+	e.compareForced(n, rec)
 	if err := e.Store.PutRecord(rec); err != nil {
 		return nil, err
 	}
@@ -210,6 +211,25 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 		e.Log.Warn().Str("stage", n.Addr).Err(err).Msg("could not remove the work directory")
 	}
 	return rec, nil
+}
+
+// compareForced adds a note when an action that was forced to run again made
+// something else than before.
+func (e *engine) compareForced(n *lang.Node, rec *artifact.Record) {
+	if !e.forced[n.Addr] {
+		return
+	}
+	old, err := e.Store.Record(rec.Key)
+	if err != nil {
+		return
+	}
+	for _, o := range n.Kind.Outputs {
+		if was, ok := old.Outputs[o.Name]; ok && was.Digest != rec.Outputs[o.Name].Digest {
+			text := fmt.Sprintf("output %q is not what the same action made before: the stage is not deterministic", o.Name)
+			rec.Notes = append(rec.Notes, text)
+			e.emit(Event{Type: NoteEvent, Addr: n.Addr, Text: text})
+		}
+	}
 }
 
 // call runs s and turns a panic into an error.

@@ -18,15 +18,16 @@ import (
 // A Change is one difference between what two actions depend on.
 type Change struct {
 	What  string    // "lr", "input documents", "corpus/a.txt", "seed"
-	Old   string    // "" when it is new, or when only the content differs
-	New   string    // "" when it is gone, or when only the content differs
+	How   string    // of content: "changed", "is new", "is gone"; empty for values
+	Old   string    // the value before; empty when there was none
+	New   string    // the value now; empty when there is none
 	Range hcl.Range // of the attribute; empty when it does not stand in the file
 }
 
 // String returns the change in words, such as: lr 0.0001 → 0.0002.
 func (c Change) String() string {
-	if c.Old == "" && c.New == "" {
-		return c.What + " changed"
+	if c.How != "" {
+		return c.What + " " + c.How
 	}
 	or := func(s, empty string) string {
 		if s == "" {
@@ -86,7 +87,7 @@ func changes(a, b *preimage, n *lang.Node) (out []Change) {
 		out = append(out, c)
 	})
 	compare(a.Inputs, b.Inputs, func(path string, x, y artifact.Digest) {
-		c := Change{What: "input " + path}
+		c := Change{What: "input " + path, How: "changed"}
 		if n != nil {
 			c.Range = n.Range(path)
 			for _, in := range n.Inputs {
@@ -98,16 +99,17 @@ func changes(a, b *preimage, n *lang.Node) (out []Change) {
 		out = append(out, c)
 	})
 	compare(digests(a.Sources), digests(b.Sources), func(path string, x, y artifact.Digest) {
+		how := "changed"
 		switch {
 		case x.IsZero():
-			path += " (new)"
+			how = "is new"
 		case y.IsZero():
-			path += " (gone)"
+			how = "is gone"
 		}
-		out = append(out, Change{What: path})
+		out = append(out, Change{What: path, How: how})
 	})
 	if len(out) == 0 && !slices.Equal(a.Sources, b.Sources) {
-		out = append(out, Change{What: "the order of the files"})
+		out = append(out, Change{What: "the order of the files", How: "changed"})
 	}
 	scalar("seed", a.Seed, b.Seed)
 	scalar("backend", a.Backend, b.Backend)

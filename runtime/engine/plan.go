@@ -82,31 +82,29 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 		return err
 	}
 	s := Step{Addr: n.Addr, Kind: n.Type}
+	var outputs map[string]artifact.Object
 	if len(unknown) > 0 {
 		s.Action, s.Reason = p.guess(n, a, unknown)
-	} else if s.Key = a.key; true {
+	} else {
+		s.Key, s.Action, s.Reason = a.key, PlanCached, "up to date"
 		rec, err := p.find(n, a.key)
 		if err != nil {
 			return err
 		}
-		if rec != nil {
-			s.Action, s.Reason = PlanCached, "up to date"
-			p.made(n.Addr, p.withAliases(n, rec.Outputs))
-		} else {
+		if rec == nil {
 			s.Action, s.Reason = PlanRun, p.reason(n, a)
+		} else {
+			outputs = rec.Outputs
 		}
 	}
-	if s.Action != PlanCached {
+	switch s.Action {
+	case PlanRun:
 		p.absent[n.Addr] = fmt.Sprintf("it needs %s, which will run", n.Addr)
-		if s.Action == PlanMaybe {
-			p.absent[n.Addr] = fmt.Sprintf("it needs %s, which may run", n.Addr)
-		}
-		// What it passes on is known all the same.
-		aliases := p.withAliases(n, nil)
-		maps.DeleteFunc(aliases, func(_ string, o artifact.Object) bool { return o.Digest.IsZero() })
-		p.made(n.Addr, aliases)
+	case PlanMaybe:
+		p.absent[n.Addr] = fmt.Sprintf("it needs %s, which may run", n.Addr)
 	}
 	p.steps[n.Addr] = s
+	p.made(n.Addr, p.withAliases(n, outputs))
 	return nil
 }
 

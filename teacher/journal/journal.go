@@ -1,0 +1,161 @@
+// Package journal is the write-ahead log of teachers' answers: a file of JSON
+// lines, each with its checksum, on disk before anyone sees the answer. What
+// was answered once is answered again from the file, so that a crash or a
+// second run costs nothing.
+package journal
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/singleflight"
+
+	"pipe/teacher"
+)
+
+// A Journal is a file of recorded answers. It is safe for concurrent use, and
+// several processes may append to one file.
+type Journal struct {
+	path    string
+	asking  singleflight.Group // by key
+	mu      sync.Mutex
+	file    *os.File // nil: read only, or closed
+	entries map[string]line
+}
+
+// maxLine bounds a line of a journal, in bytes. It is above what a teacher may
+// answer to the longest prompt that anyone sends.
+const maxLine = 128 << 20
+
+// Open opens the journal at path for reading and appending, and creates it and
+// its directory if there is none. A last line that a crash cut off is removed;
+// any other line that is not whole is an error that names it.
+func Open(path string) (*Journal, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return nil, fmt.Errorf("open the journal: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("open the journal: %w", err)
+	}
+	j := &Journal{path: path, file: f, entries: map[string]line{}}
+	err = j.locked(func() error {
+		end, err := j.read(f)
+		if err != nil {
+			return err
+		}
+		return j.mend(end)
+	})
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return j, nil
+}
+
+// OpenReadOnly reads the journal at path. A last line that a crash cut off is
+// passed over. The journal needs no Close.
+func OpenReadOnly(path string) (*Journal, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open the journal of recorded answers: %w; give a file that was recorded, or ask a teacher with provider \"openai\" or \"local\"", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the journal of recorded answers: %w", err)
+	}
+	defer f.Close()
+	j := &Journal{path: path, entries: map[string]line{}}
+	if _, err := j.read(f); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+// Path returns the path of the file.
+func (j *Journal) Path() string { return j.path }
+
+// Len returns the number of requests recorded.
+func (j *Journal) Len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries)
+}
+
+// Close closes the file. Answers that arrive later are not recorded, and an
+// error to those who wait for them.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file == nil {
+		return nil
+	}
+	f := j.file
+	j.file = nil
+	return f.Close()
+}
+
+// read takes all lines in and returns the offset behind the last whole one.
+func (j *Journal) read(f io.Reader) (end int64, err error) {
+	r := bufio.NewReaderSize(f, 1<<16)
+	for n := 1; ; n++ {
+		b, err := readLine(r)
+		if err != nil {
+			return 0, fmt.Errorf("%s:%d: %w", j.path, n, err)
+		}
+		if len(b) == 0 {
+			return end, nil
+		}
+		l, err := decode(bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")))
+		if err != nil {
+			if _, more := r.Peek(1); more == io.EOF && torn(b) {
+				return end, nil
+			}
+			return 0, fmt.Errorf("%s:%d: the journal is damaged: %w; delete the line to have its request asked again", j.path, n, err)
+		}
+		j.add(l)
+		end += int64(len(b))
+	}
+}
+
+// readLine returns the next line with its line feed, which the last may lack,
+// or nothing at the end. It holds no more than what was read.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var b []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		b = append(b, part...)
+		switch {
+		case len(b) > maxLine:
+			return nil, fmt.Errorf("the line is longer than %d MiB: not a journal", maxLine>>20)
+		case err == nil || err == io.EOF:
+			return b, nil
+		case err != bufio.ErrBufferFull:
+			return nil, err
+		}
+	}
+}
+
+// add keeps a line. The first answer to a request stands; it stands above a
+// refusal, which may have been overcome.
+func (j *Journal) add(l line) {
+	if old, ok := j.entries[l.Key]; ok && (old.Answer != nil || l.Answer == nil) {
+		return
+	}
+	l.Request = teacher.Request{} // the key stands for it
+	j.entries[l.Key] = l
+}
+
+// lookup returns what is recorded under a key.
+func (j *Journal) lookup(key string) (line, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	l, ok := j.entries[key]
+	return l, ok
+}

@@ -82,8 +82,9 @@ func contains(list []string, s string) bool {
 func (f fact) prompt() string { return f.text + "\n\n" + f.question }
 
 // writeChat writes lookup.jsonl (training, with planted copies, near copies
-// and test items), extract.jsonl and choice.jsonl (tests) to dir.
-func (g *generator) writeChat(dir string, train, test int) error {
+// and test items), general.jsonl (the kind of text the model was pretrained
+// on), and the tests extract.jsonl, choice.jsonl and prose.jsonl to dir.
+func (g *generator) writeChat(dir string, held []document, train, test int) error {
 	half := len(g.words) / 2
 	g.rng.Shuffle(len(g.words), func(i, j int) { g.words[i], g.words[j] = g.words[j], g.words[i] })
 	all := g.words
@@ -120,12 +121,30 @@ func (g *generator) writeChat(dir string, train, test int) error {
 		leak.text = strings.ToUpper(leak.text)
 		lookup = append(lookup, row(fmt.Sprintf("planted-leak-%d", i), leak))
 	}
-	for name, rows := range map[string][]any{"lookup.jsonl": lookup, "extract.jsonl": extract, "choice.jsonl": choice} {
+	var general []any
+	for i := range 60 {
+		general = append(general, document{fmt.Sprintf("general-%02d", i), g.document()})
+	}
+	for name, rows := range map[string][]any{"lookup.jsonl": lookup, "extract.jsonl": extract, "choice.jsonl": choice, "general.jsonl": general, "prose.jsonl": paragraphs(held, 40)} {
 		if err := writeRows(filepath.Join(dir, name), rows); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// paragraphs returns one paragraph of each of the first n documents that have
+// one of a sensible length.
+func paragraphs(docs []document, n int) (rows []any) {
+	for _, d := range docs {
+		for _, p := range strings.Split(d.Text, "\n\n") {
+			if p = strings.TrimSpace(p); len(p) >= 300 && len(p) <= 1200 && len(rows) < n {
+				rows = append(rows, document{d.ID, p})
+				break
+			}
+		}
+	}
+	return rows
 }
 
 func writeRows(path string, rows []any) error {

@@ -65,7 +65,7 @@ func run(in, out, chat string, tasks int, seed uint64) error {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	g := newGenerator(rng, train)
 	if chat != "" {
-		return g.writeChat(chat, 300, 60)
+		return g.writeChat(chat, held, 300, 60)
 	}
 	generated := make([]document, tasks)
 	for i := range generated {

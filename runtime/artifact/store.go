@@ -16,6 +16,7 @@ import (
 //
 //	objects/sha256/ab/<digest>/   an artifact: its files and manifest.json
 //	actions/ab/<key>.json         what an action made: see [Record]
+//	journals/                     write-ahead journals of paid calls
 //	work/<key>/                   private directories of unfinished stages
 //	leases/<key>                  who runs an action now
 //	tmp/                          what is being written
@@ -39,7 +40,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	for _, sub := range []string{"objects/sha256", "actions", "work", "leases", "tmp"} {
+	for _, sub := range []string{"objects/sha256", "actions", "journals", "work", "leases", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(abs, sub), 0o777); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
 		}
@@ -49,6 +50,10 @@ func OpenStore(dir string) (*Store, error) {
 
 // Dir returns the absolute path of the store.
 func (s *Store) Dir() string { return s.dir }
+
+// Journals returns the directory for write-ahead journals of paid calls, which
+// outlive the actions that made them.
+func (s *Store) Journals() string { return filepath.Join(s.dir, "journals") }
 
 func (s *Store) objectDir(d Digest) string {
 	h := hex.EncodeToString(d[:])

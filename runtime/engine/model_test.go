@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -172,6 +173,10 @@ step "a" {
 func TestComputeStagesNeverOverlap(t *testing.T) {
 	l := newLab(t)
 	l.write("weights", "w")
+	l.hook = func(context.Context, string, *stage.Env) error {
+		time.Sleep(2 * time.Millisecond) // gives another the time to begin
+		return nil
+	}
 	var b strings.Builder
 	b.WriteString("model \"base\" { source = \"weights\" }\n")
 	b.WriteString("tune \"s\" {\n  for_each = { a = 1, b = 2, c = 3, d = 4, e = 5, f = 6 }\n  id = each.key\n  base = model.base\n  rank = each.value\n}\n")

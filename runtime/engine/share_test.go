@@ -164,3 +164,29 @@ func TestDigestsAreRememberedOnlyWhenOld(t *testing.T) {
 		t.Errorf("the memo was not used: %v, %v", d, err)
 	}
 }
+
+// A file may change twice within a tick of its clock: then only its content
+// tells.
+func TestFreshSourceIsHashedAgainAfterTheRun(t *testing.T) {
+	l := newLab(t)
+	l.write("a.txt", "a")
+	prog := l.load(chain)
+	e, err := newEngine(prog, l.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := prog.Node("data.docs").Stage.(stage.Sourcer)
+	files, err := e.readSources(context.Background(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.unchanged(context.Background(), s, files); err != nil {
+		t.Error(err)
+	}
+	files[0].Digest = artifact.Digest{1} // as if it had been another content then
+	contains(t, "fresh", e.unchanged(context.Background(), s, files), "a.txt changed while it was read")
+	files[0].fresh = false
+	if err := e.unchanged(context.Background(), s, files); err != nil {
+		t.Errorf("a file left alone for long was read again: %v", err)
+	}
+}

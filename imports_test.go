@@ -23,6 +23,7 @@ var allow = map[string]string{
 	"text":              "",
 	"teacher":           "",
 	"teacher/local":     "teacher text model tensor",
+	"teacher/dial":      "teacher text model tensor",
 	"model":             "tensor text",
 	"train":             "tensor model text",
 	"runtime/artifact":  "",

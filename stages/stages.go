@@ -11,12 +11,14 @@ import (
 	"pipe/stages/pack"
 	selector "pipe/stages/select"
 	"pipe/stages/sft"
+	"pipe/stages/synth"
 )
 
 // All is every kind of stage, in the order pipe help prints them. Adding a
 // stage is adding its folder and its line here.
 var All = []stage.Kind{
 	data.Kind,
+	synth.Kind,
 	mix.Kind,
 	pack.Kind,
 	sft.Kind,

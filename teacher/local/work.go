@@ -1,0 +1,83 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"pipe/model"
+)
+
+// work decodes until ctx ends. It alone uses the backend.
+func (t *Teacher) work(ctx context.Context) {
+	for {
+		jobs := t.gather(ctx)
+		if len(jobs) == 0 {
+			return
+		}
+		t.run(ctx, jobs)
+	}
+}
+
+// gather waits for a request and a moment for those that come with it. It
+// returns none when ctx has ended.
+func (t *Teacher) gather(ctx context.Context) []*job {
+	var jobs []*job
+	var late <-chan time.Time // after the first
+	for len(jobs) < t.batch {
+		select {
+		case j := <-t.jobs:
+			jobs = append(jobs, j)
+			if late == nil {
+				late = time.After(gather)
+			}
+		case <-late:
+			return jobs
+		case <-ctx.Done():
+			fail(jobs, errClosed)
+			return nil
+		}
+	}
+	return jobs
+}
+
+// run decodes jobs together. It ends early when nobody waits any more.
+func (t *Teacher) run(ctx context.Context, jobs []*job) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var waiting atomic.Int64
+	waiting.Store(int64(len(jobs)))
+	reqs := make([]model.Request, len(jobs))
+	for i, j := range jobs {
+		reqs[i] = j.req
+		defer context.AfterFunc(j.ctx, func() {
+			if waiting.Add(-1) == 0 {
+				cancel()
+			}
+		})()
+	}
+	sent := make([]bool, len(jobs))
+	err := t.decoder.Generate(ctx, reqs, model.GenerateOptions{Batch: t.batch}, func(i int, r model.Result) error {
+		sent[i] = true
+		jobs[i].done <- outcome{Result: r}
+		if waiting.Add(-1) == 0 {
+			cancel()
+		}
+		return nil
+	})
+	for i, j := range jobs {
+		if !sent[i] {
+			if err == nil || errors.Is(err, context.Canceled) {
+				err = errClosed
+			}
+			j.done <- outcome{err: err}
+		}
+	}
+}
+
+func fail(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.done <- outcome{err: err}
+	}
+}

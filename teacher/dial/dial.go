@@ -1,89 +1,107 @@
-// Package dial opens the teacher that a configuration names, behind its
-// journals.
+// Package dial opens the teacher of a teacher block: behind its endpoint or in
+// this process, and always behind a journal.
 package dial
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"pipe/teacher"
 	"pipe/teacher/journal"
 	"pipe/teacher/local"
+	"pipe/teacher/openai"
 	"pipe/tensor"
 )
 
-// A Config names a teacher. Paths are local paths.
+// A Config is a teacher block with its references resolved to local paths.
 type Config struct {
-	Provider  string // "openai", "local" or "journal"
-	Endpoint  string // openai: base URL
-	APIKeyEnv string // openai: environment variable with the API key
-	ModelID   string // the model's name; for local it may be empty
+	Provider    string // "openai", "local" or "journal"
+	Endpoint    string // openai
+	APIKeyEnv   string // openai
+	ModelID     string // what the model is called, in journals too
+	Concurrency int    // requests at once: connections (openai) or sequences per batch (local)
 
-	ModelPath    string // local: directory or GGUF file
-	AdapterPath  string // local: PEFT directory; "" for none
-	TemplatePath string // local: chat template instead of the model's; "" for the model's
-	ModelDigest  string // local: digest of the model, its ID unless ModelID is given
-	Backend      tensor.Backend
+	ModelPath, AdapterPath, TemplatePath string // local
+	ModelDigest                          string // names the model where ModelID does not
+	Backend                              tensor.Backend
 
-	Concurrency int
-	Timeout     time.Duration // of one attempt
-	Retries     int
+	Timeout time.Duration // of one attempt (openai); a local answer may wait for its turn
+	Retries int           // openai
 
-	Journal string // recorded answers to replay; "" for none
-	WriteTo string // journal that new answers are appended to
+	Journal string // file of recorded answers to replay from; "": none
+	WriteTo string // journal file that takes new answers; not used by provider "journal"
 }
 
-// ID is the name of the teacher in journals: the same whether the model
-// answers itself or a journal does.
+// ID returns the name under which answers are recorded. It is the same for the
+// provider that records and the provider that replays.
 func (c Config) ID() string {
-	if c.ModelID != "" {
+	if c.ModelID != "" || c.ModelDigest == "" {
 		return c.ModelID
 	}
-	return c.ModelDigest
+	return "sha256:" + strings.TrimPrefix(c.ModelDigest, "sha256:")
 }
 
-// Open opens the teacher. The caller calls close when nobody asks any more.
+// Open opens the teacher. It answers from WriteTo, then from Journal, and then
+// by itself, if it can. The caller calls close when no request is in flight;
+// recorded answers stay.
 func Open(ctx context.Context, c Config) (t teacher.Teacher, close func() error, err error) {
-	var closers []func() error
-	close = func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, close())
-		}
-	}()
+	if c.ID() == "" {
+		return nil, nil, errors.New("the teacher has no name to record its answers under; set model_id")
+	}
 	var replay []*journal.Journal
 	if c.Journal != "" {
 		j, err := journal.OpenReadOnly(c.Journal)
 		if err != nil {
 			return nil, nil, err
 		}
-		closers = append(closers, j.Close)
 		replay = append(replay, j)
 	}
 	if c.Provider == "journal" {
-		return journal.Recorded(c.ID(), replay...), close, nil
+		if replay == nil {
+			return nil, nil, errors.New("provider \"journal\" needs the file of recorded answers; set journal")
+		}
+		return journal.Recorded(c.ID(), replay...), func() error { return nil }, nil
 	}
-	own, err := journal.Open(c.WriteTo)
+	if c.WriteTo == "" {
+		return nil, nil, errors.New("the teacher needs a journal file to record its answers in")
+	}
+	t, hangUp, err := c.connect()
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, own.Close)
+	own, err := journal.Open(c.WriteTo)
+	if err != nil {
+		return nil, nil, errors.Join(err, hangUp())
+	}
+	return own.Wrap(t, replay...), func() error { return errors.Join(hangUp(), own.Close()) }, nil
+}
+
+// connect opens the teacher itself.
+func (c Config) connect() (teacher.Teacher, func() error, error) {
 	switch c.Provider {
-	case "local":
-		l, err := local.Open(local.Config{ID: c.ID(), Model: c.ModelPath, Adapter: c.AdapterPath, Template: c.TemplatePath, Backend: c.Backend, Batch: c.Concurrency})
+	case "openai":
+		t, err := openai.New(openai.Config{
+			Endpoint: c.Endpoint, Model: c.ID(), APIKeyEnv: c.APIKeyEnv,
+			Concurrency: c.Concurrency, Timeout: c.Timeout, Retries: c.Retries,
+		})
 		if err != nil {
 			return nil, nil, err
 		}
-		closers = append(closers, l.Close)
-		return own.Wrap(l, replay...), close, nil
+		return t, t.Close, nil
+	case "local":
+		t := newLazy(c.ID(), func() (*local.Teacher, error) {
+			return local.Open(local.Config{
+				ID: c.ID(), Model: c.ModelPath, Adapter: c.AdapterPath, Template: c.TemplatePath,
+				Backend: c.Backend, Batch: c.Concurrency,
+			})
+		})
+		return t, t.Close, nil
 	}
-	return nil, nil, fmt.Errorf("teacher provider %q is not known; use openai, local or journal", c.Provider)
+	return nil, nil, fmt.Errorf("provider is %q; must be \"openai\", \"local\" or \"journal\"", c.Provider)
 }

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,28 +50,28 @@ func (t *Teacher) run(ctx context.Context, jobs []*job) {
 	var waiting atomic.Int64
 	waiting.Store(int64(len(jobs)))
 	reqs := make([]model.Request, len(jobs))
+	leave := make([]func(), len(jobs)) // each counts once
 	for i, j := range jobs {
 		reqs[i] = j.req
-		defer context.AfterFunc(j.ctx, func() {
+		leave[i] = sync.OnceFunc(func() {
 			if waiting.Add(-1) == 0 {
 				cancel()
 			}
-		})()
+		})
+		defer context.AfterFunc(j.ctx, leave[i])()
 	}
 	sent := make([]bool, len(jobs))
 	err := t.decoder.Generate(ctx, reqs, model.GenerateOptions{Batch: t.batch}, func(i int, r model.Result) error {
 		sent[i] = true
 		jobs[i].done <- outcome{Result: r}
-		if waiting.Add(-1) == 0 {
-			cancel()
-		}
+		leave[i]()
 		return nil
 	})
+	if err == nil || errors.Is(err, context.Canceled) {
+		err = errClosed
+	}
 	for i, j := range jobs {
 		if !sent[i] {
-			if err == nil || errors.Is(err, context.Canceled) {
-				err = errClosed
-			}
 			j.done <- outcome{err: err}
 		}
 	}

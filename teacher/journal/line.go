@@ -102,7 +102,7 @@ func decode(b []byte) (line, error) {
 // its first bytes, then whatever the disk held. Anything else is not ours.
 func torn(b []byte) bool {
 	n := min(len(b), len(lineStart))
-	return string(b[:n]) == lineStart[:n] || len(bytes.Trim(b, "\x00")) == 0
+	return string(b[:n]) == lineStart[:n] || len(bytes.Trim(b, "\x00\n")) == 0
 }
 
 // marshal is json.Marshal without the escapes for HTML.

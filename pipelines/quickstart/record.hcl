@@ -16,7 +16,7 @@ teacher "live" {
   model       = model.teacher
   model_id    = "SmolLM2-135M-Instruct"
   temperature = 0.4
-  max_tokens  = 160
+  max_tokens  = 96
   concurrency = 16
 }
 
@@ -28,15 +28,18 @@ synth "cot" {
   teacher      = teacher.live
   documents    = data.docs
   method       = "document_to_dialogue"
-  count        = 80
+  count        = 60
   chunk_chars  = 450
   context      = true
   self_correct = true
+
+  # A teacher of 135 million parameters needs to be told how to begin.
+  question_prompt = "Here is a passage from a software licence:\n\n{text}\n\nWrite a reading comprehension question about this passage. Start the question with What, Who or When."
 }
 
 synth "prefs" {
   teacher = teacher.live
   prompts = synth.cot.dataset
   method  = "preference_pairs"
-  count   = 80
+  count   = 60
 }

@@ -108,7 +108,7 @@ func TestExactSearches(t *testing.T) {
 		spread, threshold  float64
 	}{
 		{0, 16, 1, 1, 0.9}, {1, 16, 1, 1, 0.9}, {5, 7, 2, 0.5, 0.5}, {700, 24, 5, 0.3, 0.9},
-		{4200, 40, 60, 0.4, 0.95}, {2500, 33, 1, 5, 0.92}, {900, 8, 3, 0.05, 0.999},
+		{2600, 40, 60, 0.4, 0.95}, {2500, 33, 1, 5, 0.92}, {900, 8, 3, 0.05, 0.999},
 	} {
 		v := planted(c.n, c.width, c.clusters, c.spread, 7)
 		want := brute(v, c.threshold)
@@ -199,7 +199,7 @@ func TestGraphFindsNeighbours(t *testing.T) {
 }
 
 func TestNavigate(t *testing.T) {
-	v := planted(6000, 48, 150, 0.7, 6)
+	v := planted(3000, 48, 150, 0.7, 6)
 	want := brute(v, 0.92)
 	if m := missing(want, found(t, Navigate, v, 0.92)); !(float64(m) <= 0.001*float64(len(want))) {
 		t.Errorf("%d of %d pairs are missing", m, len(want))

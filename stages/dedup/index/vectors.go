@@ -29,14 +29,23 @@ func (v Vectors) Len() int {
 func (v Vectors) Row(i int) []float32 { return v.Data[i*v.Width : (i+1)*v.Width] }
 
 // Cosine returns the cosine of rows i and j, summed in float64 in a fixed
-// order: it is the same on every machine.
+// order: it is the same on every machine, and 1 for equal rows.
 func (v Vectors) Cosine(i, j int) float64 { return Cosine(v.Row(i), v.Row(j)) }
 
-// Cosine returns the cosine of two vectors of length 1.
+// Cosine returns the cosine of two vectors of the same width; 0 when one of
+// them is zero.
 func Cosine(a, b []float32) float64 {
+	ab, aa, bb := dot(a, b), dot(a, a), dot(b, b)
+	if aa == 0 || bb == 0 {
+		return 0
+	}
+	return max(-1, min(1, ab/math.Sqrt(aa*bb)))
+}
+
+func dot(a, b []float32) float64 {
 	var s0, s1, s2, s3 float64
 	k := 0
-	for ; k+4 <= len(a) && k+4 <= len(b); k += 4 {
+	for ; k+4 <= len(a); k += 4 {
 		s0 += float64(a[k]) * float64(b[k])
 		s1 += float64(a[k+1]) * float64(b[k+1])
 		s2 += float64(a[k+2]) * float64(b[k+2])
@@ -45,7 +54,7 @@ func Cosine(a, b []float32) float64 {
 	for ; k < len(a); k++ {
 		s0 += float64(a[k]) * float64(b[k])
 	}
-	return max(-1, min(1, s0+s1+s2+s3))
+	return s0 + s1 + s2 + s3
 }
 
 // Normalize scales every row to length 1; rows of zeros stay.

@@ -4,6 +4,7 @@ package stages
 import (
 	"pipe/runtime/stage"
 	"pipe/stages/data"
+	"pipe/stages/dedup"
 	"pipe/stages/dpo"
 	"pipe/stages/eval"
 	"pipe/stages/export"
@@ -19,6 +20,7 @@ import (
 var All = []stage.Kind{
 	data.Kind,
 	synth.Kind,
+	dedup.Kind,
 	mix.Kind,
 	pack.Kind,
 	sft.Kind,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -28,7 +29,9 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 			return nil, err
 		}
 		for n, text := range cut(row.Text, s.ChunkChars) {
-			chunks = append(chunks, chunk{fmt.Sprintf("%s#%d", row.ID, n), text})
+			if strings.IndexFunc(text, unicode.IsLetter) >= 0 { // else there is nothing to ask about
+				chunks = append(chunks, chunk{fmt.Sprintf("%s#%d", row.ID, n), text})
+			}
 		}
 	}
 	if len(chunks) == 0 {
@@ -104,53 +107,4 @@ func (s *spec) row(i int, c chunk, question, reasoning, answer string, corrected
 	ms = append(ms, artifact.Message{Role: "user", Content: user}, artifact.Message{Role: "assistant", Content: assistant})
 	meta, _ := json.Marshal(map[string]any{"question": question, "answer": answer, "corrected": corrected})
 	return artifact.Row{ID: fmt.Sprintf("dialogue-%06d", i), Messages: ms, Gold: -1, Source: c.id, Meta: string(meta)}
-}
-
-// cut splits a text into passages of at most n characters, between paragraphs
-// where it can, else between lines, sentences or words. Passages shorter than
-// a fifth of n join their neighbour.
-func cut(text string, n int) []string {
-	var out []string
-	var cur string
-	flush := func() {
-		if cur = strings.TrimSpace(cur); cur != "" {
-			out = append(out, cur)
-		}
-		cur = ""
-	}
-	for _, p := range pieces(strings.ReplaceAll(text, "\r\n", "\n"), n, []string{"\n\n", "\n", ". ", " "}) {
-		if len(cur)+len(p) > n && len(strings.TrimSpace(cur)) > 0 {
-			flush()
-		}
-		cur += p
-	}
-	flush()
-	if k := len(out); k > 1 && len(out[k-1]) < n/5 {
-		out = out[:k-1] // too short a rest to ask about
-	}
-	return out
-}
-
-// pieces cuts text after the first separator wherever a piece is too long,
-// after the next where that is not enough, and anywhere in the end.
-func pieces(text string, n int, seps []string) []string {
-	if len(text) <= n {
-		return []string{text}
-	}
-	if len(seps) == 0 {
-		var out []string
-		for len(text) > n {
-			k := n
-			for k > 0 && text[k]&0xC0 == 0x80 {
-				k--
-			}
-			out, text = append(out, text[:k]), text[k:]
-		}
-		return append(out, text)
-	}
-	var out []string
-	for _, p := range strings.SplitAfter(text, seps[0]) {
-		out = append(out, pieces(p, n, seps[1:])...)
-	}
-	return out
 }

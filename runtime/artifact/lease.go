@@ -1,7 +1,9 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,8 +20,15 @@ const (
 )
 
 type leaseHolder struct {
-	Host string `json:"host"`
-	PID  int    `json:"pid"`
+	Host  string `json:"host"`
+	PID   int    `json:"pid"`
+	Token string `json:"token"` // unique
+}
+
+// A lease is the file that says who runs an action.
+type lease struct {
+	path string
+	me   []byte // its content
 }
 
 // Lease waits until nobody else runs the action k, on this machine or another
@@ -27,31 +36,24 @@ type leaseHolder struct {
 // over. Leases save work and nothing else: publishing is idempotent, so a
 // broken lease costs a second run and never damages anything.
 func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
-	path := filepath.Join(s.dir, "leases", k.String())
 	host, _ := os.Hostname()
-	me, err := json.Marshal(leaseHolder{host, os.Getpid()})
+	me, err := json.Marshal(leaseHolder{host, os.Getpid(), rand.Text()})
 	if err != nil {
 		return nil, err
 	}
+	l := &lease{filepath.Join(s.dir, "leases", k.String()), me}
 	for {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-		if err == nil {
-			_, err = f.Write(me)
-			if err = errors.Join(err, f.Close()); err != nil {
-				os.Remove(path)
-				return nil, fmt.Errorf("take lease: %w", err)
-			}
-			return heartbeat(path), nil
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		if !errors.Is(err, os.ErrExist) {
+		ok, err := l.take()
+		if err != nil {
 			return nil, fmt.Errorf("take lease: %w", err)
 		}
-		if leaseBroken(path, host) {
-			// Only one of those who see it broken may remove it: rename picks one.
-			grave := fmt.Sprintf("%s.%d.broken", path, os.Getpid())
-			if os.Rename(path, grave) == nil {
-				os.Remove(grave)
-			}
+		if ok {
+			return l.hold(), nil
+		}
+		if l.bury(host) {
 			continue
 		}
 		select {
@@ -62,29 +64,66 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	}
 }
 
-// leaseBroken reports whether the lease's holder is dead: its process is gone
-// (same host), or its heart stopped.
-func leaseBroken(path, host string) bool {
-	st, err := os.Stat(path)
+// take claims the lease if nobody has it.
+func (l *lease) take() (bool, error) {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if errors.Is(err, os.ErrExist) {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, err
 	}
-	age := time.Since(st.ModTime())
-	if age > leaseStale {
-		return true
+	_, err = f.Write(l.me)
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(l.path)
+		return false, err
 	}
-	var h leaseHolder
-	b, err := os.ReadFile(path)
-	if err != nil || json.Unmarshal(b, &h) != nil {
-		return false // being written
-	}
-	return h.Host == host && !processAlive(h.PID)
+	return true, nil
 }
 
-func heartbeat(path string) (release func()) {
+// mine reports whether the lease still is the one that was taken.
+func (l *lease) mine() bool {
+	b, err := os.ReadFile(l.path)
+	return err == nil && bytes.Equal(b, l.me)
+}
+
+// bury removes the lease of a holder that is dead: its process is gone (on this
+// host), or its heart stopped. It reports whether the lease is free now.
+func (l *lease) bury(host string) bool {
+	st, err := os.Stat(l.path)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	content, err := os.ReadFile(l.path)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	if time.Since(st.ModTime()) <= leaseStale {
+		var h leaseHolder
+		if json.Unmarshal(content, &h) != nil { // being written
+			return false
+		}
+		if h.Host != host || processAlive(h.PID) {
+			return false
+		}
+	}
+	grave := l.path + "." + rand.Text() + ".broken"
+	if os.Rename(l.path, grave) != nil {
+		return true // somebody else was faster
+	}
+	defer os.Remove(grave)
+	if b, err := os.ReadFile(grave); err == nil && !bytes.Equal(b, content) {
+		// Somebody else buried it first and this is the lease they took.
+		return os.Link(grave, l.path) != nil
+	}
+	return true
+}
+
+// hold keeps the lease alive until it is released.
+func (l *lease) hold() (release func()) {
 	stop := make(chan struct{})
-	var once sync.Once
-	go func() {
+	var beating sync.WaitGroup
+	beating.Go(func() {
 		t := time.NewTicker(leaseBeat)
 		defer t.Stop()
 		for {
@@ -92,14 +131,18 @@ func heartbeat(path string) (release func()) {
 			case <-stop:
 				return
 			case now := <-t.C:
-				os.Chtimes(path, now, now)
+				if !l.mine() { // taken over, after a long sleep of this machine
+					return
+				}
+				os.Chtimes(l.path, now, now)
 			}
 		}
-	}()
-	return func() {
-		once.Do(func() {
-			close(stop)
-			os.Remove(path)
-		})
-	}
+	})
+	return sync.OnceFunc(func() {
+		close(stop)
+		beating.Wait()
+		if l.mine() {
+			os.Remove(l.path)
+		}
+	})
 }

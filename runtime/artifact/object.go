@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-	"syscall"
 )
 
 const (
@@ -107,7 +106,7 @@ func (s *Store) Has(d Digest) bool {
 // files. Their content is checked when Path, Dir or Rows first reads them. An
 // artifact that is missing or incomplete is ErrNotFound.
 func (s *Store) Open(d Digest) (*Artifact, error) {
-	dir := s.objectDir(d)
+	dir := s.ObjectDir(d)
 	f, err := os.Open(filepath.Join(dir, manifestName))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -167,7 +166,7 @@ func (a *Artifact) Path(name string) (string, error) {
 		if f.Name != name {
 			continue
 		}
-		path := filepath.Join(a.store.objectDir(a.digest), filepath.FromSlash(name))
+		path := filepath.Join(a.store.ObjectDir(a.digest), filepath.FromSlash(name))
 		id := a.digest.String() + "/" + name
 		a.store.mu.Lock()
 		done := a.store.verified[id]
@@ -197,7 +196,7 @@ func (a *Artifact) Dir() (string, error) {
 			return "", err
 		}
 	}
-	return a.store.objectDir(a.digest), nil
+	return a.store.ObjectDir(a.digest), nil
 }
 
 // ReadJSON decodes the named file of a into v.
@@ -229,5 +228,3 @@ func hashFile(path string) (d Digest, err error) {
 	h.Sum(d[:0])
 	return d, nil
 }
-
-func isNotEmpty(err error) bool { return errors.Is(err, syscall.ENOTEMPTY) }

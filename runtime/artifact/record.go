@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -38,7 +40,7 @@ type Record struct {
 	Preimage json.RawMessage   `json:"preimage"` // what Key is the hash of, for people and explain
 	Outputs  map[string]Object `json:"outputs"`
 	Notes    []string          `json:"notes,omitempty"`
-	Series   []Point           `json:"series,omitempty"`
+	Series   []Point           `json:"-"` // kept beside the record; see [Store.Series]
 	Seconds  float64           `json:"seconds"`
 	Created  time.Time         `json:"created"`
 	Run      string            `json:"run"` // the run that made it
@@ -58,44 +60,109 @@ func (s *Store) PutRecord(r *Record) error {
 			return fmt.Errorf("record %v: output %s is not in the store", r.Key, name)
 		}
 	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("record %v: %w", r.Key, err)
+	if err := s.putJSON(s.seriesPath(r.Key), columnsOf(r.Series)); err != nil {
+		return fmt.Errorf("series of action %v: %w", r.Key, err)
 	}
-	dir, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "record-")
-	if err != nil {
-		return fmt.Errorf("record %v: %w", r.Key, err)
-	}
-	defer os.RemoveAll(dir)
-	tmp := filepath.Join(dir, "record.json")
-	if err := writeSealed(tmp, b); err != nil {
-		return fmt.Errorf("record %v: %w", r.Key, err)
-	}
-	if err := publish(tmp, s.recordPath(r.Key)); err != nil {
+	if err := s.putJSON(s.recordPath(r.Key), r); err != nil {
 		return fmt.Errorf("record %v: %w", r.Key, err)
 	}
 	return nil
+}
+
+// putJSON publishes a small file.
+func (s *Store) putJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	dir, err := s.tempDir("record")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, filepath.Base(path))
+	if err := writeSealed(tmp, b); err != nil {
+		return err
+	}
+	return publish(tmp, path)
+}
+
+// getJSON reads a small file. One that is missing or damaged is ErrNotFound.
+func getJSON(path string, v any) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s is damaged: %w", path, ErrNotFound)
+	}
+	return nil
+}
+
+// points is one series as its file spells it.
+type points struct {
+	Series string    `json:"series"`
+	Steps  []int64   `json:"steps"`
+	Values []float64 `json:"values"`
+}
+
+// columnsOf sorts points by their series, in the order in which these begin.
+func columnsOf(list []Point) []points {
+	out := []points{}
+	at := map[string]int{}
+	for _, p := range list {
+		i, ok := at[p.Series]
+		if !ok {
+			i = len(out)
+			at[p.Series] = i
+			out = append(out, points{Series: p.Series})
+		}
+		out[i].Steps, out[i].Values = append(out[i].Steps, p.Step), append(out[i].Values, p.Value)
+	}
+	return out
+}
+
+func (s *Store) seriesPath(k Key) string {
+	return strings.TrimSuffix(s.recordPath(k), ".json") + ".series.json"
+}
+
+// Series returns the points that the action k recorded, one series after the
+// other. They are for people: an action whose series are lost (ErrNotFound) is
+// none the worse.
+func (s *Store) Series(k Key) (list []Point, err error) {
+	var cols []points
+	if err := getJSON(s.seriesPath(k), &cols); err != nil {
+		return nil, fmt.Errorf("series of action %v: %w", k, err)
+	}
+	for _, c := range cols {
+		if len(c.Steps) != len(c.Values) {
+			return nil, fmt.Errorf("series of action %v: %q has %d steps and %d values: %w", k, c.Series, len(c.Steps), len(c.Values), ErrNotFound)
+		}
+		for i := range c.Steps {
+			list = append(list, Point{c.Series, c.Steps[i], c.Values[i]})
+		}
+	}
+	return list, nil
 }
 
 // Record returns what the action k made. It is ErrNotFound when nobody ran it,
 // and also when a file of an output is missing or has the wrong size, or the
 // record itself is damaged: the action must then run again.
 func (s *Store) Record(k Key) (*Record, error) {
-	f, err := os.Open(s.recordPath(k))
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("action %v: %w", k, ErrNotFound)
-		}
-		return nil, fmt.Errorf("action %v: %w", k, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
-	if err != nil {
-		return nil, fmt.Errorf("action %v: %w", k, err)
-	}
 	var r Record
-	if err := json.Unmarshal(b, &r); err != nil || r.Key != k {
-		return nil, fmt.Errorf("action %v: its record is damaged: %w", k, ErrNotFound)
+	if err := getJSON(s.recordPath(k), &r); err != nil {
+		return nil, fmt.Errorf("action %v: %w", k, err)
+	}
+	if r.Key != k {
+		return nil, fmt.Errorf("action %v: its record is that of %v: %w", k, r.Key, ErrNotFound)
 	}
 	for name, o := range r.Outputs {
 		if !s.Has(o.Digest) {

@@ -10,6 +10,9 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/array"
 )
 
+// rowsKey is the metadata of a schema that names its row type.
+const rowsKey = "pipe.rows"
+
 // A column maps one exported field of a row struct to one Arrow field. Names
 // are snake_case. Fields may be string, int32, int64, float64, bool, slices of
 // these, and slices of structs of these.
@@ -80,7 +83,7 @@ func schema(t reflect.Type) (*arrow.Schema, []column, error) {
 	for _, c := range cs {
 		fs = append(fs, c.field)
 	}
-	md := arrow.NewMetadata([]string{"pipe.rows", "pipe.version"}, []string{snake(t.Name()), "1"})
+	md := arrow.NewMetadata([]string{rowsKey, "pipe.version"}, []string{snake(t.Name()), "1"})
 	return arrow.NewSchema(fs, &md), cs, nil
 }
 

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -55,7 +56,9 @@ func (s *Store) Dir() string { return s.dir }
 // outlive the actions that made them.
 func (s *Store) Journals() string { return filepath.Join(s.dir, "journals") }
 
-func (s *Store) objectDir(d Digest) string {
+// ObjectDir returns where the artifact d lies, or would lie. Its content is
+// checked only by those who [Store.Open] it.
+func (s *Store) ObjectDir(d Digest) string {
 	h := hex.EncodeToString(d[:])
 	return filepath.Join(s.dir, "objects", "sha256", h[:2], h)
 }
@@ -75,23 +78,53 @@ func (s *Store) RemoveWork(k Key) error {
 	return os.RemoveAll(filepath.Join(s.dir, "work", k.String()))
 }
 
+// tempDir makes an empty directory below tmp/, with the mode that others have.
+func (s *Store) tempDir(prefix string) (string, error) {
+	dir := filepath.Join(s.dir, "tmp", prefix+"-"+rand.Text())
+	return dir, os.Mkdir(dir, 0o777)
+}
+
 // publish renames the directory or file from to its final name, and flushes
-// both directories. Somebody else having published the same name first is
-// success: names are content.
+// the directories that name it.
 func publish(from, to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
-		if _, statErr := os.Stat(to); statErr == nil && (errors.Is(err, fs.ErrExist) || isNotEmpty(err)) {
-			return os.RemoveAll(from)
-		}
 		return err
 	}
 	if err := syncDir(filepath.Dir(to)); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(filepath.Dir(to)))
+}
+
+// publishObject publishes the finished directory from as the artifact d.
+// Somebody else having published it first is success: names are content. What
+// has the name but is not whole gives way.
+func (s *Store) publishObject(from string, d Digest) error {
+	to := s.ObjectDir(d)
+	for range 3 {
+		err := publish(from, to)
+		if err == nil {
+			return nil
+		}
+		if _, statErr := os.Lstat(to); statErr != nil {
+			return err
+		}
+		if s.Has(d) {
+			return os.RemoveAll(from)
+		}
+		grave, err := s.tempDir("broken")
+		if err != nil {
+			return err
+		}
+		err = os.Rename(to, filepath.Join(grave, "object"))
+		if err = errors.Join(err, os.RemoveAll(grave)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s is broken and comes back", to)
 }
 
 // syncDir flushes a directory's entries to the disk. Windows cannot and need not.

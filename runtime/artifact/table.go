@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -101,9 +100,17 @@ func (t *tableWriter) flush() error {
 }
 
 func (t *tableWriter) close() error {
-	err := errors.Join(t.err, t.flush(), t.arrow.Close(), t.file.Close())
-	t.builder.Release()
-	return err
+	defer t.builder.Release()
+	if t.err == nil {
+		t.err = t.flush()
+	}
+	// The first error is the cause of the others.
+	for _, end := range []func() error{t.arrow.Close, t.file.Close} {
+		if err := end(); t.err == nil {
+			t.err = err
+		}
+	}
+	return t.err
 }
 
 func (t *tableWriter) abort() { t.file.Close() }
@@ -158,6 +165,27 @@ func Rows[T any](a *Artifact) iter.Seq2[T, error] {
 	}
 }
 
+// RowType returns the name of the type of the rows in a's table: "row",
+// "packed", "drop" or "point".
+func RowType(a *Artifact) (name string, err error) {
+	path, err := a.Path(TableName)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	defer f.Close()
+	r, err := openArrow(f)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	defer r.Close()
+	name, _ = r.Schema().Metadata().GetValue(rowsKey)
+	return name, nil
+}
+
 // All returns every row of a's table.
 func All[T any](a *Artifact) ([]T, error) {
 	rows := make([]T, 0, min(a.Count(), 1<<16))
@@ -201,26 +229,31 @@ func readTable(path string, t reflect.Type, row func(set func(reflect.Value) err
 }
 
 func openTable(f *os.File, t reflect.Type) (r *ipc.FileReader, cols []column, err error) {
-	defer recovered(&err)
 	want, cols, err := schema(t)
 	if err != nil {
-		return
+		return nil, nil, err
 	}
-	st, err := f.Stat()
-	if err != nil {
-		return
-	}
-	if err = checkFooter(f, st.Size()); err != nil {
-		return
-	}
-	if r, err = ipc.NewFileReader(f); err != nil {
-		return
+	if r, err = openArrow(f); err != nil {
+		return nil, nil, err
 	}
 	if !r.Schema().Equal(want) {
-		name, _ := r.Schema().Metadata().GetValue("pipe.rows")
-		err = fmt.Errorf("it holds %q rows; %q rows are needed", name, snake(t.Name()))
+		name, _ := r.Schema().Metadata().GetValue(rowsKey)
+		r.Close()
+		return nil, nil, fmt.Errorf("it holds %q rows; %q rows are needed", name, snake(t.Name()))
 	}
-	return
+	return r, cols, nil
+}
+
+func openArrow(f *os.File) (r *ipc.FileReader, err error) {
+	defer recovered(&err)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFooter(f, st.Size()); err != nil {
+		return nil, err
+	}
+	return ipc.NewFileReader(f)
 }
 
 func readBatch(r *ipc.FileReader, i int) (rec arrow.Record, err error) {

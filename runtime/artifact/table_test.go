@@ -134,7 +134,7 @@ func TestWrongRowTypeIsNamed(t *testing.T) {
 func TestDamageIsNeverReadAsGood(t *testing.T) {
 	s := testStore(t)
 	o := commit(t, s, testRows...)
-	path := filepath.Join(s.objectDir(o.Digest), TableName)
+	path := filepath.Join(s.ObjectDir(o.Digest), TableName)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +188,7 @@ func FuzzTable(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	whole, err := os.ReadFile(filepath.Join(s.objectDir(o.Digest), TableName))
+	whole, err := os.ReadFile(filepath.Join(s.ObjectDir(o.Digest), TableName))
 	if err != nil {
 		f.Fatal(err)
 	}

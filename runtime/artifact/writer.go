@@ -22,11 +22,8 @@ type Writer struct {
 
 // Create starts an artifact.
 func (s *Store) Create(typ Type) (*Writer, error) {
-	dir, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "artifact-")
+	dir, err := s.tempDir("artifact")
 	if err != nil {
-		return nil, fmt.Errorf("create artifact: %w", err)
-	}
-	if err := os.Chmod(dir, 0o777&^umask()); err != nil {
 		return nil, fmt.Errorf("create artifact: %w", err)
 	}
 	return &Writer{store: s, typ: typ, dir: dir}, nil
@@ -127,17 +124,13 @@ func (w *Writer) commit() (Object, error) {
 	if w.store.Has(digest) {
 		return o, os.RemoveAll(w.dir)
 	}
-	// What has the name but is not whole (a lost file) gives way.
-	if err := os.RemoveAll(w.store.objectDir(digest)); err != nil {
-		return Object{}, err
-	}
 	if err := writeSealed(filepath.Join(w.dir, manifestName), b); err != nil {
 		return Object{}, err
 	}
 	if err := syncTree(w.dir); err != nil {
 		return Object{}, err
 	}
-	return o, publish(w.dir, w.store.objectDir(digest))
+	return o, w.store.publishObject(w.dir, digest)
 }
 
 // Abort throws away what was not committed. It may be called at any time.

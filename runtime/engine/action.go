@@ -36,7 +36,7 @@ func (e *engine) update(ctx context.Context, n *lang.Node, r *StageResult) error
 	if r.State == "" {
 		r.State, r.Saved = Cached, rec.Seconds
 	}
-	r.Notes, r.Series = rec.Notes, rec.Series
+	r.Notes = rec.Notes
 	r.Outputs = e.withAliases(n, rec.Outputs)
 	e.made(n.Addr, r.Outputs)
 	return nil
@@ -119,7 +119,7 @@ func (e *engine) perform(ctx context.Context, n *lang.Node, a *action, r *StageR
 	e.mu.Lock()
 	e.ran[a.key] = true
 	e.mu.Unlock()
-	r.State = Done
+	r.State, r.Series = Done, rec.Series
 	return rec, nil
 }
 

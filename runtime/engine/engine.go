@@ -90,7 +90,7 @@ type StageResult struct {
 	Reason  string                     `json:"reason,omitempty"` // why it ran
 	Outputs map[string]artifact.Object `json:"outputs,omitempty"`
 	Notes   []string                   `json:"notes,omitempty"` // also of a stage that was up to date
-	Series  []artifact.Point           `json:"-"`               // thinned; also of a stage that was up to date
+	Series  []artifact.Point           `json:"-"`               // thinned; of a stage that was up to date see [artifact.Store.Series]
 	Seconds float64                    `json:"seconds"`         // of this run
 	Saved   float64                    `json:"saved_seconds,omitempty"`
 	Error   string                     `json:"error,omitempty"`

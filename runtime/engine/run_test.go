@@ -332,7 +332,11 @@ func TestNotesAndSeriesComeBack(t *testing.T) {
 	l.events = nil
 	s := l.must(src, "").stage(t, "step.a")
 	equal(t, "notes", s.Notes, []string{"3 rows", "loss is NaN at step 2"})
-	equal(t, "series", s.Series, []artifact.Point{{Series: "loss", Step: 1, Value: 0.5}})
+	series, err := l.store.Series(s.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "series", series, []artifact.Point{{Series: "loss", Step: 1, Value: 0.5}})
 	if len(l.events) != 1 || l.events[0].Stage.State != Cached || len(l.events[0].Stage.Notes) != 2 {
 		t.Errorf("events are %+v", l.events)
 	}

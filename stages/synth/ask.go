@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 
 	"pipe/runtime/artifact"
@@ -52,9 +51,12 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 			last = fmt.Errorf("the reply was cut off at max_tokens = %d", c.MaxTokens)
 			continue
 		}
-		out, err := parse(strings.TrimSpace(ans.Content))
+		reply, err := parseReply(ans.Content)
 		if err == nil {
-			return out, nil
+			var out string
+			if out, err = parse(reply); err == nil {
+				return out, nil
+			}
 		}
 		last = fmt.Errorf("%w; the reply was %q", err, clip(ans.Content, 200))
 	}

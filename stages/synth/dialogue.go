@@ -3,6 +3,7 @@ package synth
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -11,10 +12,15 @@ import (
 	"pipe/runtime/stage"
 )
 
-// A chunk is a passage of a document that fits a prompt.
+// A chunk is a passage of a document that fits a prompt: passage n, from 0.
 type chunk struct {
-	id, text string
+	document string // the id of its row
+	n        int
+	text     string
 }
+
+// id names the passage.
+func (c chunk) id() string { return fmt.Sprintf("%s#%d", c.document, c.n) }
 
 // dialogueItems makes the work of document_to_dialogue: row i is about passage
 // i modulo their number.
@@ -30,7 +36,7 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 		}
 		for n, text := range cut(row.Text, s.ChunkChars) {
 			if strings.IndexFunc(text, unicode.IsLetter) >= 0 { // else there is nothing to ask about
-				chunks = append(chunks, chunk{fmt.Sprintf("%s#%d", row.ID, n), text})
+				chunks = append(chunks, chunk{row.ID, n, text})
 			}
 		}
 	}
@@ -43,7 +49,7 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 		items = append(items, func(ctx context.Context) (result, error) {
 			row, err := s.dialogue(ctx, ask, i, c)
 			if err != nil {
-				return outcome(fmt.Sprintf("dialogue-%06d", i), c.id, c.text, err)
+				return outcome(fmt.Sprintf("dialogue-%06d", i), c.id(), c.text, err)
 			}
 			return result{row: row}, nil
 		})
@@ -53,51 +59,64 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 
 // dialogue asks for a question about c, reasoning, an answer, and a check.
 func (s *spec) dialogue(ctx context.Context, ask *asker, i int, c chunk) (artifact.Row, error) {
-	prose := func(r string) (string, error) { return parseText(r, s.MaxAnswer) }
-	question, err := ask.ask(ctx, i, "question", fill(s.QuestionPrompt, questionPrompt, "text", c.text),
-		func(r string) (string, error) { return parseQuestion(r, s.MaxQuestion) })
+	question, err := ask.ask(ctx, i, "question", fill(s.QuestionPrompt, questionPrompt, "text", c.text), func(reply string) (string, error) {
+		q, err := parseQuestion(reply, s.MaxQuestion)
+		if err != nil {
+			return "", err
+		}
+		return q, grounded("question", q, c.text, s.Grounding)
+	})
 	if err != nil {
 		return artifact.Row{}, err
 	}
-	reasoning := ""
+	reasoning, form := "", plainAnswerPrompt
 	if s.Reasoning == "inline" {
-		reasoning, err = ask.ask(ctx, i, "reasoning", fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question), prose)
+		form = answerPrompt
+		reasoning, err = ask.ask(ctx, i, "reasoning", fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question),
+			func(reply string) (string, error) { return parseReasoning(reply, s.MaxAnswer) })
 		if err != nil {
 			return artifact.Row{}, err
 		}
 	}
-	answer, err := ask.ask(ctx, i, "answer", fill(s.AnswerPrompt, answerPrompt, "text", c.text, "question", question, "reasoning", reasoning), prose)
+	accept := func(reply string) (string, error) { return s.acceptAnswer(reply, question, c.text) }
+	answer, err := ask.ask(ctx, i, "answer", fill(s.AnswerPrompt, form, "text", c.text, "question", question, "reasoning", reasoning), accept)
 	if err != nil {
 		return artifact.Row{}, err
 	}
-	corrected := false
+	first := answer
 	if s.SelfCorrect {
-		if answer, corrected, err = s.check(ctx, ask, i, c, question, answer); err != nil {
+		values := []string{"text", c.text, "question", question, "answer", answer}
+		verdict, err := ask.ask(ctx, i, "check", fill(s.CheckPrompt, checkPrompt, values...), parseVerdict)
+		if err == nil && verdict == "no" {
+			answer, err = ask.ask(ctx, i, "correction", fill(s.CorrectPrompt, correctPrompt, values...), accept)
+		}
+		if err != nil {
 			return artifact.Row{}, err
 		}
 	}
-	return s.row(i, c, question, reasoning, answer, corrected), nil
+	return s.row(ask, i, c, question, reasoning, answer, first), nil
 }
 
-// check lets the teacher judge its answer and, where it says no, correct it.
-func (s *spec) check(ctx context.Context, ask *asker, i int, c chunk, question, answer string) (string, bool, error) {
-	verdict, err := ask.ask(ctx, i, "check", fill(s.CheckPrompt, checkPrompt, "text", c.text, "question", question, "answer", answer), parseVerdict)
-	if err != nil || verdict == "yes" {
-		return answer, false, err
+// acceptAnswer reads an answer that says something, out of the passage.
+func (s *spec) acceptAnswer(reply, question, passage string) (string, error) {
+	answer, err := parseText(reply, s.MaxAnswer)
+	if err != nil {
+		return "", err
 	}
-	better, err := ask.ask(ctx, i, "correction", fill(s.CorrectPrompt, correctPrompt, "text", c.text, "question", question, "answer", answer),
-		func(r string) (string, error) { return parseText(r, s.MaxAnswer) })
-	return better, true, err
+	if same(answer, question) {
+		return "", errors.New("it repeats the question")
+	}
+	return answer, grounded("answer", answer, passage+"\n"+question, s.Grounding)
 }
 
-// row lays the conversation out.
-func (s *spec) row(i int, c chunk, question, reasoning, answer string, corrected bool) artifact.Row {
+// row lays the conversation out. Its meta says how it came about.
+func (s *spec) row(ask *asker, i int, c chunk, question, reasoning, answer, first string) artifact.Row {
 	user := question
 	if s.Context {
 		user = fill("", passagePrompt, "text", c.text, "question", question)
 	}
 	assistant := answer
-	if reasoning != "" {
+	if reasoning != "" && answer == first {
 		assistant = reasoning + "\n\nAnswer: " + answer
 	}
 	var ms []artifact.Message
@@ -105,6 +124,13 @@ func (s *spec) row(i int, c chunk, question, reasoning, answer string, corrected
 		ms = append(ms, artifact.Message{Role: "system", Content: s.System})
 	}
 	ms = append(ms, artifact.Message{Role: "user", Content: user}, artifact.Message{Role: "assistant", Content: assistant})
-	meta, _ := json.Marshal(map[string]any{"question": question, "answer": answer, "corrected": corrected})
-	return artifact.Row{ID: fmt.Sprintf("dialogue-%06d", i), Messages: ms, Gold: -1, Source: c.id, Meta: string(meta)}
+	meta := map[string]any{
+		"answer": answer, "corrected": answer != first, "document": c.document, "method": s.Method,
+		"passage": c.n, "question": question, "teacher": ask.teacher.ID(),
+	}
+	if answer != first {
+		meta["first_answer"] = first
+	}
+	b, _ := json.Marshal(meta) // of strings, numbers and booleans: it cannot fail
+	return artifact.Row{ID: fmt.Sprintf("dialogue-%06d", i), Messages: ms, Gold: -1, Source: c.id(), Meta: string(b)}
 }

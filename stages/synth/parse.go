@@ -6,76 +6,127 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Replies of small teachers are read tolerantly: what can be understood in one
 // way only is accepted, everything else is malformed.
 
-var listMark = regexp.MustCompile(`^(?:[-*•]\s+|\(?\d{1,2}[.):]\s+|(?i:question|q)\s*\d*\s*[:.]\s*)+`)
+// parseReply leaves out what a reasoning model thinks aloud before its reply.
+func parseReply(reply string) (string, error) {
+	reply = strings.TrimSpace(reply)
+	before, after, closed := strings.Cut(reply, "</think>")
+	switch {
+	case closed && (strings.HasPrefix(reply, "<think>") || !strings.Contains(before, "<think>")):
+		return strings.TrimSpace(after), nil // templates may open the block in the prompt
+	case strings.HasPrefix(reply, "<think>"):
+		return "", errors.New("its thoughts do not end")
+	}
+	return reply, nil
+}
+
+const quotes = "*_\"“”` "
+
+var (
+	listMark = regexp.MustCompile(`^(?:[-*•]\s+|\(?\d{1,2}[.):]\s+|(?i:question|q)\s*\d*\s*[:.]\s*)+`)
+	// leadIn is what comes before the question proper: "Here is a question about the text: ".
+	leadIn = regexp.MustCompile(`(?i)^[^?？؟]*\bquestion\b[^?？؟:]*:\s*`)
+	// aboutItself finds questions about the exercise instead of the text.
+	aboutItself = regexp.MustCompile(`(?i)\b(?:this|the|your|following|my) question\b|\bwould you like\b|\b(?:can|may|could) i help\b`)
+)
 
 // parseQuestion finds the first question in a reply.
 func parseQuestion(reply string, longest int) (string, error) {
 	for _, line := range strings.Split(reply, "\n") {
-		line = strings.TrimSpace(line)
-		line = strings.Trim(line, "*_\"“”` ")
-		line = listMark.ReplaceAllString(line, "")
-		line = strings.Trim(line, "*_\"“”` ")
-		end := strings.IndexByte(line, '?')
+		line = strings.Trim(strings.TrimSpace(line), quotes)
+		line = strings.Trim(listMark.ReplaceAllString(line, ""), quotes)
+		line = strings.Trim(leadIn.ReplaceAllString(line, ""), quotes)
+		end := strings.IndexAny(line, "?？؟")
 		if end < 0 {
 			continue
 		}
-		q := line[:end+1]
+		_, mark := utf8.DecodeRuneInString(line[end:])
+		q := line[:end+mark]
 		if cut := strings.LastIndex(q, ". "); cut >= 0 && len(q)-cut > 12 {
 			q = q[cut+2:] // a statement before the question
 		}
+		n := utf8.RuneCountInString(q)
 		switch {
-		case len(strings.Fields(q)) < 3:
+		case len(words(q)) < 3:
 			continue
-		case len(q) > longest:
-			return "", fmt.Errorf("the question has %d characters, more than max_question_chars = %d", len(q), longest)
+		case aboutItself.MatchString(q):
+			return "", errors.New("it asks about the exercise, not about the text")
+		case n > longest:
+			return "", fmt.Errorf("the question has %d characters, more than max_question_chars = %d", n, longest)
 		}
 		return q, nil
 	}
 	return "", errors.New("it holds no question")
 }
 
-var refusal = regexp.MustCompile(`(?i)^(?:i(?:'|’)?m sorry|sorry,|i cannot|i can(?:'|’)t|as an ai)`)
-
-var answerMark = regexp.MustCompile(`(?i)^\**(?:the\s+)?(?:final\s+|corrected\s+|correct\s+)?answer\**\s*(?:is)?\s*:\**\s*`)
+var (
+	refusal    = regexp.MustCompile(`(?i)^(?:i(?:'|’)?m sorry|sorry,|i cannot|i can(?:'|’)t|as an ai)`)
+	answerMark = regexp.MustCompile(`(?i)^\**(?:(?:the|a)\s+)?(?:(?:final|corrected|correct|right)\s+)?answer\**\s*(?:is)?\s*:\**\s*`)
+	// echo finds a reply that goes on with the prompt's own headings.
+	echo = regexp.MustCompile(`(?mi)^\**(?:text|passage|question|thoughts)\**:`)
+)
 
 // parseText accepts prose of a sensible length.
 func parseText(reply string, longest int) (string, error) {
-	s := strings.TrimSpace(answerMark.ReplaceAllString(strings.TrimSpace(reply), ""))
+	s := strings.TrimSpace(answerMark.ReplaceAllString(reply, ""))
+	n := utf8.RuneCountInString(s)
 	switch {
-	case strings.IndexFunc(s, unicode.IsLetter) < 0 && strings.IndexFunc(s, unicode.IsDigit) < 0:
+	case strings.IndexFunc(s, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) < 0:
 		return "", errors.New("it is empty")
 	case refusal.MatchString(s):
 		return "", errors.New("it refuses to answer")
-	case len(s) > longest:
-		return "", fmt.Errorf("it has %d characters, more than max_answer_chars = %d", len(s), longest)
+	case echo.MatchString(s):
+		return "", errors.New("it repeats the form of the prompt")
+	case n > longest:
+		return "", fmt.Errorf("it has %d characters, more than max_answer_chars = %d", n, longest)
 	}
 	return s, nil
 }
 
+var answerLine = regexp.MustCompile(`(?mi)^\**(?:(?:the|final)\s+)*answer\**\s*:`)
+
+// parseReasoning accepts prose up to the line where it says what the answer
+// is: that line is written by the row.
+func parseReasoning(reply string, longest int) (string, error) {
+	if at := answerLine.FindStringIndex(reply); at != nil && strings.TrimSpace(reply[:at[0]]) != "" {
+		reply = reply[:at[0]]
+	}
+	return parseText(reply, longest)
+}
+
 // parseVerdict reads yes or no from the beginning of a reply.
 func parseVerdict(reply string) (string, error) {
-	word := strings.ToLower(strings.TrimFunc(firstWord(reply), func(r rune) bool { return !unicode.IsLetter(r) }))
-	switch word {
-	case "yes", "correct", "true", "right":
-		return "yes", nil
-	case "no", "incorrect", "false", "wrong", "not":
-		return "no", nil
+	for _, w := range strings.FieldsFunc(strings.ToLower(reply), func(r rune) bool { return !unicode.IsLetter(r) }) {
+		switch w {
+		case "answer", "verdict", "the", "is":
+			continue
+		case "yes", "correct", "true", "right", "supported":
+			return "yes", nil
+		case "no", "incorrect", "false", "wrong", "not", "unsupported":
+			return "no", nil
+		}
+		break
 	}
 	return "", errors.New("it says neither yes nor no")
 }
 
+var article = regexp.MustCompile(`(?i)^\W*a (?:better|good|clear)`) // not the letter
+
 // parseChoice reads A or B from the beginning of a reply.
 func parseChoice(reply string) (string, error) {
-	for _, w := range strings.Fields(reply) {
-		switch w = strings.ToLower(strings.TrimFunc(w, func(r rune) bool { return !unicode.IsLetter(r) })); w {
+	if article.MatchString(reply) {
+		return "", errors.New("it names neither A nor B")
+	}
+	for _, w := range strings.FieldsFunc(strings.ToLower(reply), func(r rune) bool { return !unicode.IsLetter(r) }) {
+		switch w {
 		case "a", "b":
 			return w, nil
-		case "answer", "the", "option", "":
+		case "answer", "the", "option", "better", "is":
 			continue
 		}
 		break
@@ -83,17 +134,7 @@ func parseChoice(reply string) (string, error) {
 	return "", errors.New("it names neither A nor B")
 }
 
-func firstWord(s string) string {
-	if f := strings.Fields(s); len(f) > 0 {
-		return f[0]
-	}
-	return ""
-}
-
 // same reports whether two answers say the same words.
 func same(a, b string) bool {
-	norm := func(s string) string {
-		return strings.Join(strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }), " ")
-	}
-	return norm(a) == norm(b)
+	return strings.Join(words(a), " ") == strings.Join(words(b), " ")
 }

@@ -31,7 +31,7 @@ var Kind = stage.Kind{
 		{Name: "rejects", Type: artifact.Dataset, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
 	},
 	New: func() stage.Stage {
-		return &spec{Count: 100, Attempts: 3, ChunkChars: 1500, Reasoning: "inline", Pairs: "reference", MaxQuestion: 300, MaxAnswer: 4000}
+		return &spec{Count: 100, Attempts: 3, ChunkChars: 1500, Reasoning: "inline", Pairs: "reference", MaxQuestion: 300, MaxAnswer: 4000, Grounding: 0.5}
 	},
 }
 
@@ -48,16 +48,17 @@ type spec struct {
 	Prompts   *stage.Dataset `hcl:"prompts,optional" doc:"Conversations ending in an answer, for which a worse one is made"`
 	Count     int            `hcl:"count,optional" doc:"Rows to ask for. Row i is asked for in the same words whatever the count is: a larger count reuses earlier answers"`
 
-	SelfCorrect bool   `hcl:"self_correct,optional" doc:"Let the teacher check each answer against the document, and correct it"`
-	Attempts    int    `hcl:"attempts,optional" doc:"How often a malformed reply is asked for again before the row is rejected"`
-	ChunkChars  int    `hcl:"chunk_chars,optional" doc:"Longest passage shown to the teacher, in characters; documents are cut between paragraphs"`
-	Context     bool   `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
-	Reasoning   string `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
-	System      string `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
-	Pairs       string `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's answer without the passage; judge: two answers of the teacher, of which it says which is better"`
-	MaxQuestion int    `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
-	MaxAnswer   int    `hcl:"max_answer_chars,optional" doc:"Longest reasoning or answer that is accepted"`
-	Salt        int    `hcl:"salt,optional" doc:"Another number asks for other samples. Sampling depends on it and the row's index, not on the pipeline's seed, so that a new seed costs no teacher call"`
+	SelfCorrect bool    `hcl:"self_correct,optional" doc:"Let the teacher check each answer against the document, and correct it"`
+	Attempts    int     `hcl:"attempts,optional" doc:"How often a malformed reply is asked for again before the row is rejected"`
+	ChunkChars  int     `hcl:"chunk_chars,optional" doc:"Longest passage shown to the teacher, in characters; documents are cut between paragraphs"`
+	Context     bool    `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
+	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
+	System      string  `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
+	Pairs       string  `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's answer without the passage; judge: two answers of the teacher, of which it says which is better"`
+	MaxQuestion int     `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
+	MaxAnswer   int     `hcl:"max_answer_chars,optional" doc:"Longest reasoning or answer that is accepted"`
+	Grounding   float64 `hcl:"grounding,optional" doc:"Share of the words of a question, and of an answer, that must stand in the passage; 0 accepts all. Numbers and words of four letters and more count, without endings"`
+	Salt        int     `hcl:"salt,optional" doc:"Another number asks for other samples. Sampling depends on it and the row's index, not on the pipeline's seed, so that a new seed costs no teacher call"`
 
 	QuestionPrompt  string `hcl:"question_prompt,optional" doc:"Asks for a question; {text} stands for the passage"`
 	ReasoningPrompt string `hcl:"reasoning_prompt,optional" doc:"Asks for the reasoning; {text}, {question}"`
@@ -92,6 +93,7 @@ func (s *spec) Check() error {
 	bad(s.Pairs != "reference" && s.Pairs != "judge", "pairs", "is %q; must be \"reference\" or \"judge\"", s.Pairs)
 	bad(s.MaxQuestion < 10, "max_question_chars", "is %d; must be at least 10", s.MaxQuestion)
 	bad(s.MaxAnswer < 10, "max_answer_chars", "is %d; must be at least 10", s.MaxAnswer)
+	bad(!(s.Grounding >= 0 && s.Grounding <= 1), "grounding", "is %v; must be between 0 and 1", s.Grounding)
 	bad(s.QuestionPrompt != "" && !strings.Contains(s.QuestionPrompt, "{text}"), "question_prompt", "does not contain {text}: the teacher would not see the passage")
 	bad(s.JudgePrompt != "" && !(strings.Contains(s.JudgePrompt, "{a}") && strings.Contains(s.JudgePrompt, "{b}")), "judge_prompt", "must contain {a} and {b}")
 	return errors.Join(errs...)

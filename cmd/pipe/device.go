@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"pipe/tensor"
@@ -21,9 +22,9 @@ func openDevice(flag string) (*device, error) {
 		b := cpu.New(0)
 		return &device{name: b.Name(), opened: b}, nil
 	case "cuda":
-		return nil, fmt.Errorf("--device cuda: this program has no CUDA backend; use --device cpu")
+		return nil, flagError{errors.New("--device cuda: this program has no CUDA backend; use --device cpu")}
 	}
-	return nil, fmt.Errorf("--device %s: use auto, cpu or cuda", flag)
+	return nil, flagError{fmt.Errorf("--device %s: use auto, cpu or cuda", flag)}
 }
 
 func (d *device) open() (tensor.Backend, error) { return d.opened, nil }

@@ -14,8 +14,8 @@ import (
 	"pipe/runtime/stage"
 )
 
-func runValidate(_ context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "validate", args, 1, nil)
+func runValidate(_ context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "validate", args, nil)
 	if err != nil {
 		return usageCode(err)
 	}
@@ -36,16 +36,12 @@ func countStages(p *lang.Program) (n int) {
 	return n
 }
 
-func runFmt(_ context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "fmt", args, -1, func(fs *flag.FlagSet, o *options) {
+func runFmt(_ context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "fmt", args, func(fs *flag.FlagSet, o *options) {
 		fs.BoolVar(&o.check, "check", false, "change nothing; exit 1 if a file is laid out otherwise")
 	})
 	if err != nil {
 		return usageCode(err)
-	}
-	if len(pos) == 0 {
-		t.errorf("pipe fmt takes FILE...")
-		return exitUsage
 	}
 	code := exitOK
 	for _, path := range pos {
@@ -84,8 +80,8 @@ func replaceFile(path string, b []byte) error {
 	return os.Rename(tmp, path)
 }
 
-func runGraph(_ context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "graph", args, 1, func(fs *flag.FlagSet, o *options) {
+func runGraph(_ context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "graph", args, func(fs *flag.FlagSet, o *options) {
 		fs.StringVar(&o.format, "format", "dot", "dot or mermaid")
 	})
 	if err != nil {
@@ -122,7 +118,7 @@ func runGraph(_ context.Context, t *terminal, args []string) int {
 	return exitOK
 }
 
-func runVersion(_ context.Context, t *terminal, _ []string) int {
+func runVersion(_ context.Context, t *app, _ []string) int {
 	version := "(unknown)"
 	if bi, ok := debug.ReadBuildInfo(); ok {
 		version = bi.Main.Version
@@ -136,18 +132,18 @@ func runVersion(_ context.Context, t *terminal, _ []string) int {
 	return exitOK
 }
 
-func runHelp(_ context.Context, t *terminal, args []string) int {
+func runHelp(_ context.Context, t *app, args []string) int {
 	if len(args) == 0 {
 		usage(t.out)
 		fmt.Fprintln(t.out, "\nStage kinds and blocks:")
-		for _, k := range kinds() {
+		for _, k := range t.kinds {
 			fmt.Fprintf(t.out, "  %-10s %s\n", k.Name, firstSentence(k.Doc))
 		}
 		fmt.Fprintf(t.out, "  %-10s %s\n  %-10s %s\n", "model", "Names a model: weights, tokenizer, chat template.", "teacher", "Names a larger model that answers questions.")
 		return exitOK
 	}
 	name := args[0]
-	for _, k := range kinds() {
+	for _, k := range t.kinds {
 		if k.Name == name {
 			fmt.Fprintln(t.out, strings.TrimSpace(k.Doc))
 			fmt.Fprintf(t.out, "\n## Attributes\n\n")
@@ -172,7 +168,7 @@ func runHelp(_ context.Context, t *terminal, args []string) int {
 		return exitOK
 	}
 	names := []string{"model", "teacher"}
-	for _, k := range kinds() {
+	for _, k := range t.kinds {
 		names = append(names, k.Name)
 	}
 	for _, c := range commands() {
@@ -186,7 +182,7 @@ func runHelp(_ context.Context, t *terminal, args []string) int {
 	return exitUsage
 }
 
-func writeFields(t *terminal, fields []lang.Field, indent string) {
+func writeFields(t *app, fields []lang.Field, indent string) {
 	for _, f := range fields {
 		what := f.Type
 		switch {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,12 +19,7 @@ import (
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
-	"pipe/runtime/stage"
-	"pipe/stages"
 )
-
-// kinds returns the stage kinds of this program.
-var kinds = func() []stage.Kind { return stages.All }
 
 // list is a flag that may be given more than once.
 type list []string
@@ -33,24 +29,35 @@ func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
 // options are the flags of the commands that read a pipeline file.
 type options struct {
-	vars, varFiles  list
-	store           string
-	device          string
-	targets, force  list
-	parallelism     int
-	keepGoing       bool
-	json            bool
-	progress        string
-	logLevel        string
-	detailed, quiet bool
-	n               int
-	format          string
-	check           bool
+	vars, varFiles list
+	store          string
+	device         string
+	targets, force list
+	parallelism    int
+	keepGoing      bool
+	json           bool
+	progress       string
+	logLevel       string
+	detailed       bool
+	n              int
+	file           string
+	format         string
+	check          bool
+	offline        bool
+}
+
+// getenv is os.Getenv, but a plan never touches the network.
+func (o *options) getenv(name string) string {
+	if o.offline && name == "HF_HUB_OFFLINE" {
+		return "1"
+	}
+	return os.Getenv(name)
 }
 
 // parse reads flags, which may stand before and after the arguments, and
-// checks the number of arguments. On an error it has been printed.
-func parse(t *terminal, name string, args []string, want int, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
+// checks the number of arguments. An optional last argument, the pipeline, is
+// the current directory when it is left out. On an error it has been printed.
+func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -77,7 +84,12 @@ func parse(t *terminal, name string, args []string, want int, extra func(*flag.F
 		}
 		pos, rest = append(pos, rest[0]), rest[1:]
 	}
-	if want >= 0 && len(pos) != want {
+	want := strings.Fields(argsOf(name))
+	if n := len(want); n > 0 && len(pos) == n-1 && strings.HasPrefix(want[n-1], "[") {
+		pos = append(pos, ".")
+	}
+	many := len(want) == 1 && strings.HasSuffix(want[0], "...")
+	if len(pos) != len(want) && (!many || len(pos) == 0) {
 		t.errorf("pipe %s takes %s", name, argsOf(name))
 		return nil, nil, errUsage
 	}
@@ -114,7 +126,7 @@ func usageCode(err error) int {
 }
 
 // load reads the pipeline; on errors they have been printed.
-func load(t *terminal, o *options, path string) (*lang.Program, bool) {
+func load(t *app, o *options, path string) (*lang.Program, bool) {
 	vars := map[string]string{}
 	for _, v := range o.vars {
 		k, val, ok := strings.Cut(v, "=")
@@ -124,17 +136,26 @@ func load(t *terminal, o *options, path string) (*lang.Program, bool) {
 		}
 		vars[k] = val
 	}
-	prog, diags := lang.Load(path, kinds(), lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
+	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
 	if len(diags) > 0 {
-		t.mu.Lock()
-		lang.WriteDiagnostics(t.err, prog.Files, diags, t.colour, t.width)
-		t.mu.Unlock()
+		t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, diags, bool(t.errInk), t.width) })
 	}
 	return prog, !diags.HasErrors()
 }
 
-// setup opens the store and returns the engine's options.
-func setup(t *terminal, o *options, prog *lang.Program) (engine.Options, func(), error) {
+// A flagError is a wrong value of a flag.
+type flagError struct{ error }
+
+// setupCode is the exit code after setup failed.
+func setupCode(err error) int {
+	if errors.As(err, new(flagError)) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// setup opens the store and the device, and returns the engine's options.
+func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), error) {
 	dir := o.store
 	if dir == "" {
 		dir = os.Getenv("PIPE_STORE")
@@ -146,7 +167,7 @@ func setup(t *terminal, o *options, prog *lang.Program) (engine.Options, func(),
 	if err != nil {
 		return engine.Options{}, nil, err
 	}
-	log, closeLog, err := openLog(store.Dir(), o.logLevel, t.err)
+	log, closeLog, err := openLog(store.Dir(), o.logLevel, t.terminal)
 	if err != nil {
 		return engine.Options{}, nil, err
 	}
@@ -155,9 +176,11 @@ func setup(t *terminal, o *options, prog *lang.Program) (engine.Options, func(),
 		closeLog()
 		return engine.Options{}, nil, err
 	}
-	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), os.Getenv)
+	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
-	h.Warn = func(format string, args ...any) { t.printf(t.paint(yellow, "warning:")+" "+format+"\n", args...) }
+	h.Warn = func(format string, args ...any) {
+		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), fmt.Sprintf(format, args...))
+	}
 	par := o.parallelism
 	if par <= 0 {
 		par = runtime.GOMAXPROCS(0)
@@ -172,7 +195,7 @@ func setup(t *terminal, o *options, prog *lang.Program) (engine.Options, func(),
 }
 
 // openLog logs to pipe.log in the store, and to the terminal from level on.
-func openLog(dir, level string, err io.Writer) (zerolog.Logger, func(), error) {
+func openLog(dir, level string, t *terminal) (zerolog.Logger, func(), error) {
 	f, e := os.OpenFile(filepath.Join(dir, "pipe.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 	if e != nil {
 		return zerolog.Nop(), nil, fmt.Errorf("open the log: %w", e)
@@ -182,9 +205,9 @@ func openLog(dir, level string, err io.Writer) (zerolog.Logger, func(), error) {
 		l, e := zerolog.ParseLevel(level)
 		if e != nil {
 			f.Close()
-			return zerolog.Nop(), nil, fmt.Errorf("--log-level %s: use debug, info, warn or error", level)
+			return zerolog.Nop(), nil, flagError{fmt.Errorf("--log-level %s: use debug, info, warn or error", level)}
 		}
-		console := zerolog.LevelWriterAdapter{Writer: zerolog.ConsoleWriter{Out: err, NoColor: true}}
+		console := zerolog.LevelWriterAdapter{Writer: zerolog.ConsoleWriter{Out: aboveLines{t}, NoColor: !bool(t.errInk)}}
 		w = zerolog.MultiLevelWriter(f, &zerolog.FilteredLevelWriter{Writer: console, Level: l})
 	}
 	return zerolog.New(w).With().Timestamp().Logger(), func() { f.Close() }, nil

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"pipe/runtime/artifact"
@@ -14,121 +14,175 @@ import (
 	"pipe/runtime/lang"
 )
 
-func runPlan(ctx context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "plan", args, 1, func(fs *flag.FlagSet, o *options) {
+func runPlan(ctx context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "plan", args, func(fs *flag.FlagSet, o *options) {
 		runFlags(fs, o)
 		fs.BoolVar(&o.detailed, "detailed-exitcode", false, "exit 2 when there is work to do")
 	})
 	if err != nil {
 		return usageCode(err)
 	}
-	_, steps, _, code := plan(ctx, t, o, pos[0])
-	if code != exitOK {
+	p, code := makePlan(ctx, t, o, pos[0])
+	if p == nil {
 		return code
 	}
 	work := 0
-	g := grid{}
-	for _, s := range steps {
+	var g grid
+	lines := jsonLines(t.out)
+	for _, s := range p.steps {
 		if s.Action != engine.PlanCached {
 			work++
 		}
 		if o.json {
-			json.NewEncoder(t.out).Encode(map[string]any{"type": "plan", "stage": s.Addr, "action": s.Action, "reason": s.Reason})
+			lines.Encode(map[string]any{"type": "plan", "stage": s.Addr, "action": s.Action, "reason": s.Reason})
 			continue
 		}
 		g.add("  "+s.Action, s.Addr, s.Reason)
 	}
 	g.write(t.out)
 	if !o.json {
-		fmt.Fprintf(t.out, "%d stages: %d up to date, %d to run or maybe\n", len(steps), len(steps)-work, work)
+		fmt.Fprintf(t.out, "%s: %d up to date, %d to run or maybe\n", plural(len(p.steps)), len(p.steps)-work, work)
 	}
-	if o.detailed && work > 0 {
+	if code == exitOK && o.detailed && work > 0 {
 		return exitUsage
 	}
-	return exitOK
+	return code
 }
 
-// plan loads the pipeline and plans it without touching the network.
-func plan(ctx context.Context, t *terminal, o *options, path string) (*lang.Program, []engine.Step, *artifact.Store, int) {
+// A planned is a pipeline with what its run would do.
+type planned struct {
+	prog  *lang.Program
+	steps []engine.Step
+	store *artifact.Store
+}
+
+// makePlan loads the pipeline and plans it without touching the network. Errors
+// have been printed; with those of single stages there still is a plan.
+func makePlan(ctx context.Context, t *app, o *options, path string) (*planned, int) {
 	prog, ok := load(t, o, path)
 	if !ok {
-		return nil, nil, nil, exitUsage
+		return nil, exitUsage
 	}
-	os.Setenv("HF_HUB_OFFLINE", "1") // a plan never touches the network
+	o.offline = true
 	opts, closeAll, err := setup(t, o, prog)
 	if err != nil {
 		t.errorf("%v", err)
-		return nil, nil, nil, exitFailed
+		return nil, setupCode(err)
 	}
 	defer closeAll()
 	steps, err := engine.Plan(ctx, prog, opts)
-	if err != nil {
-		reportErrors(t, prog, nil, err)
-		return nil, nil, nil, exitFailed
+	reportErrors(t, prog, nil, err)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, exitInterrupted
+	case err != nil && steps == nil:
+		return nil, exitUsage
+	case err != nil:
+		return &planned{prog, steps, opts.Store}, exitFailed
 	}
-	return prog, steps, opts.Store, exitOK
+	return &planned{prog, steps, opts.Store}, exitOK
 }
 
-func runExplain(ctx context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "explain", args, 2, nil)
+// step returns the stage at addr. If there is none it has said so.
+func (p *planned) step(t *app, addr string) (engine.Step, bool) {
+	var names []string
+	for _, s := range p.steps {
+		if s.Addr == addr {
+			return s, true
+		}
+		names = append(names, s.Addr)
+	}
+	t.errorf("there is no stage %q%s", addr, suggest(addr, names))
+	return engine.Step{}, false
+}
+
+// record returns what the stage made with its present configuration. If it did
+// not run with it, it has said so.
+func (p *planned) record(t *app, s engine.Step) (*artifact.Record, bool) {
+	r, err := p.store.Record(s.Key)
+	if err != nil {
+		t.errorf("%s has not run with its present configuration; pipe plan says why", s.Addr)
+		return nil, false
+	}
+	return r, true
+}
+
+func runExplain(ctx context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "explain", args, nil)
 	if err != nil {
 		return usageCode(err)
 	}
-	_, steps, _, code := plan(ctx, t, o, pos[1])
-	if code != exitOK {
+	p, code := makePlan(ctx, t, o, pos[1])
+	if p == nil {
 		return code
 	}
-	found := false
-	for _, s := range steps {
-		if s.Addr == pos[0] || strings.HasPrefix(s.Addr, pos[0]+"[") {
-			found = true
-			fmt.Fprintf(t.out, "%s: %s: %s\n", s.Addr, s.Action, s.Reason)
-		}
+	addrs := p.prog.Addrs(pos[0])
+	if len(addrs) == 0 {
+		addrs = []string{pos[0]}
 	}
-	if !found {
-		return unknownAddr(t, steps, pos[0])
+	for _, addr := range addrs {
+		s, ok := p.step(t, addr)
+		if !ok {
+			return exitUsage
+		}
+		fmt.Fprintf(t.out, "%s: %s: %s\n", s.Addr, s.Action, s.Reason)
+		if s.Action == engine.PlanCached {
+			explainLast(t, p.store, s)
+		}
 	}
 	return exitOK
 }
 
-func unknownAddr(t *terminal, steps []engine.Step, addr string) int {
-	var names []string
-	for _, s := range steps {
-		names = append(names, s.Addr)
+// explainLast says why a stage that is up to date ran when it did.
+func explainLast(t *app, store *artifact.Store, s engine.Step) {
+	r, err := store.Record(s.Key)
+	if err != nil {
+		return
 	}
-	t.errorf("there is no stage %q%s", addr, suggest(addr, names))
-	return exitUsage
+	fmt.Fprintf(t.out, "  it ran on %s in %.1f s, in run %s", r.Created.Format("2006-01-02 15:04:05"), r.Seconds, r.Run)
+	var run engine.RunFile
+	b, err := os.ReadFile(filepath.Join(store.Dir(), "runs", filepath.Base(r.Run)+".json"))
+	if err == nil && json.Unmarshal(b, &run) == nil {
+		for _, was := range run.Stages {
+			if was.Key == s.Key && was.Reason != "" {
+				fmt.Fprintf(t.out, ", because: %s", clean(was.Reason))
+				break
+			}
+		}
+	}
+	fmt.Fprintln(t.out)
 }
 
-func runLs(ctx context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "ls", args, 1, nil)
+func runLs(ctx context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "ls", args, nil)
 	if err != nil {
 		return usageCode(err)
 	}
-	_, steps, store, code := plan(ctx, t, o, pos[0])
-	if code != exitOK {
+	p, code := makePlan(ctx, t, o, pos[0])
+	if p == nil {
 		return code
 	}
 	g := grid{right: []bool{false, false, true, true}}
-	for _, s := range steps {
-		r, err := store.Record(s.Key)
+	for _, s := range p.steps {
+		r, err := p.store.Record(s.Key)
 		if err != nil {
 			g.add(s.Addr, "–", "", "", s.Action)
 			continue
 		}
 		for _, name := range sortedKeys(r.Outputs) {
 			obj := r.Outputs[name]
-			ref := s.Addr
-			if name != "" {
-				ref += "." + name
+			rows := ""
+			if obj.Type == artifact.Dataset {
+				rows = fmt.Sprintf("%d rows", obj.Rows)
 			}
-			g.add(ref, string(obj.Type), fmt.Sprintf("%d rows", obj.Rows), size(obj.Bytes), obj.Digest.String()[:19])
+			g.add(strings.TrimSuffix(s.Addr+"."+name, "."), string(obj.Type), rows, size(obj.Bytes), obj.Digest.String()[:19])
 		}
 	}
 	g.write(t.out)
-	return exitOK
+	return code
 }
 
+// size prints a number of bytes for people.
 func size(n int64) string {
 	switch {
 	case n < 1<<10:
@@ -139,145 +193,4 @@ func size(n int64) string {
 		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 	}
 	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-}
-
-func runShow(ctx context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "show", args, 2, nil)
-	if err != nil {
-		return usageCode(err)
-	}
-	_, steps, store, code := plan(ctx, t, o, pos[1])
-	if code != exitOK {
-		return code
-	}
-	for _, s := range steps {
-		if s.Addr != pos[0] {
-			continue
-		}
-		r, err := store.Record(s.Key)
-		if err != nil {
-			t.errorf("%s has not run with its present configuration; pipe plan says why", s.Addr)
-			return exitFailed
-		}
-		fmt.Fprintf(t.out, "%s ran %s in %.1f s, key %s\n", s.Addr, r.Created.Format("2006-01-02 15:04:05"), r.Seconds, r.Key)
-		for _, n := range r.Notes {
-			fmt.Fprintln(t.out, " ", n)
-		}
-		for _, name := range sortedKeys(r.Outputs) {
-			obj := r.Outputs[name]
-			a, err := store.Open(obj.Digest)
-			if err != nil {
-				t.errorf("%v", err)
-				return exitFailed
-			}
-			fmt.Fprintf(t.out, "%s (%s, %d rows) %s\n", name, obj.Type, obj.Rows, obj.Digest)
-			for _, f := range a.Files() {
-				fmt.Fprintf(t.out, "  %s %s\n", f.Name, size(f.Size))
-			}
-			var m artifact.MetricsFile
-			if obj.Type == artifact.Metrics && artifact.ReadJSON(a, artifact.MetricsName, &m) == nil {
-				metricTable(t, s.Addr+"."+name, m)
-			}
-		}
-		return exitOK
-	}
-	return unknownAddr(t, steps, pos[0])
-}
-
-func runCat(ctx context.Context, t *terminal, args []string) int {
-	o, pos, err := parse(t, "cat", args, 2, func(fs *flag.FlagSet, o *options) {
-		fs.IntVar(&o.n, "n", 0, "print only the first `N` rows")
-	})
-	if err != nil {
-		return usageCode(err)
-	}
-	_, steps, store, code := plan(ctx, t, o, pos[1])
-	if code != exitOK {
-		return code
-	}
-	for _, s := range steps {
-		name, ok := strings.CutPrefix(pos[0], s.Addr)
-		if !ok || name != "" && name[0] != '.' {
-			continue
-		}
-		r, err := store.Record(s.Key)
-		if err != nil {
-			t.errorf("%s has not run with its present configuration", s.Addr)
-			return exitFailed
-		}
-		obj, ok := r.Outputs[strings.TrimPrefix(name, ".")]
-		if !ok {
-			t.errorf("%s has no output %q%s", s.Addr, strings.TrimPrefix(name, "."), suggest(strings.TrimPrefix(name, "."), sortedKeys(r.Outputs)))
-			return exitUsage
-		}
-		if err := printArtifact(t.out, store, obj, o.n); err != nil {
-			t.errorf("%v", err)
-			return exitFailed
-		}
-		return exitOK
-	}
-	return unknownAddr(t, steps, pos[0])
-}
-
-// printArtifact prints a table's rows as JSON lines, or the JSON files.
-func printArtifact(w io.Writer, store *artifact.Store, obj artifact.Object, n int) error {
-	a, err := store.Open(obj.Digest)
-	if err != nil {
-		return err
-	}
-	if !a.Has(artifact.TableName) {
-		for _, f := range a.Files() {
-			if strings.HasSuffix(f.Name, ".json") {
-				path, err := a.Path(f.Name)
-				if err != nil {
-					return err
-				}
-				b, err := os.ReadFile(path)
-				if err != nil {
-					return err
-				}
-				w.Write(b)
-			}
-		}
-		return nil
-	}
-	return firstOf(
-		func() error { return printRows[artifact.Row](w, a, n) },
-		func() error { return printRows[artifact.Packed](w, a, n) },
-		func() error { return printRows[artifact.Drop](w, a, n) },
-		func() error { return printRows[artifact.Point](w, a, n) },
-	)
-}
-
-// firstOf returns nil at the first success, else the first error: a table is
-// of one row type, and the readers of the others refuse it before any row.
-func firstOf(tries ...func() error) (err error) {
-	for _, try := range tries {
-		e := try()
-		if e == nil {
-			return nil
-		}
-		if err == nil {
-			err = e
-		}
-	}
-	return err
-}
-
-func printRows[T any](w io.Writer, a *artifact.Artifact, n int) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	i := 0
-	for row, err := range artifact.Rows[T](a) {
-		if err != nil {
-			return err
-		}
-		if err := enc.Encode(row); err != nil {
-			return err
-		}
-		if i++; i == n {
-			break
-		}
-	}
-	return nil
 }

@@ -11,6 +11,9 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"pipe/runtime/stage"
+	"pipe/stages"
 )
 
 // Exit codes: a contract with scripts and nightly jobs.
@@ -26,7 +29,13 @@ const (
 // and everything about them to err, and returns the exit code.
 type command struct {
 	name, args, about string
-	run               func(ctx context.Context, t *terminal, args []string) int
+	run               func(ctx context.Context, t *app, args []string) int
+}
+
+// An app is one invocation of pipe.
+type app struct {
+	*terminal
+	kinds []stage.Kind // that pipeline files may use
 }
 
 // commands lists the subcommands in the order help prints them.
@@ -34,32 +43,32 @@ func commands() []command {
 	return []command{
 		{"run", "FILE|DIR", "run what is not up to date", runRun},
 		{"plan", "FILE|DIR", "say what would run, and why; runs nothing", runPlan},
-		{"explain", "ADDR FILE|DIR", "say why a stage did or will run: what changed since it ran last", runExplain},
+		{"explain", "ADDR [FILE|DIR]", "say why a stage did or will run: what changed since it ran last", runExplain},
 		{"validate", "FILE|DIR", "check a pipeline file", runValidate},
 		{"fmt", "FILE...", "lay pipeline files out canonically", runFmt},
 		{"graph", "FILE|DIR", "print the graph of stages", runGraph},
-		{"ls", "FILE|DIR", "list stages and what they made", runLs},
-		{"show", "ADDR FILE|DIR", "show what a stage made", runShow},
-		{"cat", "ADDR.OUTPUT FILE|DIR", "print rows of a table as JSON lines, or a file", runCat},
+		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
+		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
+		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
 		{"help", "[KIND|COMMAND]", "explain a stage kind or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
 }
 
-func main() { os.Exit(mainCode()) }
+func main() { os.Exit(mainCode(stages.All)) }
 
-// mainCode is main without os.Exit, for tests that run pipe in their process.
-func mainCode() int {
+// mainCode is main without os.Exit, with the kinds of stages that it knows.
+func mainCode(kinds []stage.Kind) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() { // a second Ctrl-C does not wait
 		<-ctx.Done()
 		stop()
 	}()
-	return dispatch(ctx, newTerminal(os.Stdout, os.Stderr), os.Args[1:])
+	return dispatch(ctx, &app{newTerminal(os.Stdout, os.Stderr), kinds}, os.Args[1:])
 }
 
-func dispatch(ctx context.Context, t *terminal, args []string) int {
+func dispatch(ctx context.Context, t *app, args []string) int {
 	if len(args) == 0 || args[0] == "-h" || args[0] == "--help" {
 		usage(t.out)
 		if len(args) == 0 {

@@ -3,66 +3,86 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
-	"pipe/runtime/lang"
 )
 
-// An observer shows a run while it happens: as live lines, plain lines, JSON
-// lines, or not at all.
+// An observer shows a run while it happens: to people as live or plain lines,
+// to programs as JSON lines.
 type observer struct {
 	t    *terminal
-	mode string // "live", "plain", "json", "none"
+	mode string        // for people: "live", "plain" or "none"
+	json *json.Encoder // for programs; nil for none
+	now  func() time.Time
 
 	mu      sync.Mutex
 	running map[string]*running
-	order   []string
-	drawn   int // live lines on the screen
+	order   []string // addresses of running, in the order they started
 	stop    chan struct{}
 	stopped sync.WaitGroup
 }
 
-// running is a stage on its way.
+// running is a stage, or a download, on its way.
 type running struct {
 	start       time.Time
+	said        time.Time // plain: when it last said how far it is
 	done, total int64
 	unit        string
 	metric      string
-	said        time.Time // plain: when it last said how far it is
+
+	// Where it began to count: a stage that goes on from a checkpoint starts
+	// in the middle.
+	first int64
+	since time.Time
 }
 
-// plainEvery is how often a plain line says how far a stage is.
-const plainEvery = 10 * time.Second
+const (
+	liveEvery  = 200 * time.Millisecond
+	plainEvery = 10 * time.Second // how often a plain line says how far a stage is
+)
 
 func newObserver(t *terminal, o *options) (*observer, error) {
-	mode := o.progress
-	switch mode {
-	case "auto":
-		if mode = "plain"; t.live {
-			mode = "live"
-		}
-		if o.json {
-			mode = "json"
-		}
-	case "plain", "none", "json":
-	default:
-		return nil, fmt.Errorf("--progress %s: use auto, plain, json or none", mode)
+	u := &observer{t: t, mode: o.progress, now: time.Now, running: map[string]*running{}, stop: make(chan struct{})}
+	if o.json {
+		u.json = jsonLines(t.out)
 	}
-	return &observer{t: t, mode: mode, running: map[string]*running{}, stop: make(chan struct{})}, nil
+	switch {
+	case u.mode == "auto" && o.json:
+		u.mode = "none"
+	case u.mode == "auto" && t.live:
+		u.mode = "live"
+	case u.mode == "auto":
+		u.mode = "plain"
+	case u.mode == "json":
+		u.mode = "none"
+		if u.json == nil { // standard output is for results
+			u.json = jsonLines(t.err)
+		}
+	case u.mode != "plain" && u.mode != "none":
+		return nil, fmt.Errorf("--progress %s: use auto, plain, json or none", o.progress)
+	}
+	return u, nil
 }
 
-func (u *observer) begin(*lang.Program) {
+func jsonLines(w io.Writer) *json.Encoder {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e
+}
+
+func (u *observer) begin() {
 	if u.mode != "live" {
 		return
 	}
-	u.stopped.Add(1)
-	go func() {
-		defer u.stopped.Done()
-		tick := time.NewTicker(200 * time.Millisecond)
+	u.stopped.Go(func() {
+		tick := time.NewTicker(liveEvery)
 		defer tick.Stop()
 		for {
 			select {
@@ -74,36 +94,41 @@ func (u *observer) begin(*lang.Program) {
 				u.mu.Unlock()
 			}
 		}
-	}()
+	})
 }
 
 func (u *observer) end() {
 	close(u.stop)
 	u.stopped.Wait()
-	u.mu.Lock()
-	u.erase()
-	u.mu.Unlock()
+	if u.mode == "live" {
+		u.t.show(nil)
+	}
+}
+
+// draw puts the live lines on the screen. It needs u.mu.
+func (u *observer) draw() {
+	lines := make([]string, len(u.order))
+	for i, addr := range u.order {
+		lines[i] = "  " + addr + ": " + u.running[addr].text(u.now())
+	}
+	u.t.show(lines)
 }
 
 // observe is the engine's Observer.
 func (u *observer) observe(e engine.Event) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mode == "json" {
-		u.json(e)
+	if u.json != nil {
+		u.json.Encode(jsonEvent(e))
+	}
+	if u.mode == "none" {
 		return
 	}
 	switch e.Type {
 	case engine.StageEvent:
 		u.stage(e)
 	case engine.ProgressEvent:
-		if r := u.running[e.Addr]; r != nil {
-			r.done, r.total, r.unit = e.Done, e.Total, e.Unit
-			if now := time.Now(); u.mode == "plain" && now.Sub(r.start) > plainEvery && now.Sub(r.said) > plainEvery {
-				r.said = now
-				u.t.printf("%s: %s\n", e.Addr, r.String())
-			}
-		}
+		u.progress(e)
 	case engine.MetricEvent:
 		if r := u.running[e.Addr]; r != nil && !math.IsNaN(e.Value) {
 			r.metric = fmt.Sprintf("%s %.4g", e.Name, e.Value)
@@ -111,38 +136,63 @@ func (u *observer) observe(e engine.Event) {
 	}
 }
 
-func (u *observer) stage(e engine.Event) {
-	switch e.Stage.State {
-	case engine.Started:
-		now := time.Now()
-		u.running[e.Addr] = &running{start: now, said: now}
-		u.order = append(u.order, e.Addr)
-	case engine.Done, engine.Failed, engine.Cancelled:
-		delete(u.running, e.Addr)
-		for i, a := range u.order {
-			if a == e.Addr {
-				u.order = append(u.order[:i], u.order[i+1:]...)
-				break
-			}
-		}
-		if u.mode == "none" {
-			return
-		}
-		mark, word := u.t.paint(green, "✓"), "done"
-		if e.Stage.State != engine.Done {
-			mark, word = u.t.paint(red, "✗"), string(e.Stage.State)
-		}
-		u.erase()
-		u.t.printf("%s %s %s in %s%s\n", mark, e.Addr, word, duration(time.Duration(e.Stage.Seconds*float64(time.Second))), rows(e.Stage))
-		u.draw()
+func (u *observer) add(addr string) *running {
+	now := u.now()
+	r := &running{start: now, said: now}
+	u.running[addr] = r
+	u.order = append(u.order, addr)
+	return r
+}
+
+func (u *observer) remove(addr string) {
+	delete(u.running, addr)
+	if i := slices.Index(u.order, addr); i >= 0 {
+		u.order = slices.Delete(u.order, i, i+1)
 	}
 }
 
-// rows lists the sizes of the tables a stage made.
-func rows(s *engine.StageResult) string {
+func (u *observer) stage(e engine.Event) {
+	switch e.Stage.State {
+	case engine.Started:
+		u.add(e.Addr)
+	case engine.Done, engine.Failed, engine.Cancelled:
+		u.remove(e.Addr)
+		mark, word := u.t.errInk.paint(green, "✓"), "done"
+		if e.Stage.State != engine.Done {
+			mark, word = u.t.errInk.paint(red, "✗"), string(e.Stage.State)
+		}
+		took := time.Duration(e.Stage.Seconds * float64(time.Second))
+		if u.mode == "live" {
+			u.draw()
+		}
+		u.t.printf("%s %s %s in %s%s\n", mark, e.Addr, word, duration(took), tableSizes(e.Stage))
+	}
+}
+
+func (u *observer) progress(e engine.Event) {
+	r := u.running[e.Addr]
+	if r == nil { // a model block: it tells of its download and never starts
+		r = u.add(e.Addr)
+	}
+	now := u.now()
+	if r.since.IsZero() {
+		r.first, r.since = e.Done, now
+	}
+	r.done, r.total, r.unit = e.Done, e.Total, e.Unit
+	if u.mode == "plain" && now.Sub(r.start) > plainEvery && now.Sub(r.said) > plainEvery {
+		r.said = now
+		u.t.printf("%s: %s\n", e.Addr, r.text(now))
+	}
+	if e.Unit == "bytes" && e.Done == e.Total {
+		u.remove(e.Addr)
+	}
+}
+
+// tableSizes lists the sizes of the tables that a stage made.
+func tableSizes(s *engine.StageResult) string {
 	var parts []string
 	for _, name := range sortedKeys(s.Outputs) {
-		if o := s.Outputs[name]; o.Type == "dataset" {
+		if o := s.Outputs[name]; o.Type == artifact.Dataset {
 			if name == "" {
 				name = "rows"
 			}
@@ -155,17 +205,28 @@ func rows(s *engine.StageResult) string {
 	return " (" + strings.Join(parts, ", ") + ")"
 }
 
-// String says how far the stage is, how fast, and when it will be done.
-func (r *running) String() string {
-	took := time.Since(r.start)
-	if r.done == 0 {
-		return duration(took)
+// text says how far the stage is, how fast, and when it will be done.
+func (r *running) text(now time.Time) string {
+	if r.since.IsZero() || r.done == 0 {
+		return duration(now.Sub(r.start))
 	}
-	rate := float64(r.done) / took.Seconds()
-	s := fmt.Sprintf("%d %s, %.3g/s", r.done, r.unit, rate)
+	count := func(n int64) string { return fmt.Sprint(n) }
+	unit, speed := " "+r.unit, func(v float64) string { return fmt.Sprintf("%.3g/s", v) }
+	if r.unit == "bytes" {
+		unit, count = "", size
+		speed = func(v float64) string { return size(int64(v)) + "/s" }
+	}
+	s := count(r.done)
 	if r.total > 0 {
-		eta := time.Duration(float64(r.total-r.done) / rate * float64(time.Second))
-		s = fmt.Sprintf("%d/%d %s, %.3g/s, %s left", r.done, r.total, r.unit, rate, duration(eta))
+		s += "/" + count(r.total)
+	}
+	s += unit
+	if took := now.Sub(r.since).Seconds(); took > 0 && r.done > r.first {
+		rate := float64(r.done-r.first) / took
+		s += ", " + speed(rate)
+		if r.total > r.done {
+			s += ", " + duration(time.Duration(float64(r.total-r.done)/rate*float64(time.Second))) + " left"
+		}
 	}
 	if r.metric != "" {
 		s += ", " + r.metric
@@ -173,51 +234,41 @@ func (r *running) String() string {
 	return s
 }
 
-// erase removes the live lines, draw writes them. Both need u.mu.
-func (u *observer) erase() {
-	if u.drawn > 0 {
-		u.t.printf("\x1b[%dA\x1b[J", u.drawn)
-		u.drawn = 0
-	}
-}
-
-func (u *observer) draw() {
-	if u.mode != "live" {
-		return
-	}
-	u.erase()
-	for _, addr := range u.order {
-		line := []rune("  " + addr + ": " + u.running[addr].String())
-		if len(line) > u.t.width-1 {
-			line = line[:u.t.width-1]
-		}
-		u.t.printf("%s\n", string(line))
-		u.drawn++
-	}
-}
-
-// json prints the event as one line on standard output.
-func (u *observer) json(e engine.Event) {
-	var line any
+// jsonEvent is the event as programs read it: an object with a type.
+func jsonEvent(e engine.Event) any {
+	type line = map[string]any
 	switch e.Type {
 	case engine.StageEvent:
 		digests := map[string]string{}
 		for name, o := range e.Stage.Outputs {
 			digests[name] = o.Digest.String()
 		}
-		line = map[string]any{"type": "stage", "stage": e.Addr, "state": e.Stage.State, "key": e.Stage.Key.String(), "seconds": e.Stage.Seconds, "outputs": digests, "reason": e.Stage.Reason, "error": e.Stage.Error}
-	case engine.MetricEvent:
-		if math.IsNaN(e.Value) || math.IsInf(e.Value, 0) {
-			line = map[string]any{"type": "metric", "stage": e.Addr, "name": e.Name, "step": e.Step, "value": fmt.Sprint(e.Value)}
-			break
+		l := line{"type": "stage", "stage": e.Addr, "state": e.Stage.State, "seconds": e.Stage.Seconds, "outputs": digests}
+		if e.Stage.Key != (artifact.Key{}) {
+			l["key"] = e.Stage.Key.String()
 		}
-		line = map[string]any{"type": "metric", "stage": e.Addr, "name": e.Name, "step": e.Step, "value": e.Value}
+		for name, s := range map[string]string{"reason": e.Stage.Reason, "error": e.Stage.Error, "blame": e.Stage.Blame} {
+			if s != "" {
+				l[name] = s
+			}
+		}
+		return l
+	case engine.MetricEvent:
+		l := line{"type": "metric", "stage": e.Addr, "name": e.Name, "step": e.Step, "value": e.Value}
+		if math.IsNaN(e.Value) || math.IsInf(e.Value, 0) {
+			l["value"] = fmt.Sprint(e.Value) // JSON has no such numbers
+		}
+		return l
 	case engine.ProgressEvent:
-		line = map[string]any{"type": "progress", "stage": e.Addr, "done": e.Done, "total": e.Total, "unit": e.Unit}
+		return line{"type": "progress", "stage": e.Addr, "done": e.Done, "total": e.Total, "unit": e.Unit}
 	case engine.NoteEvent:
-		line = map[string]any{"type": "note", "stage": e.Addr, "text": e.Text}
+		return line{"type": "note", "stage": e.Addr, "text": e.Text}
 	case engine.GateEvent:
-		line = map[string]any{"type": "gate", "stage": e.Gate.Stage, "gate": e.Gate.Name, "pass": e.Gate.Pass, "message": e.Gate.Message}
+		l := line{"type": "gate", "stage": e.Gate.Stage, "gate": e.Gate.Name, "pass": e.Gate.Pass}
+		if e.Gate.Message != "" {
+			l["message"] = e.Gate.Message
+		}
+		return l
 	}
-	json.NewEncoder(u.t.out).Encode(line)
+	return line{"type": string(e.Type), "stage": e.Addr}
 }

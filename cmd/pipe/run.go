@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"time"
 
 	"pipe/runtime/artifact"
@@ -16,51 +16,50 @@ import (
 func runFlags(fs *flag.FlagSet, o *options) {
 	fs.Var(&o.targets, "target", "run only this `ADDR` and what it needs; may be repeated")
 	fs.Var(&o.force, "force", "run `ADDR` even if it is up to date; may be repeated")
-	fs.IntVar(&o.parallelism, "parallelism", 0, "stages running at once (default: processors)")
+	fs.IntVar(&o.parallelism, "parallelism", 0, "`N` stages running at once (default: processors)")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
-	fs.StringVar(&o.progress, "progress", "auto", "auto, plain, json or none")
+	fs.StringVar(&o.progress, "progress", "auto", "auto, plain, json (lines on standard error) or none")
 	fs.StringVar(&o.logLevel, "log-level", "", "also log to the terminal from this `LEVEL` on: debug, info, warn or error")
 }
 
-func runRun(ctx context.Context, t *terminal, args []string) int {
+func runRun(ctx context.Context, t *app, args []string) int {
 	start := time.Now()
-	o, pos, err := parse(t, "run", args, 1, runFlags)
+	o, pos, err := parse(t, "run", args, runFlags)
 	if err != nil {
 		return usageCode(err)
 	}
-	ui, err := newObserver(t, o)
+	ui, err := newObserver(t.terminal, o)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitUsage
 	}
 	prog, ok := load(t, o, pos[0])
 	if !ok {
-		return exitUsage
+		return finish(t, o, nil, exitUsage)
 	}
 	opts, closeAll, err := setup(t, o, prog)
 	if err != nil {
 		t.errorf("%v", err)
-		return exitFailed
+		return finish(t, o, nil, setupCode(err))
 	}
 	defer closeAll()
 	opts.Observer = ui.observe
-	ui.begin(prog)
+	ui.begin()
 	res, err := engine.Run(ctx, prog, opts)
 	ui.end()
 	code := exitCode(ctx, res, err)
-	if o.json {
-		return finishJSON(t, res, code)
+	if code != exitInterrupted {
+		reportErrors(t, prog, res, err)
 	}
-	reportErrors(t, prog, res, err)
-	if code == exitInterrupted {
+	switch {
+	case o.json:
+	case code == exitInterrupted:
 		t.printf("interrupted; what was finished is kept, run the same command again to go on\n")
-		return code
-	}
-	if res != nil {
+	case res != nil:
 		summarise(t, prog, opts.Store, res, time.Since(start))
 	}
-	return code
+	return finish(t, o, res, code)
 }
 
 // exitCode maps how the run ended to pipe's contract.
@@ -78,33 +77,33 @@ func exitCode(ctx context.Context, res *engine.Result, err error) int {
 	return exitOK
 }
 
-func finishJSON(t *terminal, res *engine.Result, code int) int {
+// finish prints the last line of --json, and returns the exit code.
+func finish(t *app, o *options, res *engine.Result, code int) int {
+	if !o.json {
+		return code
+	}
 	line := map[string]any{"type": "run", "ok": code == exitOK, "exit": code}
 	if res != nil {
 		line["run"], line["seconds"], line["ran"], line["cached"] = res.Run, res.Seconds, res.Ran, res.Cached
 	}
-	json.NewEncoder(t.out).Encode(line)
+	jsonLines(t.out).Encode(line)
 	return code
 }
 
 // reportErrors prints each failure once: as a diagnostic at its line where it
 // has one, else as a line.
-func reportErrors(t *terminal, prog *lang.Program, res *engine.Result, err error) {
-	if err == nil || errors.Is(err, context.Canceled) {
+func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
+	if err == nil {
 		return
 	}
-	var list []error
+	list := []error{err}
 	if m, ok := err.(interface{ Unwrap() []error }); ok {
 		list = m.Unwrap()
-	} else {
-		list = []error{err}
 	}
 	for _, e := range list {
 		var se *engine.StageError
 		if errors.As(e, &se) && len(se.Diags) > 0 {
-			t.mu.Lock()
-			lang.WriteDiagnostics(t.err, prog.Files, se.Diags, t.colour, t.width)
-			t.mu.Unlock()
+			t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, se.Diags, bool(t.errInk), t.width) })
 			continue
 		}
 		t.errorf("%v", e)
@@ -112,77 +111,85 @@ func reportErrors(t *terminal, prog *lang.Program, res *engine.Result, err error
 	if res == nil {
 		return
 	}
-	skipped := 0
-	for _, s := range res.Stages {
-		if s.State == engine.Skipped {
-			skipped++
-		}
-	}
-	if skipped > 0 {
-		t.printf("%d stages that need a failed one did not run; mend it and run again: what is done is kept\n", skipped)
+	if n := count(res, engine.Skipped); n == 1 {
+		t.printf("1 stage did not run; what is done is kept, mend the failure and run again\n")
+	} else if n > 1 {
+		t.printf("%d stages did not run; what is done is kept, mend the failure and run again\n", n)
 	}
 }
 
 // summarise says what was made: notes, the comparison tables, exports.
-func summarise(t *terminal, prog *lang.Program, store *artifact.Store, res *engine.Result, took time.Duration) {
-	if res.Ran == 0 && len(failed(res)) == 0 && res.GatesPassed() {
-		fmt.Fprintf(t.out, "Nothing to do: %d stages up to date (%d ms).\n", res.Cached, took.Milliseconds())
+func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Result, took time.Duration) {
+	failed := count(res, engine.Failed)
+	if res.Ran == 0 && failed == 0 && res.GatesPassed() {
+		fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(res.Cached), duration(took))
 		return
 	}
 	notes(t, res)
 	tables(t, store, res)
 	exports(t, store, res)
-	for _, g := range res.Gates {
+	for i, g := range res.Gates {
+		if i == 0 {
+			fmt.Fprintln(t.out)
+		}
 		if g.Pass {
-			fmt.Fprintf(t.out, "%s gate %s of %s passed\n", t.paint(green, "✓"), g.Name, g.Stage)
+			fmt.Fprintf(t.out, "%s gate %s of %s passed\n", t.outInk.paint(green, "✓"), g.Name, g.Stage)
 			continue
 		}
-		fmt.Fprintf(t.out, "%s gate %s of %s failed: %s\n", t.paint(red, "✗"), g.Name, g.Stage, g.Message)
+		fmt.Fprintf(t.out, "%s gate %s of %s failed: %s\n", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
 		if len(g.Diags) > 0 {
-			lang.WriteDiagnostics(t.err, prog.Files, g.Diags, t.colour, t.width)
+			t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, g.Diags, bool(t.errInk), t.width) })
 		}
 	}
-	fmt.Fprintf(t.out, "\n%d stages ran, %d up to date, %d failed, in %s (run %s)\n", res.Ran, res.Cached, len(failed(res)), duration(took), res.Run)
+	fmt.Fprintf(t.out, "\n%s ran, %d up to date, %d failed, in %s (run %s)\n", plural(res.Ran), res.Cached, failed, duration(took), res.Run)
 }
 
-func failed(res *engine.Result) (list []engine.StageResult) {
+// plural counts stages in words.
+func plural(n int) string {
+	if n == 1 {
+		return "1 stage"
+	}
+	return fmt.Sprintf("%d stages", n)
+}
+
+func count(res *engine.Result, state engine.State) (n int) {
 	for _, s := range res.Stages {
-		if s.State == engine.Failed {
-			list = append(list, s)
+		if s.State == state {
+			n++
 		}
 	}
-	return list
+	return n
 }
 
-func notes(t *terminal, res *engine.Result) {
+// notes prints what the stages that ran had to say.
+func notes(t *app, res *engine.Result) {
 	first := true
 	for _, s := range res.Stages {
+		if s.State != engine.Done {
+			continue
+		}
 		for _, n := range s.Notes {
 			if first {
 				fmt.Fprintln(t.out)
 				first = false
 			}
-			fmt.Fprintf(t.out, "%s: %s\n", s.Addr, n)
+			fmt.Fprintf(t.out, "%s: %s\n", s.Addr, clean(n))
 		}
 	}
 }
 
-func exports(t *terminal, store *artifact.Store, res *engine.Result) {
+// exports says where the exported files are.
+func exports(t *app, store *artifact.Store, res *engine.Result) {
 	for _, s := range res.Stages {
-		if s.Kind != "export" {
-			continue
-		}
-		for _, o := range s.Outputs {
-			if a, err := store.Open(o.Digest); err == nil {
-				if dir, err := a.Dir(); err == nil {
-					fmt.Fprintf(t.out, "\n%s lies in %s\n", s.Addr, dir)
-				}
+		for _, name := range sortedKeys(s.Outputs) {
+			if o := s.Outputs[name]; o.Type == artifact.File {
+				fmt.Fprintf(t.out, "\n%s lies in %s\n", s.Addr, store.ObjectDir(o.Digest))
 			}
 		}
 	}
 }
 
-// duration prints d for people: 850 ms, 12.3 s, 4 m 05 s.
+// duration prints d for people: 850 ms, 12.3 s, 4 m 05 s, 2 h 07 m.
 func duration(d time.Duration) string {
 	switch {
 	case d < time.Second:

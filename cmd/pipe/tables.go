@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
@@ -12,51 +11,90 @@ import (
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// tables prints, for every stage that measured something, base against tuned.
-func tables(t *terminal, store *artifact.Store, res *engine.Result) {
+// tables prints base against tuned for every stage that has both, if one of
+// them measured something in this run; and what an eval measured alone.
+func tables(t *app, store *artifact.Store, res *engine.Result) {
+	type table struct {
+		addr string
+		m    artifact.MetricsFile
+	}
+	var list []table
+	measured := false
 	for _, s := range res.Stages {
 		for _, name := range sortedKeys(s.Outputs) {
-			o := s.Outputs[name]
-			if o.Type != artifact.Metrics {
+			if s.Outputs[name].Type != artifact.Metrics {
 				continue
 			}
-			a, err := store.Open(o.Digest)
+			m, err := readMetrics(store, s.Outputs[name])
 			if err != nil {
+				t.errorf("%s: %v", s.Addr, err)
 				continue
 			}
-			var m artifact.MetricsFile
-			if artifact.ReadJSON(a, artifact.MetricsName, &m) == nil && len(m.Baseline) > 0 {
-				metricTable(t, s.Addr, m)
+			if len(m.Baseline) > 0 || s.Kind == "eval" {
+				list = append(list, table{s.Addr, m})
+				measured = measured || s.State == engine.Done
 			}
 		}
 	}
+	if !measured {
+		return
+	}
+	for _, l := range list {
+		metricTable(t, l.addr, l.m)
+	}
+}
+
+func readMetrics(store *artifact.Store, o artifact.Object) (m artifact.MetricsFile, err error) {
+	a, err := store.Open(o.Digest)
+	if err != nil {
+		return m, err
+	}
+	err = artifact.ReadJSON(a, artifact.MetricsName, &m)
+	return m, err
 }
 
 // metricTable prints one metrics file: a row a metric, then the grids.
-func metricTable(t *terminal, addr string, m artifact.MetricsFile) {
-	fmt.Fprintf(t.out, "\n%s\n", t.paint(bold, addr))
-	g := grid{right: []bool{false, true, true, true, true, true}}
-	g.add("  metric", "n", "base", "tuned", "change", "blind")
+func metricTable(t *app, addr string, m artifact.MetricsFile) {
+	fmt.Fprintf(t.out, "\n%s\n", t.outInk.paint(bold, addr))
+	compared := len(m.Baseline) > 0
+	g := grid{right: []bool{false, true, true, true, true}}
+	if compared {
+		g.add("  metric", "n", "base", "tuned", "change", "", "blind")
+	} else {
+		g.add("  metric", "n", "value", "blind")
+	}
 	for _, name := range sortedKeys(m.Metrics) {
 		v := m.Metrics[name]
-		base, change, blind := "–", "–", "–"
-		if b, ok := m.Baseline[name]; ok {
-			base, change = value(b), fmt.Sprintf("%+.4f", v.Value-b.Value)
-			if float64(v.Better)*(v.Value-b.Value) > 0 {
-				change += " better"
-			} else if float64(v.Better)*(v.Value-b.Value) < 0 {
-				change += " worse"
-			}
+		cells := []string{"  " + name, fmt.Sprint(v.N)}
+		if compared {
+			cells = append(cells, against(m.Baseline, name, v)...)
+		} else {
+			cells = append(cells, value(v))
 		}
 		if b, ok := m.Blind[name]; ok {
-			blind = fmt.Sprintf("%.4f", b.Value)
+			cells = append(cells, fmt.Sprintf("%.4f", b.Value))
 		}
-		g.add("  "+name, fmt.Sprint(v.N), base, value(v), change, blind)
+		g.add(cells...)
 	}
 	g.write(t.out)
 	for _, name := range sortedKeys(m.Grids) {
 		gridTable(t, name, m.Grids[name])
 	}
+}
+
+// against returns the cells base, tuned, change, and what to think of it.
+func against(baseline map[string]artifact.Metric, name string, v artifact.Metric) []string {
+	b, ok := baseline[name]
+	if !ok {
+		return []string{"–", value(v), "–", ""}
+	}
+	verdict := ""
+	if d := float64(v.Better) * (v.Value - b.Value); d > 0 {
+		verdict = "better"
+	} else if d < 0 {
+		verdict = "worse"
+	}
+	return []string{value(b), value(v), fmt.Sprintf("%+.4f", v.Value-b.Value), verdict}
 }
 
 func value(m artifact.Metric) string {
@@ -67,14 +105,14 @@ func value(m artifact.Metric) string {
 }
 
 // gridTable prints a grid, "base → tuned" in each cell.
-func gridTable(t *terminal, name string, gr artifact.Grid) {
+func gridTable(t *app, name string, gr artifact.Grid) {
 	fmt.Fprintf(t.out, "  %s, %d a cell: %s down, %s across", name, gr.N, gr.RowName, gr.ColName)
 	if len(gr.Baseline) > 0 {
 		fmt.Fprint(t.out, "; base → tuned")
 	}
 	fmt.Fprintln(t.out)
 	var g grid
-	head := []string{"   "}
+	head := []string{""}
 	for _, c := range gr.Cols {
 		head = append(head, fmt.Sprint(c))
 	}
@@ -82,15 +120,21 @@ func gridTable(t *terminal, name string, gr artifact.Grid) {
 	for i, r := range gr.Rows {
 		cells := []string{"  " + fmt.Sprint(r)}
 		for j := range gr.Cols {
-			cell := fmt.Sprintf("%.2f", gr.Values[i][j])
-			if len(gr.Baseline) > i && len(gr.Baseline[i]) > j {
-				cell = fmt.Sprintf("%.2f → %s", gr.Baseline[i][j], cell)
+			text := cell(gr.Values, i, j)
+			if len(gr.Baseline) > 0 {
+				text = cell(gr.Baseline, i, j) + " → " + text
 			}
-			cells = append(cells, cell)
+			cells = append(cells, text)
 		}
 		g.add(cells...)
 	}
-	var b strings.Builder
-	g.write(&b)
-	fmt.Fprint(t.out, b.String())
+	g.write(t.out)
+}
+
+// cell prints a value of a grid; a file may have fewer than it says.
+func cell(values [][]float64, i, j int) string {
+	if i >= len(values) || j >= len(values[i]) {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f", values[i][j])
 }

@@ -6,43 +6,103 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"unicode"
 
 	"golang.org/x/term"
 )
 
 // A terminal is where pipe talks to people: results go to out, everything
 // about them to err. Messages have no capital at the start and no full stop.
+//
+// When err is a terminal, it may end in live lines, which are redrawn; what is
+// printed appears above them.
 type terminal struct {
-	out, err io.Writer
-	live     bool // err is a terminal: lines may be redrawn
-	colour   bool
-	width    int
+	out, err       io.Writer
+	live           bool // err can redraw lines
+	outInk, errInk ink
+	width, height  int
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	lines []string // the live ones
+	drawn int      // how many of them are on the screen
 }
 
 func newTerminal(out, err *os.File) *terminal {
-	t := &terminal{out: out, err: err, width: 100}
-	if term.IsTerminal(int(err.Fd())) {
-		t.live = os.Getenv("TERM") != "dumb"
-		t.colour = t.live && os.Getenv("NO_COLOR") == ""
-		if w, _, e := term.GetSize(int(err.Fd())); e == nil && w > 20 {
-			t.width = w
-		}
+	t := &terminal{out: out, err: err, width: 100, height: 24}
+	colours := os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	t.outInk = ink(colours && term.IsTerminal(int(out.Fd())))
+	if !term.IsTerminal(int(err.Fd())) {
+		return t
+	}
+	t.live, t.errInk = os.Getenv("TERM") != "dumb", ink(colours)
+	if w, h, e := term.GetSize(int(err.Fd())); e == nil && w > 20 && h > 3 {
+		t.width, t.height = w, h
 	}
 	return t
 }
 
+// errorf prints one error.
 func (t *terminal) errorf(format string, args ...any) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	fmt.Fprintf(t.err, "%s %s\n", t.paint(red, "error:"), fmt.Sprintf(format, args...))
+	t.printf("%s %s\n", t.errInk.paint(red, "error:"), fmt.Sprintf(format, args...))
 }
 
+// printf prints about the work, which must be whole lines.
 func (t *terminal) printf(format string, args ...any) {
+	t.above(func(w io.Writer) { fmt.Fprintf(w, format, args...) })
+}
+
+// above lets f write whole lines above the live ones.
+func (t *terminal) above(f func(w io.Writer)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fmt.Fprintf(t.err, format, args...)
+	var b strings.Builder
+	t.erase(&b)
+	f(&b)
+	t.draw(&b)
+	io.WriteString(t.err, b.String())
+}
+
+// aboveLines writes whole lines to err, above the live ones.
+type aboveLines struct{ t *terminal }
+
+func (a aboveLines) Write(b []byte) (int, error) {
+	a.t.above(func(w io.Writer) { w.Write(b) })
+	return len(b), nil
+}
+
+// show replaces the live lines; none removes them.
+func (t *terminal) show(lines []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var b strings.Builder
+	t.erase(&b)
+	t.lines = lines
+	t.draw(&b)
+	io.WriteString(t.err, b.String())
+}
+
+// erase and draw write what takes the live lines off the screen and puts them
+// there, in one piece so that nothing flickers. They need t.mu.
+func (t *terminal) erase(b *strings.Builder) {
+	if t.drawn > 0 {
+		fmt.Fprintf(b, "\x1b[%dA\x1b[J", t.drawn)
+		t.drawn = 0
+	}
+}
+
+func (t *terminal) draw(b *strings.Builder) {
+	for i, line := range t.lines {
+		if i == t.height-2 { // lines that scroll away cannot be redrawn
+			line = fmt.Sprintf("  and %d more", len(t.lines)-i)
+		}
+		if r := []rune(line); len(r) > t.width-1 {
+			line = string(r[:t.width-2]) + "…"
+		}
+		b.WriteString(line + "\n")
+		if t.drawn++; i == t.height-2 {
+			return
+		}
+	}
 }
 
 // Terminal colours.
@@ -50,15 +110,28 @@ const (
 	red    = "31"
 	green  = "32"
 	yellow = "33"
-	grey   = "90"
 	bold   = "1"
 )
 
-func (t *terminal) paint(code, s string) string {
-	if !t.colour {
+// An ink paints, or does not: a file and NO_COLOR get plain text.
+type ink bool
+
+func (i ink) paint(code, s string) string {
+	if !i {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// clean makes text from elsewhere, such as a teacher's answer in a note, fit
+// for one line of a terminal: without control characters.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // A grid is a table of text with aligned columns.

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"pipe/runtime/artifact"
+)
+
+func runShow(ctx context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "show", args, nil)
+	if err != nil {
+		return usageCode(err)
+	}
+	p, code := makePlan(ctx, t, o, pos[1])
+	if p == nil {
+		return code
+	}
+	s, ok := p.step(t, pos[0])
+	if !ok {
+		return exitUsage
+	}
+	r, ok := p.record(t, s)
+	if !ok {
+		return exitFailed
+	}
+	fmt.Fprintf(t.out, "%s ran on %s in %.1f s\nkey %s\n", s.Addr, r.Created.Format("2006-01-02 15:04:05"), r.Seconds, r.Key)
+	for _, n := range r.Notes {
+		fmt.Fprintln(t.out, " ", clean(n))
+	}
+	for _, name := range sortedKeys(r.Outputs) {
+		if err := showOutput(t, p.store, strings.TrimSuffix(s.Addr+"."+name, "."), r.Outputs[name]); err != nil {
+			t.errorf("%v", err)
+			return exitFailed
+		}
+	}
+	return exitOK
+}
+
+func showOutput(t *app, store *artifact.Store, ref string, o artifact.Object) error {
+	a, err := store.Open(o.Digest)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "\n%s: %s", ref, o.Type)
+	if o.Type == artifact.Dataset {
+		fmt.Fprintf(t.out, " of %d rows", o.Rows)
+	}
+	fmt.Fprintf(t.out, "\n  %s\n", store.ObjectDir(o.Digest))
+	g := grid{right: []bool{false, true}}
+	for _, f := range a.Files() {
+		g.add("  "+f.Name, size(f.Size))
+	}
+	g.write(t.out)
+	if o.Type != artifact.Metrics {
+		return nil
+	}
+	m, err := readMetrics(store, o)
+	if err != nil {
+		return err
+	}
+	metricTable(t, ref, m)
+	return nil
+}
+
+func runCat(ctx context.Context, t *app, args []string) int {
+	o, pos, err := parse(t, "cat", args, func(fs *flag.FlagSet, o *options) {
+		fs.IntVar(&o.n, "n", 0, "print only the first `N` rows")
+		fs.StringVar(&o.file, "file", "", "print this `NAME` of the artifact's files")
+	})
+	if err != nil {
+		return usageCode(err)
+	}
+	p, code := makePlan(ctx, t, o, pos[1])
+	if p == nil {
+		return code
+	}
+	addr, output := pos[0], ""
+	for _, s := range p.steps {
+		if rest, ok := strings.CutPrefix(pos[0], s.Addr+"."); ok {
+			addr, output = s.Addr, rest
+		}
+	}
+	s, ok := p.step(t, addr)
+	if !ok {
+		return exitUsage
+	}
+	r, ok := p.record(t, s)
+	if !ok {
+		return exitFailed
+	}
+	obj, ok := r.Outputs[output]
+	if !ok {
+		names := sortedKeys(r.Outputs)
+		t.errorf("%s has no output %q%s; it has %s", s.Addr, output, suggest(output, names), strings.Join(names, ", "))
+		return exitUsage
+	}
+	if err := printArtifact(t.out, p.store, obj, o); err != nil {
+		t.errorf("%s: %v", pos[0], err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// printArtifact prints the rows of a table, the metrics of metrics, the file
+// that was asked for, or else the only file.
+func printArtifact(w io.Writer, store *artifact.Store, obj artifact.Object, o *options) error {
+	a, err := store.Open(obj.Digest)
+	if err != nil {
+		return err
+	}
+	if o.file == "" && a.Has(artifact.TableName) {
+		return printTable(w, a, o.n)
+	}
+	name := o.file
+	if files := a.Files(); name == "" && len(files) == 1 {
+		name = files[0].Name
+	}
+	if name == "" {
+		var names []string
+		for _, f := range a.Files() {
+			names = append(names, f.Name)
+		}
+		return fmt.Errorf("it has several files; choose one with --file: %s", strings.Join(names, ", "))
+	}
+	path, err := a.Path(name)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// printTable prints rows as JSON lines. Those of a dataset are what a data
+// block reads.
+func printTable(w io.Writer, a *artifact.Artifact, n int) error {
+	name, err := artifact.RowType(a)
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "row":
+		return printRows(w, a, n, rowOf)
+	case "packed":
+		return printRows(w, a, n, func(r artifact.Packed) any {
+			return map[string]any{"ids": r.IDs, "starts": r.Starts, "loss": r.Loss, "rows": r.Rows}
+		})
+	case "drop":
+		return printRows(w, a, n, func(d artifact.Drop) any {
+			return map[string]any{"id": d.ID, "reason": d.Reason, "partner": d.Partner, "score": d.Score, "detail": d.Detail, "text": d.Text}
+		})
+	case "point":
+		return printRows(w, a, n, func(p artifact.Point) any {
+			return map[string]any{"series": p.Series, "step": p.Step, "value": p.Value}
+		})
+	}
+	return fmt.Errorf("it holds %q rows, which this version of pipe does not know", name)
+}
+
+// rowOf is a row with the names that data blocks read, without what is empty.
+func rowOf(r artifact.Row) any {
+	type row struct {
+		ID       string             `json:"id,omitempty"`
+		Text     string             `json:"text,omitempty"`
+		Messages []artifact.Message `json:"messages,omitempty"`
+		Chosen   []artifact.Message `json:"chosen,omitempty"`
+		Rejected []artifact.Message `json:"rejected,omitempty"`
+		Choices  []string           `json:"choices,omitempty"`
+		Gold     *int32             `json:"gold,omitempty"`
+		Answer   string             `json:"answer,omitempty"`
+		Source   string             `json:"source,omitempty"`
+		Meta     json.RawMessage    `json:"meta,omitempty"`
+	}
+	out := row{r.ID, r.Text, r.Messages, r.Chosen, r.Rejected, r.Choices, nil, r.Answer, r.Source, nil}
+	if r.Gold >= 0 && len(r.Choices) > 0 {
+		out.Gold = &r.Gold
+	}
+	if json.Valid([]byte(r.Meta)) {
+		out.Meta = json.RawMessage(r.Meta)
+	}
+	return out
+}
+
+func printRows[T any](w io.Writer, a *artifact.Artifact, n int, view func(T) any) error {
+	enc := jsonLines(w)
+	i := 0
+	for row, err := range artifact.Rows[T](a) {
+		if err != nil {
+			return err
+		}
+		if err := enc.Encode(view(row)); err != nil {
+			return err
+		}
+		if i++; i == n {
+			break
+		}
+	}
+	return nil
+}

@@ -85,6 +85,9 @@ func (b *Bench) Metrics(m artifact.MetricsFile) stage.Metrics {
 	return stage.Metrics{Ref: artifact.Ref{Type: artifact.Metrics, Addr: "eval.test", Output: "metrics", Digest: o.Digest}}
 }
 
+// Journals returns the directory that the stages get as Env.Journals.
+func (b *Bench) Journals() string { return b.work }
+
 // A Result is what one Run of a stage made.
 type Result struct {
 	Outputs map[string]*artifact.Artifact

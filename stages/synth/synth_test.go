@@ -1,0 +1,357 @@
+package synth
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
+	"pipe/runtime/stage/stagetest"
+)
+
+const passage = "The licensee may copy the program. A warranty is not given. Copies must keep the notice of the authors."
+
+// A server is a teacher that answers by what the prompt asks for.
+type server struct {
+	*httptest.Server
+	mu    sync.Mutex
+	calls int
+	// reply returns the answer to a prompt; n counts how often the same prompt
+	// came before. "" is a failure with status 500.
+	reply func(prompt string, n int) string
+	seen  map[string]int
+}
+
+func serve(t *testing.T, reply func(prompt string, n int) string) *server {
+	s := &server{reply: reply, seen: map[string]int{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Messages []struct{ Content string } `json:"messages"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || len(q.Messages) != 1 {
+			t.Errorf("a request of %d messages: %v", len(q.Messages), err)
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		prompt := q.Messages[0].Content
+		s.calls++
+		answer := s.reply(prompt, s.seen[prompt])
+		s.seen[prompt]++
+		if answer == "" {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintf(w, `{"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}]}`, answer)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// count returns the calls so far.
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+// good answers every step well.
+func good(prompt string, _ int) string {
+	switch {
+	case strings.HasPrefix(prompt, "Read this text."):
+		return "Question: What must copies keep?"
+	case strings.Contains(prompt, "Think step by step"):
+		return "The text says that copies must keep the notice."
+	case strings.Contains(prompt, "Now answer the question"):
+		return "Answer: The notice of the authors."
+	case strings.Contains(prompt, "Does the text support"):
+		return "Yes."
+	}
+	return "They keep a receipt."
+}
+
+func spec1(s *server, method string) *spec {
+	c := stage.NewTeacherConfig()
+	c.Provider, c.Endpoint, c.ModelID, c.Retries = "openai", s.URL+"/v1", "big", 0
+	x := Kind.New().(*spec)
+	x.Teacher, x.Method, x.Count = stage.Teacher{Config: c}, method, 3
+	return x
+}
+
+func documents(b *stagetest.Bench, texts ...string) *stage.Dataset {
+	var rows []artifact.Row
+	for i, s := range texts {
+		rows = append(rows, artifact.Row{ID: fmt.Sprintf("doc%d", i), Text: s, Gold: -1})
+	}
+	d := stagetest.Dataset(b, rows...)
+	return &d
+}
+
+func TestDialogue(t *testing.T) {
+	s := serve(t, good)
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Documents, x.SelfCorrect, x.Context, x.System = documents(b, passage, "12 34"), true, true, "be brief"
+	r := b.Run(Kind, x)
+	rows := stagetest.Rows[artifact.Row](r, "dataset")
+	if len(rows) != 3 || len(stagetest.Rows[artifact.Drop](r, "rejects")) != 0 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	want := []artifact.Message{
+		{Role: "system", Content: "be brief"},
+		{Role: "user", Content: passage + "\n\nWhat must copies keep?"},
+		{Role: "assistant", Content: "The text says that copies must keep the notice.\n\nAnswer: The notice of the authors."},
+	}
+	if !reflect.DeepEqual(rows[1].Messages, want) || rows[1].ID != "dialogue-000001" || rows[1].Source != "doc0#0" {
+		t.Errorf("got %+v", rows[1])
+	}
+	var meta map[string]any
+	if err := json.Unmarshal([]byte(rows[1].Meta), &meta); err != nil {
+		t.Fatal(err)
+	}
+	if meta["teacher"] != "big" || meta["question"] != "What must copies keep?" || meta["corrected"] != false || meta["document"] != "doc0" {
+		t.Errorf("meta %v", meta)
+	}
+	if s.count() != 12 {
+		t.Errorf("%d calls, want 4 for each of 3 rows", s.count())
+	}
+}
+
+func TestDialogueCorrects(t *testing.T) {
+	s := serve(t, func(prompt string, n int) string {
+		switch {
+		case strings.Contains(prompt, "Does the text support"):
+			return "No, it does not."
+		case strings.Contains(prompt, "This answer is wrong"):
+			return "Copies must keep the notice."
+		}
+		return good(prompt, n)
+	})
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Documents, x.SelfCorrect, x.Count = documents(b, passage), true, 1
+	row := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")[0]
+	if got := row.Messages[1].Content; got != "Copies must keep the notice." { // the wrong reasoning is left out
+		t.Errorf("assistant says %q", got)
+	}
+	if !strings.Contains(row.Meta, `"first_answer":"The notice of the authors."`) || !strings.Contains(row.Meta, `"corrected":true`) {
+		t.Errorf("meta %s", row.Meta)
+	}
+}
+
+func TestDialogueWithoutReasoning(t *testing.T) {
+	s := serve(t, func(prompt string, n int) string {
+		if strings.HasSuffix(prompt, "Answer the question in one sentence.") {
+			return "The notice."
+		}
+		return good(prompt, n)
+	})
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Documents, x.Reasoning, x.Count = documents(b, passage), "none", 1
+	if got := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")[0].Messages[1].Content; got != "The notice." {
+		t.Errorf("assistant says %q", got)
+	}
+}
+
+// Malformed replies are asked for again, with another seed, and rejected when
+// no attempt is usable; other rows are not hurt.
+func TestMalformed(t *testing.T) {
+	s := serve(t, func(prompt string, n int) string {
+		switch {
+		case strings.Contains(prompt, "Planets") && strings.HasPrefix(prompt, "Read this"):
+			return "What is the passage about?" // not a word of the passage
+		case strings.HasPrefix(prompt, "Read this") && n == 0:
+			return "Here you are."
+		}
+		return good(prompt, n)
+	})
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Documents, x.Count = documents(b, passage, "Planets circle around their star in one plane."), 2
+	r := b.Run(Kind, x)
+	rows, rejects := stagetest.Rows[artifact.Row](r, "dataset"), stagetest.Rows[artifact.Drop](r, "rejects")
+	if len(rows) != 1 || len(rejects) != 1 {
+		t.Fatalf("%d rows, %d rejects", len(rows), len(rejects))
+	}
+	d := rejects[0]
+	if d.ID != "dialogue-000001" || d.Reason != "malformed" || d.Partner != "doc1#0" || !strings.Contains(d.Detail, "question, after 3 attempts") || !strings.Contains(d.Detail, "passage about") {
+		t.Errorf("reject %+v", d)
+	}
+}
+
+func TestAllRejected(t *testing.T) {
+	b := stagetest.New(t)
+	x := spec1(serve(t, func(string, int) string { return "no." }), dialogues)
+	x.Documents = documents(b, passage)
+	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "all 3 rows were rejected, the first because: malformed") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A teacher that fails ends the run, and nothing that it answered is paid twice.
+func TestResume(t *testing.T) {
+	broken := true
+	s := serve(t, func(prompt string, n int) string {
+		if broken && strings.Contains(prompt, "Now answer") {
+			return ""
+		}
+		return good(prompt, n)
+	})
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Teacher.Config.Concurrency = 1
+	x.Documents = documents(b, passage)
+	_, err := b.Try(t.Context(), Kind, x)
+	if err == nil || !strings.Contains(err.Error(), "row 0: ask the teacher for the answer") || !strings.Contains(err.Error(), "500") {
+		t.Fatalf("error %v", err)
+	}
+	before := s.count()
+	s.mu.Lock()
+	broken = false
+	s.mu.Unlock()
+	first := b.Run(Kind, x)
+	if paid := s.count() - before; paid != 3*3-2 { // the first row's question and reasoning are in the journal
+		t.Errorf("%d calls after the failure, want 7", paid)
+	}
+	before = s.count()
+	x.Count = 4
+	second := b.Run(Kind, x)
+	if paid := s.count() - before; paid != 3 {
+		t.Errorf("one row more cost %d calls, want 3", paid)
+	}
+	if got := stagetest.Rows[artifact.Row](second, "dataset"); !reflect.DeepEqual(got[:3], stagetest.Rows[artifact.Row](first, "dataset")) {
+		t.Error("earlier rows changed")
+	}
+	if !strings.Contains(strings.Join(second.Notes, "\n"), "9 replayed from journals") {
+		t.Errorf("notes %q", second.Notes)
+	}
+	s.Close() // now from the journal alone, as the quickstart does
+	y := *x
+	y.Teacher.Config = stage.NewTeacherConfig()
+	y.Teacher.Config.Provider, y.Teacher.Config.ModelID = "journal", "big"
+	paths, _ := filepath.Glob(filepath.Join(b.Journals(), "*.jsonl"))
+	if len(paths) != 1 {
+		t.Fatalf("journals %v", paths)
+	}
+	y.Teacher.Config.Journal = paths[0]
+	c := stagetest.New(t)
+	y.Documents = documents(c, passage)
+	if got := stagetest.Rows[artifact.Row](c.Run(Kind, &y), "dataset"); !reflect.DeepEqual(got, stagetest.Rows[artifact.Row](second, "dataset")) {
+		t.Error("the replay differs")
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b := stagetest.New(t)
+	x := spec1(serve(t, func(p string, n int) string { cancel(); return good(p, n) }), dialogues)
+	x.Documents = documents(b, passage)
+	if _, err := b.Try(ctx, Kind, x); err == nil || !strings.Contains(err.Error(), "context canceled") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestPairs(t *testing.T) {
+	prompts := func(b *stagetest.Bench) *stage.Dataset {
+		row := func(id, question, answer string) artifact.Row {
+			return artifact.Row{ID: id, Gold: -1, Meta: `{"question":"What must copies keep?"}`, Messages: []artifact.Message{
+				{Role: "user", Content: passage + "\n\n" + question}, {Role: "assistant", Content: answer}}}
+		}
+		d := stagetest.Dataset(b, row("a", "What must copies keep?", "The notice."), row("b", "What must copies keep?", "they keep a RECEIPT"))
+		return &d
+	}
+	t.Run("reference", func(t *testing.T) {
+		b := stagetest.New(t)
+		x := spec1(serve(t, good), pairs)
+		x.Prompts = prompts(b)
+		r := b.Run(Kind, x)
+		rows, rejects := stagetest.Rows[artifact.Row](r, "dataset"), stagetest.Rows[artifact.Drop](r, "rejects")
+		if len(rows) != 1 || len(rejects) != 1 || rejects[0].Reason != "equal" || rejects[0].Partner != "b" {
+			t.Fatalf("%d rows, rejects %+v", len(rows), rejects)
+		}
+		p := rows[0]
+		if p.Chosen[0].Content != "The notice." || p.Rejected[0].Content != "They keep a receipt." || len(p.Messages) != 1 || p.Source != "a" {
+			t.Errorf("pair %+v", p)
+		}
+	})
+	t.Run("judge", func(t *testing.T) {
+		n := 0
+		b := stagetest.New(t)
+		x := spec1(serve(t, func(prompt string, _ int) string {
+			if strings.Contains(prompt, "Which answer is better?") {
+				if !strings.Contains(prompt, "Answer A: Keep 1.") || !strings.Contains(prompt, "Answer B: Keep 2.") {
+					t.Errorf("judged %q", prompt)
+				}
+				return "Answer: B"
+			}
+			n++
+			return fmt.Sprintf("Keep %d.", n)
+		}), pairs)
+		x.Prompts, x.Pairs, x.Count = prompts(b), "judge", 1
+		p := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")[0]
+		if p.Chosen[0].Content != "Keep 2." || p.Rejected[0].Content != "Keep 1." {
+			t.Errorf("pair %+v", p)
+		}
+	})
+	t.Run("not a conversation", func(t *testing.T) {
+		b := stagetest.New(t)
+		x := spec1(serve(t, good), pairs)
+		x.Prompts = documents(b, passage)
+		if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "row doc0 does not end with a user turn") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// The rows do not depend on how many are asked for at once.
+func TestConcurrency(t *testing.T) {
+	var want []artifact.Row
+	for _, n := range []int{1, 7} {
+		b := stagetest.New(t)
+		x := spec1(serve(t, good), dialogues)
+		x.Teacher.Config.Concurrency, x.Count = n, 20
+		x.Documents = documents(b, passage, "A second text about keeping the notice in copies.")
+		got := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")
+		if want == nil {
+			want = got
+		} else if !reflect.DeepEqual(got, want) {
+			t.Errorf("with concurrency %d the rows differ", n)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	d := &stage.Dataset{}
+	for _, c := range []struct {
+		change func(*spec)
+		want   string
+	}{
+		{func(s *spec) {}, ""},
+		{func(s *spec) { s.Method = "magic" }, `method is "magic"`},
+		{func(s *spec) { s.Documents = nil }, "needs documents"},
+		{func(s *spec) { s.Prompts = d }, "prompts is not used"},
+		{func(s *spec) { s.Count = 0 }, "count is 0"},
+		{func(s *spec) { s.Attempts = 21 }, "attempts is 21"},
+		{func(s *spec) { s.Grounding = 1.5 }, "grounding is 1.5"},
+		{func(s *spec) { s.QuestionPrompt = "Ask." }, "does not contain {text}"},
+		{func(s *spec) { s.JudgePrompt = "{a}?" }, "must contain {a} and {b}"},
+		{func(s *spec) { s.Method, s.Documents = pairs, nil }, "needs prompts"},
+	} {
+		s := Kind.New().(*spec)
+		s.Method, s.Documents = dialogues, d
+		c.change(s)
+		err := s.Check()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(strings.ReplaceAll(err.Error(), ": ", " "), c.want) {
+			t.Errorf("want %q, got %v", c.want, err)
+		}
+	}
+}

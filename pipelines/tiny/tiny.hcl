@@ -16,6 +16,10 @@ data "text" {
   source = "./build/text.jsonl.gz"
 }
 
+data "copies" {
+  source = "./build/copies.jsonl.gz"
+}
+
 data "tasks" {
   source = "./build/tasks.jsonl.gz"
 }
@@ -24,17 +28,44 @@ data "heldout" {
   source = "./build/heldout.jsonl.gz"
 }
 
+# First copying alone, from which the heads grow that look back.
+pack "copies" {
+  input   = data.copies
+  model   = model.config
+  seq_len = 512
+}
+
+sft "copies" {
+  base         = model.config
+  init         = "random"
+  data         = pack.copies.dataset
+  epochs       = 1
+  batch_size   = 2
+  lr           = 2.5e-3
+  betas        = [0.9, 0.98]
+  weight_decay = 0.05
+  warmup_ratio = 0.05
+
+  checkpoint_every = 500
+  adapter "none" {}
+}
+
+# Then text, tasks, and some copying still.
 mix "corpus" {
   model  = model.config
-  tokens = 10600000
+  tokens = 9000000
   source "text" {
     input      = data.text
-    weight     = 0.38
+    weight     = 0.4
     max_repeat = 4
   }
   source "tasks" {
     input  = data.tasks
-    weight = 0.62
+    weight = 0.5
+  }
+  source "copies" {
+    input  = data.copies
+    weight = 0.1
   }
 }
 
@@ -55,13 +86,12 @@ pack "heldout" {
 }
 
 sft "tiny" {
-  base         = model.config
-  init         = "random"
+  base         = sft.copies.model
   data         = pack.corpus.dataset
   eval_data    = pack.heldout.dataset
   epochs       = 1
-  batch_size   = 8
-  lr           = 3e-3
+  batch_size   = 4
+  lr           = 2e-3
   betas        = [0.9, 0.98]
   weight_decay = 0.05
   warmup_ratio = 0.05
@@ -79,6 +109,7 @@ eval "tiny" {
     format  = "plain"
     lengths = [128, 256, 384]
     depths  = [0, 0.5, 1]
+    digits  = 4
   }
 }
 

@@ -6,6 +6,12 @@
 //	go run ./pipelines/tiny/corpus -out DIR -tasks 24000
 //	go run ./pipelines/tiny/corpus -chat pipelines/quickstart -seed 7
 //
+// copies.jsonl.gz holds conversations in which the assistant repeats what the
+// user says, most of them short and often repeated: attention to a fixed
+// distance solves the shortest, and what it learns there leads to induction
+// heads, which the longer ones need. From documents alone a model of this size
+// does not find them in any time that we would wait.
+//
 // The output is a function of the licence file and the flags alone.
 package main
 
@@ -21,6 +27,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"pipe/text/tokenizer"
 )
 
 type license struct {
@@ -37,18 +45,20 @@ func main() {
 	in := flag.String("licenses", "pipelines/tiny/licenses.jsonl.gz", "licence texts, as fetch_licenses.sh writes them")
 	out := flag.String("out", "", "directory to write text.jsonl.gz, tasks.jsonl.gz and heldout.jsonl.gz to")
 	n := flag.Int("tasks", 24000, "generated documents")
+	copies := flag.Int("copies", 130000, "generated conversations that copy")
+	tok := flag.String("tokenizer", "pipelines/tiny/config/tokenizer.json", "tokenizer of the model")
 	chat := flag.String("chat", "", "write the quickstart's rows to this directory instead")
 	seed := flag.Uint64("seed", 1, "seed of the generated documents")
 	flag.Parse()
 	if (*out == "") == (*chat == "") {
 		log.Fatal("corpus: give -out DIR or -chat DIR")
 	}
-	if err := run(*in, *out, *chat, *n, *seed); err != nil {
+	if err := run(*in, *out, *chat, *tok, *n, *copies, *seed); err != nil {
 		log.Fatal("corpus: ", err)
 	}
 }
 
-func run(in, out, chat string, tasks int, seed uint64) error {
+func run(in, out, chat, tokenizerJSON string, tasks, copies int, seed uint64) error {
 	licenses, err := readLicenses(in)
 	if err != nil {
 		return err
@@ -67,19 +77,57 @@ func run(in, out, chat string, tasks int, seed uint64) error {
 	if chat != "" {
 		return g.writeChat(chat, held, 300, 60)
 	}
-	generated := make([]document, tasks)
-	for i := range generated {
-		generated[i] = document{fmt.Sprintf("task/%06d", i), g.document()}
+	single, err := singleTokens(tokenizerJSON, g.words)
+	if err != nil {
+		return err
+	}
+	var generated, copied []any
+	for i := range tasks {
+		generated = append(generated, document{fmt.Sprintf("task/%06d", i), g.document()})
+	}
+	for i := range copies {
+		copied = append(copied, g.copies(fmt.Sprintf("copy/%06d", i), single))
 	}
 	if err := os.MkdirAll(out, 0o777); err != nil {
 		return err
 	}
-	for name, docs := range map[string][]document{"text.jsonl.gz": train, "heldout.jsonl.gz": held, "tasks.jsonl.gz": generated} {
+	for name, docs := range map[string][]any{
+		"text.jsonl.gz": rows(train), "heldout.jsonl.gz": rows(held), "tasks.jsonl.gz": generated, "copies.jsonl.gz": copied,
+	} {
 		if err := write(filepath.Join(out, name), docs); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func rows(docs []document) (out []any) {
+	for _, d := range docs {
+		out = append(out, d)
+	}
+	return out
+}
+
+// singleTokens returns the words that are one token with the space before them.
+func singleTokens(path string, words []string) ([]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.Load(b)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	var out []string
+	for _, w := range words {
+		if len(tok.EncodePlain(" "+w)) == 1 {
+			out = append(out, w)
+		}
+	}
+	if len(out) < 100 {
+		return nil, fmt.Errorf("%s: only %d words are one token; need 100", path, len(out))
+	}
+	return out, nil
 }
 
 // HeldOut reports whether the licence of that id is kept out of training: one
@@ -114,7 +162,7 @@ func readLicenses(path string) ([]license, error) {
 }
 
 // write writes docs as gzipped JSON lines, with no time stamp inside.
-func write(path string, docs []document) error {
+func write(path string, docs []any) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err

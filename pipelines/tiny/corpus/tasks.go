@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sort"
 	"strings"
@@ -77,7 +78,7 @@ func (g *generator) invented() string {
 }
 
 func (g *generator) number() string {
-	n := 3 + g.rng.IntN(5)
+	n := 3 + g.rng.IntN(3)
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte('0' + g.rng.IntN(10))
@@ -127,7 +128,7 @@ func (g *generator) needles() string {
 	keys := g.keys(1 + g.rng.IntN(5))
 	values := make([]string, len(keys))
 	var lines []string
-	for range 2 + g.rng.IntN(12) {
+	for range g.rng.IntN(13) {
 		lines = append(lines, g.pick(g.sentences))
 	}
 	for i, k := range keys {
@@ -206,6 +207,21 @@ func (g *generator) repeat() string {
 	}
 	s := strings.Join(seq, " ")
 	return strings.TrimSpace(strings.Repeat(s+"\n", 2+g.rng.IntN(2)))
+}
+
+// copies is a conversation whose assistant says the user's words again, one
+// time or more: the number of words is log-uniform from 1 to 32.
+func (g *generator) copies(id string, words []string) chatRow {
+	n := int(math.Exp(g.rng.Float64() * math.Log(32.99)))
+	seq := make([]string, n)
+	for i := range seq {
+		if seq[i] = g.pick(words); g.rng.IntN(8) == 0 {
+			seq[i] = g.number()
+		}
+	}
+	s := strings.Join(seq, " ")
+	times := max(1, 32/n)
+	return chatRow{id, []message{{"user", s}, {"assistant", strings.TrimSpace(strings.Repeat(s+" ", times))}}}
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -35,7 +35,7 @@ var allow = map[string]string{
 	"stages/*":          "runtime/artifact runtime/stage tensor text teacher model train",
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",
-	"pipelines":         "",
+	"pipelines":         "text",
 	"bench":             "tensor text model train stages",
 }
 

@@ -94,9 +94,12 @@ func runCat(ctx context.Context, t *app, args []string) int {
 	if !ok {
 		return exitFailed
 	}
+	names := sortedKeys(r.Outputs)
+	if output == "" && len(names) == 1 {
+		output = names[0]
+	}
 	obj, ok := r.Outputs[output]
 	if !ok {
-		names := sortedKeys(r.Outputs)
 		t.errorf("%s has no output %q%s; it has %s", s.Addr, output, suggest(output, names), strings.Join(names, ", "))
 		return exitUsage
 	}

@@ -1,0 +1,90 @@
+package stages
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pipe/runtime/lang"
+)
+
+// TestKinds holds every kind to what its folder promises: the name, documents,
+// an example that reads, and a doc for every attribute and output.
+func TestKinds(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range All {
+		t.Run(k.Name, func(t *testing.T) {
+			if seen[k.Name] {
+				t.Fatal("it is listed twice")
+			}
+			seen[k.Name] = true
+			if k.Version < 1 || len(k.Outputs) == 0 || !strings.HasPrefix(k.Doc, "# "+k.Name) || !strings.Contains(k.Doc, "```hcl") {
+				t.Errorf("version %d, %d outputs, doc %.40q", k.Version, len(k.Outputs), k.Doc)
+			}
+			readme, err := os.ReadFile(filepath.Join(k.Name, "README.md"))
+			if err != nil || string(readme) != k.Doc {
+				t.Errorf("the doc is not %s/README.md: %v", k.Name, err)
+			}
+			for _, o := range k.Outputs {
+				if o.Doc == "" {
+					t.Errorf("output %q has no doc", o.Name)
+				}
+				if o.Alias == "" && o.Name != "" && !strings.Contains(k.Doc, "`"+o.Name+"`") {
+					t.Errorf("the README does not name output `%s`", o.Name)
+				}
+			}
+			docs(t, reflect.TypeOf(k.New()).Elem(), k.Name)
+			if a, b := k.New(), k.New(); !reflect.DeepEqual(a, b) {
+				t.Error("New gives different defaults")
+			}
+			example := filepath.Join(k.Name, "example.hcl")
+			prog, diags := lang.Load(example, All, lang.Options{})
+			if diags.HasErrors() {
+				var b strings.Builder
+				lang.WriteDiagnostics(&b, prog.Files, diags, false, 0)
+				t.Errorf("%s:\n%s", example, b.String())
+			}
+			if tests, _ := filepath.Glob(filepath.Join(k.Name, "*_test.go")); len(tests) == 0 {
+				t.Error("the folder has no tests")
+			}
+		})
+	}
+	dirs, err := filepath.Glob("*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		if !seen[filepath.Dir(d)] {
+			t.Errorf("folder %s has no kind in All", filepath.Dir(d))
+		}
+	}
+}
+
+// docs checks that every attribute of a spec is documented, in blocks too.
+func docs(t *testing.T, typ reflect.Type, at string) {
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		tag, ok := f.Tag.Lookup("hcl")
+		if !ok {
+			if f.Anonymous && f.Type.Kind() == reflect.Struct {
+				docs(t, f.Type, at)
+			}
+			continue
+		}
+		name, kind, _ := strings.Cut(tag, ",")
+		if f.Tag.Get("doc") == "" && kind != "remain" && name != "name" { // a label called name says it all
+			t.Errorf("%s.%s has no doc", at, name)
+		}
+		for e := f.Type; kind == "block"; e = e.Elem() {
+			if e.Kind() == reflect.Struct {
+				docs(t, e, at+"."+name)
+				break
+			}
+			if e.Kind() != reflect.Pointer && e.Kind() != reflect.Slice {
+				break
+			}
+		}
+	}
+}

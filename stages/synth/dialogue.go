@@ -60,11 +60,7 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 // dialogue asks for a question about c, reasoning, an answer, and a check.
 func (s *spec) dialogue(ctx context.Context, ask *asker, i int, c chunk) (artifact.Row, error) {
 	question, err := ask.ask(ctx, i, "question", fill(s.QuestionPrompt, questionPrompt, "text", c.text), func(reply string) (string, error) {
-		q, err := parseQuestion(reply, s.MaxQuestion)
-		if err != nil {
-			return "", err
-		}
-		return q, grounded("question", q, c.text, s.Grounding)
+		return parseQuestion(reply, s.MaxQuestion, func(q string) error { return grounded("question", q, c.text, s.Grounding) })
 	})
 	if err != nil {
 		return artifact.Row{}, err

@@ -32,41 +32,66 @@ var (
 	// leadIn is what comes before the question proper: "Here is a question about the text: ".
 	leadIn = regexp.MustCompile(`(?i)^[^?？؟]*\bquestion\b[^?？؟:]*:\s*`)
 	// aboutItself finds questions about the exercise instead of the text.
-	aboutItself = regexp.MustCompile(`(?i)\b(?:this|the|your|following|my) question\b|\bwould you like\b|\b(?:can|may|could) i help\b`)
+	aboutItself = regexp.MustCompile(`(?i)\b(?:this|the|your|following|my) question\b|\b(?:an?|the) question (?:that|to)\b|\b(?:text|passage|story|topic) about\b|\bwould you like\b|\b(?:can|may|could) i help\b`)
 )
 
-// parseQuestion finds the first question in a reply.
-func parseQuestion(reply string, longest int) (string, error) {
+// parseQuestion finds the first question in a reply that accept has no
+// objection to; small teachers often ask about the exercise first. The error
+// is that of the first question.
+func parseQuestion(reply string, longest int, accept func(q string) error) (string, error) {
+	var first error
 	for _, line := range strings.Split(reply, "\n") {
-		line = strings.Trim(strings.TrimSpace(line), quotes)
-		line = strings.Trim(listMark.ReplaceAllString(line, ""), quotes)
-		line = strings.Trim(leadIn.ReplaceAllString(line, ""), quotes)
-		end := strings.IndexAny(line, "?？؟")
-		if end < 0 {
-			continue
+		for line != "" {
+			line = strings.Trim(strings.TrimSpace(line), quotes)
+			line = strings.Trim(listMark.ReplaceAllString(line, ""), quotes)
+			line = strings.Trim(leadIn.ReplaceAllString(line, ""), quotes)
+			end := strings.IndexAny(line, "?？؟")
+			if end < 0 {
+				break
+			}
+			_, mark := utf8.DecodeRuneInString(line[end:])
+			q := line[:end+mark]
+			line = line[end+mark:]
+			if cut := strings.LastIndex(q, ". "); cut >= 0 && len(q)-cut > 12 {
+				q = q[cut+2:] // a statement before the question
+			}
+			if len(words(q)) < 3 {
+				continue
+			}
+			err := wellFormed(q, longest)
+			if err == nil {
+				err = accept(q)
+			}
+			if err == nil {
+				return q, nil
+			}
+			if first == nil {
+				first = err
+			}
 		}
-		_, mark := utf8.DecodeRuneInString(line[end:])
-		q := line[:end+mark]
-		if cut := strings.LastIndex(q, ". "); cut >= 0 && len(q)-cut > 12 {
-			q = q[cut+2:] // a statement before the question
-		}
-		n := utf8.RuneCountInString(q)
-		switch {
-		case len(words(q)) < 3:
-			continue
-		case aboutItself.MatchString(q):
-			return "", errors.New("it asks about the exercise, not about the text")
-		case n > longest:
-			return "", fmt.Errorf("the question has %d characters, more than max_question_chars = %d", n, longest)
-		}
-		return q, nil
 	}
-	return "", errors.New("it holds no question")
+	if first == nil {
+		first = errors.New("it holds no question")
+	}
+	return "", first
+}
+
+func wellFormed(question string, longest int) error {
+	if aboutItself.MatchString(question) {
+		return errors.New("it asks about the exercise, not about the text")
+	}
+	if len(stems(question)) == 0 {
+		return errors.New("it does not say what it asks about")
+	}
+	if n := utf8.RuneCountInString(question); n > longest {
+		return fmt.Errorf("the question has %d characters, more than max_question_chars = %d", n, longest)
+	}
+	return nil
 }
 
 var (
 	refusal    = regexp.MustCompile(`(?i)^(?:i(?:'|’)?m sorry|sorry,|i cannot|i can(?:'|’)t|as an ai)`)
-	answerMark = regexp.MustCompile(`(?i)^\**(?:(?:the|a)\s+)?(?:(?:final|corrected|correct|right)\s+)?answer\**\s*(?:is)?\s*:\**\s*`)
+	answerMark = regexp.MustCompile(`(?i)^\**(?:(?:the|a)\s+)?(?:(?:final|corrected|correct|right)\s+)?answer\**(?:\s+to\s+(?:the|this|that|your)\s+question)?\s*(?:is\s*:?|:)\**\s*`)
 	// echo finds a reply that goes on with the prompt's own headings.
 	echo = regexp.MustCompile(`(?mi)^\**(?:text|passage|question|thoughts)\**:`)
 )
@@ -74,6 +99,9 @@ var (
 // parseText accepts prose of a sensible length.
 func parseText(reply string, longest int) (string, error) {
 	s := strings.TrimSpace(answerMark.ReplaceAllString(reply, ""))
+	if k := len(s); k > 2 && s[0] == '"' && s[k-1] == '"' && strings.Count(s, `"`) == 2 {
+		s = strings.TrimSpace(s[1 : k-1]) // it quotes itself
+	}
 	n := utf8.RuneCountInString(s)
 	switch {
 	case strings.IndexFunc(s, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) < 0:

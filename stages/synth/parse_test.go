@@ -5,6 +5,8 @@ import (
 	"testing"
 )
 
+func anything(string) error { return nil }
+
 func TestParseQuestion(t *testing.T) {
 	for _, c := range []struct{ reply, want string }{
 		{"What may the licensee do?", "What may the licensee do?"},
@@ -14,12 +16,15 @@ func TestParseQuestion(t *testing.T) {
 		{"The text is about copies. Who may copy the program?", "Who may copy the program?"},
 		{"Why?\nWho may copy the program?", "Who may copy the program?"},
 		{"谁可以复制该程序？", "谁可以复制该程序？"},
+		{"What is the answer to this question? How many people can the ferry carry?", "How many people can the ferry carry?"},
+		{"What is the text about? Who opens the door?", "Who opens the door?"},
+		{"What is this?", "!what it asks about"},
 		{"There is none.", "!no question"},
 		{"What is the answer to this question?", "!about the exercise"},
 		{"Who " + strings.Repeat("very ", 80) + "late?", "!max_question_chars"},
 		{"", "!no question"},
 	} {
-		got, err := parseQuestion(c.reply, 300)
+		got, err := parseQuestion(c.reply, 300, anything)
 		if w, wrong := strings.CutPrefix(c.want, "!"); wrong {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("%q: %q, %v; want the error %q", c.reply, got, err, w)
@@ -41,6 +46,8 @@ func TestParse(t *testing.T) {
 	}{
 		{"text", text, "The final answer is: yes, it may.", "yes, it may."},
 		{"text", text, "**Answer:** 17", "17"},
+		{"text", text, `The answer to this question is "the notice".`, `"the notice".`},
+		{"text", text, `The answer is "the notice."`, "the notice."},
 		{"text", text, "…", "!"},
 		{"text", text, "I'm sorry, I cannot help.", "!"},
 		{"text", text, "Yes.\nQuestion: and then?", "!"},
@@ -93,7 +100,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if q, err := parseQuestion(r, 80); err == nil && (len([]rune(q)) > 80 || q == "") {
+		if q, err := parseQuestion(r, 80, anything); err == nil && (len([]rune(q)) > 80 || q == "") {
 			t.Errorf("question %q", q)
 		}
 		if s, err := parseText(r, 80); err == nil && (len([]rune(s)) > 80 || s == "") {

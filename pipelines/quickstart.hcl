@@ -17,6 +17,11 @@ variable "seed" {
   description = "Seed of the adapters, the order of rows, and the needle texts"
 }
 
+variable "lr" {
+  default     = 1e-3
+  description = "Learning rate of the fine-tuning"
+}
+
 # A small Llama-architecture model that is part of the program.
 model "tiny" {
   source = "embedded://tiny"
@@ -26,7 +31,7 @@ teacher "recorded" {
   provider    = "journal"
   model_id    = "SmolLM2-135M-Instruct"
   journal     = "./quickstart/answers.jsonl"
-  temperature = 0.4
+  temperature = 0.5
   max_tokens  = 96
 }
 
@@ -59,12 +64,9 @@ synth "cot" {
   documents    = data.docs
   method       = "document_to_dialogue"
   count        = 60
-  chunk_chars  = 450
+  attempts     = 5 # of 135 million parameters, the teacher often misses
   context      = true
   self_correct = true
-
-  # A teacher of 135 million parameters needs to be told how to begin.
-  question_prompt = "Here is a passage from a software licence:\n\n{text}\n\nWrite a reading comprehension question about this passage. Start the question with What, Who or When."
 }
 
 synth "prefs" {
@@ -94,15 +96,15 @@ mix "train" {
   model = model.tiny
   source "cot" {
     input  = dedup.cot.dataset
-    weight = 0.5
+    weight = 0.2
   }
   source "lookup" {
     input  = dedup.lookup.dataset
-    weight = 0.42
+    weight = 0.7
   }
   source "general" { # keeps what the base could do
     input  = data.general
-    weight = 0.08
+    weight = 0.1
   }
 }
 
@@ -116,9 +118,9 @@ sft "tuned" {
   base       = model.tiny
   data       = pack.train.dataset
   eval_split = 0.1
-  epochs     = 6
+  epochs     = 4
   batch_size = 2
-  lr         = 3e-3
+  lr         = var.lr
   adapter "dora" {
     rank    = 16
     alpha   = 32
@@ -127,12 +129,13 @@ sft "tuned" {
 }
 
 dpo "final" {
-  base   = sft.tuned.model
-  data   = synth.prefs.dataset
-  loss   = "sigmoid"
-  beta   = 0.1
-  lr     = 5e-4
-  epochs = 3
+  base       = sft.tuned.model
+  data       = synth.prefs.dataset
+  loss       = "sigmoid"
+  beta       = 0.1
+  eval_split = 0.35
+  lr         = 2e-4
+  epochs     = 3
 }
 
 eval "final" {
@@ -148,8 +151,9 @@ eval "final" {
   }
   needle {
     format   = "plain"
-    lengths  = [128, 256, 384]
+    lengths  = [256, 512, 1024]
     depths   = [0, 0.5, 1]
+    digits   = 5
     per_cell = 8
   }
   gate "no_forgetting" {

@@ -15,7 +15,7 @@ teacher "live" {
   provider    = "local"
   model       = model.teacher
   model_id    = "SmolLM2-135M-Instruct"
-  temperature = 0.4
+  temperature = 0.5
   max_tokens  = 96
   concurrency = 16
 }
@@ -29,12 +29,9 @@ synth "cot" {
   documents    = data.docs
   method       = "document_to_dialogue"
   count        = 60
-  chunk_chars  = 450
+  attempts     = 5 # of 135 million parameters, the teacher often misses
   context      = true
   self_correct = true
-
-  # A teacher of 135 million parameters needs to be told how to begin.
-  question_prompt = "Here is a passage from a software licence:\n\n{text}\n\nWrite a reading comprehension question about this passage. Start the question with What, Who or When."
 }
 
 synth "prefs" {

@@ -82,9 +82,9 @@ func contains(list []string, s string) bool {
 func (f fact) prompt() string { return f.text + "\n\n" + f.question }
 
 // writeChat writes lookup.jsonl (training, with planted copies, near copies
-// and test items), general.jsonl (the kind of text the model was pretrained
-// on), and the tests extract.jsonl, choice.jsonl and prose.jsonl to dir.
-func (g *generator) writeChat(dir string, held []document, train, test int) error {
+// and test items), general.jsonl (the kinds of text the model was
+// pretrained on), and the tests extract.jsonl, choice.jsonl and prose.jsonl to dir.
+func (g *generator) writeChat(dir string, licenses, held []document, train, test int) error {
 	half := len(g.words) / 2
 	g.rng.Shuffle(len(g.words), func(i, j int) { g.words[i], g.words[j] = g.words[j], g.words[i] })
 	all := g.words
@@ -121,7 +121,7 @@ func (g *generator) writeChat(dir string, held []document, train, test int) erro
 		leak.text = strings.ToUpper(leak.text)
 		lookup = append(lookup, row(fmt.Sprintf("planted-leak-%d", i), leak))
 	}
-	var general []any
+	general := paragraphs(licenses, 120)
 	for i := range 60 {
 		general = append(general, document{fmt.Sprintf("general-%02d", i), g.document()})
 	}

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes embedded://tiny again: training text, pretraining (about 15 minutes on
+# Makes embedded://tiny again: training text, pretraining (about 25 minutes on
 # two cores), and the files in model/tiny/files that go into the program.
 set -eu
 cd "$(dirname "$0")/../.."

@@ -3,15 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
-	"sort"
 	"strings"
 
 	"pipe/runtime/lang"
-	"pipe/runtime/stage"
 )
 
 func runValidate(_ context.Context, t *app, args []string) int {
@@ -23,7 +23,7 @@ func runValidate(_ context.Context, t *app, args []string) int {
 	if !ok {
 		return exitUsage
 	}
-	fmt.Fprintf(t.out, "%s is valid: %d stages\n", pos[0], countStages(prog))
+	fmt.Fprintf(t.out, "%s is valid: %s\n", pos[0], plural(countStages(prog)))
 	return exitOK
 }
 
@@ -43,12 +43,22 @@ func runFmt(_ context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
+	paths, err := pipelineFiles(pos)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitUsage
+	}
 	code := exitOK
-	for _, path := range pos {
+	for _, path := range paths {
 		src, err := os.ReadFile(path)
 		if err != nil {
 			t.errorf("%v", err)
 			return exitUsage
+		}
+		if files, diags := lang.CheckSyntax(src, path); diags.HasErrors() {
+			t.diagnose(files, diags)
+			code = exitUsage
+			continue
 		}
 		out := lang.Format(src)
 		if bytes.Equal(src, out) {
@@ -56,7 +66,7 @@ func runFmt(_ context.Context, t *app, args []string) int {
 		}
 		fmt.Fprintln(t.out, path)
 		if o.check {
-			code = exitFailed
+			code = max(code, exitFailed)
 			continue
 		}
 		if err := replaceFile(path, out); err != nil {
@@ -67,22 +77,60 @@ func runFmt(_ context.Context, t *app, args []string) int {
 	return code
 }
 
-// replaceFile writes path anew under a temporary name, keeping its mode.
+// pipelineFiles puts the *.hcl files of a directory in its place.
+func pipelineFiles(args []string) (paths []string, err error) {
+	for _, a := range args {
+		st, err := os.Stat(a)
+		if err != nil {
+			return nil, err
+		}
+		if !st.IsDir() {
+			paths = append(paths, a)
+			continue
+		}
+		list, err := os.ReadDir(a)
+		if err != nil {
+			return nil, err
+		}
+		n := len(paths)
+		for _, e := range list {
+			if !e.IsDir() && filepath.Ext(e.Name()) == ".hcl" {
+				paths = append(paths, filepath.Join(a, e.Name()))
+			}
+		}
+		if len(paths) == n {
+			return nil, fmt.Errorf("%s holds no *.hcl file", a)
+		}
+	}
+	return paths, nil
+}
+
+// replaceFile writes path anew under a temporary name, keeping its mode, and
+// links as links.
 func replaceFile(path string, b []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, b, st.Mode().Perm()); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), ".fmt-")
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Chmod(st.Mode().Perm()), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func runGraph(_ context.Context, t *app, args []string) int {
 	o, pos, err := parse(t, "graph", args, func(fs *flag.FlagSet, o *options) {
-		fs.StringVar(&o.format, "format", "dot", "dot or mermaid")
+		fs.StringVar(&o.format, "format", "dot", "`FORMAT`: dot, mermaid or json")
 	})
 	if err != nil {
 		return usageCode(err)
@@ -111,8 +159,19 @@ func runGraph(_ context.Context, t *app, args []string) int {
 				fmt.Fprintf(t.out, "  n%d --> n%d\n", id[d], i)
 			}
 		}
+	case "json":
+		type node struct {
+			Addr  string   `json:"addr"`
+			Type  string   `json:"type"`
+			Needs []string `json:"needs"`
+		}
+		nodes := []node{}
+		for _, n := range prog.Nodes {
+			nodes = append(nodes, node{n.Addr, n.Type, append([]string{}, n.Needs...)})
+		}
+		jsonLines(t.out).Encode(map[string]any{"nodes": nodes})
 	default:
-		t.errorf("--format %s: use dot or mermaid", o.format)
+		t.errorf("--format %s: use dot, mermaid or json", o.format)
 		return exitUsage
 	}
 	return exitOK
@@ -130,93 +189,4 @@ func runVersion(_ context.Context, t *app, _ []string) int {
 	}
 	fmt.Fprintln(t.out, "pipe", version)
 	return exitOK
-}
-
-func runHelp(_ context.Context, t *app, args []string) int {
-	if len(args) == 0 {
-		usage(t.out)
-		fmt.Fprintln(t.out, "\nStage kinds and blocks:")
-		for _, k := range t.kinds {
-			fmt.Fprintf(t.out, "  %-10s %s\n", k.Name, firstSentence(k.Doc))
-		}
-		fmt.Fprintf(t.out, "  %-10s %s\n  %-10s %s\n", "model", "Names a model: weights, tokenizer, chat template.", "teacher", "Names a larger model that answers questions.")
-		return exitOK
-	}
-	name := args[0]
-	for _, k := range t.kinds {
-		if k.Name == name {
-			fmt.Fprintln(t.out, strings.TrimSpace(k.Doc))
-			fmt.Fprintf(t.out, "\n## Attributes\n\n")
-			writeFields(t, lang.Fields(k), "")
-			fmt.Fprintf(t.out, "\n## Outputs\n\n")
-			for _, o := range k.Outputs {
-				ref := k.Name + ".NAME"
-				if o.Name != "" {
-					ref += "." + o.Name
-				}
-				fmt.Fprintf(t.out, "  %s (%s)\n      %s\n", ref, o.Type, o.Doc)
-			}
-			return exitOK
-		}
-	}
-	switch name {
-	case "model":
-		writeFields(t, lang.FieldsOf(&stage.ModelBlock{}), "")
-		return exitOK
-	case "teacher":
-		writeFields(t, lang.FieldsOf(stage.NewTeacherConfig()), "")
-		return exitOK
-	}
-	names := []string{"model", "teacher"}
-	for _, k := range t.kinds {
-		names = append(names, k.Name)
-	}
-	for _, c := range commands() {
-		names = append(names, c.name)
-		if c.name == name && name != "help" && name != "version" {
-			return c.run(context.Background(), t, []string{"--help"})
-		}
-	}
-	sort.Strings(names)
-	t.errorf("there is no stage kind or command %q%s; pipe help lists them", name, suggest(name, names))
-	return exitUsage
-}
-
-func writeFields(t *app, fields []lang.Field, indent string) {
-	for _, f := range fields {
-		what := f.Type
-		switch {
-		case f.Label:
-			what = "label"
-		case f.Required:
-			what += ", required"
-		case f.Default != "":
-			what += ", default " + f.Default
-		}
-		if f.Many {
-			what += ", any number"
-		}
-		fmt.Fprintf(t.out, "%s  %s (%s)\n%s      %s\n", indent, f.Name, what, indent, f.Doc)
-		writeFields(t, f.Fields, indent+"    ")
-	}
-}
-
-// firstSentence returns the first sentence of a README after its title.
-func firstSentence(doc string) string {
-	var text []string
-	for _, line := range strings.Split(doc, "\n") {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "#") || line == "" {
-			if len(text) > 0 {
-				break
-			}
-			continue
-		}
-		text = append(text, line)
-	}
-	s := strings.Join(text, " ")
-	if i := strings.Index(s, ". "); i >= 0 {
-		s = s[:i+1]
-	}
-	return s
 }

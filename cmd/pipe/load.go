@@ -64,7 +64,7 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 	fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
-	fs.StringVar(&o.device, "device", "auto", "auto, cpu or cuda")
+	fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
 	if extra != nil {
 		extra(fs, o)
 	}
@@ -75,7 +75,7 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 				helpCommand(t.out, name, fs)
 				return nil, nil, err
 			}
-			t.errorf("%v; pipe %s --help lists the flags", err, name)
+			t.errorf("%s; pipe help %s lists the flags", flagProblem(name, fs, err), name)
 			return nil, nil, errUsage
 		}
 		rest = fs.Args()
@@ -96,6 +96,17 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	return o, pos, nil
 }
 
+// flagProblem words an error of package flag.
+func flagProblem(name string, fs *flag.FlagSet, err error) string {
+	unknown, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !ok {
+		return strings.Replace(err.Error(), ": -", ": --", 1)
+	}
+	var names []string
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, "--"+f.Name) })
+	return fmt.Sprintf("pipe %s has no flag --%s%s", name, unknown, suggest("--"+unknown, names))
+}
+
 func argsOf(name string) string {
 	for _, c := range commands() {
 		if c.name == name {
@@ -103,18 +114,6 @@ func argsOf(name string) string {
 		}
 	}
 	return ""
-}
-
-func helpCommand(w io.Writer, name string, fs *flag.FlagSet) {
-	for _, c := range commands() {
-		if c.name == name {
-			fmt.Fprintf(w, "pipe %s %s: %s.\n\n", c.name, c.args, c.about)
-		}
-	}
-	fs.VisitAll(func(f *flag.Flag) {
-		arg, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(w, "  --%-22s %s\n", strings.TrimSpace(f.Name+" "+arg), usage)
-	})
 }
 
 // usageCode is the exit code after parse failed.
@@ -138,7 +137,7 @@ func load(t *app, o *options, path string) (*lang.Program, bool) {
 	}
 	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
 	if len(diags) > 0 {
-		t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, diags, bool(t.errInk), t.width) })
+		t.diagnose(prog.Files, diags)
 	}
 	return prog, !diags.HasErrors()
 }
@@ -154,8 +153,33 @@ func setupCode(err error) int {
 	return exitFailed
 }
 
+// checkFlags reports values of flags that the program has no use for.
+func checkFlags(o *options, prog *lang.Program) error {
+	if o.parallelism < 0 {
+		return flagError{fmt.Errorf("--parallelism %d: must be 0 (as many as processors) or more", o.parallelism)}
+	}
+	var names []string
+	for _, n := range prog.Nodes {
+		names = append(names, n.Addr)
+		if n.Swept {
+			names = append(names, n.Block)
+		}
+	}
+	for name, addrs := range map[string]list{"target": o.targets, "force": o.force} {
+		for _, a := range addrs {
+			if len(prog.Addrs(a)) == 0 {
+				return flagError{fmt.Errorf("--%s %s: the pipeline has no such block%s", name, a, suggest(a, names))}
+			}
+		}
+	}
+	return nil
+}
+
 // setup opens the store and the device, and returns the engine's options.
 func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), error) {
+	if err := checkFlags(o, prog); err != nil {
+		return engine.Options{}, nil, err
+	}
 	dir := o.store
 	if dir == "" {
 		dir = os.Getenv("PIPE_STORE")
@@ -179,7 +203,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {
-		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), fmt.Sprintf(format, args...))
+		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))
 	}
 	par := o.parallelism
 	if par <= 0 {
@@ -194,9 +218,12 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	}, func() { dev.close(); closeLog() }, nil
 }
 
+// logName is the log's name in the store.
+const logName = "pipe.log"
+
 // openLog logs to pipe.log in the store, and to the terminal from level on.
 func openLog(dir, level string, t *terminal) (zerolog.Logger, func(), error) {
-	f, e := os.OpenFile(filepath.Join(dir, "pipe.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
+	f, e := os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 	if e != nil {
 		return zerolog.Nop(), nil, fmt.Errorf("open the log: %w", e)
 	}

@@ -26,12 +26,15 @@ func runPlan(ctx context.Context, t *app, args []string) int {
 	if p == nil {
 		return code
 	}
-	work := 0
+	todo, maybe := 0, 0
 	var g grid
 	lines := jsonLines(t.out)
 	for _, s := range p.steps {
-		if s.Action != engine.PlanCached {
-			work++
+		switch s.Action {
+		case engine.PlanRun:
+			todo++
+		case engine.PlanMaybe:
+			maybe++
 		}
 		if o.json {
 			lines.Encode(map[string]any{"type": "plan", "stage": s.Addr, "action": s.Action, "reason": s.Reason})
@@ -41,9 +44,13 @@ func runPlan(ctx context.Context, t *app, args []string) int {
 	}
 	g.write(t.out)
 	if !o.json {
-		fmt.Fprintf(t.out, "%s: %d up to date, %d to run or maybe\n", plural(len(p.steps)), len(p.steps)-work, work)
+		fmt.Fprintf(t.out, "%s: %d up to date, %d to run", plural(len(p.steps)), len(p.steps)-todo-maybe, todo)
+		if maybe > 0 {
+			fmt.Fprintf(t.out, ", %d maybe", maybe)
+		}
+		fmt.Fprintln(t.out)
 	}
-	if code == exitOK && o.detailed && work > 0 {
+	if code == exitOK && o.detailed && todo+maybe > 0 {
 		return exitUsage
 	}
 	return code
@@ -85,12 +92,20 @@ func makePlan(ctx context.Context, t *app, o *options, path string) (*planned, i
 
 // step returns the stage at addr. If there is none it has said so.
 func (p *planned) step(t *app, addr string) (engine.Step, bool) {
-	var names []string
+	var names, instances []string
 	for _, s := range p.steps {
 		if s.Addr == addr {
 			return s, true
 		}
 		names = append(names, s.Addr)
+		n := p.prog.Node(s.Addr)
+		if n.Swept && (addr == n.Block || strings.HasPrefix(addr, n.Block+".")) {
+			instances = append(instances, s.Addr)
+		}
+	}
+	if len(instances) > 0 {
+		t.errorf("%s has for_each; name one instance: %s", p.prog.Node(instances[0]).Block, strings.Join(instances, ", "))
+		return engine.Step{}, false
 	}
 	t.errorf("there is no stage %q%s", addr, suggest(addr, names))
 	return engine.Step{}, false
@@ -125,7 +140,7 @@ func runExplain(ctx context.Context, t *app, args []string) int {
 		if !ok {
 			return exitUsage
 		}
-		fmt.Fprintf(t.out, "%s: %s: %s\n", s.Addr, s.Action, s.Reason)
+		fmt.Fprintf(t.out, "%s: %s: %s\n", s.Addr, s.Action, clean(s.Reason))
 		if s.Action == engine.PlanCached {
 			explainLast(t, p.store, s)
 		}
@@ -173,7 +188,7 @@ func runLs(ctx context.Context, t *app, args []string) int {
 			obj := r.Outputs[name]
 			rows := ""
 			if obj.Type == artifact.Dataset {
-				rows = fmt.Sprintf("%d rows", obj.Rows)
+				rows = counted(obj.Rows, "row")
 			}
 			g.add(strings.TrimSuffix(s.Addr+"."+name, "."), string(obj.Type), rows, size(obj.Bytes), obj.Digest.String()[:19])
 		}

@@ -45,12 +45,12 @@ func commands() []command {
 		{"plan", "FILE|DIR", "say what would run, and why; runs nothing", runPlan},
 		{"explain", "ADDR [FILE|DIR]", "say why a stage did or will run: what changed since it ran last", runExplain},
 		{"validate", "FILE|DIR", "check a pipeline file", runValidate},
-		{"fmt", "FILE...", "lay pipeline files out canonically", runFmt},
+		{"fmt", "FILE|DIR...", "lay pipeline files out canonically", runFmt},
 		{"graph", "FILE|DIR", "print the graph of stages", runGraph},
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
-		{"help", "[KIND|COMMAND]", "explain a stage kind or a command", runHelp},
+		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
 }
@@ -77,9 +77,13 @@ func dispatch(ctx context.Context, t *app, args []string) int {
 		return exitOK
 	}
 	for _, c := range commands() {
-		if c.name == args[0] {
-			return c.run(ctx, t, args[1:])
+		if c.name != args[0] {
+			continue
 		}
+		if len(args) == 2 && (args[1] == "-h" || args[1] == "--help") {
+			return helpOf(ctx, t, c)
+		}
+		return c.run(ctx, t, args[1:])
 	}
 	var names []string
 	for _, c := range commands() {
@@ -94,7 +98,7 @@ func usage(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
 	}
-	fmt.Fprint(w, "\npipe COMMAND --help lists a command's flags; pipe help KIND explains a stage.\n"+
+	fmt.Fprint(w, "\npipe help COMMAND lists a command's flags; pipe help KIND explains a stage.\n"+
 		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed, 130 interrupted.\n")
 }
 
@@ -103,7 +107,7 @@ var errUsage = errors.New("usage")
 
 // suggest returns ` (did you mean "x"?)` for the closest name, if one is close.
 func suggest(got string, names []string) string {
-	best, at := 3, ""
+	best, at := min(3, len(got)), ""
 	for _, n := range names {
 		if d := distance(got, n); d < best {
 			best, at = d, n

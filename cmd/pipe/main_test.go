@@ -95,6 +95,7 @@ type step struct {
 	Keep   int             `hcl:"keep,optional" doc:"Keep this many characters; 0 keeps all"`
 	From   []stage.Dataset `hcl:"from,optional" doc:"Rows to join"`
 	Steps  int             `hcl:"steps,optional" json:"-" doc:"Checkpoints to go through"`
+	Pause  int             `hcl:"pause,optional" json:"-" doc:"Milliseconds between checkpoints"`
 	Until  string          `hcl:"until,optional" json:"-" doc:"File to wait for before the last checkpoint"`
 	Signal string          `hcl:"signal,optional" json:"-" doc:"File to make when waiting"`
 	Ran    string          `hcl:"ran,optional" json:"-" doc:"File to add a line to"`
@@ -162,6 +163,7 @@ func (s *step) walk(ctx context.Context, env *stage.Env) error {
 	}
 	for i := at; i < s.Steps; i++ {
 		env.Progress(int64(i), int64(s.Steps), "steps")
+		time.Sleep(time.Duration(s.Pause) * time.Millisecond)
 		if i == s.Steps-1 && s.Until != "" {
 			if err := s.wait(ctx, env.Dir); err != nil {
 				return err

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strings"
@@ -18,8 +16,8 @@ import (
 // to programs as JSON lines.
 type observer struct {
 	t    *terminal
-	mode string        // for people: "live", "plain" or "none"
-	json *json.Encoder // for programs; nil for none
+	mode string       // for people: "live", "plain" or "none"
+	json *lineEncoder // for programs; nil for none
 	now  func() time.Time
 
 	mu      sync.Mutex
@@ -36,6 +34,7 @@ type running struct {
 	done, total int64
 	unit        string
 	metric      string
+	waits       bool // for another run
 
 	// Where it began to count: a stage that goes on from a checkpoint starts
 	// in the middle.
@@ -71,12 +70,6 @@ func newObserver(t *terminal, o *options) (*observer, error) {
 	return u, nil
 }
 
-func jsonLines(w io.Writer) *json.Encoder {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	return e
-}
-
 func (u *observer) begin() {
 	if u.mode != "live" {
 		return
@@ -109,7 +102,7 @@ func (u *observer) end() {
 func (u *observer) draw() {
 	lines := make([]string, len(u.order))
 	for i, addr := range u.order {
-		lines[i] = "  " + addr + ": " + u.running[addr].text(u.now())
+		lines[i] = clean("  " + addr + ": " + u.running[addr].text(u.now()))
 	}
 	u.t.show(lines)
 }
@@ -127,6 +120,11 @@ func (u *observer) observe(e engine.Event) {
 	switch e.Type {
 	case engine.StageEvent:
 		u.stage(e)
+	case engine.WaitEvent:
+		u.add(e.Addr).waits = true
+		if u.mode == "plain" {
+			u.t.printf("%s waits for another run that does the same\n", e.Addr)
+		}
 	case engine.ProgressEvent:
 		u.progress(e)
 	case engine.MetricEvent:
@@ -154,7 +152,17 @@ func (u *observer) remove(addr string) {
 func (u *observer) stage(e engine.Event) {
 	switch e.Stage.State {
 	case engine.Started:
+		u.remove(e.Addr) // it may have waited
 		u.add(e.Addr)
+	case engine.Cached:
+		if u.running[e.Addr] == nil {
+			return
+		}
+		u.remove(e.Addr)
+		if u.mode == "live" {
+			u.draw()
+		}
+		u.t.printf("%s %s was made by another run\n", u.t.errInk.paint(green, "✓"), e.Addr)
 	case engine.Done, engine.Failed, engine.Cancelled:
 		u.remove(e.Addr)
 		mark, word := u.t.errInk.paint(green, "✓"), "done"
@@ -207,6 +215,9 @@ func tableSizes(s *engine.StageResult) string {
 
 // text says how far the stage is, how fast, and when it will be done.
 func (r *running) text(now time.Time) string {
+	if r.waits {
+		return "waits for another run that does the same, " + duration(now.Sub(r.start))
+	}
 	if r.since.IsZero() || r.done == 0 {
 		return duration(now.Sub(r.start))
 	}

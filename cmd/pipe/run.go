@@ -5,8 +5,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
+	"path/filepath"
 	"time"
+
+	"github.com/hashicorp/hcl/v2"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
@@ -19,7 +21,7 @@ func runFlags(fs *flag.FlagSet, o *options) {
 	fs.IntVar(&o.parallelism, "parallelism", 0, "`N` stages running at once (default: processors)")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
-	fs.StringVar(&o.progress, "progress", "auto", "auto, plain, json (lines on standard error) or none")
+	fs.StringVar(&o.progress, "progress", "auto", "`HOW`: auto, plain, json (lines on standard error) or none")
 	fs.StringVar(&o.logLevel, "log-level", "", "also log to the terminal from this `LEVEL` on: debug, info, warn or error")
 }
 
@@ -46,11 +48,18 @@ func runRun(ctx context.Context, t *app, args []string) int {
 	defer closeAll()
 	opts.Observer = ui.observe
 	ui.begin()
+	hush := context.AfterFunc(ctx, func() {
+		t.printf("stopping; what is finished is kept (once more stops at once)\n")
+	})
 	res, err := engine.Run(ctx, prog, opts)
+	hush()
 	ui.end()
 	code := exitCode(ctx, res, err)
 	if code != exitInterrupted {
 		reportErrors(t, prog, res, err)
+	}
+	if code == exitFailed {
+		t.printf("the log is %s\n", filepath.Join(opts.Store.Dir(), logName))
 	}
 	switch {
 	case o.json:
@@ -96,6 +105,7 @@ func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
 	if err == nil {
 		return
 	}
+	var diags hcl.Diagnostics
 	list := []error{err}
 	if m, ok := err.(interface{ Unwrap() []error }); ok {
 		list = m.Unwrap()
@@ -103,18 +113,19 @@ func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
 	for _, e := range list {
 		var se *engine.StageError
 		if errors.As(e, &se) && len(se.Diags) > 0 {
-			t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, se.Diags, bool(t.errInk), t.width) })
+			diags = append(diags, se.Diags...)
 			continue
 		}
 		t.errorf("%v", e)
 	}
+	if len(diags) > 0 {
+		t.diagnose(prog.Files, diags)
+	}
 	if res == nil {
 		return
 	}
-	if n := count(res, engine.Skipped); n == 1 {
-		t.printf("1 stage did not run; what is done is kept, mend the failure and run again\n")
-	} else if n > 1 {
-		t.printf("%d stages did not run; what is done is kept, mend the failure and run again\n", n)
+	if n := count(res, engine.Skipped); n > 0 {
+		t.printf("%s did not run; what is done is kept, mend the failure and run again\n", plural(n))
 	}
 }
 
@@ -138,18 +149,20 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 		}
 		fmt.Fprintf(t.out, "%s gate %s of %s failed: %s\n", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
 		if len(g.Diags) > 0 {
-			t.above(func(w io.Writer) { lang.WriteDiagnostics(w, prog.Files, g.Diags, bool(t.errInk), t.width) })
+			t.diagnose(prog.Files, g.Diags)
 		}
 	}
 	fmt.Fprintf(t.out, "\n%s ran, %d up to date, %d failed, in %s (run %s)\n", plural(res.Ran), res.Cached, failed, duration(took), res.Run)
 }
 
 // plural counts stages in words.
-func plural(n int) string {
+func plural(n int) string { return counted(int64(n), "stage") }
+
+func counted(n int64, what string) string {
 	if n == 1 {
-		return "1 stage"
+		return "1 " + what
 	}
-	return fmt.Sprintf("%d stages", n)
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func count(res *engine.Result, state engine.State) (n int) {
@@ -194,9 +207,11 @@ func duration(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < time.Minute:
+	case d < 59950*time.Millisecond:
 		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < time.Hour:
+	}
+	d = d.Round(time.Second)
+	if d < time.Hour {
 		return fmt.Sprintf("%d m %02d s", int(d.Minutes()), int(d.Seconds())%60)
 	}
 	return fmt.Sprintf("%d h %02d m", int(d.Hours()), int(d.Minutes())%60)

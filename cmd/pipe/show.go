@@ -49,7 +49,7 @@ func showOutput(t *app, store *artifact.Store, ref string, o artifact.Object) er
 	}
 	fmt.Fprintf(t.out, "\n%s: %s", ref, o.Type)
 	if o.Type == artifact.Dataset {
-		fmt.Fprintf(t.out, " of %d rows", o.Rows)
+		fmt.Fprint(t.out, " of "+counted(o.Rows, "row"))
 	}
 	fmt.Fprintf(t.out, "\n  %s\n", store.ObjectDir(o.Digest))
 	g := grid{right: []bool{false, true}}

@@ -106,7 +106,7 @@ func value(m artifact.Metric) string {
 
 // gridTable prints a grid, "base → tuned" in each cell.
 func gridTable(t *app, name string, gr artifact.Grid) {
-	fmt.Fprintf(t.out, "  %s, %d a cell: %s down, %s across", name, gr.N, gr.RowName, gr.ColName)
+	fmt.Fprintf(t.out, "  %s, %d a cell: %s down, %s across", clean(name), gr.N, clean(gr.RowName), clean(gr.ColName))
 	if len(gr.Baseline) > 0 {
 		fmt.Fprint(t.out, "; base → tuned")
 	}

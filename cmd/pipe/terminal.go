@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -8,7 +10,10 @@ import (
 	"sync"
 	"unicode"
 
+	"github.com/hashicorp/hcl/v2"
 	"golang.org/x/term"
+
+	"pipe/runtime/lang"
 )
 
 // A terminal is where pipe talks to people: results go to out, everything
@@ -43,7 +48,16 @@ func newTerminal(out, err *os.File) *terminal {
 
 // errorf prints one error.
 func (t *terminal) errorf(format string, args ...any) {
-	t.printf("%s %s\n", t.errInk.paint(red, "error:"), fmt.Sprintf(format, args...))
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n") // a joined error has several
+	for i := range lines {
+		lines[i] = clean(lines[i])
+	}
+	t.printf("%s %s\n", t.errInk.paint(red, "error:"), strings.Join(lines, "\n  "))
+}
+
+// diagnose prints what is wrong with a pipeline, at its lines.
+func (t *terminal) diagnose(files map[string]*hcl.File, diags hcl.Diagnostics) {
+	t.above(func(w io.Writer) { lang.WriteDiagnostics(w, files, diags, bool(t.errInk), t.width) })
 }
 
 // printf prints about the work, which must be whole lines.
@@ -124,14 +138,46 @@ func (i ink) paint(code, s string) string {
 }
 
 // clean makes text from elsewhere, such as a teacher's answer in a note, fit
-// for one line of a terminal: without control characters.
+// for one line of a terminal: without control characters, and without those
+// that turn the direction of writing.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if isControl(r) {
 			return ' '
 		}
 		return r
 	}, s)
+}
+
+func isControl(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// A lineEncoder writes JSON, one value a line, with control characters as
+// escapes of JSON: it is safe to look at in a terminal.
+type lineEncoder struct{ w io.Writer }
+
+func jsonLines(w io.Writer) *lineEncoder { return &lineEncoder{w} }
+
+func (e *lineEncoder) Encode(v any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	line := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	if bytes.ContainsFunc(line, isControl) { // in strings, where alone they can be
+		var safe bytes.Buffer
+		for _, r := range string(line) {
+			if isControl(r) {
+				fmt.Fprintf(&safe, "\\u%04x", r)
+			} else {
+				safe.WriteRune(r)
+			}
+		}
+		line = safe.Bytes()
+	}
+	_, err := e.w.Write(append(line, '\n'))
+	return err
 }
 
 // A grid is a table of text with aligned columns.
@@ -140,7 +186,12 @@ type grid struct {
 	right []bool // columns aligned to the right
 }
 
-func (g *grid) add(cells ...string) { g.rows = append(g.rows, cells) }
+func (g *grid) add(cells ...string) {
+	for i := range cells {
+		cells[i] = clean(cells[i])
+	}
+	g.rows = append(g.rows, cells)
+}
 
 func (g *grid) write(w io.Writer) {
 	var width []int

@@ -14,6 +14,9 @@ import (
 	"pipe/runtime/stage"
 )
 
+// waitNotice is how long a stage waits for another run before it says so.
+const waitNotice = 200 * time.Millisecond
+
 // update makes the outputs of a stage known: from the store, or by running it.
 func (e *engine) update(ctx context.Context, n *lang.Node, r *StageResult) error {
 	if unknown := e.bind(n); len(unknown) > 0 {
@@ -89,7 +92,7 @@ func (e *engine) withAliases(n *lang.Node, outputs map[string]artifact.Object) m
 
 // perform runs the action, unless another run does so first.
 func (e *engine) perform(ctx context.Context, n *lang.Node, a *action, r *StageResult) (*artifact.Record, error) {
-	release, err := e.Store.Lease(ctx, a.key)
+	release, err := e.lease(ctx, n, a.key)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +124,20 @@ func (e *engine) perform(ctx context.Context, n *lang.Node, a *action, r *StageR
 	e.mu.Unlock()
 	r.State, r.Series = Done, rec.Series
 	return rec, nil
+}
+
+// lease claims an action, and says so when it has to wait for it.
+func (e *engine) lease(ctx context.Context, n *lang.Node, k artifact.Key) (release func(), err error) {
+	said := make(chan struct{})
+	waits := time.AfterFunc(waitNotice, func() {
+		e.emit(Event{Type: WaitEvent, Addr: n.Addr})
+		close(said)
+	})
+	release, err = e.Store.Lease(ctx, k)
+	if !waits.Stop() {
+		<-said // before anything else is said about the stage
+	}
+	return release, err
 }
 
 // retryDelay returns the wait between the attempts of n.
@@ -237,7 +254,7 @@ func call(ctx context.Context, s stage.Stage, env *stage.Env) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			env.Log.Error().Interface("panic", p).Str("stack", string(debug.Stack())).Msg("stage panicked")
-			err = fmt.Errorf("panic: %v; this is a mistake in the stage, and its log has the stack", p)
+			err = fmt.Errorf("panic: %v; this is a mistake in the stage; the log has the stack", p)
 		}
 	}()
 	return s.Run(ctx, env)

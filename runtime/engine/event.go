@@ -13,6 +13,7 @@ const (
 	MetricEvent   EventType = "metric"   // Name, Step, Value
 	NoteEvent     EventType = "note"     // Text
 	GateEvent     EventType = "gate"     // Gate
+	WaitEvent     EventType = "wait"     // another run, or an equal stage, does the work of Addr: its end is awaited
 )
 
 // An Event is something that happened to a block.

@@ -190,3 +190,35 @@ func TestFreshSourceIsHashedAgainAfterTheRun(t *testing.T) {
 		t.Errorf("a file left alone for long was read again: %v", err)
 	}
 }
+
+// Who sees nothing happen is told what is awaited.
+func TestWaitingForAnotherRunIsSaid(t *testing.T) {
+	l := newLab(t)
+	const src = `step "a" { id = "a" }`
+	prog := l.load(src)
+	e, err := newEngine(prog, l.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := e.action(context.Background(), prog.Nodes[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := l.store.Lease(context.Background(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := l.options()
+	var seen []EventType
+	o.Observer = func(ev Event) {
+		seen = append(seen, ev.Type)
+		if ev.Type == WaitEvent {
+			equal(t, "address", ev.Addr, "step.a")
+			release()
+		}
+	}
+	if _, err := Run(context.Background(), prog, o); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "events", seen, []EventType{WaitEvent, StageEvent, StageEvent})
+}

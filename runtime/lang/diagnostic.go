@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/agext/levenshtein"
@@ -16,7 +17,8 @@ import (
 
 // WriteDiagnostics writes each diagnostic with its summary, position, source
 // line and advice, separated by blank lines. files is [Program.Files]; width 0
-// does not wrap; colour adds terminal escapes.
+// does not wrap; colour adds terminal escapes. Control characters of the files
+// and of the diagnostics, which may come from anywhere, are not written.
 func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnostics, colour bool, width int) error {
 	var b bytes.Buffer
 	for i, d := range diags {
@@ -37,9 +39,10 @@ func writeDiagnostic(b *bytes.Buffer, files map[string]*hcl.File, d *hcl.Diagnos
 	if !colour {
 		tint, reset = "", ""
 	}
-	fmt.Fprintf(b, "%s%s%s: %s\n", tint, word, reset, d.Summary)
+	fmt.Fprintf(b, "%s%s%s: %s\n", tint, word, reset, printable(d.Summary))
 	if d.Subject != nil {
-		fmt.Fprintf(b, "  at %s%s\n", d.Subject, inBlock(files[d.Subject.Filename], *d.Subject))
+		at := d.Subject.String() + inBlock(files[d.Subject.Filename], *d.Subject)
+		fmt.Fprintf(b, "  at %s\n", printable(at))
 		writeSnippet(b, files[d.Subject.Filename], *d.Subject, tint, reset)
 	}
 	if d.Detail != "" {
@@ -48,7 +51,7 @@ func writeDiagnostic(b *bytes.Buffer, files map[string]*hcl.File, d *hcl.Diagnos
 			text = wordwrap.WrapString(text, uint(width-2))
 		}
 		for line := range strings.SplitSeq(text, "\n") {
-			fmt.Fprintf(b, "  %s\n", line)
+			fmt.Fprintf(b, "  %s\n", printable(line))
 		}
 	}
 }
@@ -91,7 +94,18 @@ func writeSnippet(b *bytes.Buffer, f *hcl.File, r hcl.Range, tint, reset string)
 	}, line[:from])
 	carets := strings.Repeat("^", max(1, utf8.RuneCountInString(line[from:to])))
 	gutter := fmt.Sprintf("%5d", r.Start.Line)
-	fmt.Fprintf(b, "%s | %s\n%s | %s%s%s%s\n", gutter, line, strings.Repeat(" ", len(gutter)), indent, tint, carets, reset)
+	fmt.Fprintf(b, "%s | %s\n%s | %s%s%s%s\n", gutter, printable(line), strings.Repeat(" ", len(gutter)), indent, tint, carets, reset)
+}
+
+// printable replaces each character of a line that would do something else than
+// appear, such as start a terminal escape or turn the direction of writing.
+func printable(line string) string {
+	return strings.Map(func(c rune) rune {
+		if c != '\t' && (unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c)) {
+			return '·'
+		}
+		return c
+	}, line)
 }
 
 func errorAt(r hcl.Range, summary, format string, args ...any) *hcl.Diagnostic {

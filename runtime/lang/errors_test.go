@@ -164,3 +164,22 @@ func TestClosest(t *testing.T) {
 		t.Errorf("list: got %q", got)
 	}
 }
+
+// A recipe from elsewhere, or an error that quotes one, must not drive the
+// terminal it is shown on.
+func TestDiagnosticsHoldNoEscapes(t *testing.T) {
+	src := "data \"a\" {\n\ttxt = \"\x1b[31m\u009b31m\u202e\" # \x07\n}\n"
+	p, diags := LoadSource([]byte(src), "esc.hcl", t.TempDir(), fakeKinds(), Options{})
+	diags = append(diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Bad \x1b]0;title\x07", Detail: "one\x1b[2J\ntwo\u2066"})
+	text := render(p.Files, diags)
+	for _, r := range text {
+		if r != '\n' && r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x202e || r == 0x2066) {
+			t.Errorf("%q is in %q", r, text)
+		}
+	}
+	for _, want := range []string{"    2 | \ttxt = \"·[31m·31m·\" # ·\n      | \t^^^\n", "Bad ·]0;title·\n", "  one·[2J\n  two·\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+}

@@ -32,6 +32,10 @@ func FieldsOf(spec any) []Field {
 	return fieldsOf(plans{}, v)
 }
 
+// PipelineFields documents the pipeline block, but for env, which is a list of
+// names and nothing else.
+func PipelineFields() []Field { return FieldsOf(&pipelineBlock{}) }
+
 func fieldsOf(ps plans, v reflect.Value) []Field {
 	p := ps.of(v.Type())
 	var out []Field

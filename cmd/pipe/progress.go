@@ -33,7 +33,8 @@ type running struct {
 	said        time.Time // plain: when it last said how far it is
 	done, total int64
 	unit        string
-	metric      string
+	metric      string // the series that its line shows
+	value       float64
 	waits       bool // for another run
 
 	// Where it began to count: a stage that goes on from a checkpoint starts
@@ -129,7 +130,7 @@ func (u *observer) observe(e engine.Event) {
 		u.progress(e)
 	case engine.MetricEvent:
 		if r := u.running[e.Addr]; r != nil && !math.IsNaN(e.Value) {
-			r.metric = fmt.Sprintf("%s %.4g", e.Name, e.Value)
+			r.measure(e.Name, e.Value)
 		}
 	}
 }
@@ -201,16 +202,29 @@ func tableSizes(s *engine.StageResult) string {
 	var parts []string
 	for _, name := range sortedKeys(s.Outputs) {
 		if o := s.Outputs[name]; o.Type == artifact.Dataset {
-			if name == "" {
-				name = "rows"
+			switch name {
+			case "series": // of no interest to people by its length
+			case "", "rows", "dataset":
+				parts = append(parts, counted(o.Rows, "row"))
+			default:
+				parts = append(parts, fmt.Sprintf("%d %s", o.Rows, name))
 			}
-			parts = append(parts, fmt.Sprintf("%s %d", name, o.Rows))
 		}
 	}
 	if len(parts) == 0 {
 		return ""
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
+}
+
+// measure keeps a value to show: of the loss, else of the first series there is.
+func (r *running) measure(series string, v float64) {
+	if series == "loss" || r.metric == "" {
+		r.metric = series
+	}
+	if series == r.metric {
+		r.value = v
+	}
 }
 
 // text says how far the stage is, how fast, and when it will be done.
@@ -240,7 +254,7 @@ func (r *running) text(now time.Time) string {
 		}
 	}
 	if r.metric != "" {
-		s += ", " + r.metric
+		s += fmt.Sprintf(", %s %.4g", r.metric, r.value)
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -49,7 +50,7 @@ func TestProgressSaysHowFarHowFastAndHowLong(t *testing.T) {
 		{"nothing new yet", running{start: start, since: start, first: 60, done: 60, total: 90, unit: "steps"}, 10, "60/90 steps"},
 		{"no end known", running{start: start, since: start, done: 12345, unit: "tokens"}, 10, "12345 tokens, 1.23e+03/s"},
 		{"slow and long", running{start: start, since: start, done: 1, total: 1000, unit: "steps"}, 20, "1/1000 steps, 0.05/s, 5 h 33 m left"},
-		{"a metric", running{start: start, since: start, done: 5, total: 5, unit: "steps", metric: "loss 2.5"}, 10, "5/5 steps, 0.5/s, loss 2.5"},
+		{"a metric", running{start: start, since: start, done: 5, total: 5, unit: "steps", metric: "loss", value: 2.5}, 10, "5/5 steps, 0.5/s, loss 2.5"},
 		{"a download", running{start: start, since: start, done: 1 << 20, total: 3 << 20, unit: "bytes"}, 2, "1.0 MiB/3.0 MiB, 512.0 KiB/s, 4.0 s left"},
 		{"waiting", running{start: start, waits: true}, 65, "waits for another run that does the same, 1 m 05 s"},
 	} {
@@ -108,6 +109,37 @@ func TestLiveLinesComeAndGo(t *testing.T) {
 	}
 	if text := draw(); strings.Count(text, "\n") != 0 {
 		t.Errorf("lines stayed: %q", text)
+	}
+}
+
+func TestTheLossIsWhatALineShows(t *testing.T) {
+	for _, c := range []struct {
+		series []string
+		want   string
+	}{
+		{[]string{"loss", "grad_norm", "loss", "grad_norm"}, "loss 3"},
+		{[]string{"learning_rate", "loss", "grad_norm"}, "loss 2"},
+		{[]string{"reward", "margin", "reward"}, "reward 3"},
+	} {
+		var r running
+		for i, s := range c.series {
+			r.measure(s, float64(i+1))
+		}
+		if got := fmt.Sprintf("%s %g", r.metric, r.value); got != c.want {
+			t.Errorf("%v: %s, want %s", c.series, got, c.want)
+		}
+	}
+}
+
+func TestDoneSaysWhatWasMade(t *testing.T) {
+	rows := func(n int64) artifact.Object { return artifact.Object{Type: artifact.Dataset, Rows: n} }
+	got := tableSizes(&engine.StageResult{Outputs: map[string]artifact.Object{
+		"dataset": rows(295), "drops": rows(23), "series": rows(672), "model": {Type: artifact.Model}}})
+	if want := " (295 rows, 23 drops)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := tableSizes(&engine.StageResult{Outputs: map[string]artifact.Object{"": rows(1)}}); got != " (1 row)" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -97,11 +97,13 @@ func against(baseline map[string]artifact.Metric, name string, v artifact.Metric
 	return []string{value(b), value(v), fmt.Sprintf("%+.4f", v.Value-b.Value), verdict}
 }
 
+// value prints a value with its standard error, or with room for one so that
+// the points stand below each other.
 func value(m artifact.Metric) string {
 	if m.Stderr > 0 {
 		return fmt.Sprintf("%.4f ± %.4f", m.Value, m.Stderr)
 	}
-	return fmt.Sprintf("%.4f", m.Value)
+	return fmt.Sprintf("%.4f%9s", m.Value, "")
 }
 
 // gridTable prints a grid, "base → tuned" in each cell.

@@ -3,6 +3,7 @@
 package adapter
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -184,6 +185,9 @@ func (s *Set) Detach() {
 	}
 }
 
+// ErrNoLayer is what is wrong with a target that is the path of no layer.
+var ErrNoLayer = errors.New("matches no layer")
+
 // Targets selects module paths as PEFT does: a single target with a regular
 // expression's characters must match a whole path; otherwise each target is a
 // path or the end of one after a dot. [AllLinear] selects all. A target that
@@ -209,7 +213,7 @@ func Targets(paths, targets []string) ([]string, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("target %q matches no layer%s", t, suggest(t, paths))
+			return nil, fmt.Errorf("target %q %w%s", t, ErrNoLayer, suggest(t, paths))
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return !hit[p] }), nil
@@ -232,9 +236,9 @@ func suggest(target string, paths []string) string {
 			best, at = d, n
 		}
 	}
-	list := "; there are " + strings.Join(names, ", ")
+	list := "; the layers are " + strings.Join(names, ", ")
 	if at != "" {
-		return fmt.Sprintf("; did you mean %q%s", at, list)
+		return fmt.Sprintf(" (did you mean %q?)%s", at, list)
 	}
 	return list
 }

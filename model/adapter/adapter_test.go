@@ -275,7 +275,7 @@ func TestTargets(t *testing.T) {
 		{[]string{"model.layers.1.mlp.up_proj"}, 1, ""},
 		{[]string{`.*\.1\..*_proj`}, 7, ""},
 		{[]string{`q_proj|v_proj`}, 0, "matches no layer"}, // must match the whole path
-		{[]string{"q_prj"}, 0, `did you mean "q_proj"; there are q_proj, k_proj`},
+		{[]string{"q_prj"}, 0, `(did you mean "q_proj"?); the layers are q_proj, k_proj`},
 		{[]string{"q_proj", "lm_head"}, 0, `target "lm_head" matches no layer`},
 		{[]string{"(("}, 0, "missing closing"},
 	} {

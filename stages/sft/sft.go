@@ -163,6 +163,9 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if errors.Is(err, train.ErrHasAdapter) {
 		return stage.Fieldf("adapter", "%v", err)
 	}
+	if errors.Is(err, adapter.ErrNoLayer) {
+		return stage.Fieldf("adapter.targets", "%v", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strconv"
@@ -30,7 +32,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"code": code, "waitfor": waitFor, "count": countLines,
+			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir) // no model cache or token of this machine
@@ -70,6 +72,24 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Fatalf("%s did not come", args[0])
+}
+
+// startHub serves a hub that has no models, and writes what it is asked for to
+// a file: hub FILE.
+func startHub(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hub FILE")
+	}
+	path := ts.MkAbs(args[0])
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := os.WriteFile(path, []byte(r.URL.Path+"\n"), 0o666); err != nil {
+			panic(err)
+		}
+		http.NotFound(w, r)
+	}))
+	ts.Defer(srv.Close)
+	ts.Setenv("HF_ENDPOINT", srv.URL)
+	ts.Setenv("HF_HUB_OFFLINE", "")
 }
 
 // countLines checks how many lines a file has.

@@ -11,10 +11,15 @@ import (
 
 var errFooter = errors.New("not a valid Arrow file: its footer is damaged")
 
+// maxFields bounds the fields and metadata of a schema, nested ones included;
+// the widest row type has a few dozen.
+const maxFields = 4096
+
 // checkFooter walks the footer of an Arrow IPC file of the given size and
-// refuses blocks that lie outside the file. The Arrow library allocates what a
-// block claims before it reads it. Format: "Footer" and "Block" of Arrow's
-// File.fbs; a file ends with the footer, its int32 length, and "ARROW1".
+// refuses blocks that lie outside the file and schemas of absurd size. The
+// Arrow library allocates what they claim before it reads it. Format: "Footer"
+// and "Block" of Arrow's File.fbs; a file ends with the footer, its int32
+// length, and "ARROW1".
 func checkFooter(f io.ReaderAt, size int64) (err error) {
 	defer recovered(&err)
 	var tail [10]byte
@@ -38,6 +43,9 @@ func checkFooter(f io.ReaderAt, size int64) (err error) {
 			return fmt.Errorf("not a table of pipe: it has dictionaries")
 		}
 	}
+	if err := checkSchema(&t); err != nil {
+		return err
+	}
 	o := flatbuffers.UOffsetT(t.Offset(10))
 	if o == 0 {
 		return nil // no batches
@@ -54,4 +62,53 @@ func checkFooter(f io.ReaderAt, size int64) (err error) {
 		}
 	}
 	return nil
+}
+
+// checkSchema counts what the schema of a footer claims to hold. Format:
+// "Schema" and "Field" of Arrow's Schema.fbs.
+func checkSchema(footer *flatbuffers.Table) error {
+	o := flatbuffers.UOffsetT(footer.Offset(6))
+	if o == 0 {
+		return errFooter
+	}
+	schema := flatbuffers.Table{Bytes: footer.Bytes, Pos: footer.Indirect(o + footer.Pos)}
+	w := fieldCounter{left: maxFields}
+	w.metadata(&schema, 8)
+	w.fields(&schema, 6)
+	if w.left < 0 {
+		return fmt.Errorf("not a table of pipe: its schema has more than %d fields", maxFields)
+	}
+	return nil
+}
+
+// A fieldCounter stops when nothing is left of what it may count.
+type fieldCounter struct{ left int }
+
+// metadata counts the vector in the given slot of t's vtable.
+func (c *fieldCounter) metadata(t *flatbuffers.Table, slot flatbuffers.VOffsetT) (o flatbuffers.UOffsetT, n int) {
+	if o = flatbuffers.UOffsetT(t.Offset(slot)); o == 0 || c.left < 0 {
+		return 0, 0
+	}
+	n = t.VectorLen(o)
+	if c.left -= n; n < 0 {
+		c.left = -1
+	}
+	return o, n
+}
+
+// fields counts the fields in the given slot of t's vtable, and theirs.
+func (c *fieldCounter) fields(t *flatbuffers.Table, slot flatbuffers.VOffsetT) {
+	o, n := c.metadata(t, slot)
+	if o == 0 {
+		return
+	}
+	start := t.Vector(o)
+	for i := range n {
+		if c.left < 0 {
+			return
+		}
+		f := flatbuffers.Table{Bytes: t.Bytes, Pos: t.Indirect(start + 4*flatbuffers.UOffsetT(i))}
+		c.metadata(&f, 16)
+		c.fields(&f, 14)
+	}
 }

@@ -69,12 +69,18 @@ func parseManifest(b []byte, want Digest) (*manifest, error) {
 	if m.Format != 1 {
 		return nil, fmt.Errorf("%s has format %d; this version of pipe reads format 1", manifestName, m.Format)
 	}
-	for _, f := range m.Files {
+	if m.Rows < 0 {
+		return nil, fmt.Errorf("%s claims %d rows", manifestName, m.Rows)
+	}
+	for i, f := range m.Files {
 		if err := checkName(f.Name); err != nil {
 			return nil, fmt.Errorf("%s: %w", manifestName, err)
 		}
 		if f.Size < 0 {
 			return nil, fmt.Errorf("%s: file %q has size %d", manifestName, f.Name, f.Size)
+		}
+		if i > 0 && m.Files[i-1].Name >= f.Name {
+			return nil, fmt.Errorf("%s: file %q is out of order", manifestName, f.Name)
 		}
 	}
 	return &m, nil
@@ -99,6 +105,15 @@ type Artifact struct {
 // their right sizes. It reads no content.
 func (s *Store) Has(d Digest) bool {
 	_, err := s.Open(d)
+	return err == nil
+}
+
+// whole is Has for those who are about to rely on it: it reads all content.
+func (s *Store) whole(d Digest) bool {
+	a, err := s.Open(d)
+	if err == nil {
+		_, err = a.Dir()
+	}
 	return err == nil
 }
 
@@ -179,7 +194,7 @@ func (a *Artifact) Path(name string) (string, error) {
 			return "", fmt.Errorf("read %s of artifact %v: %w", name, a.digest, err)
 		}
 		if got != f.SHA256 {
-			return "", fmt.Errorf("%s is damaged: its content hashes to %v, recorded was %v; delete the directory %s and run again", path, got, f.SHA256, filepath.Dir(path))
+			return "", fmt.Errorf("%s is damaged: its content hashes to %v, recorded was %v; delete the directory %s and run again", path, got, f.SHA256, a.store.ObjectDir(a.digest))
 		}
 		a.store.mu.Lock()
 		a.store.verified[id] = true

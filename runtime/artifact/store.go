@@ -112,7 +112,7 @@ func (s *Store) publishObject(from string, d Digest) error {
 		if _, statErr := os.Lstat(to); statErr != nil {
 			return err
 		}
-		if s.Has(d) {
+		if s.whole(d) {
 			return os.RemoveAll(from)
 		}
 		grave, err := s.tempDir("broken")

@@ -253,7 +253,31 @@ func openArrow(f *os.File) (r *ipc.FileReader, err error) {
 	if err := checkFooter(f, st.Size()); err != nil {
 		return nil, err
 	}
-	return ipc.NewFileReader(f)
+	// Buffers are no larger than the file, but for padding.
+	return ipc.NewFileReader(f, ipc.WithAllocator(capped{memory.DefaultAllocator, int(st.Size()) + 64}))
+}
+
+// capped refuses to allocate more than most bytes at once: the Arrow library
+// allocates what a buffer claims before it reads it.
+type capped struct {
+	memory.Allocator
+	most int
+}
+
+func (c capped) Allocate(size int) []byte {
+	c.check(size)
+	return c.Allocator.Allocate(size)
+}
+
+func (c capped) Reallocate(size int, b []byte) []byte {
+	c.check(size)
+	return c.Allocator.Reallocate(size, b)
+}
+
+func (c capped) check(size int) {
+	if size < 0 || size > c.most {
+		panic(fmt.Sprintf("a buffer claims %d bytes of a file of %d", size, c.most-64))
+	}
 }
 
 func readBatch(r *ipc.FileReader, i int) (rec arrow.Record, err error) {

@@ -70,7 +70,7 @@ func (w *Writer) WriteJSON(name string, v any) error {
 }
 
 // Commit hashes and flushes what was written and publishes it by one rename.
-// An equal artifact that is there already is kept.
+// An equal artifact that is there already is kept; a damaged one is replaced.
 func (w *Writer) Commit() (Object, error) {
 	if w.done {
 		return Object{}, fmt.Errorf("commit artifact: it was committed or aborted already")
@@ -121,7 +121,10 @@ func (w *Writer) commit() (Object, error) {
 		return Object{}, err
 	}
 	o := Object{digest, w.typ, m.Rows, m.bytes()}
-	if w.store.Has(digest) {
+	if len(b) > maxManifest {
+		return Object{}, fmt.Errorf("it has %d files, too many for a manifest of %d MiB; put them into an archive", len(m.Files), maxManifest>>20)
+	}
+	if w.store.whole(digest) {
 		return o, os.RemoveAll(w.dir)
 	}
 	if err := writeSealed(filepath.Join(w.dir, manifestName), b); err != nil {
@@ -147,6 +150,9 @@ func (w *Writer) Abort() {
 
 // seal flushes a file, makes it read-only, and returns its size and hash.
 func seal(path string) (int64, Digest, error) {
+	if err := os.Chmod(path, 0o644); err != nil { // a copy of what was read-only
+		return 0, Digest{}, err
+	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return 0, Digest{}, err

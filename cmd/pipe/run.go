@@ -133,12 +133,14 @@ func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
 func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Result, took time.Duration) {
 	failed := count(res, engine.Failed)
 	if res.Ran == 0 && failed == 0 && res.GatesPassed() {
+		copies(t, res)
 		fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(res.Cached), duration(took))
 		return
 	}
 	notes(t, res)
 	tables(t, store, res)
 	exports(t, store, res)
+	copies(t, res)
 	for i, g := range res.Gates {
 		if i == 0 {
 			fmt.Fprintln(t.out)
@@ -198,6 +200,15 @@ func exports(t *app, store *artifact.Store, res *engine.Result) {
 			if o := s.Outputs[name]; o.Type == artifact.File {
 				fmt.Fprintf(t.out, "\n%s lies in %s\n", s.Addr, store.ObjectDir(o.Digest))
 			}
+		}
+	}
+}
+
+// copies says where copies outside the store were written.
+func copies(t *app, res *engine.Result) {
+	for _, s := range res.Stages {
+		if s.Placed != "" {
+			fmt.Fprintf(t.out, "%s was copied to %s\n", s.Addr, clean(s.Placed))
 		}
 	}
 }

@@ -189,7 +189,7 @@ func (a *Artifact) Path(name string) (string, error) {
 		if done {
 			return path, nil
 		}
-		got, err := hashFile(path)
+		got, err := HashFile(path)
 		if err != nil {
 			return "", fmt.Errorf("read %s of artifact %v: %w", name, a.digest, err)
 		}
@@ -230,7 +230,8 @@ func ReadJSON(a *Artifact, name string, v any) error {
 	return nil
 }
 
-func hashFile(path string) (d Digest, err error) {
+// HashFile returns the hash of the content of a file.
+func HashFile(path string) (d Digest, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return d, err

@@ -168,7 +168,7 @@ func seal(path string) (int64, Digest, error) {
 	if err != nil {
 		return 0, Digest{}, err
 	}
-	d, err := hashFile(path)
+	d, err := HashFile(path)
 	return st.Size(), d, err
 }
 

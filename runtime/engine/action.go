@@ -40,9 +40,23 @@ func (e *engine) update(ctx context.Context, n *lang.Node, r *StageResult) error
 		r.State, r.Saved = Cached, rec.Seconds
 	}
 	r.Notes = rec.Notes
+	if r.Placed, err = e.place(n, rec); err != nil {
+		return err
+	}
 	r.Outputs = e.withAliases(n, rec.Outputs)
 	e.made(n.Addr, r.Outputs)
 	return nil
+}
+
+// place brings the copy outside the store up to date, if the stage keeps one.
+func (e *engine) place(n *lang.Node, rec *artifact.Record) (written string, err error) {
+	p, ok := n.Stage.(stage.Placer)
+	if !ok {
+		return "", nil
+	}
+	return p.Place(e.prog.Dir, func(output string) (*artifact.Artifact, error) {
+		return e.Store.Open(rec.Outputs[output].Digest)
+	})
 }
 
 // find returns the record of an action that need not run, else nil.

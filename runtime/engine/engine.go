@@ -89,9 +89,10 @@ type StageResult struct {
 	Key     artifact.Key               `json:"key,omitzero"`
 	Reason  string                     `json:"reason,omitempty"` // why it ran
 	Outputs map[string]artifact.Object `json:"outputs,omitempty"`
-	Notes   []string                   `json:"notes,omitempty"` // also of a stage that was up to date
-	Series  []artifact.Point           `json:"-"`               // thinned; of a stage that was up to date see [artifact.Store.Series]
-	Seconds float64                    `json:"seconds"`         // of this run
+	Notes   []string                   `json:"notes,omitempty"`  // also of a stage that was up to date
+	Series  []artifact.Point           `json:"-"`                // thinned; of a stage that was up to date see [artifact.Store.Series]
+	Placed  string                     `json:"placed,omitempty"` // where a copy outside the store was written
+	Seconds float64                    `json:"seconds"`          // of this run
 	Saved   float64                    `json:"saved_seconds,omitempty"`
 	Error   string                     `json:"error,omitempty"`
 	Blame   string                     `json:"blame,omitempty"` // the failed stage that a skipped one needed, if any

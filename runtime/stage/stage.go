@@ -82,6 +82,15 @@ type Sourcer interface {
 	Sources(dir string) ([]string, error)
 }
 
+// A Placer is a Stage that keeps a copy of what it made outside the store.
+type Placer interface {
+	Stage
+	// Place brings the copy up to date. It is called after every run, also when
+	// the stage itself was up to date, and returns the place only if it had to
+	// write there. dir is as for Sources; open returns an output of the stage.
+	Place(dir string, open func(output string) (*artifact.Artifact, error)) (written string, err error)
+}
+
 // Handles: what references evaluate to, one Go type for each artifact.Type so
 // that a spec says what it takes.
 type (

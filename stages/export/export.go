@@ -41,7 +41,7 @@ type spec struct {
 	Metrics []stage.Metrics `hcl:"metrics,optional" doc:"Measurements that the card shows"`
 	// Card are further lines of the card, such as the hyper-parameters.
 	Card map[string]string `hcl:"card,optional" doc:"Further entries of the card, such as hyper-parameters: { epochs = \"2\" }"`
-	Path string            `hcl:"path,optional" json:"-" doc:"Directory outside the store that the files are copied to. It is replaced by the next export; a directory that export did not make is never touched"`
+	Path string            `hcl:"path,optional" json:"-" doc:"Directory outside the store that holds a copy of the files, brought up to date by every run; a directory or file that export did not make is never touched"`
 }
 
 // fileName is what may become part of file names everywhere.
@@ -126,14 +126,26 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		}
 	}
 	env.Progress(int64(len(s.Formats)), int64(len(s.Formats)), "formats")
-	if target == "" {
-		return nil
-	}
-	if err := place(w.Dir(), target); err != nil {
-		return fmt.Errorf("copy to %s: %w", target, err)
-	}
-	env.Note("written to %s", s.Path)
 	return nil
+}
+
+// Place implements stage.Placer.
+func (s *spec) Place(dir string, open func(string) (*artifact.Artifact, error)) (string, error) {
+	target := s.target(dir)
+	if target == "" {
+		return "", nil
+	}
+	a, err := open("files")
+	if err != nil {
+		return "", err
+	}
+	if placed(a, target) {
+		return "", nil
+	}
+	if err := place(a, target); err != nil {
+		return "", stage.Fieldf("path", "%v", err)
+	}
+	return s.Path, nil
 }
 
 // target is the directory to copy to, "" for none.

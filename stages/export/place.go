@@ -1,19 +1,32 @@
 package export
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"pipe/model/disk"
+	"pipe/runtime/artifact"
 )
 
-// markName is the file by which export knows a directory that it made.
+// markName is the file by which export knows a directory that it made. Its
+// first line is mark; the others are the names and hashes of what it wrote.
 const markName = ".pipe-export"
 
 const mark = "This directory was made by pipe export and is replaced by the next run.\n"
+
+// marking is the content of the mark file of a copy of a.
+func marking(a *artifact.Artifact) []byte {
+	b := bytes.NewBufferString(mark)
+	for _, f := range a.Files() {
+		fmt.Fprintf(b, "%v %s\n", f.SHA256, f.Name)
+	}
+	return b.Bytes()
+}
 
 // placeable reports why export may not write to target.
 func placeable(target string) error {
@@ -26,8 +39,9 @@ func placeable(target string) error {
 	case !info.IsDir():
 		return fmt.Errorf("%s exists and is not a directory; choose another path", target)
 	}
-	if b, err := os.ReadFile(filepath.Join(target, markName)); err == nil && string(b) == mark {
-		return nil
+	b, err := os.ReadFile(filepath.Join(target, markName))
+	if lines, ok := strings.CutPrefix(string(b), mark); err == nil && ok {
+		return foreign(target, lines)
 	}
 	if entries, err := os.ReadDir(target); err != nil || len(entries) > 0 {
 		return errors.Join(err, fmt.Errorf("%s exists and was not made by export; choose another path, or remove it", target))
@@ -35,9 +49,54 @@ func placeable(target string) error {
 	return nil
 }
 
-// place makes target a copy of dir: under a temporary name beside it, then
+// foreign refuses a directory of export's with a file that is not among those
+// that lines, of its mark file, list.
+func foreign(target, lines string) error {
+	known := map[string]bool{markName: true}
+	for line := range strings.Lines(lines) {
+		_, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		known[name] = true
+	}
+	return filepath.WalkDir(target, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(target, path)
+		if err == nil && !known[filepath.ToSlash(name)] {
+			err = fmt.Errorf("%s was not made by export, and the directory is replaced as a whole; move that file away, or choose another path", path)
+		}
+		return err
+	})
+}
+
+// placed reports whether target is a copy of a already. A file that was not
+// touched since the copy was made is not read.
+func placed(a *artifact.Artifact, target string) bool {
+	markPath := filepath.Join(target, markName)
+	b, err := os.ReadFile(markPath)
+	made, statErr := os.Lstat(markPath)
+	if err != nil || statErr != nil || !bytes.Equal(b, marking(a)) {
+		return false
+	}
+	for _, f := range a.Files() {
+		path := filepath.Join(target, filepath.FromSlash(f.Name))
+		info, err := os.Lstat(path)
+		if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
+			return false
+		}
+		if !info.ModTime().After(made.ModTime()) {
+			continue
+		}
+		if d, err := artifact.HashFile(path); err != nil || d != f.SHA256 {
+			return false
+		}
+	}
+	return foreign(target, strings.TrimPrefix(string(b), mark)) == nil
+}
+
+// place makes target a copy of a: under a temporary name beside it, then
 // renamed, so that it is never half there.
-func place(dir, target string) error {
+func place(a *artifact.Artifact, target string) error {
 	if err := placeable(target); err != nil {
 		return err
 	}
@@ -51,10 +110,21 @@ func place(dir, target string) error {
 	}
 	defer os.RemoveAll(tmp)
 	fresh, old := filepath.Join(tmp, "new"), filepath.Join(tmp, "old")
-	if err := os.CopyFS(fresh, os.DirFS(dir)); err != nil {
-		return err
+	for _, f := range a.Files() {
+		from, err := a.Path(f.Name)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(fresh, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(to, from); err != nil {
+			return err
+		}
 	}
-	if err := os.WriteFile(filepath.Join(fresh, markName), []byte(mark), 0o644); err != nil {
+	// Last: it is as new as the newest file.
+	if err := os.WriteFile(filepath.Join(fresh, markName), marking(a), 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(target, old); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pipe/model/modeltest"
+	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 )
 
@@ -18,21 +20,66 @@ func write(t *testing.T, path, data string) {
 	}
 }
 
-func TestPlace(t *testing.T) {
-	from, parent := t.TempDir(), t.TempDir()
-	write(t, filepath.Join(from, "gguf", "a.gguf"), "one")
-	target := filepath.Join(parent, "deep", "out")
-	if err := place(from, target); err != nil {
+// tree publishes files as an artifact.
+func tree(t *testing.T, files map[string]string) *artifact.Artifact {
+	t.Helper()
+	s, err := artifact.OpenStore(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(filepath.Join(target, "gguf", "a.gguf")); err != nil || string(b) != "one" {
+	w, err := s.Create(artifact.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range files {
+		write(t, filepath.Join(w.Dir(), name), data)
+	}
+	o, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.Open(o.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestPlace(t *testing.T) {
+	parent := t.TempDir()
+	target := filepath.Join(parent, "deep", "out")
+	a := tree(t, map[string]string{"gguf/a.gguf": "one"})
+	if placed(a, target) {
+		t.Error("nothing is there yet")
+	}
+	if err := place(a, target); err != nil || !placed(a, target) {
+		t.Fatal(err)
+	}
+	file := filepath.Join(target, "gguf", "a.gguf")
+	if b, err := os.ReadFile(file); err != nil || string(b) != "one" {
 		t.Error(string(b), err)
 	}
-	// Its own directory is replaced as a whole.
-	if err := os.Rename(filepath.Join(from, "gguf"), filepath.Join(from, "peft")); err != nil {
-		t.Fatal(err)
+	// Touched is right still; changed, cut short or gone is not.
+	later := time.Now().Add(time.Hour)
+	if err := os.Chtimes(file, later, later); err != nil || !placed(a, target) {
+		t.Error("a touched file is not its copy", err)
 	}
-	if err := place(from, target); err != nil {
+	for what, change := range map[string]func() error{
+		"changed": func() error {
+			return errors.Join(os.WriteFile(file, []byte("two"), 0o644), os.Chtimes(file, later, later))
+		},
+		"cut short": func() error { return os.WriteFile(file, []byte("on"), 0o644) },
+		"gone":      func() error { return os.Remove(file) },
+	} {
+		if err := change(); err != nil || placed(a, target) {
+			t.Errorf("%s: taken for the copy, %v", what, err)
+		}
+		if err := place(a, target); err != nil || !placed(a, target) {
+			t.Errorf("%s: not mended: %v", what, err)
+		}
+	}
+	// Its own directory is replaced as a whole.
+	if err := place(tree(t, map[string]string{"peft/a": "one"}), target); err != nil || placed(a, target) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(target, "gguf")); err == nil {
@@ -40,6 +87,14 @@ func TestPlace(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Dir(target)); err != nil || len(left) != 1 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+	// A file of the user's own inside is not lost.
+	write(t, filepath.Join(target, "notes.txt"), "mine")
+	if err := place(a, target); err == nil || !strings.Contains(err.Error(), "notes.txt was not made by export") {
+		t.Errorf("got %v", err)
+	}
+	if b, err := os.ReadFile(filepath.Join(target, "notes.txt")); err != nil || string(b) != "mine" {
+		t.Error("a foreign file was touched")
 	}
 }
 
@@ -54,7 +109,7 @@ func TestPlaceRefuses(t *testing.T) {
 	for name, want := range map[string]string{
 		"foreign": "was not made by export", "file": "not a directory", "forged": "was not made by export", "link": "not a directory",
 	} {
-		if err := place(t.TempDir(), filepath.Join(dir, name)); err == nil || !strings.Contains(err.Error(), want) {
+		if err := place(tree(t, map[string]string{"a": "1"}), filepath.Join(dir, name)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
 	}
@@ -63,14 +118,20 @@ func TestPlaceRefuses(t *testing.T) {
 	}
 }
 
-// TestPath: a run copies its files out of the store, relative to the pipeline
-// file, and refuses a foreign directory before it works.
+// TestPath: the copy lies relative to the pipeline file, and a foreign
+// directory is refused before any work.
 func TestPath(t *testing.T) {
 	b := bench(t)
 	m := b.Model(modeltest.Directory(t, true))
 	s := newSpec(m, "gguf:f16")
 	s.Path = "out/model"
 	r := b.Run(Kind, s)
+	open := func(name string) (*artifact.Artifact, error) { return r.Outputs[name], nil }
+	for i, want := range []string{"out/model", ""} {
+		if got, err := s.Place(b.Dir, open); err != nil || got != want {
+			t.Errorf("call %d: wrote to %q, %v", i, got, err)
+		}
+	}
 	got, err := os.ReadFile(filepath.Join(b.Dir, "out", "model", "gguf", "model-f16.gguf"))
 	if err != nil {
 		t.Fatal(err)
@@ -81,9 +142,6 @@ func TestPath(t *testing.T) {
 	}
 	if want, err := os.ReadFile(path); err != nil || string(got) != string(want) {
 		t.Errorf("the copy differs: %v", err)
-	}
-	if r.Outputs["files"].Has(markName) {
-		t.Error("the mark is part of the artifact")
 	}
 	write(t, filepath.Join(b.Dir, "mine", "x"), "x")
 	s.Path = "mine"

@@ -88,7 +88,7 @@ func parseManifest(b []byte, want Digest) (*manifest, error) {
 
 // checkName refuses names that could lead out of the artifact's directory.
 func checkName(name string) error {
-	if name == manifestName || !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, "\\") || filepath.ToSlash(filepath.Clean(filepath.FromSlash(name))) != name {
+	if name == "." || name == manifestName || !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, "\\") || filepath.ToSlash(filepath.Clean(filepath.FromSlash(name))) != name {
 		return fmt.Errorf("bad file name %q in an artifact", name)
 	}
 	return nil

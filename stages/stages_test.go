@@ -62,6 +62,71 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// TestBlocksThatStandOnce: a second block of those that a spec holds one of is
+// an error at the second, which names the first. It holds for every kind.
+func TestBlocksThatStandOnce(t *testing.T) {
+	once := func(k string, name, label string) {
+		src := k + " \"x\" {\n  " + name + label + " {\n  }\n  " + name + label + " {\n  }\n}\n"
+		_, diags := lang.LoadSource([]byte(src), "p.hcl", t.TempDir(), All, lang.Options{})
+		for _, d := range diags {
+			if d.Summary == "Duplicate block" && d.Subject.Start.Line == 4 && strings.Contains(d.Detail, "p.hcl:2,") {
+				return
+			}
+		}
+		t.Errorf("%s: two %s blocks: got %v", k, name, diags)
+	}
+	blocks := 0
+	for _, k := range All {
+		for _, f := range lang.Fields(k) {
+			if f.Type != "block" || f.Many {
+				continue
+			}
+			label := ""
+			if len(f.Fields) > 0 && f.Fields[0].Label {
+				label = ` "lora"`
+			}
+			once(k.Name, f.Name, label)
+			blocks++
+		}
+		for _, meta := range []string{"resources", "checkpoint", "retry"} {
+			once(k.Name, meta, "")
+		}
+	}
+	if blocks < 4 { // adapter twice, decontaminate, needle
+		t.Errorf("only %d blocks were found", blocks)
+	}
+}
+
+// TestCheckpointBlock: the block is the attributes of stages that save
+// checkpoints, and an error elsewhere; resources are said to have no effect.
+func TestCheckpointBlock(t *testing.T) {
+	const head = "model \"m\" {\n source = \"embedded://tiny\"\n}\ndata \"d\" {\n source = \"d.jsonl\"\n"
+	load := func(inData, inSFT string) (*lang.Program, string) {
+		src := head + inData + "}\nsft \"x\" {\n base = model.m\n data = data.d\n" + inSFT + "}\n"
+		p, diags := lang.LoadSource([]byte(src), "p.hcl", t.TempDir(), All, lang.Options{})
+		return p, diags.Error()
+	}
+	p, text := load("", "checkpoint {\n every = 7\n save_total_limit = 2\n}\n")
+	s := p.Node("sft.x")
+	if s == nil {
+		t.Fatal(text)
+	}
+	v := reflect.ValueOf(s.Stage).Elem()
+	if v.FieldByName("CheckpointEvery").Int() != 7 || v.FieldByName("SaveTotalLimit").Int() != 2 {
+		t.Errorf("the block was not acted on: %+v", v)
+	}
+	for want, blocks := range map[string][2]string{
+		"data stages save no checkpoints":   {"checkpoint {}\n", ""},
+		"write one of them":                 {"", "checkpoint_every = 3\ncheckpoint {\n every = 7\n}\n"},
+		"does not reserve":                  {"", "resources {\n gpus = 1\n}\n"},
+		"checkpoint_every is -1; must be 0": {"", "checkpoint {\n every = -1\n}\n"},
+	} {
+		if _, text := load(blocks[0], blocks[1]); !strings.Contains(text, want) {
+			t.Errorf("got %q, want %q", text, want)
+		}
+	}
+}
+
 // docs checks that every attribute of a spec is documented, in blocks too.
 func docs(t *testing.T, typ reflect.Type, at string) {
 	for i := range typ.NumField() {

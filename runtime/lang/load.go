@@ -228,6 +228,9 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 		if !l.diags.HasErrors() {
 			l.connect()
 		}
+		if !l.diags.HasErrors() {
+			l.warnResources()
+		}
 	}
 	l.diags = tidy(l.diags)
 	return l.prog, l.diags

@@ -25,7 +25,7 @@ func render(files map[string]*hcl.File, diags hcl.Diagnostics) string {
 func mustLoad(t testing.TB, src string, opts Options) *Program {
 	t.Helper()
 	p, diags := LoadSource([]byte(src), "test.hcl", "testdata", fakeKinds(), opts)
-	if len(diags) > 0 {
+	if diags.HasErrors() {
 		t.Fatalf("unexpected diagnostics:\n%s", render(p.Files, diags))
 	}
 	return p
@@ -34,7 +34,7 @@ func mustLoad(t testing.TB, src string, opts Options) *Program {
 func mustLoadFile(t testing.TB, path string, opts Options) *Program {
 	t.Helper()
 	p, diags := Load(path, fakeKinds(), opts)
-	if len(diags) > 0 {
+	if diags.HasErrors() {
 		t.Fatalf("unexpected diagnostics:\n%s", render(p.Files, diags))
 	}
 	return p
@@ -233,14 +233,9 @@ data "docs" {
     time   = "4h"
     cpus   = 2
   }
-  checkpoint {
-    every            = 100
-    save_total_limit = 2
-  }
 }`, Options{})
 	equal(t, "retry", *p.Node("model.m").Retry, Retry{Attempts: 3, Delay: "30s"})
 	equal(t, "resources", *p.Node("data.docs").Resources, Resources{Memory: "16GiB", Time: "4h", CPUs: 2})
-	equal(t, "checkpoint", *p.Node("data.docs").Checkpoint, Checkpoint{Every: 100, SaveTotalLimit: 2})
 
 	type own struct {
 		dataSpec

@@ -99,7 +99,7 @@ func TestLayoutChangesNothing(t *testing.T) {
 			}
 		}
 		p, diags := Load(dir, fakeKinds(), Options{})
-		if len(diags) > 0 {
+		if diags.HasErrors() {
 			rt.Fatalf("%s", render(p.Files, diags))
 		}
 		sameSpecs(rt, specs(t, p), want)

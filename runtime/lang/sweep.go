@@ -176,6 +176,7 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 	own := l.plans.of(reflect.TypeOf(spec).Elem())
 	dec.metaBlocks(d.block.Body, own)
 	dec.body(d.block.Body, spec, meta)
+	dec.applyCheckpoint(own, reflect.ValueOf(spec).Elem())
 	n.Gates = gatesOf(spec, own)
 	if !dec.failed {
 		l.reportCheck(n, check())
@@ -202,6 +203,49 @@ func (d *decoder) metaBlocks(b *hclsyntax.Body, own *plan) {
 		}
 	}
 	d.node.Resources, d.node.Checkpoint, d.node.Retry = m.Resources, m.Checkpoint, m.Retry
+}
+
+// applyCheckpoint hands the checkpoint block on to the attributes of the spec
+// that say the same; stages without them save no checkpoints.
+func (d *decoder) applyCheckpoint(own *plan, spec reflect.Value) {
+	n := d.node
+	if n.Checkpoint == nil {
+		return
+	}
+	for _, x := range []struct {
+		attr, inner string
+		value       int
+	}{{"checkpoint_every", "every", n.Checkpoint.Every}, {"save_total_limit", "save_total_limit", n.Checkpoint.SaveTotalLimit}} {
+		f := find(own.attrs, x.attr)
+		at := n.Range("checkpoint." + x.inner)
+		if f == nil || f.typ.Kind() != reflect.Int {
+			d.report(errorAt(n.Range("checkpoint"), "Unknown block", "%s stages save no checkpoints; remove the block.", n.Type))
+			return
+		}
+		if written, twice := n.ranges[x.attr]; twice && x.value != 0 {
+			d.report(errorAt(at, "Duplicate attribute", "checkpoint.%s says the same as %s, which is given at %s; write one of them.", x.inner, x.attr, written))
+			continue
+		}
+		if x.value != 0 {
+			spec.FieldByIndex(f.index).SetInt(int64(x.value))
+			n.ranges[x.attr] = at
+		}
+	}
+}
+
+// warnResources says of each block with resources that they have no effect:
+// there is no executor yet that reserves any.
+func (l *loader) warnResources() {
+	seen := map[string]bool{}
+	for _, n := range l.prog.Nodes {
+		if n.Resources == nil || seen[n.Block] {
+			continue
+		}
+		seen[n.Block] = true
+		w := errorAt(n.Range("resources"), "No effect", "%s asks for resources, which this version of pipe does not reserve: it runs every stage on this machine, those that compute one after the other.", n.Block)
+		w.Severity = hcl.DiagWarning
+		l.diags = append(l.diags, w)
+	}
 }
 
 // reportCheck turns what Check returned into diagnostics on the attributes

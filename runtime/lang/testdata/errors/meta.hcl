@@ -7,7 +7,7 @@ sft "a" {
   resources {
     gpu = 1 # ERROR: Unknown attribute | resources has no attribute "gpu". Did you mean gpus?
   }
-  checkpoint {
+  checkpoint { # ERROR: Unknown block | sft stages save no checkpoints
     every = 0.5 # ERROR: Invalid value | whole number
   }
   resource { # ERROR: Unknown block | Did you mean resources?

@@ -107,7 +107,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if s.Limit > 0 && s.Limit < len(rows) {
 		rows = rows[:s.Limit]
 	}
-	env.Note("%d rows from %d files", len(rows), len(paths))
+	env.Note("%s from %s", stage.Count(len(rows), "row"), stage.Count(len(paths), "file"))
 	if len(rows) < total {
 		env.Note("%d further rows are left out by limit", total-len(rows))
 	}

@@ -152,11 +152,12 @@ func (b *Backend) multiplyPanels(p *product) {
 	}
 	for i := 0; i < p.m; i += rows {
 		m := min(rows, p.m-i)
-		a, ar, ac, group := p.a[i*p.lda:], p.lda, 1, 0
+		var l left
 		if p.transA {
-			a, ar, ac, group = b.packLeft(p, i, m), 1, tileRows, p.k
+			l = left{a: b.packLeft(p, i, m), row: 1, col: tileRows, group: p.k}
+		} else {
+			l = left{a: p.a[i*p.lda:], row: p.lda, col: 1}
 		}
-		left := left{a: a, row: ar, col: ac, group: group}
 		for j := 0; j < p.n; j += cols {
 			n := min(cols, p.n-j)
 			w := kept
@@ -165,7 +166,7 @@ func (b *Backend) multiplyPanels(p *product) {
 				w.data = grow(&b.shared.panels, w.size())
 				b.pack(w, &p.w, p.transW, j)
 			}
-			b.multiplyTiles(p, left, w, i, m, j, n)
+			b.multiplyTiles(p, l, w, i, m, j, n)
 		}
 	}
 }

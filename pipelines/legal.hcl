@@ -53,7 +53,7 @@ teacher "smol" {
   model       = model.smol
   model_id    = "SmolLM2-135M-Instruct"
   temperature = 0.4
-  max_tokens  = 96
+  max_tokens  = 160
   concurrency = 16
 }
 
@@ -93,9 +93,17 @@ synth "cot" {
   method       = "document_to_dialogue"
   count        = var.dialogues
   chunk_chars  = 500
-  attempts     = 4
+  attempts     = 6 # the teacher often misses
   context      = true
   self_correct = true
+
+  # A teacher of 135 million parameters asks about a text more often than about
+  # its own task when it is to write several questions and the text comes last;
+  # the first that is grounded in the passage is taken. Evidence and answer in
+  # the passage's words keep it from inventing.
+  question_prompt  = "Write three questions that can be answered from this text:\n\n{text}"
+  reasoning_prompt = "{text}\n\nQuestion: {question}\n\nCopy the one sentence of the text above that answers the question."
+  answer_prompt    = "{text}\n\nQuestion: {question}\n\nAnswer the question with a few words from the text above."
 }
 
 dedup "cot" {

@@ -161,3 +161,30 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// TestSplit holds out all pairs of a prompt, or none.
+func TestSplit(t *testing.T) {
+	var pairs []train.Preference
+	for i := range 20 {
+		prompt := int32(i)
+		if i >= 10 {
+			prompt = int32(i % 3) // of three prompts there are more
+		}
+		pairs = append(pairs, train.Preference{Prompt: []int32{7, prompt}, Chosen: []int32{int32(i)}, Rejected: []int32{99}})
+	}
+	for seed := range uint64(20) {
+		learn, held := split(pairs, 0.25, seed)
+		if len(learn)+len(held) != 20 || len(held) < 5 || len(held) > 9 { // the largest prompt has five pairs
+			t.Errorf("seed %d: %d to learn, %d held out", seed, len(learn), len(held))
+		}
+		if n := shared(learn, held); n > 0 {
+			t.Errorf("seed %d: %d held-out pairs have a prompt that is learned", seed, n)
+		}
+	}
+	if n := shared(pairs[:10], pairs[10:]); n != 10 {
+		t.Errorf("%d pairs shared, want 10", n)
+	}
+	if learn, held := split(pairs[:1], 0.5, 1); len(learn) != 1 || held != nil {
+		t.Errorf("a single prompt: %d to learn, %d held out", len(learn), len(held))
+	}
+}

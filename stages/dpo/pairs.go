@@ -1,9 +1,9 @@
 package dpo
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -26,30 +26,66 @@ func (s *spec) pairs(env *stage.Env, m *pretrained.Model) (learn, held []train.P
 	}
 	switch {
 	case s.EvalData != nil:
-		held, err = r.read(env, *s.EvalData, "eval_data")
-	case s.EvalSplit > 0 && len(learn) > 1:
-		learn, held = split(learn, s.EvalSplit, env.Seed)
+		if held, err = r.read(env, *s.EvalData, "eval_data"); err != nil {
+			return nil, nil, err
+		}
+		if n := shared(learn, held); n > 0 {
+			env.Note("the prompts of %s of eval_data are in data too: the metrics are better for it", stage.Count(n, "pair"))
+		}
 	case s.EvalSplit > 0:
-		env.Note("data has a single pair: nothing is held out, so there are no eval metrics")
+		if learn, held = split(learn, s.EvalSplit, env.Seed); len(held) == 0 {
+			env.Note("data has a single prompt: nothing is held out, so there are no eval metrics")
+		}
 	}
-	return learn, held, err
+	return learn, held, nil
 }
 
-// split holds out a share of the pairs, at least one, chosen by the seed.
+// split holds out a share of the pairs, at least one, chosen by the seed. All
+// pairs of a prompt are held out, or none.
 func split(pairs []train.Preference, share float64, seed uint64) (learn, held []train.Preference) {
-	n := min(max(1, int(math.Round(share*float64(len(pairs))))), len(pairs)-1)
-	out := map[int]bool{}
-	for _, i := range model.NewStream(seed, "held-out pairs").Perm(len(pairs))[:n] {
-		out[i] = true
-	}
+	groups, of := map[string]int{}, make([]int, len(pairs))
+	var sizes []int
 	for i, p := range pairs {
-		if out[i] {
+		g, ok := groups[key(p.Prompt)]
+		if !ok {
+			g = len(sizes)
+			groups[key(p.Prompt)], sizes = g, append(sizes, 0)
+		}
+		of[i] = g
+		sizes[g]++
+	}
+	out := train.HoldOut(sizes, share, model.NewStream(seed, "held-out pairs"))
+	for i, p := range pairs {
+		if out[of[i]] {
 			held = append(held, p)
 		} else {
 			learn = append(learn, p)
 		}
 	}
 	return learn, held
+}
+
+// shared counts the pairs of b whose prompt a has too.
+func shared(a, b []train.Preference) (n int) {
+	in := map[string]bool{}
+	for _, p := range a {
+		in[key(p.Prompt)] = true
+	}
+	for _, p := range b {
+		if in[key(p.Prompt)] {
+			n++
+		}
+	}
+	return n
+}
+
+// key is ids as a map key.
+func key(ids []int32) string {
+	b := make([]byte, 0, 4*len(ids))
+	for _, id := range ids {
+		b = binary.LittleEndian.AppendUint32(b, uint32(id))
+	}
+	return string(b)
 }
 
 // A renderer turns rows into token ids with a model's own template.

@@ -1,8 +1,10 @@
 package sft
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
-	"math"
+	"iter"
 
 	"pipe/model"
 	"pipe/runtime/artifact"
@@ -17,30 +19,113 @@ func (s *spec) rows(env *stage.Env, c model.Config) (learn, held []model.Batch, 
 	}
 	switch {
 	case s.EvalData != nil:
-		held, err = read(env, *s.EvalData, "eval_data", c)
-	case s.EvalSplit > 0 && len(learn) > 1:
-		learn, held = split(learn, s.EvalSplit, env.Seed)
+		if held, err = read(env, *s.EvalData, "eval_data", c); err != nil {
+			return nil, nil, err
+		}
+		if n := len(shared(learn, held)); n > 0 {
+			env.Note("eval_data shares %s with data: eval.loss is lower for it", stage.Count(n, "document"))
+		}
 	case s.EvalSplit > 0:
-		env.Note("data has a single row: nothing is held out, so there is no eval.loss")
-	}
-	return learn, held, err
-}
-
-// split holds out a share of the rows, at least one, chosen by the seed.
-func split(rows []model.Batch, share float64, seed uint64) (learn, held []model.Batch) {
-	n := min(max(1, int(math.Round(share*float64(len(rows))))), len(rows)-1)
-	out := map[int]bool{}
-	for _, i := range model.NewStream(seed, "held-out rows").Perm(len(rows))[:n] {
-		out[i] = true
-	}
-	for i, r := range rows {
-		if out[i] {
-			held = append(held, r)
-		} else {
-			learn = append(learn, r)
+		if learn, held = split(learn, s.EvalSplit, env.Seed); len(held) == 0 {
+			env.Note("data has no two rows of different documents: nothing is held out, so there is no eval.loss")
 		}
 	}
-	return learn, held
+	return learn, held, nil
+}
+
+// split holds out a share of the rows, at least one, chosen by the seed. A
+// document of a row held out is not learned from any other row: what is left of
+// such rows is context. When nothing would be left to learn, nothing is held out.
+func split(rows []model.Batch, share float64, seed uint64) (learn, held []model.Batch) {
+	sizes := make([]int, len(rows))
+	for i := range sizes {
+		sizes[i] = 1
+	}
+	for i, out := range train.HoldOut(sizes, share, model.NewStream(seed, "held-out rows")) {
+		if out {
+			held = append(held, rows[i])
+		} else {
+			learn = append(learn, rows[i])
+		}
+	}
+	if left := without(learn, shared(learn, held)); len(left) > 0 {
+		return left, held
+	}
+	return rows, nil
+}
+
+// documents yields the tokens of each document of b and where they begin.
+func documents(b model.Batch) iter.Seq2[int32, []int32] {
+	return func(yield func(int32, []int32) bool) {
+		for i, from := range b.Starts {
+			to := int32(len(b.IDs))
+			if i+1 < len(b.Starts) {
+				to = b.Starts[i+1]
+			}
+			if !yield(from, b.IDs[from:to]) {
+				return
+			}
+		}
+	}
+}
+
+// A digest names a document by its tokens.
+type digest [sha256.Size]byte
+
+func sum(ids []int32) digest {
+	data := make([]byte, 0, 4*len(ids))
+	for _, id := range ids {
+		data = binary.LittleEndian.AppendUint32(data, uint32(id))
+	}
+	return sha256.Sum256(data)
+}
+
+// shared returns the documents that both a and b have.
+func shared(a, b []model.Batch) map[digest]bool {
+	in := map[digest]bool{}
+	for _, r := range b {
+		for _, ids := range documents(r) {
+			in[sum(ids)] = true
+		}
+	}
+	both := map[digest]bool{}
+	for _, r := range a {
+		for _, ids := range documents(r) {
+			if d := sum(ids); in[d] {
+				both[d] = true
+			}
+		}
+	}
+	return both
+}
+
+// without returns rows in which nothing of docs is scored, less those in which
+// nothing else was.
+func without(rows []model.Batch, docs map[digest]bool) []model.Batch {
+	if len(docs) == 0 {
+		return rows
+	}
+	var left []model.Batch
+	for _, r := range rows {
+		drop := make([]bool, len(r.IDs))
+		for from, ids := range documents(r) {
+			if docs[sum(ids)] {
+				for i := range ids {
+					drop[int(from)+i] = true
+				}
+			}
+		}
+		kept := model.Batch{IDs: r.IDs, Starts: r.Starts}
+		for i, t := range r.Rows {
+			if !drop[t] {
+				kept.Rows, kept.Targets = append(kept.Rows, t), append(kept.Targets, r.Targets[i])
+			}
+		}
+		if len(kept.Rows) > 0 {
+			left = append(left, kept)
+		}
+	}
+	return left
 }
 
 func read(env *stage.Env, d stage.Dataset, field string, c model.Config) ([]model.Batch, error) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,12 +20,14 @@ import (
 	"pipe/runtime/stage"
 )
 
-// packed rows: texts of bytes, all but the first token of each learned.
+// packed rows: texts of bytes, each another one, all but the first token of
+// each learned.
 func packedRows(n int) []artifact.Packed {
 	var rows []artifact.Packed
 	for i := range n {
 		var r artifact.Packed
 		for _, text := range []string{"abcabcabcabc", "hello hello hello", "0123456789"}[:1+i%3] {
+			text += string(rune('A' + i%26))
 			from := int32(len(r.IDs))
 			r.Starts = append(r.Starts, from)
 			for _, b := range []byte(text) {
@@ -208,9 +212,9 @@ func TestRefusedRows(t *testing.T) {
 	base := modeltest.Directory(t, true)
 	good := packedRows(3)
 	for want, change := range map[string]func(r *artifact.Packed){
-		"row 1: 29 tokens, 2 documents and 3 ends of spans": func(r *artifact.Packed) { r.Loss = r.Loss[:3] },
+		"row 1: 31 tokens, 2 documents and 3 ends of spans": func(r *artifact.Packed) { r.Loss = r.Loss[:3] },
 		"token id 300 is outside the model's vocabulary":    func(r *artifact.Packed) { r.IDs[3] = 300 },
-		"document 0 goes from token 0 to 99 of 29":          func(r *artifact.Packed) { r.Starts[1] = 99 },
+		"document 0 goes from token 0 to 99 of 31":          func(r *artifact.Packed) { r.Starts[1] = 99 },
 		"learned span 0 goes from token 5 to 2":             func(r *artifact.Packed) { r.Loss[0], r.Loss[1] = 5, 2 },
 		"document 0 has 200 tokens; the model's context is 128": func(r *artifact.Packed) {
 			*r = artifact.Packed{IDs: make([]int32, 200), Starts: []int32{0}}
@@ -249,5 +253,68 @@ func TestCheck(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), field+": ") {
 			t.Errorf("%s: %v", field, err)
 		}
+	}
+}
+
+// TestSplit holds rows out whose documents other rows have too: nothing of
+// them is learned anywhere, and everything else is.
+func TestSplit(t *testing.T) {
+	packed := packedRows(12)
+	again := packed[2] // three documents
+	packed = append(packed, again, again)
+	packed[4] = artifact.Packed{ // a document of the repeated row, and one of its own
+		IDs: slices.Concat(again.IDs[:13], []int32{1, 2, 3}), Starts: []int32{0, 13}, Loss: []int32{1, 13, 14, 16}, Rows: []string{"a", "b"},
+	}
+	var rows []model.Batch
+	for i, r := range packed {
+		b, err := batch(r, model.Config{VocabSize: 256, MaxPositions: 64})
+		if err != nil {
+			t.Fatalf("row %d: %v", i, err)
+		}
+		rows = append(rows, b)
+	}
+	texts := func(rows []model.Batch) map[string]int { // documents with their scored tokens
+		n := map[string]int{}
+		for _, r := range rows {
+			for from, ids := range documents(r) {
+				for _, at := range r.Rows {
+					if at >= from && int(at) < int(from)+len(ids) {
+						n[fmt.Sprint(ids)]++
+					}
+				}
+			}
+		}
+		return n
+	}
+	all, met := texts(rows), false
+	for seed := range uint64(30) {
+		learn, held := split(rows, 0.2, seed)
+		l, h := texts(learn), texts(held)
+		if len(held) != 3 {
+			t.Fatalf("seed %d: %d of %d rows held out, want 3", seed, len(held), len(rows))
+		}
+		for text, n := range all {
+			switch {
+			case l[text] > 0 && h[text] > 0:
+				t.Errorf("seed %d: %s is learned and held out", seed, text)
+			case h[text] == 0 && l[text] != n:
+				t.Errorf("seed %d: %d of %d tokens of %s are learned", seed, l[text], n, text)
+			}
+		}
+		met = met || len(learn)+len(held) < len(rows)
+		for _, r := range learn {
+			if len(r.Rows) == 0 || len(r.Rows) != len(r.Targets) {
+				t.Fatalf("seed %d: a row to learn scores %d tokens at %d places", seed, len(r.Targets), len(r.Rows))
+			}
+		}
+	}
+	if !met {
+		t.Error("no seed held out a repeated row")
+	}
+	if learn, held := split(rows[12:], 0.5, 1); len(learn) != 2 || held != nil {
+		t.Errorf("two equal rows: %d to learn, %d held out; want both to learn", len(learn), len(held))
+	}
+	if learn, held := split(rows[:1], 0.5, 1); len(learn) != 1 || held != nil {
+		t.Errorf("one row: %d to learn, %d held out", len(learn), len(held))
 	}
 }

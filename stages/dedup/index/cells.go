@@ -39,7 +39,7 @@ type cells struct {
 	centroids Vectors
 	centers   *tensor.Tensor // [K, width]
 	home      [][]int32      // rows of each cell
-	visit     [][]int32      // rows of later cells that must be compared with it
+	visit     *visits        // rows of later cells that must be compared with it
 	closed    bool
 }
 
@@ -55,7 +55,7 @@ func newCells(ctx context.Context, b tensor.Backend, v Vectors, threshold float6
 		return nil, err
 	}
 	c := &cells{tiler: t, v: v}
-	k := min(tileCols, max(1, int(1.5*math.Sqrt(float64(v.Len())))), v.Len()) // at most a column for each in a tile
+	k := min(tileCols, max(1, int(3*math.Sqrt(float64(v.Len())))), v.Len()) // at most a column for each in a tile
 	if err := c.means(ctx, k); err == nil {
 		err = c.assign(ctx, math.Sqrt(max(0, 2-2*threshold)))
 	}
@@ -80,7 +80,7 @@ func (c *cells) close() {
 func (c *cells) cost() float64 {
 	var s float64
 	for i, l := range c.home {
-		s += float64(len(l)) * (float64(len(l))/2 + float64(len(c.visit[i])))
+		s += float64(len(l)) * (float64(len(l))/2 + float64(c.visit.count[i]))
 	}
 	return s + float64(c.v.Len())*float64(c.centroids.Len())
 }
@@ -173,7 +173,7 @@ func (c *cells) assign(ctx context.Context, r float64) error {
 	n, k := c.v.Len(), c.centroids.Len()
 	planes := c.planes()
 	home := make([]int32, n)
-	visits := make([][]int32, n)
+	c.visit = newVisits(n, k)
 	c.each(c.all, n, func(i int, s []float32) {
 		if c.v.zero(i) {
 			home[i] = -1
@@ -181,21 +181,18 @@ func (c *cells) assign(ctx context.Context, r float64) error {
 		}
 		b := largest(s)
 		home[i] = int32(b)
-		dist := planes[b*k:]
+		dist, set := planes[b*k:], c.visit.row(i)
 		for j := range b {
 			if s[b]-s[j] <= float32(r)*dist[j]+rounding {
-				visits[i] = append(visits[i], int32(j))
+				set[j/64] |= 1 << (j % 64)
 			}
 		}
 	})
-	c.home, c.visit = make([][]int32, k), make([][]int32, k)
+	c.visit.tally()
+	c.home = make([][]int32, k)
 	for i := range n {
-		if home[i] < 0 {
-			continue
-		}
-		c.home[home[i]] = append(c.home[home[i]], int32(i))
-		for _, j := range visits[i] {
-			c.visit[j] = append(c.visit[j], int32(i))
+		if home[i] >= 0 {
+			c.home[home[i]] = append(c.home[home[i]], int32(i))
 		}
 	}
 	return ctx.Err()
@@ -225,7 +222,7 @@ func (c *cells) join(ctx context.Context, threshold float64, yield Yield) error 
 	low := float32(threshold - slack)
 	most := 0
 	for i, l := range c.home {
-		most = max(most, len(l)+len(c.visit[i]))
+		most = max(most, len(l)+c.visit.count[i])
 	}
 	gathered, err := c.alloc(tensor.F32, max(1, most), c.width)
 	if err != nil {
@@ -235,14 +232,19 @@ func (c *cells) join(ctx context.Context, threshold float64, yield Yield) error 
 	if err != nil {
 		return err
 	}
+	var visitors [64][]int32
+	var rows []int32
 	for k, own := range c.home {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if k%64 == 0 {
+			c.visit.lists(k/64, &visitors)
+		}
 		if len(own) == 0 {
 			continue
 		}
-		rows := append(append(make([]int32, 0, len(own)+len(c.visit[k])), own...), c.visit[k]...)
+		rows = append(append(rows[:0], own...), visitors[k%64]...)
 		at := c.b.View(index, 0, len(rows))
 		c.b.UploadInts(at, rows)
 		c.b.GatherRows(c.b.View(gathered, 0, len(rows), c.width), c.all, at)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -219,24 +220,58 @@ func TestNavigate(t *testing.T) {
 	}
 }
 
-// A search gives the same candidates in the same order on one processor and on
-// several.
+// A search gives the same candidates in the same order on 1, 2 and 7
+// processors, with as many threads in the backend, and when other goroutines
+// push its own about.
 func TestSameOnAnyNumberOfProcessors(t *testing.T) {
 	v := planted(3000, 32, 50, 0.5, 8)
 	for name, s := range map[string]Search{"tiles": Tiles, "cells": Cells, "graph": Navigate} {
-		var runs [2][][2]int
-		for i, procs := range []int{1, 4} {
-			old := runtime.GOMAXPROCS(procs)
-			err := s(context.Background(), backend(t), v, 0.9, func(a, b int) { runs[i] = append(runs[i], [2]int{a, b}) })
-			runtime.GOMAXPROCS(old)
+		var first [][2]int
+		for i, procs := range []int{1, 2, 7, 7, 7} {
+			var got [][2]int
+			err := disturbed(procs, i > 2, func(b tensor.Backend) error {
+				return s(context.Background(), b, v, 0.9, func(x, y int) { got = append(got, [2]int{x, y}) })
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		if !slices.Equal(runs[0], runs[1]) {
-			t.Errorf("%s: %d candidates with one processor, %d with four, or in another order", name, len(runs[0]), len(runs[1]))
+			if i == 0 {
+				first = got
+			} else if !slices.Equal(first, got) {
+				t.Errorf("%s: %d candidates on one processor, %d on %d, or in another order", name, len(first), len(got), procs)
+			}
 		}
 	}
+}
+
+// disturbed runs f on that many processors, with goroutines beside it that
+// take and yield them all the time when asked to.
+func disturbed(procs int, noise bool, f func(tensor.Backend) error) error {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+	b := cpu.New(procs)
+	defer b.Close()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	if noise {
+		for range 2 * procs {
+			wg.Go(func() {
+				for r := rand.New(rand.NewPCG(rand.Uint64(), 1)); ; runtime.Gosched() {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					for range r.IntN(2000) {
+						r.Uint64()
+					}
+				}
+			})
+		}
+	}
+	err := f(b)
+	close(stop)
+	wg.Wait()
+	return err
 }
 
 func TestCoderDoesNotPanic(t *testing.T) {

@@ -42,6 +42,11 @@ variable "needles" {
   description = "Prompts of each cell of the needle grid"
 }
 
+variable "out" {
+  default     = "./out/legal"
+  description = "Directory of the exported model"
+}
+
 # Teacher and student are the same model: what is tuned is how it answers, not
 # what it knows.
 model "smol" {
@@ -217,6 +222,7 @@ export "release" {
   formats    = ["peft", "safetensors", "gguf:q8_0"]
   name       = "SmolLM2-135M-legal"
   base_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+  path       = var.out
   data       = [mix.train.dataset, synth.prefs.dataset]
   metrics    = [sft.tuned.metrics, dpo.final.metrics, eval.final.metrics]
 }

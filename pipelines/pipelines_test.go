@@ -2,6 +2,7 @@ package pipelines_test
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -46,10 +47,10 @@ func TestQuickstart(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", bin, "../cmd/pipe").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	store := t.TempDir()
+	store, out := t.TempDir(), filepath.Join(t.TempDir(), "model")
 	run := func(args ...string) string {
 		t.Helper()
-		c := exec.Command(bin, append([]string{"run", "quickstart.hcl", "--store", store}, args...)...)
+		c := exec.Command(bin, append([]string{"run", "quickstart.hcl", "--store", store, "--var", "out=" + out}, args...)...)
 		out, err := c.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
@@ -62,10 +63,15 @@ func TestQuickstart(t *testing.T) {
 			t.Errorf("the first run does not say %q:\n%s", want, first)
 		}
 	}
+	for _, f := range []string{"peft/adapter_model.safetensors", "safetensors/model.safetensors", "gguf"} {
+		if _, err := os.Stat(filepath.Join(out, f)); err != nil {
+			t.Error(err)
+		}
+	}
 	if again := run(); !strings.HasPrefix(again, "Nothing to do: ") {
 		t.Errorf("the second run did something:\n%s", again)
 	}
-	if more := run("--var", "lr=0.002"); !regexp.MustCompile(`(?m)^.*sft\.tuned done`).MatchString(more) || strings.Contains(more, "pack.train done") {
+	if more := run("--var", "lr=5e-4"); !regexp.MustCompile(`(?m)^.*sft\.tuned done`).MatchString(more) || strings.Contains(more, "pack.train done") {
 		t.Errorf("changing lr must re-run sft and nothing before it:\n%s", more)
 	}
 }

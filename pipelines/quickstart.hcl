@@ -22,6 +22,11 @@ variable "lr" {
   description = "Learning rate of the fine-tuning"
 }
 
+variable "out" {
+  default     = "./out/quickstart"
+  description = "Directory of the exported model"
+}
+
 # A small Llama-architecture model that is part of the program.
 model "tiny" {
   source = "embedded://tiny"
@@ -41,6 +46,10 @@ data "docs" {
 
 data "lookup" { # with planted copies, near copies, and rows of the tests below
   source = "./quickstart/lookup.jsonl"
+}
+
+data "pairs" { # the bare value is better than a sentence around it
+  source = "./quickstart/pairs.jsonl"
 }
 
 data "general" { # the kind of text that tiny was pretrained on
@@ -92,6 +101,14 @@ dedup "lookup" {
   }
 }
 
+dedup "pairs" {
+  input     = data.pairs
+  threshold = 0.97
+  decontaminate {
+    against = [data.extract, data.choice]
+  }
+}
+
 mix "train" {
   model = model.tiny
   source "cot" {
@@ -105,6 +122,18 @@ mix "train" {
   source "general" { # keeps what the base could do
     input  = data.general
     weight = 0.1
+  }
+}
+
+mix "prefs" {
+  model = model.tiny
+  source "cot" {
+    input  = synth.prefs.dataset
+    weight = 0.2
+  }
+  source "lookup" {
+    input  = dedup.pairs.dataset
+    weight = 0.8
   }
 }
 
@@ -130,12 +159,12 @@ sft "tuned" {
 
 dpo "final" {
   base       = sft.tuned.model
-  data       = synth.prefs.dataset
+  data       = mix.prefs.dataset
   loss       = "sigmoid"
   beta       = 0.1
-  eval_split = 0.35
+  eval_split = 0.2
   lr         = 2e-4
-  epochs     = 3
+  batch_size = 4
 }
 
 eval "final" {
@@ -157,7 +186,7 @@ eval "final" {
     per_cell = 8
   }
   gate "no_forgetting" {
-    condition     = self.metrics["prose.nll"] <= baseline.metrics["prose.nll"] + 0.5
+    condition     = self.metrics["prose.nll"] <= baseline.metrics["prose.nll"] + 0.4
     error_message = "the model forgot licence prose"
   }
 }
@@ -165,4 +194,5 @@ eval "final" {
 export "release" {
   model   = dpo.final.model
   formats = ["peft", "safetensors", "gguf:q8_0"]
+  path    = var.out
 }

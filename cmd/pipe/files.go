@@ -11,6 +11,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"pipe/model/pretrained"
+	"pipe/runtime/engine"
 	"pipe/runtime/lang"
 )
 
@@ -21,6 +23,10 @@ func runValidate(_ context.Context, t *app, args []string) int {
 	}
 	prog, ok := load(t, o, pos[0])
 	if !ok {
+		return exitUsage
+	}
+	if err := engine.Check(prog, storeDir(o, prog), pretrained.CheckWeights); err != nil {
+		reportErrors(t, prog, nil, err)
 		return exitUsage
 	}
 	fmt.Fprintf(t.out, "%s is valid: %s\n", pos[0], plural(countStages(prog)))

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -43,7 +44,7 @@ func blocks() []block {
 		case "stage":
 			b.fields = []lang.Field{
 				{Name: "retry", Type: "block", Doc: "Start a stage that failed again", Fields: lang.FieldsOf(&lang.Retry{})},
-				{Name: "resources", Type: "block", Doc: "What the stage asks of an executor", Fields: lang.FieldsOf(&lang.Resources{})},
+				{Name: "resources", Type: "block", Doc: "What the stage asks of a cluster; without effect in this version, which runs every stage on this machine", Fields: lang.FieldsOf(&lang.Resources{})},
 			}
 		}
 		out = append(out, b)
@@ -74,6 +75,10 @@ func runHelp(ctx context.Context, t *app, args []string) int {
 		if names = append(names, c.name); c.name == name {
 			return helpOf(ctx, t, c)
 		}
+	}
+	if slices.Contains(later(), name) {
+		t.errorf("pipe %s is not part of this version; pipe help lists the commands", name)
+		return exitUsage
 	}
 	sort.Strings(names)
 	t.errorf("there is no command, stage kind or block %q%s; pipe help lists them", name, suggest(name, names))

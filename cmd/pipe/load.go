@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"pipe/model/hub"
+	"pipe/model/pretrained"
 	"pipe/model/tiny"
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
@@ -179,19 +180,23 @@ func checkFlags(o *options, prog *lang.Program) error {
 	return nil
 }
 
+// storeDir is where the store of a pipeline lies.
+func storeDir(o *options, prog *lang.Program) string {
+	switch env := os.Getenv("PIPE_STORE"); {
+	case o.store != "":
+		return o.store
+	case env != "":
+		return env
+	}
+	return filepath.Join(prog.Dir, ".pipe")
+}
+
 // setup opens the store and the device, and returns the engine's options.
 func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), error) {
 	if err := checkFlags(o, prog); err != nil {
 		return engine.Options{}, nil, err
 	}
-	dir := o.store
-	if dir == "" {
-		dir = os.Getenv("PIPE_STORE")
-	}
-	if dir == "" {
-		dir = filepath.Join(prog.Dir, ".pipe")
-	}
-	store, err := artifact.OpenStore(dir)
+	store, err := artifact.OpenStore(storeDir(o, prog))
 	if err != nil {
 		return engine.Options{}, nil, err
 	}
@@ -218,7 +223,8 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		Resolve: func(ctx context.Context, source, dir string, progress func(done, total int64)) (string, [32]byte, error) {
 			return h.Resolve(ctx, source, dir, progress)
 		},
-		Parallelism: par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, Log: log,
+		CheckWeights: pretrained.CheckWeights,
+		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, Log: log,
 	}, func() { dev.close(); closeLog() }, nil
 }
 

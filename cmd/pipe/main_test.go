@@ -5,16 +5,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"pipe/model/tiny"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/stages"
@@ -32,7 +36,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub,
+			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir) // no model cache or token of this machine
@@ -90,6 +94,64 @@ func startHub(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(srv.Close)
 	ts.Setenv("HF_ENDPOINT", srv.URL)
 	ts.Setenv("HF_HUB_OFFLINE", "")
+}
+
+// copyTiny writes the embedded model to a directory: tinymodel DIR.
+func copyTiny(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tinymodel DIR")
+	}
+	ts.Check(os.CopyFS(ts.MkAbs(args[0]), tiny.Files()))
+}
+
+// startTeacher serves a teacher at $TEACHER: teacher HOW FILE. Each request
+// adds a line to the file. HOW is good, or what is wrong with it.
+func startTeacher(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: teacher good|500|garbage|nothing|silent|hang FILE")
+	}
+	path, end := ts.MkAbs(args[1]), make(chan struct{})
+	answer := func(w http.ResponseWriter, text string) {
+		fmt.Fprintf(w, `{"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}]}`, text)
+	}
+	var mu sync.Mutex
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
+		if err == nil {
+			fmt.Fprintln(f, r.URL.Path)
+			f.Close()
+		}
+		mu.Unlock()
+		switch args[0] {
+		case "500":
+			http.Error(w, `{"error":{"message":"the GPU is on fire"}}`, http.StatusInternalServerError)
+		case "garbage":
+			fmt.Fprint(w, "<html>it works!</html>")
+		case "nothing":
+			answer(w, "")
+		case "silent":
+			panic(http.ErrAbortHandler) // the connection ends
+		case "hang":
+			select {
+			case <-end:
+			case <-r.Context().Done():
+			}
+		default:
+			switch {
+			case bytes.Contains(body, []byte("Read this text.")):
+				answer(w, "Question: What must copies keep?")
+			case bytes.Contains(body, []byte("Think step by step")):
+				answer(w, "The text says that copies must keep the notice.")
+			default:
+				answer(w, "Answer: The notice of the authors.")
+			}
+		}
+	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	ts.Defer(func() { close(end); srv.CloseClientConnections(); srv.Close() })
+	ts.Setenv("TEACHER", srv.URL+"/v1")
 }
 
 // countLines checks how many lines a file has.

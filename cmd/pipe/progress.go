@@ -184,8 +184,8 @@ func (u *observer) progress(e engine.Event) {
 		r = u.add(e.Addr)
 	}
 	now := u.now()
-	if r.since.IsZero() {
-		r.first, r.since = e.Done, now
+	if r.since.IsZero() || e.Done < r.done || e.Total != r.total || e.Unit != r.unit {
+		r.first, r.since = e.Done, now // it counts something, or something else
 	}
 	r.done, r.total, r.unit = e.Done, e.Total, e.Unit
 	if u.mode == "plain" && now.Sub(r.start) > plainEvery && now.Sub(r.said) > plainEvery {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -208,9 +209,19 @@ func exports(t *app, store *artifact.Store, res *engine.Result) {
 func copies(t *app, res *engine.Result) {
 	for _, s := range res.Stages {
 		if s.Placed != "" {
-			fmt.Fprintf(t.out, "%s was copied to %s\n", s.Addr, clean(s.Placed))
+			fmt.Fprintf(t.out, "%s was copied to %s\n", s.Addr, clean(fromHere(s.Placed)))
 		}
 	}
+}
+
+// fromHere is path as seen from the working directory when it lies below it.
+func fromHere(path string) string {
+	if here, err := os.Getwd(); err == nil && filepath.IsAbs(path) {
+		if rel, err := filepath.Rel(here, path); err == nil && filepath.IsLocal(rel) {
+			return rel
+		}
+	}
+	return filepath.Clean(path)
 }
 
 // duration prints d for people: 850 ms, 12.3 s, 4 m 05 s, 2 h 07 m.

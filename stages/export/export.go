@@ -89,7 +89,7 @@ func (s *spec) Check() error {
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
-	target := s.target(env.Dir)
+	target := s.Target(env.Dir)
 	if target != "" {
 		if err := placeable(target); err != nil { // before the work
 			return stage.Fieldf("path", "%v", err)
@@ -131,7 +131,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 
 // Place implements stage.Placer.
 func (s *spec) Place(dir string, open func(string) (*artifact.Artifact, error)) (string, error) {
-	target := s.target(dir)
+	target := s.Target(dir)
 	if target == "" {
 		return "", nil
 	}
@@ -145,11 +145,11 @@ func (s *spec) Place(dir string, open func(string) (*artifact.Artifact, error)) 
 	if err := place(a, target); err != nil {
 		return "", stage.Fieldf("path", "%v", err)
 	}
-	return s.Path, nil
+	return target, nil
 }
 
-// target is the directory to copy to, "" for none.
-func (s *spec) target(dir string) string {
+// Target implements stage.Placer.
+func (s *spec) Target(dir string) string {
 	if s.Path == "" || filepath.IsAbs(s.Path) {
 		return s.Path
 	}

@@ -21,6 +21,14 @@ type chatRow struct {
 	Messages []message `json:"messages"`
 }
 
+// A pairRow is a preference: the bare value over a sentence that holds it.
+type pairRow struct {
+	ID       string    `json:"id"`
+	Messages []message `json:"messages"`
+	Chosen   []message `json:"chosen"`
+	Rejected []message `json:"rejected"`
+}
+
 type questionRow struct {
 	ID       string   `json:"id"`
 	Question string   `json:"question"`
@@ -33,6 +41,7 @@ type questionRow struct {
 // stand in the text too.
 type fact struct {
 	text, question, answer string
+	sentence               string // the answer as a sentence
 	others                 []string
 }
 
@@ -60,7 +69,7 @@ func (g *generator) fact() fact {
 		text = strings.Join(lines, " ")
 	}
 	pick := g.rng.IntN(len(keys))
-	f := fact{text: text, question: "What is the " + keys[pick] + "?", answer: values[pick]}
+	f := fact{text: text, question: "What is the " + keys[pick] + "?", answer: values[pick], sentence: "The " + keys[pick] + " is " + values[pick] + "."}
 	for i, v := range values {
 		if i != pick {
 			f.others = append(f.others, v)
@@ -83,8 +92,9 @@ func (f fact) prompt() string { return f.text + "\n\n" + f.question }
 
 // writeChat writes lookup.jsonl (training, with planted copies, near copies
 // and test items), general.jsonl (the kinds of text the model was
-// pretrained on), and the tests extract.jsonl, choice.jsonl and prose.jsonl to dir.
-func (g *generator) writeChat(dir string, licenses, held []document, train, test int) error {
+// pretrained on), pairs.jsonl (preferences, training), and the tests
+// extract.jsonl, choice.jsonl and prose.jsonl to dir.
+func (g *generator) writeChat(dir string, licenses, held []document, train, pairs, test int) error {
 	half := len(g.words) / 2
 	g.rng.Shuffle(len(g.words), func(i, j int) { g.words[i], g.words[j] = g.words[j], g.words[i] })
 	all := g.words
@@ -102,30 +112,38 @@ func (g *generator) writeChat(dir string, licenses, held []document, train, test
 	}
 	g.words = all[half:]
 	var lookup []any
-	row := func(id string, f fact) chatRow {
-		return chatRow{id, []message{{"user", f.prompt()}, {"assistant", f.answer}}}
+	row := func(id string, f fact, answer string) chatRow {
+		return chatRow{id, []message{{"user", f.prompt()}, {"assistant", answer}}}
 	}
 	var facts []fact
-	for i := range train {
+	for i := range train { // half of them say a sentence: which to say is left to the pairs
 		f := g.fact()
 		facts = append(facts, f)
-		lookup = append(lookup, row(fmt.Sprintf("lookup-%03d", i), f))
+		lookup = append(lookup, row(fmt.Sprintf("lookup-%03d", i), f, [2]string{f.answer, f.sentence}[i%2]))
 	}
 	for i := range 6 { // exact copies, copies in other dress, and leaked test items
-		lookup = append(lookup, row(fmt.Sprintf("planted-copy-%d", i), facts[i*7]))
-		near := facts[i*7+3]
+		lookup = append(lookup, row(fmt.Sprintf("planted-copy-%d", i), facts[i*14], facts[i*14].answer))
+		near := facts[i*14+4]
 		near.text = strings.ReplaceAll(near.text, "\n", " \n") + " "
 		near.question = strings.ToUpper(near.question[:1]) + near.question[1:len(near.question)-1] + " ?"
-		lookup = append(lookup, row(fmt.Sprintf("planted-near-%d", i), near))
+		lookup = append(lookup, row(fmt.Sprintf("planted-near-%d", i), near, near.answer))
 		leak := tests[i*5]
 		leak.text = strings.ToUpper(leak.text)
-		lookup = append(lookup, row(fmt.Sprintf("planted-leak-%d", i), leak))
+		lookup = append(lookup, row(fmt.Sprintf("planted-leak-%d", i), leak, leak.answer))
 	}
 	general := paragraphs(licenses, 120)
 	for i := range 60 {
 		general = append(general, document{fmt.Sprintf("general-%02d", i), g.document()})
 	}
-	for name, rows := range map[string][]any{"lookup.jsonl": lookup, "extract.jsonl": extract, "choice.jsonl": choice, "general.jsonl": general, "prose.jsonl": paragraphs(held, 40)} {
+	var prefer []any
+	for i := range pairs {
+		f := g.fact()
+		prefer = append(prefer, pairRow{
+			ID: fmt.Sprintf("pair-%03d", i), Messages: []message{{"user", f.prompt()}},
+			Chosen: []message{{"assistant", f.answer}}, Rejected: []message{{"assistant", f.sentence}},
+		})
+	}
+	for name, rows := range map[string][]any{"lookup.jsonl": lookup, "extract.jsonl": extract, "choice.jsonl": choice, "general.jsonl": general, "prose.jsonl": paragraphs(held, 40), "pairs.jsonl": prefer} {
 		if err := writeRows(filepath.Join(dir, name), rows); err != nil {
 			return err
 		}

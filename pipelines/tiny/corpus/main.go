@@ -75,7 +75,7 @@ func run(in, out, chat, tokenizerJSON string, tasks, copies int, seed uint64) er
 	rng := rand.New(rand.NewPCG(seed, 0))
 	g := newGenerator(rng, train)
 	if chat != "" {
-		return g.writeChat(chat, train, held, 600, 60)
+		return g.writeChat(chat, train, held, 600, 600, 60)
 	}
 	single, err := singleTokens(tokenizerJSON, g.words)
 	if err != nil {

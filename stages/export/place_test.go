@@ -127,7 +127,7 @@ func TestPath(t *testing.T) {
 	s.Path = "out/model"
 	r := b.Run(Kind, s)
 	open := func(name string) (*artifact.Artifact, error) { return r.Outputs[name], nil }
-	for i, want := range []string{"out/model", ""} {
+	for i, want := range []string{filepath.Join(b.Dir, "out", "model"), ""} {
 		if got, err := s.Place(b.Dir, open); err != nil || got != want {
 			t.Errorf("call %d: wrote to %q, %v", i, got, err)
 		}

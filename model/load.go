@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -141,31 +142,62 @@ func (l *loader) weight(name string) (Weight, bool) {
 		return Weight{}, false
 	}
 	w, err := l.src.Weight(name)
-	want := l.shapes[name]
+	if err := fits(name, w, err, l.shapes[name]); err != nil {
+		l.fail(err)
+		return Weight{}, false
+	}
+	return w, true
+}
+
+// fits reports why w, which reading tensor name gave with err, is not the
+// weight of that shape.
+func fits(name string, w Weight, err error, want []int) error {
 	switch {
 	case errors.Is(err, ErrNoTensor) && name == "lm_head.weight":
-		l.fail(fmt.Errorf("tensor %s is missing, and config.json does not say tie_word_embeddings", name))
+		return fmt.Errorf("tensor %s is missing, and config.json does not say tie_word_embeddings", name)
 	case errors.Is(err, ErrNoTensor):
-		l.fail(fmt.Errorf("tensor %s is missing from the checkpoint", name))
+		return fmt.Errorf("tensor %s is missing from the checkpoint", name)
 	case err != nil:
-		l.fail(fmt.Errorf("read tensor %s: %w", name, err))
+		return fmt.Errorf("read tensor %s: %w", name, err)
 	case !slices.Equal(w.Shape, want):
-		l.fail(fmt.Errorf("tensor %s has shape %v in the checkpoint; config.json says %v", name, w.Shape, want))
+		return fmt.Errorf("tensor %s has shape %v in the checkpoint; config.json says %v", name, w.Shape, want)
 	case !w.DType.Valid() || w.DType == tensor.I32 || w.DType == tensor.U8:
-		l.fail(fmt.Errorf("tensor %s has element type %s, which no weight can have", name, w.DType))
+		return fmt.Errorf("tensor %s has element type %s, which no weight can have", name, w.DType)
 	case want[len(want)-1]%w.DType.Block() != 0:
-		l.fail(fmt.Errorf("tensor %s: rows of %d elements are not whole %s blocks", name, want[len(want)-1], w.DType))
-	default:
-		n := 1
-		for _, d := range want {
-			n *= d
-		}
-		if len(w.Data) == w.DType.Bytes(n) {
-			return w, true
-		}
-		l.fail(fmt.Errorf("tensor %s has %d bytes; %v of %s needs %d", name, len(w.Data), want, w.DType, w.DType.Bytes(n)))
+		return fmt.Errorf("tensor %s: rows of %d elements are not whole %s blocks", name, want[len(want)-1], w.DType)
 	}
-	return Weight{}, false
+	n := 1
+	for _, d := range want {
+		n *= d
+	}
+	if len(w.Data) != w.DType.Bytes(n) {
+		return fmt.Errorf("tensor %s has %d bytes; %v of %s needs %d", name, len(w.Data), want, w.DType, w.DType.Bytes(n))
+	}
+	return nil
+}
+
+// CheckWeights reports the first tensor, by name, because of which Load would
+// refuse the checkpoint. It computes nothing, and reads no weight that src can
+// describe without.
+func CheckWeights(c Config, src Source) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	l := &loader{src: src, shapes: c.shapes()}
+	if err := l.unexpected(c); err != nil {
+		return err
+	}
+	describe := src.Weight
+	if d, ok := src.(Describer); ok {
+		describe = d.Describe
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.shapes)) {
+		w, err := describe(name)
+		if err := fits(name, w, err, l.shapes[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *loader) alloc(dt tensor.DType, shape ...int) *tensor.Tensor {

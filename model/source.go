@@ -44,3 +44,11 @@ func (w Weights) Weight(name string) (Weight, error) {
 	}
 	return t, nil
 }
+
+// A Describer is a Source that can tell a weight's type and shape at less cost
+// than Weight.
+type Describer interface {
+	Source
+	// Describe is Weight, but the rows of Data may be in another order.
+	Describe(name string) (Weight, error)
+}

@@ -108,6 +108,18 @@ func (f *File) Names() []string {
 // Weight implements [model.Source]. The weights and biases of q and k are
 // copies with their rows in Hugging Face's order; the rest is the file itself.
 func (f *File) Weight(name string) (model.Weight, error) {
+	w, err := f.Describe(name)
+	if err != nil {
+		return w, err
+	}
+	if heads, permuted := f.headsOf(name); permuted {
+		w.Data = moveRows(w.Data, heads, f.config.HeadDim, false)
+	}
+	return w, nil
+}
+
+// Describe implements [model.Describer]: it copies nothing.
+func (f *File) Describe(name string) (model.Weight, error) {
 	i, ok := f.byName[name]
 	if !ok {
 		return model.Weight{}, fmt.Errorf("%s: %w", name, model.ErrNoTensor)
@@ -126,7 +138,6 @@ func (f *File) Weight(name string) (model.Weight, error) {
 	if len(w.Shape) == 0 || w.Shape[0] != rows || len(w.Data)%rows != 0 {
 		return model.Weight{}, fmt.Errorf("%s: tensor %q has dimensions %v; %d heads of %d need %d rows", f.path, x.name, x.dims, heads, f.config.HeadDim, rows)
 	}
-	w.Data = moveRows(w.Data, heads, f.config.HeadDim, false)
 	return w, nil
 }
 

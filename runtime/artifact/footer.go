@@ -60,6 +60,37 @@ func checkFooter(f io.ReaderAt, size int64) (err error) {
 		if off < 8 || off > size || meta < 8 || meta > size || body < 0 || body > size || off+meta+body > size-10-n {
 			return fmt.Errorf("not a valid Arrow file: a batch claims bytes %d to %d of %d", off, off+meta+body, size)
 		}
+		if err := checkBatch(f, off, meta); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBatch refuses a compressed batch: pipe writes none, and a small one can
+// be made to hold any amount. Format: "Message" of Arrow's Message.fbs, whose
+// header, a RecordBatch, has its compression in the fourth slot; before it lie
+// ffffffff and its length.
+func checkBatch(f io.ReaderAt, off, meta int64) error {
+	b := make([]byte, meta)
+	if _, err := f.ReadAt(b, off); err != nil {
+		return err
+	}
+	if binary.LittleEndian.Uint32(b) == 0xffffffff {
+		b = b[4:]
+	}
+	if len(b) < 8 {
+		return errFooter
+	}
+	b = b[4:]
+	message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
+	o := flatbuffers.UOffsetT(message.Offset(8)) // header
+	if o == 0 {
+		return fmt.Errorf("not a valid Arrow file: the batch at byte %d has no header", off)
+	}
+	batch := flatbuffers.Table{Bytes: b, Pos: message.Indirect(o + message.Pos)}
+	if batch.Offset(10) != 0 {
+		return fmt.Errorf("not a table of pipe: the batch at byte %d is compressed", off)
 	}
 	return nil
 }

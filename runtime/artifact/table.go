@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"sync/atomic"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -253,30 +254,49 @@ func openArrow(f *os.File) (r *ipc.FileReader, err error) {
 	if err := checkFooter(f, st.Size()); err != nil {
 		return nil, err
 	}
-	// Buffers are no larger than the file, but for padding.
-	return ipc.NewFileReader(f, ipc.WithAllocator(capped{memory.DefaultAllocator, int(st.Size()) + 64}))
+	return ipc.NewFileReader(f, ipc.WithAllocator(newCapped(st.Size())))
 }
 
-// capped refuses to allocate more than most bytes at once: the Arrow library
-// allocates what a buffer claims before it reads it.
+// capped bounds what reading a file may hold at once: the Arrow library
+// allocates what a buffer claims before it reads it. A table of pipe is not
+// compressed, so its batches are no larger than the file, but for padding and
+// a second copy.
 type capped struct {
 	memory.Allocator
-	most int
+	file int64
+	held *atomic.Int64
+}
+
+// slack is what may be held beyond twice the size of the file.
+const slack = 1 << 20
+
+func newCapped(file int64) capped {
+	return capped{memory.DefaultAllocator, file, new(atomic.Int64)}
 }
 
 func (c capped) Allocate(size int) []byte {
 	c.check(size)
-	return c.Allocator.Allocate(size)
+	b := c.Allocator.Allocate(size)
+	c.held.Add(int64(cap(b)))
+	return b
 }
 
 func (c capped) Reallocate(size int, b []byte) []byte {
-	c.check(size)
-	return c.Allocator.Reallocate(size, b)
+	was := cap(b)
+	c.check(size - was)
+	b = c.Allocator.Reallocate(size, b)
+	c.held.Add(int64(cap(b) - was))
+	return b
 }
 
-func (c capped) check(size int) {
-	if size < 0 || size > c.most {
-		panic(fmt.Sprintf("a buffer claims %d bytes of a file of %d", size, c.most-64))
+func (c capped) Free(b []byte) {
+	c.held.Add(int64(-cap(b)))
+	c.Allocator.Free(b)
+}
+
+func (c capped) check(more int) {
+	if held := c.held.Load(); int64(more) > 2*c.file+slack-held {
+		panic(fmt.Sprintf("its buffers claim %d bytes; the file has %d", held+int64(more), c.file))
 	}
 }
 

@@ -44,6 +44,10 @@ type Options struct {
 	// told of downloaded bytes. The one given to Plan must stay off the network.
 	Resolve func(ctx context.Context, source, dir string, progress func(done, total int64)) (path string, digest [32]byte, err error)
 
+	// CheckWeights reports what is wrong with the weights of a model that a stage
+	// needs, at the path that Resolve gave; nil checks nothing.
+	CheckWeights func(path string) error
+
 	Parallelism int      // stages running at once; below 1 means 1. Those that compute never overlap
 	Force       []string // addresses of stages to run even if they are up to date
 	Targets     []string // addresses of blocks to run, with all they need; empty means everything
@@ -128,8 +132,12 @@ func newStageError(n *lang.Node, err error) *StageError {
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		parts = j.Unwrap()
 	}
+	summary := "Stage failed"
+	if n.Model != nil {
+		summary = "Model cannot be used"
+	}
 	for _, p := range parts {
-		e.Diags = append(e.Diags, n.Diagnostic("Stage failed", p))
+		e.Diags = append(e.Diags, n.Diagnostic(summary, p))
 	}
 	return e
 }
@@ -141,6 +149,7 @@ type engine struct {
 	run     string
 	nodes   []*lang.Node // those asked for, in the order of the program
 	forced  map[string]bool
+	weights map[string]bool // addresses of model blocks whose weights are needed
 	last    *history
 	compute chan struct{} // holds a token while a stage computes
 	backend func() (tensor.Backend, error)
@@ -174,6 +183,10 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 			return nil, newStageError(n, err)
 		}
 	}
+	if err := checkPlaces(prog.Dir, o.Store.Dir(), e.nodes); err != nil {
+		return nil, err
+	}
+	e.weights = weightUses(e.nodes)
 	e.last = readHistory(o.Store, prog)
 	return e, nil
 }
@@ -235,13 +248,28 @@ func (e *engine) openBackend() (tensor.Backend, error) {
 	return b, nil
 }
 
-// walk visits the nodes in order of need.
+// walk visits the nodes in order of need. Unless it keeps going, no stage comes
+// before a model that is on this machine: one that cannot be used stops the run
+// before work is done for it.
 func (e *engine) walk(ctx context.Context, parallelism int, keepGoing bool, visit func(context.Context, *lang.Node) error) ([]dag.Result, error) {
 	addrs := make([]string, len(e.nodes))
+	var models []string
 	for i, n := range e.nodes {
 		addrs[i] = n.Addr
+		if !keepGoing && n.Model != nil && !remote(n) {
+			models = append(models, n.Addr)
+		}
 	}
-	return dag.Walk(ctx, addrs, func(a string) []string { return e.prog.Node(a).Needs },
+	needs := func(a string) []string {
+		n := e.prog.Node(a)
+		if n.Kind == nil || len(models) == 0 {
+			return n.Needs
+		}
+		all := append(slices.Clone(n.Needs), models...)
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	return dag.Walk(ctx, addrs, needs,
 		dag.Options{Parallelism: parallelism, KeepGoing: keepGoing},
 		func(ctx context.Context, a string) error { return visit(ctx, e.prog.Node(a)) })
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
@@ -44,6 +45,45 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 	e.made(n.Addr, map[string]artifact.Object{"": {Digest: m.Root, Type: artifact.Model}})
 	return nil
 }
+
+// weigh checks the weights of a model block that was resolved, if anything
+// needs them.
+func (e *engine) weigh(n *lang.Node) error {
+	if e.CheckWeights == nil || !e.weights[n.Addr] {
+		return nil
+	}
+	e.mu.Lock()
+	m := e.roots[e.outputs[n.Addr][""].Digest]
+	e.mu.Unlock()
+	if err := e.CheckWeights(m.Base); err != nil {
+		return stage.Fieldf("source", "%v", err)
+	}
+	return nil
+}
+
+// weightUses returns the addresses of the model blocks whose weights the nodes
+// read.
+func weightUses(nodes []*lang.Node) map[string]bool {
+	uses := map[string]bool{}
+	for _, n := range nodes {
+		for _, in := range n.Inputs {
+			if in.Ref.Type != artifact.Model || in.Ref.Output != "" {
+				continue
+			}
+			needs := n.Teacher == nil || n.Teacher.Provider == "local"
+			if w, ok := n.Stage.(stage.Weightless); ok {
+				needs = w.NeedsWeights(in.Path)
+			}
+			if needs {
+				uses[in.Ref.Addr] = true
+			}
+		}
+	}
+	return uses
+}
+
+// remote reports whether a model block's source may be on the network.
+func remote(n *lang.Node) bool { return strings.HasPrefix(n.Model.Source, "hf://") }
 
 // template copies a chat template into the store, so that what stages read is
 // what the digest is of, and mixes it into the digest of the model.

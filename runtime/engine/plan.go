@@ -29,7 +29,7 @@ type Step struct {
 
 // Plan says what Run would do, in the order of the program. It runs nothing.
 // It reads source files, and calls o.Resolve, which must not use the network:
-// a model that it does not find makes the stages behind it run or maybe.
+// a model of a hub that it does not find makes the stages behind it run or maybe.
 func Plan(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
 	e, err := newEngine(prog, o)
 	if err != nil {
@@ -65,10 +65,15 @@ type planner struct {
 func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 	switch {
 	case n.Model != nil:
-		if err := p.resolve(ctx, n, nil); err != nil {
+		err := p.resolve(ctx, n, nil)
+		if err != nil && remote(n) {
 			p.absent[n.Addr] = fmt.Sprintf("%s is not here: %v", n.Addr, err)
+			return nil
 		}
-		return nil
+		if err == nil {
+			err = p.weigh(n)
+		}
+		return err
 	case n.Teacher != nil:
 		if unknown := p.bind(n); len(unknown) > 0 {
 			p.absent[n.Addr] = p.absent[unknown[0].Addr]

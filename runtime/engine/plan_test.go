@@ -64,18 +64,28 @@ func TestPlan(t *testing.T) {
 func TestPlanWithoutTheModel(t *testing.T) {
 	l := newLab(t)
 	l.write("weights", "w")
-	l.must(tuned, "adapter again judge")
+	far := strings.Replace(tuned, `"weights"`, `"hf://org/weights"`, 1)
+	near := func(o *Options) {
+		o.Resolve = func(ctx context.Context, _, dir string, _ func(done, total int64)) (string, [32]byte, error) {
+			return l.resolve(ctx, "weights", dir, nil)
+		}
+	}
+	l.must(far, "adapter again judge", near)
 	offline := func(o *Options) {
 		o.Resolve = func(context.Context, string, string, func(done, total int64)) (string, [32]byte, error) {
 			return "", [32]byte{}, errors.New("not in the cache")
 		}
 	}
-	got := l.plan(tuned, offline)
+	got := l.plan(far, offline)
 	equal(t, "tune", got["tune.adapter"], "maybe: model.base is not here: not in the cache")
 	equal(t, "judge", got["judge.it"], "maybe: it needs tune.adapter, which may run")
-	for _, s := range l.plan(tuned) {
+	for _, s := range l.plan(far, near) {
 		equal(t, "with the model", s, "cached: up to date")
 	}
+	o := l.options()
+	offline(&o)
+	_, err := Plan(context.Background(), l.load(tuned), o)
+	contains(t, "a model of this machine", err, "model.base: not in the cache")
 }
 
 func TestPlanSaysWhatItCannotRead(t *testing.T) {

@@ -75,6 +75,9 @@ func (e *engine) visit(ctx context.Context, n *lang.Node) error {
 		err = e.resolve(ctx, n, func(done, total int64) {
 			e.emit(Event{Type: ProgressEvent, Addr: n.Addr, Done: done, Total: total, Unit: "bytes"})
 		})
+		if err == nil {
+			err = e.weigh(n)
+		}
 	case n.Teacher != nil:
 		err = e.configure(n)
 	default:

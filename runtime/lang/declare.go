@@ -26,13 +26,28 @@ func (l *loader) declare(body *hclsyntax.Body) {
 			l.declareLocals(b)
 		case "variable":
 			l.declareVariable(b)
-		case "module", "output":
-			l.errorAt(headerRange(b), "Not supported by this version",
-				"%s blocks are not supported by this version of pipe; keep all *.hcl files of the recipe in one directory, which is read as one pipeline.", b.Type)
+		case "module", "output", "lock", "exec":
+			l.declareLater(b)
 		default:
 			l.declareBlock(b)
 		}
 	}
+}
+
+// declareLater refuses a block that the language is to have, unless there is a
+// kind of that name.
+func (l *loader) declareLater(b *hclsyntax.Block) {
+	if l.kinds[b.Type] != nil {
+		l.declareBlock(b)
+		return
+	}
+	advice := map[string]string{
+		"module": "keep all *.hcl files of the recipe in one directory, which is read as one pipeline",
+		"output": "refer to what a stage made as KIND.NAME.OUTPUT, and look at it with pipe show",
+		"lock":   "pin a model in its source: hf://org/name@revision",
+		"exec":   "run the program by itself, and read what it writes with a data block",
+	}
+	l.errorAt(headerRange(b), "Not part of this version", "%s blocks are not part of this version of pipe; %s.", b.Type, advice[b.Type])
 }
 
 func (l *loader) declareHeader(b *hclsyntax.Block) {

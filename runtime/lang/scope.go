@@ -89,7 +89,7 @@ func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagno
 		}
 		return "", nil
 	case "module":
-		return "", errorAt(at, "Not supported by this version", "Modules are not supported by this version of pipe.")
+		return "", errorAt(at, "Not part of this version", "Modules are not part of this version of pipe; keep all *.hcl files of the recipe in one directory, which is read as one pipeline.")
 	}
 	if !l.isRoot(root) {
 		roots := slices.Concat(slices.Collect(maps.Keys(l.kinds)), []string{"model", "teacher", "var", "local", "each", "path"})

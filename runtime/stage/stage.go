@@ -89,6 +89,18 @@ type Placer interface {
 	// the stage itself was up to date, and returns the place only if it had to
 	// write there. dir is as for Sources; open returns an output of the stage.
 	Place(dir string, open func(output string) (*artifact.Artifact, error)) (written string, err error)
+	// Target returns the directory that Place writes, which the attribute path
+	// names; "" for none. It is replaced as a whole.
+	Target(dir string) string
+}
+
+// A Weightless is a Stage that can do with the configuration and tokenizer of
+// a model.
+type Weightless interface {
+	Stage
+	// NeedsWeights reports whether Run reads the weights of the model block
+	// that the attribute at path refers to.
+	NeedsWeights(path string) bool
 }
 
 // Handles: what references evaluate to, one Go type for each artifact.Type so

@@ -169,6 +169,6 @@ func (r *report) add(env *stage.Env, m map[string]artifact.Metric) {
 	if r.planted > 0 {
 		m["dedup.canary_recall"] = artifact.Metric{N: r.planted, Value: float64(r.found) / float64(r.planted), Better: 1}
 	}
-	env.Note("rows overlapped with %d of %d benchmark items; %d rows share %d words in a row with one; %d of %d planted items were found again",
-		len(r.hit), r.items, r.long, decontam.Any, r.found, r.planted)
+	env.Note("rows overlapped with %d of %s; %s hold %s in a row of one; %d of %s found again",
+		len(r.hit), stage.Count(r.items, "benchmark item"), stage.Count(r.long, "row"), stage.Count(decontam.Any, "word"), r.found, stage.Count(r.planted, "planted item"))
 }

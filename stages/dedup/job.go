@@ -148,8 +148,8 @@ func (j *job) near(ctx context.Context, env *stage.Env, e embed.Embedder) error 
 	}
 	j.recall = &r
 	if r.Value() < j.MinRecall {
-		return fmt.Errorf("index %q found %d of %d near pairs (%.4f) when %d rows were compared with all others, and min_recall is %v: "+
-			"use index = \"exact\", or lower min_recall if missing duplicates does no harm", j.Index, r.Found, r.Pairs, r.Value(), r.Rows, j.MinRecall)
+		return fmt.Errorf("index %q found %d of %s (%.4f) when %s were compared with all others, and min_recall is %v: "+
+			"use index = \"exact\", or lower min_recall if missing duplicates does no harm", j.Index, r.Found, stage.Count(r.Pairs, "near pair"), r.Value(), stage.Count(r.Rows, "row"), j.MinRecall)
 	}
 	j.dropNear(rows, v, g, link)
 	return nil
@@ -190,8 +190,8 @@ func (j *job) write(env *stage.Env) error {
 			kept = append(kept, j.rows[i])
 		}
 	}
-	env.Note("%d of %d rows are kept: %d exact copies, %d near copies and %d contaminated rows are dropped",
-		len(kept), len(j.rows), reasons["exact"], reasons["near"], reasons["contaminated"])
+	env.Note("%d of %s kept; dropped: %d exact, %d near, %d contaminated",
+		len(kept), stage.Count(len(j.rows), "row"), reasons["exact"], reasons["near"], reasons["contaminated"])
 	if len(kept) == 0 {
 		return fmt.Errorf("no row of %s is left: all of them are contaminated; raise decontaminate.coverage, or look at what they share with the benchmarks", j.Input)
 	}
@@ -223,7 +223,7 @@ func (j *job) metrics(env *stage.Env, kept int, reasons map[string]int) map[stri
 	}
 	if r := j.recall; r != nil {
 		m["dedup.recall"] = artifact.Metric{N: r.Pairs, Value: r.Value(), Stderr: r.Stderr(), Better: 1}
-		env.Note("near copies were searched with %s: %d of %d pairs found when %d rows were compared with all others", j.method, r.Found, r.Pairs, r.Rows)
+		env.Note("near copies were searched with %s: %d of %s found when %s were compared with all others", j.method, r.Found, stage.Count(r.Pairs, "pair"), stage.Count(r.Rows, "row"))
 	}
 	if j.report != nil {
 		j.report.add(env, m)

@@ -226,7 +226,7 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 		env.Note("went on from the checkpoint of step %d", r.Resumed)
 	}
 	if err == nil && r.Skipped > 0 {
-		env.Note("%d of %d steps had no finite gradient and were skipped", r.Skipped, r.Steps)
+		env.Note("%d of %s skipped for want of a finite gradient", r.Skipped, stage.Count(r.Steps, "step"))
 	}
 	return r, err
 }

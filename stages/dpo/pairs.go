@@ -125,10 +125,10 @@ func (r renderer) read(env *stage.Env, d stage.Dataset, field string) ([]train.P
 		}
 	}
 	if long+same > 0 {
-		env.Note("%d of %d pairs of %s left out: %d prompts of %d tokens or more, %d with equal answers", long+same, n, d, long, r.most, same)
+		env.Note("%d of %s of %s left out: %s of %d tokens or more, %d with equal answers", long+same, stage.Count(n, "pair"), d, stage.Count(long, "prompt"), r.most, same)
 	}
 	if len(pairs) == 0 {
-		return nil, stage.Fieldf(field, "%s has no pair to use (%d rows)", d, n)
+		return nil, stage.Fieldf(field, "%s has no pair to use (%s)", d, stage.Count(n, "row"))
 	}
 	return pairs, nil
 }

@@ -55,6 +55,6 @@ func (s *spec) measured(env *stage.Env, held []train.Preference, before, after [
 	put("eval.accuracy", func(sums []train.Pair) train.Estimate { return train.PreferenceAccuracy(held, sums) })
 	put("eval.reward_accuracy", func(sums []train.Pair) train.Estimate { return train.RewardAccuracy(sums, before) })
 	put("eval.margin", func(sums []train.Pair) train.Estimate { return train.RewardMargin(s.Beta, sums, before) })
-	env.Note("held-out preference accuracy %.3f before, %.3f after (%d pairs)", m.Baseline["eval.accuracy"].Value, m.Metrics["eval.accuracy"].Value, len(held))
+	env.Note("held-out preference accuracy %.3f before, %.3f after (%s)", m.Baseline["eval.accuracy"].Value, m.Metrics["eval.accuracy"].Value, stage.Count(len(held), "pair"))
 	return m
 }

@@ -189,7 +189,7 @@ func (n *needle) fit(s *subject, p probe, hay []string, length, answer int) ([]i
 		return nil, err
 	}
 	if len(best)+answer > length {
-		return nil, stage.Fieldf("needle.lengths", "holds %d, but the question alone takes %d tokens", length, len(best)+answer)
+		return nil, stage.Fieldf("needle.lengths", "holds %d, but the question alone takes %s", length, stage.Count(len(best)+answer, "token"))
 	}
 	lo, hi := 0, length // sentences: at least a token each
 	for lo+1 < hi {

@@ -175,15 +175,23 @@ func (r *runner) all(jobs []job, blind bool) ([]*result, error) {
 	return out, nil
 }
 
+// score measures progress in tokens: continuations differ in length, and the
+// time that is left is told from it.
 func (r *runner) score(cs []model.Continuation) ([]model.Scores, error) {
-	return r.subject.decoder.Score(r.ctx, cs, model.ScoreOptions{Tokens: r.batch, Base: r.subject.base,
-		Progress: func(done int) { r.env.Progress(int64(done), int64(len(cs)), "continuations") }})
+	upTo := make([]int64, len(cs)+1) // tokens of the first continuations
+	for i, c := range cs {
+		upTo[i+1] = upTo[i] + int64(len(c.Context)+len(c.Target))
+	}
+	tell := func(done int) { r.env.Progress(upTo[done], upTo[len(cs)], "tokens") }
+	tell(0)
+	return r.subject.decoder.Score(r.ctx, cs, model.ScoreOptions{Tokens: r.batch, Base: r.subject.base, Progress: tell})
 }
 
 // complete continues prompts greedily.
 func (r *runner) complete(reqs []model.Request) ([]string, error) {
 	out := make([]string, len(reqs))
 	done := 0
+	r.env.Progress(0, int64(len(reqs)), "answers")
 	err := r.subject.decoder.Generate(r.ctx, reqs, model.GenerateOptions{Base: r.subject.base}, func(i int, res model.Result) error {
 		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
 		done++

@@ -73,6 +73,9 @@ func (s *spec) Check() error {
 	return errors.Join(errs...)
 }
 
+// NeedsWeights implements stage.Weightless.
+func (*spec) NeedsWeights(string) bool { return false }
+
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	count, done, err := s.counter(env)
@@ -154,9 +157,9 @@ func (s *spec) write(env *stage.Env, inputs [][]artifact.Row, lengths, drawn [][
 		metrics[src.Name+".tokens"] = artifact.Metric{N: n, Value: float64(tokens[i])}
 		metrics[src.Name+".rows"] = artifact.Metric{N: n, Value: float64(n)}
 		metrics[src.Name+".passes"] = artifact.Metric{N: n, Value: passes}
-		env.Note("%s: %d rows (%.2f passes), %d tokens, %.1f%% of all (%.1f%% asked for)", src.Name, n, passes, tokens[i], 100*share, 100*src.Weight/weights)
+		env.Note("%s: %s (%.2f passes), %s, %.1f%% of all (%.1f%% asked for)", src.Name, stage.Count(n, "row"), passes, stage.Count(tokens[i], "token"), 100*share, 100*src.Weight/weights)
 		if short[i] {
-			env.Note("%s is too small for its weight even when each of its rows is drawn %d times: raise max_repeat, or lower its weight", src.Name, src.MaxRepeat)
+			env.Note("%s is too small for its weight even when each of its rows is drawn %s: raise max_repeat, or lower its weight", src.Name, stage.Count(src.MaxRepeat, "time"))
 		}
 	}
 	if w, err = env.Create("metrics"); err != nil {

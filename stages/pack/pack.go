@@ -54,6 +54,9 @@ func (s *spec) Check() error {
 	return errors.Join(errs...)
 }
 
+// NeedsWeights implements stage.Weightless.
+func (*spec) NeedsWeights(string) bool { return false }
+
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	m, err := s.open(env)

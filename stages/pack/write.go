@@ -34,22 +34,22 @@ func (s *spec) write(env *stage.Env, p *packing) error {
 		"pack.truncated": count(p.truncated), "pack.truncated_tokens": count(p.lost),
 		"pack.dropped": count(len(p.dropped) + len(p.hollow)), "pack.control_tokens_in_text": count(p.spoken),
 	}}
-	env.Note("%d documents in %d rows of %d: %.1f%% of the places hold a token, %.1f%% of the tokens are learned",
-		p.sequences, len(p.rows), s.SeqLen, 100*float64(used)/float64(room), 100*float64(learned)/float64(used))
+	env.Note("%s in %s of %s: %.1f%% of the places hold a token, %.1f%% of the tokens are learned",
+		stage.Count(p.sequences, "document"), stage.Count(len(p.rows), "row"), stage.Count(s.SeqLen, "token"), 100*float64(used)/float64(room), 100*float64(learned)/float64(used))
 	if p.truncated > 0 {
-		env.Note("%d rows were longer than seq_len and lost %d tokens at their ends", p.truncated, p.lost)
+		env.Note("%s longer than seq_len lost %s at the end", stage.Count(p.truncated, "row"), stage.Count(p.lost, "token"))
 	}
 	if n := len(p.dropped); n > 0 {
-		env.Note("%d rows were longer than seq_len and are left out: %s", n, some(p.dropped))
+		env.Note("%s longer than seq_len left out: %s", stage.Count(n, "row"), some(p.dropped))
 	}
 	if n := len(p.hollow); n > 0 {
-		env.Note("%d rows are left out because their first seq_len tokens hold nothing to learn: %s", n, some(p.hollow))
+		env.Note("%s left out, whose first seq_len tokens hold nothing to learn: %s", stage.Count(n, "row"), some(p.hollow))
 	}
 	if p.idle > 0 {
-		env.Note("%d packed rows are left out because they hold nothing to learn", p.idle)
+		env.Note("%s left out, which held nothing to learn", stage.Count(p.idle, "packed row"))
 	}
 	if p.spoken > 0 {
-		env.Note("%d turns hold the text of a control token, which the tokenizer reads as that token", p.spoken)
+		env.Note("text of a control token, which the tokenizer reads as that token, stands in %s", stage.Count(p.spoken, "turn"))
 	}
 	if w, err = env.Create("metrics"); err != nil {
 		return err

@@ -148,6 +148,9 @@ func (a *adapterBlock) check() (errs []error) {
 	return errs
 }
 
+// NeedsWeights implements stage.Weightless.
+func (s *spec) NeedsWeights(string) bool { return s.Init != "random" }
+
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	paths, err := env.Store.Model(s.Base.Ref)
@@ -213,7 +216,7 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 		env.Note("went on from the checkpoint of step %d", r.Resumed)
 	}
 	if err == nil && r.Skipped > 0 {
-		env.Note("%d of %d steps had no finite gradient and were skipped", r.Skipped, r.Steps)
+		env.Note("%d of %s skipped for want of a finite gradient", r.Skipped, stage.Count(r.Steps, "step"))
 	}
 	return r, err
 }

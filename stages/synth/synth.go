@@ -207,9 +207,9 @@ func write(env *stage.Env, ask *asker, results []result) error {
 			return err
 		}
 	}
-	env.Note("%d rows, %d rejected; %d teacher answers, of which %d replayed from journals", n, len(results)-n, ask.asked.Load(), ask.replayed.Load())
+	env.Note("%s, %d rejected; %s, of which %d replayed from journals", stage.Count(n, "row"), len(results)-n, stage.Count(ask.asked.Load(), "teacher answer"), ask.replayed.Load())
 	if n == 0 {
-		return fmt.Errorf("all %d rows were rejected, the first because: %s; see the rejects, and try another teacher or prompts", len(results), results[0].reject.Reason+": "+results[0].reject.Detail)
+		return fmt.Errorf("%s, all rejected, the first because: %s; see the rejects, and try another teacher or prompts", stage.Count(len(results), "row"), results[0].reject.Reason+": "+results[0].reject.Detail)
 	}
 	return nil
 }

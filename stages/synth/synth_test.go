@@ -192,7 +192,7 @@ func TestAllRejected(t *testing.T) {
 	b := stagetest.New(t)
 	x := spec1(serve(t, func(string, int) string { return "no." }), dialogues)
 	x.Documents = documents(b, passage)
-	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "all 3 rows were rejected, the first because: malformed") {
+	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "3 rows, all rejected, the first because: malformed") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -15,10 +15,16 @@ sft "a" {
   retry = 3 # ERROR: Unknown attribute | It is a block: write retry { ... } without the equals sign.
 }
 
-module "shared" { # ERROR: Not supported by this version | module blocks are not supported
+module "shared" { # ERROR: Not part of this version | module blocks are not part
   source = "./shared"
 }
 
-output "x" { # ERROR: Not supported by this version
+output "x" { # ERROR: Not part of this version
   value = module.shared.x
+}
+
+lock "x" { # ERROR: Not part of this version | hf://org/name@revision
+}
+
+exec "x" { # ERROR: Not part of this version | data block
 }

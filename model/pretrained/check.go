@@ -1,0 +1,54 @@
+package pretrained
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"pipe/model"
+	"pipe/model/gguf"
+	"pipe/model/safetensors"
+)
+
+// CheckWeights reports why the weights of the model at path cannot be used:
+// there are none, or a tensor is not what the configuration says. It reads the
+// headers of the files only.
+func CheckWeights(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		f, err := gguf.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return named(path, model.CheckWeights(f.Config(), f))
+	}
+	b, err := read(filepath.Join(path, "config.json"))
+	if err != nil {
+		return err
+	}
+	c, err := model.ParseConfig(b)
+	if err != nil {
+		return named(path, err)
+	}
+	f, err := safetensors.OpenDir(path)
+	if errors.Is(err, safetensors.ErrNoWeights) {
+		return fmt.Errorf("%w; only an sft with init = \"random\", which makes new ones, pack and mix can use it", err)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return named(path, model.CheckWeights(c, f))
+}
+
+func named(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}

@@ -13,7 +13,8 @@ import (
 )
 
 // Decoder embeds a text as the mean of the final hidden states of a language
-// model over its tokens.
+// model over its tokens. A text longer than the model's context is read in
+// pieces of nearly one length that each fit, so that all of it counts.
 type Decoder struct {
 	model   *pretrained.Model
 	decoder *model.Decoder
@@ -44,21 +45,39 @@ func (d *Decoder) Embed(ctx context.Context, texts []string, progress func(done 
 	var docs [][]int32
 	var rows []int
 	for i, t := range texts {
-		ids := d.model.Tokenizer.EncodePlain(t)
-		if len(ids) == 0 {
-			continue
+		for _, piece := range windows(d.model.Tokenizer.EncodePlain(t), d.model.Config.MaxPositions) {
+			docs, rows = append(docs, piece), append(rows, i)
 		}
-		docs, rows = append(docs, ids), append(rows, i)
 	}
-	means, err := d.decoder.Embed(ctx, docs, model.ScoreOptions{Progress: progress})
+	means, err := d.decoder.Embed(ctx, docs, model.ScoreOptions{Progress: func(done int) {
+		if done == len(docs) {
+			progress(len(texts))
+		} else {
+			progress(rows[done])
+		}
+	}})
 	if err != nil {
 		return v, err
 	}
 	for i, m := range means {
-		copy(v.Row(rows[i]), m)
+		row := v.Row(rows[i])
+		for k, x := range m {
+			row[k] += float32(len(docs[i])) * x
+		}
 	}
 	v.Normalize()
 	return v, nil
+}
+
+// windows cuts ids into the fewest pieces of at most that many; their lengths
+// differ by at most one.
+func windows(ids []int32, most int) [][]int32 {
+	n := (len(ids) + most - 1) / most
+	out := make([][]int32, n)
+	for i := range n {
+		out[i] = ids[i*len(ids)/n : (i+1)*len(ids)/n]
+	}
+	return out
 }
 
 // Close implements Embedder.

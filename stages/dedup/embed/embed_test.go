@@ -116,6 +116,50 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
+// A text longer than the context (128 tokens) counts to its end: its vector is
+// the mean over all tokens, each piece read on its own.
+func TestDecoderReadsPastItsContext(t *testing.T) {
+	b := cpu.New(0)
+	defer b.Close()
+	d, err := OpenDecoder(b, modeltest.Directory(t, true), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	start := strings.Repeat("the same beginning ", 7)[:128]
+	x, y := start+strings.Repeat("0123456789", 30), start+strings.Repeat("zyxwvut!", 40)
+	v := embed(t, d, start, x, "", y)
+	if c := v.Cosine(1, 3); !(c < 0.99) {
+		t.Errorf("texts that part after the context have the cosine %v", c)
+	}
+	ids := d.model.Tokenizer.EncodePlain(x)
+	mean := make([]float32, v.Width)
+	for i := range 4 { // 428 tokens: four pieces of 107
+		m, err := d.decoder.Embed(context.Background(), [][]int32{ids[i*107 : (i+1)*107]}, model.ScoreOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k := range mean {
+			mean[k] += m[0][k]
+		}
+	}
+	if c := index.Cosine(mean, v.Row(1)); len(ids) != 428 || !(c > 0.999999) {
+		t.Errorf("cosine %v to the mean of the pieces of %d tokens", c, len(ids))
+	}
+	for _, c := range []struct {
+		n, most int
+		want    []int
+	}{{0, 4, nil}, {1, 4, []int{1}}, {4, 4, []int{4}}, {5, 4, []int{2, 3}}, {9, 4, []int{3, 3, 3}}} {
+		var got []int
+		for _, p := range windows(make([]int32, c.n), c.most) {
+			got = append(got, len(p))
+		}
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%d ids in pieces of at most %d: %v; want %v", c.n, c.most, got, c.want)
+		}
+	}
+}
+
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

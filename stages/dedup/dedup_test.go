@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -247,25 +246,6 @@ func TestProperties(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestSameOnAnyNumberOfProcessors(t *testing.T) {
-	rows := corpus(300, 5)
-	for _, index := range []string{"exact", "hnsw"} {
-		var digests [2]artifact.Digest
-		for i, procs := range []int{1, 4} {
-			old := runtime.GOMAXPROCS(procs)
-			_, _, r := run(t, rows, func(b *stagetest.Bench, s *spec) {
-				s.Index = index
-				s.against(stagetest.Dataset(b, rows[:20]...))
-			})
-			runtime.GOMAXPROCS(old)
-			digests[i] = r.Outputs["drops"].Digest()
-		}
-		if digests[0] != digests[1] {
-			t.Errorf("%s: four processors give other bytes than one", index)
-		}
-	}
 }
 
 func TestIndexesAgree(t *testing.T) {

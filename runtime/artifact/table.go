@@ -178,7 +178,11 @@ func RowType(a *Artifact) (name string, err error) {
 		return "", fmt.Errorf("read %s: %w", path, err)
 	}
 	defer f.Close()
-	r, err := openArrow(f)
+	st, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	r, err := openArrow(f, st.Size())
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", path, err)
 	}
@@ -207,7 +211,16 @@ func readTable(path string, t reflect.Type, row func(set func(reflect.Value) err
 		return err
 	}
 	defer f.Close()
-	r, cols, err := openTable(f, t)
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return readRows(f, st.Size(), t, row)
+}
+
+// readRows is readTable for a file that is open.
+func readRows(f ipc.ReadAtSeeker, size int64, t reflect.Type, row func(set func(reflect.Value) error) (bool, error)) error {
+	r, cols, err := openTable(f, size, t)
 	if err != nil {
 		return err
 	}
@@ -229,12 +242,12 @@ func readTable(path string, t reflect.Type, row func(set func(reflect.Value) err
 	return nil
 }
 
-func openTable(f *os.File, t reflect.Type) (r *ipc.FileReader, cols []column, err error) {
+func openTable(f ipc.ReadAtSeeker, size int64, t reflect.Type) (r *ipc.FileReader, cols []column, err error) {
 	want, cols, err := schema(t)
 	if err != nil {
 		return nil, nil, err
 	}
-	if r, err = openArrow(f); err != nil {
+	if r, err = openArrow(f, size); err != nil {
 		return nil, nil, err
 	}
 	if !r.Schema().Equal(want) {
@@ -245,16 +258,12 @@ func openTable(f *os.File, t reflect.Type) (r *ipc.FileReader, cols []column, er
 	return r, cols, nil
 }
 
-func openArrow(f *os.File) (r *ipc.FileReader, err error) {
+func openArrow(f ipc.ReadAtSeeker, size int64) (r *ipc.FileReader, err error) {
 	defer recovered(&err)
-	st, err := f.Stat()
-	if err != nil {
+	if err := checkFooter(f, size); err != nil {
 		return nil, err
 	}
-	if err := checkFooter(f, st.Size()); err != nil {
-		return nil, err
-	}
-	return ipc.NewFileReader(f, ipc.WithAllocator(newCapped(st.Size())))
+	return ipc.NewFileReader(f, ipc.WithAllocator(newCapped(size)))
 }
 
 // capped bounds what reading a file may hold at once: the Arrow library

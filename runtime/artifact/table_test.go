@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -196,12 +197,8 @@ func FuzzTable(f *testing.F) {
 	f.Add(whole[:len(whole)/2])
 	f.Add([]byte("ARROW1\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		path := filepath.Join(t.TempDir(), TableName)
-		if err := os.WriteFile(path, b, 0o666); err != nil {
-			t.Fatal(err)
-		}
 		n := 0
-		err := readTable(path, reflect.TypeFor[Row](), func(set func(reflect.Value) error) (bool, error) {
+		err := readRows(bytes.NewReader(b), int64(len(b)), reflect.TypeFor[Row](), func(set func(reflect.Value) error) (bool, error) {
 			var r Row
 			n++
 			return n < 1000, set(reflect.ValueOf(&r).Elem())

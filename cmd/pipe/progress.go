@@ -207,7 +207,7 @@ func tableSizes(s *engine.StageResult) string {
 			case "", "rows", "dataset":
 				parts = append(parts, counted(o.Rows, "row"))
 			default:
-				parts = append(parts, fmt.Sprintf("%d %s", o.Rows, name))
+				parts = append(parts, counted(o.Rows, strings.TrimSuffix(name, "s")))
 			}
 		}
 	}
@@ -236,7 +236,7 @@ func (r *running) text(now time.Time) string {
 		return duration(now.Sub(r.start))
 	}
 	count := func(n int64) string { return fmt.Sprint(n) }
-	unit, speed := " "+r.unit, func(v float64) string { return fmt.Sprintf("%.3g/s", v) }
+	unit, speed := " "+r.unit, perSecond
 	if r.unit == "bytes" {
 		unit, count = "", size
 		speed = func(v float64) string { return size(int64(v)) + "/s" }
@@ -257,6 +257,14 @@ func (r *running) text(now time.Time) string {
 		s += fmt.Sprintf(", %s %.4g", r.metric, r.value)
 	}
 	return s
+}
+
+// perSecond prints a rate with three digits, or all that stand before the point.
+func perSecond(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f/s", v)
+	}
+	return fmt.Sprintf("%.3g/s", v)
 }
 
 // jsonEvent is the event as programs read it: an object with a type.

@@ -48,7 +48,7 @@ func TestProgressSaysHowFarHowFastAndHowLong(t *testing.T) {
 		{"from the start", running{start: start, since: start, done: 30, total: 90, unit: "steps"}, 10, "30/90 steps, 3/s, 20.0 s left"},
 		{"from a checkpoint", running{start: start, since: start, first: 60, done: 70, total: 90, unit: "steps"}, 10, "70/90 steps, 1/s, 20.0 s left"},
 		{"nothing new yet", running{start: start, since: start, first: 60, done: 60, total: 90, unit: "steps"}, 10, "60/90 steps"},
-		{"no end known", running{start: start, since: start, done: 12345, unit: "tokens"}, 10, "12345 tokens, 1.23e+03/s"},
+		{"no end known", running{start: start, since: start, done: 12345, unit: "tokens"}, 10, "12345 tokens, 1234/s"},
 		{"slow and long", running{start: start, since: start, done: 1, total: 1000, unit: "steps"}, 20, "1/1000 steps, 0.05/s, 5 h 33 m left"},
 		{"a metric", running{start: start, since: start, done: 5, total: 5, unit: "steps", metric: "loss", value: 2.5}, 10, "5/5 steps, 0.5/s, loss 2.5"},
 		{"a download", running{start: start, since: start, done: 1 << 20, total: 3 << 20, unit: "bytes"}, 2, "1.0 MiB/3.0 MiB, 512.0 KiB/s, 4.0 s left"},
@@ -71,6 +71,36 @@ func TestPlainProgressSpeaksEveryTenSeconds(t *testing.T) {
 	want := "sft.a: 11/100 steps, 1/s, 1 m 29 s left\nsft.a: 22/100 steps, 1/s, 1 m 18 s left\n✓ sft.a done in 1.5 s\n"
 	if err.String() != want {
 		t.Errorf("%q, want %q", err, want)
+	}
+}
+
+// A stage that counts one thing after another, as eval does its suites, gets a
+// new rate for each.
+func TestANewCountHasANewRate(t *testing.T) {
+	u, c, _, _ := newTestObserver(t, true, &options{progress: "auto"})
+	u.observe(stageEvent("eval.a", engine.Started))
+	count := func(at, done, total int64, unit string) string {
+		c.at = time.Unix(1000+at, 0)
+		u.observe(engine.Event{Type: engine.ProgressEvent, Addr: "eval.a", Done: done, Total: total, Unit: unit})
+		return u.running["eval.a"].text(c.at)
+	}
+	for _, s := range []struct {
+		at, done, total int64
+		unit, want      string
+	}{
+		{0, 0, 60, "tokens", "0 ms"},
+		{100, 60, 60, "tokens", "60/60 tokens, 0.6/s"},
+		{100, 0, 372, "tokens", "1 m 40 s"}, // another suite
+		{110, 60, 372, "tokens", "60/372 tokens, 6/s, 52.0 s left"},
+		{120, 120, 372, "tokens", "120/372 tokens, 6/s, 42.0 s left"},
+		{121, 0, 10, "answers", "2 m 01 s"},
+		{123, 4, 10, "answers", "4/10 answers, 2/s, 3.0 s left"},
+		{124, 2, 10, "answers", "2/10 answers"}, // and again from the start
+		{125, 3, 10, "answers", "3/10 answers, 1/s, 7.0 s left"},
+	} {
+		if got := count(s.at, s.done, s.total, s.unit); got != s.want {
+			t.Errorf("after %d s: %q, want %q", s.at, got, s.want)
+		}
 	}
 }
 
@@ -134,8 +164,8 @@ func TestTheLossIsWhatALineShows(t *testing.T) {
 func TestDoneSaysWhatWasMade(t *testing.T) {
 	rows := func(n int64) artifact.Object { return artifact.Object{Type: artifact.Dataset, Rows: n} }
 	got := tableSizes(&engine.StageResult{Outputs: map[string]artifact.Object{
-		"dataset": rows(295), "drops": rows(23), "series": rows(672), "model": {Type: artifact.Model}}})
-	if want := " (295 rows, 23 drops)"; got != want {
+		"dataset": rows(295), "drops": rows(1), "series": rows(672), "model": {Type: artifact.Model}}})
+	if want := " (295 rows, 1 drop)"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if got := tableSizes(&engine.StageResult{Outputs: map[string]artifact.Object{"": rows(1)}}); got != " (1 row)" {

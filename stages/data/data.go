@@ -109,7 +109,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	}
 	env.Note("%s from %s", stage.Count(len(rows), "row"), stage.Count(len(paths), "file"))
 	if len(rows) < total {
-		env.Note("%d further rows are left out by limit", total-len(rows))
+		env.Note("%s left out by limit", stage.Count(total-len(rows), "further row"))
 	}
 	w, err := env.Create("")
 	if err != nil {

@@ -223,7 +223,9 @@ func (j *job) metrics(env *stage.Env, kept int, reasons map[string]int) map[stri
 	}
 	if r := j.recall; r != nil {
 		m["dedup.recall"] = artifact.Metric{N: r.Pairs, Value: r.Value(), Stderr: r.Stderr(), Better: 1}
-		env.Note("near copies were searched with %s: %d of %s found when %s were compared with all others", j.method, r.Found, stage.Count(r.Pairs, "pair"), stage.Count(r.Rows, "row"))
+		if r.Pairs > 0 {
+			env.Note("search %s found %d of %s of the %s that were compared with all others", j.method, r.Found, stage.Count(r.Pairs, "near pair"), stage.Count(r.Rows, "row"))
+		}
 	}
 	if j.report != nil {
 		j.report.add(env, m)

@@ -87,6 +87,18 @@ func TestWeights(t *testing.T) {
 		if !slices.Equal(w.Shape, want.Shape) || w.DType.String() != want.Type || hash(w.Data) != want.SHA256 {
 			t.Errorf("%s: shape %v, type %s, data differ %t", name, w.Shape, w.DType, hash(w.Data) != want.SHA256)
 		}
+		d, err := f.Describe(name)
+		if err != nil || !slices.Equal(d.Shape, w.Shape) || d.DType != w.DType || len(d.Data) != len(w.Data) {
+			t.Errorf("%s: described as shape %v, type %s, %d bytes, %v", name, d.Shape, d.DType, len(d.Data), err)
+		}
+	}
+	if err := model.CheckWeights(f.Config(), f); err != nil {
+		t.Error(err)
+	}
+	other := f.Config()
+	other.Intermediate *= 2
+	if err := model.CheckWeights(other, f); err == nil || !strings.Contains(err.Error(), "config.json says") {
+		t.Errorf("other shapes: %v", err)
 	}
 	if _, err := f.Weight("rope_freqs.weight"); !errors.Is(err, model.ErrNoTensor) {
 		t.Errorf("got %v", err)

@@ -51,12 +51,6 @@ func (l *Likelihood) Step(p *model.Pass, micro, window []int) ([]Mean, error) {
 	return []Mean{{"loss", sum, k}, {"token_accuracy", hits, k}}, nil
 }
 
-// An Estimate is a measured mean.
-type Estimate struct {
-	N             int // documents, or pairs
-	Value, Stderr float64
-}
-
 // CrossEntropy measures the mean cross-entropy per scored token, in nats, over
 // the documents of rows. Its standard error takes documents, not tokens, as
 // independent. tokens bounds a pass; 0: 2048.
@@ -81,7 +75,11 @@ func CrossEntropy(ctx context.Context, d *model.Decoder, rows []model.Batch, tok
 		}
 		docs = append(docs, perDocument(b, s.LogP)...)
 	}
-	return ratio(docs), nil
+	sums, counts := make([]float64, len(docs)), make([]float64, len(docs))
+	for i, d := range docs {
+		sums[i], counts[i] = d.Chosen, d.Rejected
+	}
+	return RatioOf(sums, counts), nil
 }
 
 // perDocument returns each document's summed cross-entropy and token count.
@@ -96,31 +94,6 @@ func perDocument(b model.Batch, logp []float32) []Pair {
 		docs[at].Rejected++
 	}
 	return docs
-}
-
-// ratio is the ratio estimator Σx/Σy with its standard error by linearisation.
-func ratio(xy []Pair) Estimate {
-	var x, y, ss float64
-	n := 0
-	for _, d := range xy {
-		x, y = x+d.Chosen, y+d.Rejected
-	}
-	if y == 0 {
-		return Estimate{}
-	}
-	e := Estimate{Value: x / y}
-	for _, d := range xy {
-		if d.Rejected > 0 {
-			n++
-			r := d.Chosen - e.Value*d.Rejected
-			ss += r * r
-		}
-	}
-	e.N = n
-	if n > 1 {
-		e.Stderr = math.Sqrt(ss*float64(n)/float64(n-1)) / y
-	}
-	return e
 }
 
 // CheckPacking compares the loss of each document of row inside the row with

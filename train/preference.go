@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"pipe/model"
@@ -193,36 +192,22 @@ func RewardAccuracy(sums, ref []Pair) Estimate {
 
 // RewardMargin is the mean of beta·Δ over pairs.
 func RewardMargin(beta float64, sums, ref []Pair) Estimate {
-	return mean(len(sums), func(i int) float64 { return beta * margin(sums[i], ref[i]) })
+	each := make([]float64, len(sums))
+	for i := range each {
+		each[i] = beta * margin(sums[i], ref[i])
+	}
+	return MeanOf(each)
 }
 
 func share(n int, margin func(i int) float64) Estimate {
-	return mean(n, func(i int) float64 {
+	each := make([]float64, n)
+	for i := range each {
 		switch m := margin(i); {
 		case m > 0:
-			return 1
+			each[i] = 1
 		case m == 0:
-			return 0.5
+			each[i] = 0.5
 		}
-		return 0
-	})
-}
-
-func mean(n int, at func(i int) float64) Estimate {
-	e := Estimate{N: n}
-	if n == 0 {
-		return e
 	}
-	ss := 0.0
-	for i := range n {
-		e.Value += at(i)
-	}
-	e.Value /= float64(n)
-	for i := range n {
-		ss += (at(i) - e.Value) * (at(i) - e.Value)
-	}
-	if n > 1 {
-		e.Stderr = math.Sqrt(ss / float64(n-1) / float64(n))
-	}
-	return e
+	return MeanOf(each)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"math"
 	"testing"
 
 	"pipe/runtime/artifact"
@@ -21,24 +22,28 @@ func TestComparisonTable(t *testing.T) {
 			"qa.exact": {N: 60, Value: 1, Better: 1},
 			"nll":      {N: 40, Value: 2.5, Stderr: 0.25, Better: -1},
 			"same":     {N: 40, Value: 1, Stderr: 0.25, Better: 1},
+			"more":     {N: 12, Value: 1.5, Stderr: 0.25, Better: 1},
 			"alone":    {N: 7, Value: 0.125, Better: 1},
 			"ev\x1bil": {N: 1, Value: 1},
 		},
 		Baseline: map[string]artifact.Metric{
 			"qa.acc": {N: 60, Value: 0.5, Stderr: 0.0625}, "qa.exact": {N: 60, Value: 0}, "nll": {N: 40, Value: 2.25, Stderr: 0.25},
 			"same": {N: 40, Value: 1, Stderr: 0.25}, "ev\x1bil": {N: 1, Value: 0.5},
+			"more": {N: 12, Value: 1, Stderr: 0.25},
 		},
-		Blind: map[string]artifact.Metric{"qa.acc": {Value: 0.25}},
+		Change: map[string]artifact.Metric{"nll": {N: 40, Value: 0.25, Stderr: 0.0625, Better: -1}},
+		Blind:  map[string]artifact.Metric{"qa.acc": {Value: 0.25}},
 	})
 	want := `
 eval.final
-  metric     n             base            tuned   change          blind
-  alone      7                –  0.1250                 –
+  metric     n             base            tuned            change           blind
+  alone      7                –  0.1250                          –
   ev il      1  0.5000           1.0000           +0.5000
-  nll       40  2.2500 ± 0.2500  2.5000 ± 0.2500  +0.2500  worse
-  qa.acc    60  0.5000 ± 0.0625  0.7500 ± 0.0500  +0.2500  better  0.2500
-  qa.exact  60  0.0000           1.0000           +1.0000  better
-  same      40  1.0000 ± 0.2500  1.0000 ± 0.2500  +0.0000
+  more      12  1.0000 ± 0.2500  1.5000 ± 0.2500  +0.5000 ± 0.3536  unclear
+  nll       40  2.2500 ± 0.2500  2.5000 ± 0.2500  +0.2500 ± 0.0625  worse
+  qa.acc    60  0.5000 ± 0.0625  0.7500 ± 0.0500  +0.2500 ± 0.0800  better   0.2500
+  qa.exact  60  0.0000           1.0000           +1.0000           better
+  same      40  1.0000 ± 0.2500  1.0000 ± 0.2500  +0.0000 ± 0.3536
 `
 	if got != want {
 		t.Errorf("got:%s\nwant:%s", got, want)
@@ -64,5 +69,32 @@ eval.final
 `
 	if got != want {
 		t.Errorf("got:%s\nwant:%s", got, want)
+	}
+}
+
+// A change is called one when 0 lies outside its 95 % confidence interval;
+// quantiles from Student's table.
+func TestVerdict(t *testing.T) {
+	for n, want := range map[int]float64{1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980} {
+		if got := student95(n); !(math.Abs(got-want) < 0.01*want) {
+			t.Errorf("student95(%d) = %.4f, want %.3f", n, got, want)
+		}
+	}
+	for _, c := range []struct {
+		m    artifact.Metric
+		want string
+	}{
+		{artifact.Metric{N: 12, Value: 0.22, Stderr: 0.1, Better: 1}, "unclear"},
+		{artifact.Metric{N: 12, Value: 0.23, Stderr: 0.1, Better: 1}, "better"},
+		{artifact.Metric{N: 12, Value: 0.23, Stderr: 0.1, Better: -1}, "worse"},
+		{artifact.Metric{N: 12, Value: -0.23, Stderr: 0.1, Better: -1}, "better"},
+		{artifact.Metric{N: 1, Value: 9, Better: 1}, "unclear"},
+		{artifact.Metric{N: 9, Value: 0, Stderr: 1, Better: 1}, ""},
+		{artifact.Metric{N: 9, Value: 5, Stderr: 1}, ""},
+		{artifact.Metric{N: 9, Value: math.NaN(), Stderr: 1, Better: 1}, "unclear"},
+	} {
+		if got := verdict(c.m); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.m, got, c.want)
+		}
 	}
 }

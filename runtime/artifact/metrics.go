@@ -9,6 +9,7 @@ const MetricsName = "metrics.json"
 type MetricsFile struct {
 	Metrics  map[string]Metric `json:"metrics"`            // the evaluated model
 	Baseline map[string]Metric `json:"baseline,omitempty"` // the same of the untuned base model
+	Change   map[string]Metric `json:"change,omitempty"`   // Metrics less Baseline; Stderr is that of the paired difference over the same items
 	Blind    map[string]Metric `json:"blind,omitempty"`    // what guessing without the question or document scores
 	Grids    map[string]Grid   `json:"grids,omitempty"`    // two-dimensional results, such as the needle grid
 }

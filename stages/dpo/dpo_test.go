@@ -65,6 +65,14 @@ func TestLosses(t *testing.T) {
 		}
 		m := metrics(t, out["metrics"])
 		after, before := m.Metrics, m.Baseline
+		for name, c := range m.Change {
+			if c.N != after[name].N || !(math.Abs(c.Value-(after[name].Value-before[name].Value)) < 1e-12) {
+				t.Errorf("%s: %s changed by %+v from %+v to %+v", loss, name, c, before[name], after[name])
+			}
+		}
+		if len(m.Change) != 3 {
+			t.Errorf("%s: changes %v", loss, m.Change)
+		}
 		if before["eval.reward_accuracy"].Value != 0.5 || before["eval.margin"].Value != 0 || before["eval.accuracy"].N != 6 {
 			t.Errorf("%s: before %+v", loss, before)
 		}

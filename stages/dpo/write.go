@@ -42,14 +42,18 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 
 // measured compares the held-out pairs after training with before.
 func (s *spec) measured(env *stage.Env, held []train.Preference, before, after []train.Pair) artifact.MetricsFile {
-	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{}}
+	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{}, Change: map[string]artifact.Metric{}}
 	if len(held) == 0 {
 		return m
 	}
 	put := func(name string, at func(sums []train.Pair) train.Estimate) {
-		for to, sums := range map[*map[string]artifact.Metric][]train.Pair{&m.Metrics: after, &m.Baseline: before} {
-			e := at(sums)
-			(*to)[name] = artifact.Metric{N: e.N, Value: e.Value, Stderr: e.Stderr, Better: 1}
+		metric := func(e train.Estimate) artifact.Metric {
+			return artifact.Metric{N: e.N, Value: e.Value, Stderr: e.Stderr, Better: 1}
+		}
+		a, b := at(after), at(before)
+		m.Metrics[name], m.Baseline[name] = metric(a), metric(b)
+		if d, ok := a.Minus(b); ok {
+			m.Change[name] = metric(d)
 		}
 	}
 	put("eval.accuracy", func(sums []train.Pair) train.Estimate { return train.PreferenceAccuracy(held, sums) })

@@ -13,6 +13,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/train"
 )
 
 //go:embed README.md
@@ -20,7 +21,7 @@ var doc string
 
 // Kind is the stage kind "eval".
 var Kind = stage.Kind{
-	Name: "eval", Doc: doc, Version: 1, Compute: true,
+	Name: "eval", Doc: doc, Version: 2, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "metrics", Type: artifact.Metrics, Doc: "SUITE.METRIC of the model, its base and a blind guesser; the needle grid"},
 		{Name: "items", Type: artifact.Dataset, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
@@ -93,10 +94,21 @@ func (s *spec) Check() error {
 // A result is what one suite measured on one subject. Items hold one entry per
 // item in the order of the rows.
 type result struct {
-	metrics map[string]artifact.Metric
+	metrics []measured
 	items   []artifact.Row
 	grid    *artifact.Grid
 	sums    [][2]float64 // preference: summed log-probabilities of each pair
+}
+
+// measured is one metric of a suite.
+type measured struct {
+	name string
+	train.Estimate
+	better int // as in artifact.Metric
+}
+
+func (r *result) put(name string, e train.Estimate, better int) {
+	r.metrics = append(r.metrics, measured{name, e, better})
 }
 
 // job is one suite, with its rows, ready to be run on any subject.
@@ -192,18 +204,19 @@ func (s *spec) jobs(env *stage.Env) ([]job, error) {
 func (s *spec) write(env *stage.Env, jobs []job, tuned, base, blind []*result) error {
 	m := artifact.MetricsFile{
 		Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{},
-		Blind: map[string]artifact.Metric{}, Grids: map[string]artifact.Grid{},
+		Change: map[string]artifact.Metric{}, Blind: map[string]artifact.Metric{}, Grids: map[string]artifact.Grid{},
 	}
 	var items []artifact.Row
 	for i, j := range jobs {
 		t := tuned[i]
 		if base != nil && t.sums != nil {
-			t.metrics["reward_acc"] = rewardAccuracy(t.sums, base[i].sums)
+			t.put("reward_acc", rewardAccuracy(t.sums, base[i].sums), 1)
 		}
 		put(m.Metrics, j.name, t.metrics)
 		put(m.Blind, j.name, blind[i].metrics)
 		if base != nil {
 			put(m.Baseline, j.name, base[i].metrics)
+			put(m.Change, j.name, changes(t.metrics, base[i].metrics))
 		}
 		if t.grid != nil {
 			g := *t.grid
@@ -230,8 +243,20 @@ func (s *spec) write(env *stage.Env, jobs []job, tuned, base, blind []*result) e
 	return artifact.Append(w, items...)
 }
 
-func put(into map[string]artifact.Metric, suite string, from map[string]artifact.Metric) {
-	for k, v := range from {
-		into[suite+"."+k] = v
+func put(into map[string]artifact.Metric, suite string, from []measured) {
+	for _, m := range from {
+		into[suite+"."+m.name] = artifact.Metric{N: m.N, Value: m.Value, Stderr: m.Stderr, Better: m.better}
 	}
+}
+
+// changes are the paired differences of the metrics that both have.
+func changes(tuned, base []measured) (out []measured) {
+	for _, t := range tuned {
+		for _, b := range base {
+			if d, ok := t.Minus(b.Estimate); ok && b.name == t.name {
+				out = append(out, measured{t.name, d, t.better})
+			}
+		}
+	}
+	return out
 }

@@ -8,6 +8,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/train"
 )
 
 // needle is the needle block: key-value facts hidden in a text at given
@@ -237,13 +238,13 @@ func (n *needle) run(r *runner, hay []string) (*result, error) {
 			}
 		}
 	}
-	res := &result{metrics: map[string]artifact.Metric{}, grid: g}
+	res := &result{grid: g}
 	if r.blind {
 		chance := math.Pow(10, -float64(n.Digits)) * 10 / 9
 		if n.Style == "word" {
 			chance = 0.5 / (70 * 70) // half the words have two syllables
 		}
-		res.metrics["acc"] = artifact.Metric{N: len(probes), Value: chance, Better: 1}
+		res.put("acc", train.Estimate{N: len(probes), Value: chance}, 1)
 		return res, nil
 	}
 	texts, err := r.complete(reqs)
@@ -259,7 +260,7 @@ func (n *needle) run(r *runner, hay []string) (*result, error) {
 		res.items = append(res.items, item(artifact.Row{ID: fmt.Sprint(i), Text: p.keys[0], Answer: p.values[0], Gold: -1}, texts[i], map[string]any{
 			"correct": ok, "length": n.Lengths[cell/len(n.Depths)], "depth": n.Depths[cell%len(n.Depths)], "tokens": len(reqs[i].Prompt)}))
 	}
-	res.metrics["acc"] = mean(acc, 1)
+	res.put("acc", train.MeanOf(acc), 1)
 	return res, nil
 }
 

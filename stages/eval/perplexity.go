@@ -8,6 +8,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/text/chat"
+	"pipe/train"
 )
 
 // A passage is a tokenised text with the tokens that are predicted.
@@ -54,13 +55,10 @@ func perplexity(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 			nll[owner[k]] -= sumLogP(s)
 		}
 	}
-	m := ratio(nll, tokens)
-	bits := ratio(nll, bytes)
-	bits.Value, bits.Stderr = bits.Value/math.Ln2, bits.Stderr/math.Ln2
-	ppl := m
-	ppl.Value = math.Exp(m.Value)
-	ppl.Stderr = ppl.Value * m.Stderr
-	res := &result{metrics: map[string]artifact.Metric{"nll": m, "perplexity": ppl, "bits_per_byte": bits}}
+	m, res := train.RatioOf(nll, tokens), &result{}
+	res.put("nll", m, -1)
+	res.put("perplexity", m.Exp(), -1)
+	res.put("bits_per_byte", train.RatioOf(nll, bytes).Scale(1/math.Ln2), -1)
 	for i, row := range rows {
 		res.items = append(res.items, item(row, "", map[string]any{"nll": nll[i], "tokens": tokens[i], "bytes": bytes[i]}))
 	}
@@ -142,29 +140,6 @@ func unigram(ps []passage, nll []float64) {
 	for i, p := range ps {
 		each(p, func(id int32) { nll[i] -= math.Log(count[id] / total) })
 	}
-}
-
-// ratio is Σy/Σx over items with the standard error of a ratio of means
-// (Cochran 1977, 6.4); lower is better.
-func ratio(y, x []float64) artifact.Metric {
-	m := artifact.Metric{N: len(y), Better: -1}
-	var sy, sx float64
-	for i := range y {
-		sy, sx = sy+y[i], sx+x[i]
-	}
-	if sx == 0 {
-		return m
-	}
-	m.Value = sy / sx
-	if n := float64(len(y)); n > 1 {
-		ss := 0.0
-		for i := range y {
-			d := y[i] - m.Value*x[i]
-			ss += d * d
-		}
-		m.Stderr = math.Sqrt(ss/(n-1)/n) / (sx / n)
-	}
-	return m
 }
 
 // normalize prepares an answer for comparison.

@@ -3,7 +3,6 @@ package eval
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -11,6 +10,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/train"
 )
 
 // rowType is the type of suite that a row is made for.
@@ -114,7 +114,7 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		return nil, err
 	}
 	var acc, norm []float64
-	res := &result{metrics: map[string]artifact.Metric{}}
+	res := &result{}
 	for _, row := range rows {
 		n := len(row.Choices)
 		ll, perChar := make([]float64, n), make([]float64, n)
@@ -128,7 +128,8 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		norm = append(norm, indicator(argmax(perChar) == int(row.Gold)))
 		res.items = append(res.items, item(row, row.Choices[best], map[string]any{"correct": best == int(row.Gold), "log_probs": ll}))
 	}
-	res.metrics["acc"], res.metrics["acc_norm"] = mean(acc, 1), mean(norm, 1)
+	res.put("acc", train.MeanOf(acc), 1)
+	res.put("acc_norm", train.MeanOf(norm), 1)
 	return res, nil
 }
 
@@ -148,7 +149,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		return nil, err
 	}
 	var exact, within, f1 []float64
-	res := &result{metrics: map[string]artifact.Metric{}}
+	res := &result{}
 	for i, row := range rows {
 		got, want := normalize(u.Normalizer, texts[i]), normalize(u.Normalizer, row.Answer)
 		exact = append(exact, indicator(got == want && want != ""))
@@ -156,7 +157,9 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		f1 = append(f1, overlap(got, want))
 		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": exact[i] == 1, "normalized": got, "f1": f1[i]}))
 	}
-	res.metrics["exact_match"], res.metrics["contains"], res.metrics["f1"] = mean(exact, 1), mean(within, 1), mean(f1, 1)
+	res.put("exact_match", train.MeanOf(exact), 1)
+	res.put("contains", train.MeanOf(within), 1)
+	res.put("f1", train.MeanOf(f1), 1)
 	return res, nil
 }
 
@@ -238,7 +241,7 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := &result{metrics: map[string]artifact.Metric{}}
+	res := &result{}
 	var acc, norm, margin []float64
 	for i, row := range rows {
 		c, j := sumLogP(scores[2*i]), sumLogP(scores[2*i+1])
@@ -247,7 +250,9 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 		res.sums = append(res.sums, [2]float64{c, j})
 		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "chosen_log_prob": c, "rejected_log_prob": j}))
 	}
-	res.metrics["acc"], res.metrics["acc_norm"], res.metrics["margin"] = mean(acc, 1), mean(norm, 1), mean(margin, 1)
+	res.put("acc", train.MeanOf(acc), 1)
+	res.put("acc_norm", train.MeanOf(norm), 1)
+	res.put("margin", train.MeanOf(margin), 1)
 	return res, nil
 }
 
@@ -274,12 +279,12 @@ func (r *runner) reply(question, answer []artifact.Message) (model.Continuation,
 
 // rewardAccuracy is the share of pairs whose chosen answer gained more
 // log-probability over the base than the rejected one (Rafailov et al. 2023).
-func rewardAccuracy(tuned, base [][2]float64) artifact.Metric {
+func rewardAccuracy(tuned, base [][2]float64) train.Estimate {
 	var acc []float64
 	for i, t := range tuned {
 		acc = append(acc, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
 	}
-	return mean(acc, 1)
+	return train.MeanOf(acc)
 }
 
 func argmax(x []float64) int {
@@ -297,22 +302,6 @@ func indicator(b bool) float64 {
 		return 1
 	}
 	return 0
-}
-
-// mean is the mean of x with its standard error.
-func mean(x []float64, better int) artifact.Metric {
-	m := artifact.Metric{N: len(x), Better: better}
-	for _, v := range x {
-		m.Value += v / float64(len(x))
-	}
-	if len(x) > 1 {
-		ss := 0.0
-		for _, v := range x {
-			ss += (v - m.Value) * (v - m.Value)
-		}
-		m.Stderr = math.Sqrt(ss / float64(len(x)-1) / float64(len(x)))
-	}
-	return m
 }
 
 // item is one line of the output items.

@@ -20,7 +20,7 @@ var doc string
 
 // Kind is the stage kind "sft".
 var Kind = stage.Kind{
-	Name: "sft", Doc: doc, Version: 2, Compute: true,
+	Name: "sft", Doc: doc, Version: 3, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
@@ -203,7 +203,7 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 	}
 	o.Setup = func() (map[string][]float64, error) {
 		e, err := measure(ctx, d, held)
-		return map[string][]float64{"eval_loss": {float64(e.N), e.Value, e.Stderr}}, err
+		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err
 	}
 	o.Report = func(done, total int, points []train.Point) {
 		for _, p := range points {
@@ -258,9 +258,12 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if w, err = env.Create("metrics"); err != nil {
 		return err
 	}
-	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{}}
+	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{}, Baseline: map[string]artifact.Metric{}, Change: map[string]artifact.Metric{}}
 	if after.N > 0 {
 		before := r.Before["eval_loss"]
+		if d, ok := after.Minus(train.Estimate{Value: before[1], Each: before[3:]}); ok {
+			m.Change["eval.loss"] = artifact.Metric{N: d.N, Value: d.Value, Stderr: d.Stderr, Better: -1}
+		}
 		m.Metrics["eval.loss"] = artifact.Metric{N: after.N, Value: after.Value, Stderr: after.Stderr, Better: -1}
 		m.Baseline["eval.loss"] = artifact.Metric{N: int(before[0]), Value: before[1], Stderr: before[2], Better: -1}
 		env.Note("held-out loss %.4f before, %.4f after", before[1], after.Value)

@@ -77,6 +77,9 @@ func TestAdapters(t *testing.T) {
 		}
 		m := metrics(t, out["metrics"])
 		before, after := m.Baseline["eval.loss"], m.Metrics["eval.loss"]
+		if c := m.Change["eval.loss"]; c.N != after.N || !(math.Abs(c.Value-(after.Value-before.Value)) < 1e-12) || !(c.Stderr > 0) {
+			t.Errorf("changed by %+v from %+v to %+v", c, before, after)
+		}
 		if !(after.Value < before.Value-0.5) || after.N < 3 || !(after.Stderr > 0) || after.Better != -1 {
 			t.Errorf("%s: loss %+v before, %+v after", kind, before, after)
 		}

@@ -3,6 +3,7 @@ package model_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -215,5 +216,41 @@ func TestCheck(t *testing.T) {
 		if err := d.Check(b); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
+	}
+}
+
+// TestLogits: the logits give the log-probabilities and the most likely tokens
+// that the head reports, packed documents and all.
+func TestLogits(t *testing.T) {
+	b := backend(t)
+	d, batch := modeltest.Decoder(t, b, "plain", false), modeltest.Batch()
+	p := model.NewPass(b)
+	defer p.Close()
+	s, err := d.LogProb(p, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := d.Logits(p, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := d.Config.VocabSize
+	if len(z) != v*len(batch.Rows) {
+		t.Fatalf("%d logits for %d rows of %d", len(z), len(batch.Rows), v)
+	}
+	got := make([]float32, len(batch.Rows))
+	for i, id := range batch.Targets {
+		row, sum := z[i*v:(i+1)*v], 0.0
+		for _, x := range row {
+			sum += math.Exp(float64(x))
+		}
+		got[i] = float32(float64(row[id]) - math.Log(sum))
+		if row[s.ArgMax[i]] != slices.Max(row) {
+			t.Errorf("row %d: token %d is not the most likely", i, s.ArgMax[i])
+		}
+	}
+	modeltest.Close(t, "log-probabilities", got, s.LogP, tolerance)
+	if _, err := d.Logits(p, model.Batch{IDs: []int32{int32(v)}, Starts: []int32{0}}); err == nil {
+		t.Error("a token outside the vocabulary was taken")
 	}
 }

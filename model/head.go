@@ -40,6 +40,23 @@ func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
 	return s, p.Sync()
 }
 
+// Logits runs b and returns the logits [len(b.Rows), V] at its rows, row by
+// row; its targets are not looked at. It needs memory for all of them, twice:
+// training and scoring use [Decoder.LogProb].
+func (d *Decoder) Logits(p *Pass, b Batch) (z []float32, err error) {
+	if err := d.Check(b); err != nil {
+		return nil, err
+	}
+	defer catch(&err)
+	p.start(len(b.IDs), b.Starts)
+	x := d.gather(p, d.run(p, b.IDs), p.Ints(b.Rows))
+	t := p.New(len(b.Rows), d.Config.VocabSize)
+	p.MatMul(t, x, d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	z = make([]float32, t.Len())
+	p.Download(z, t)
+	return z, p.Sync()
+}
+
 // gather returns the normed rows of the residual stream h.
 func (d *Decoder) gather(p *Pass, h, rows *tensor.Tensor) *tensor.Tensor {
 	x := p.New(rows.Len(), d.Config.Hidden)

@@ -219,9 +219,9 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestLogits: the logits give the log-probabilities and the most likely tokens
+// TestAllLogits: the logits give the log-probabilities and the most likely tokens
 // that the head reports, packed documents and all.
-func TestLogits(t *testing.T) {
+func TestAllLogits(t *testing.T) {
 	b := backend(t)
 	d, batch := modeltest.Decoder(t, b, "plain", false), modeltest.Batch()
 	p := model.NewPass(b)

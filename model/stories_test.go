@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"pipe/model"
-	"pipe/model/modeltest"
 	"pipe/tensor"
 )
 

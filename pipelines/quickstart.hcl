@@ -194,5 +194,8 @@ eval "final" {
 export "release" {
   model   = dpo.final.model
   formats = ["peft", "safetensors", "gguf:q8_0"]
+  name    = "quickstart"
   path    = var.out
+  data    = [mix.train.dataset, mix.prefs.dataset] # for the model card
+  metrics = [sft.tuned.metrics, dpo.final.metrics, eval.final.metrics]
 }

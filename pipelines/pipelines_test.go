@@ -68,6 +68,15 @@ func TestQuickstart(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	card, err := os.ReadFile(filepath.Join(out, "peft", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| r | 16 |", "### Stage 1: sft", "| learning_rate | 0.001 |", "### Stage 2: dpo", "| learning_rate | 0.0002 |", "| beta | 0.1 |", "## Data", "| eval.accuracy | 127 |", "| needle.acc |"} {
+		if !strings.Contains(string(card), want) {
+			t.Errorf("the model card lacks %q:\n%s", want, card)
+		}
+	}
 	if again := run(); !strings.HasPrefix(again, "Nothing to do: ") {
 		t.Errorf("the second run did something:\n%s", again)
 	}

@@ -99,6 +99,27 @@ func (o Options) Steps(n int) int {
 	return (n + window - 1) / window * o.Epochs
 }
 
+// Settings returns what o sets of the result, by name, for a model card.
+func (o Options) Settings() map[string]string {
+	s := map[string]string{
+		"learning_rate": fmt.Sprint(o.LR), "schedule": o.Schedule, "batch_size": fmt.Sprint(o.BatchSize), "grad_accum": fmt.Sprint(o.GradAccum),
+		"weight_decay": fmt.Sprint(o.WeightDecay), "betas": fmt.Sprintf("%v, %v", o.Beta1, o.Beta2), "eps": fmt.Sprint(o.Eps),
+		"max_grad_norm": fmt.Sprint(o.MaxGradNorm), "seed": fmt.Sprint(o.Seed),
+	}
+	switch {
+	case o.Warmup >= 1:
+		s["warmup_steps"] = fmt.Sprint(int(o.Warmup))
+	default:
+		s["warmup_ratio"] = fmt.Sprint(o.Warmup)
+	}
+	if o.MaxSteps > 0 {
+		s["max_steps"] = fmt.Sprint(o.MaxSteps)
+	} else {
+		s["epochs"] = fmt.Sprint(o.Epochs)
+	}
+	return s
+}
+
 func (o Options) schedule(steps int) Schedule {
 	w := int(o.Warmup)
 	if o.Warmup < 1 {

@@ -14,4 +14,14 @@ type ModelManifest struct {
 	// Base is the digest of the model block, or of the full-weight artifact,
 	// that the adapter was trained over; zero for full weights.
 	Base Digest `json:"base"`
+	// Training is how the weights were made from those of a model block, first
+	// stage first.
+	Training []Training `json:"training,omitempty"`
+}
+
+// A Training is one stage that trained a model: its kind, and its settings by
+// name, for people to read.
+type Training struct {
+	Kind     string            `json:"kind"`
+	Settings map[string]string `json:"settings"`
 }

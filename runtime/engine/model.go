@@ -157,7 +157,7 @@ func (in inputs) Model(r artifact.Ref) (stage.ModelPath, error) {
 	if err != nil {
 		return stage.ModelPath{}, err
 	}
-	base, err := in.manifest(a)
+	own, err := in.manifest(a)
 	if err != nil {
 		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
 	}
@@ -165,15 +165,18 @@ func (in inputs) Model(r artifact.Ref) (stage.ModelPath, error) {
 	if err != nil {
 		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
 	}
-	if base.IsZero() {
-		return stage.ModelPath{Base: dir, Root: r.Digest}, nil
+	if own.Base.IsZero() {
+		return stage.ModelPath{Base: dir, Root: r.Digest, Training: own.Training}, nil
 	}
-	m, err := in.base(base)
+	m, err := in.base(own.Base)
 	if err != nil {
 		return stage.ModelPath{}, fmt.Errorf("open %s: %w", r, err)
 	}
 	if a.Has(adapterConfig) { // else it passes its base on
 		m.Adapter = dir
+	}
+	if len(own.Training) > 0 { // the base's is part of it
+		m.Training = own.Training
 	}
 	return m, nil
 }
@@ -186,10 +189,8 @@ func (in inputs) root(d artifact.Digest) (stage.ModelPath, bool) {
 	return m, ok
 }
 
-func (in inputs) manifest(a *artifact.Artifact) (artifact.Digest, error) {
-	var m artifact.ModelManifest
-	err := artifact.ReadJSON(a, artifact.ModelFile, &m)
-	return m.Base, err
+func (in inputs) manifest(a *artifact.Artifact) (m artifact.ModelManifest, err error) {
+	return m, artifact.ReadJSON(a, artifact.ModelFile, &m)
 }
 
 // base finds what an adapter was trained over: a model block, or an artifact
@@ -206,9 +207,9 @@ func (in inputs) base(d artifact.Digest) (stage.ModelPath, error) {
 	if err != nil {
 		return stage.ModelPath{}, fmt.Errorf("its base: %w", err)
 	}
-	if !over.IsZero() {
+	if !over.Base.IsZero() {
 		return stage.ModelPath{}, fmt.Errorf("its base %v is an adapter itself; a base has all weights", d)
 	}
 	dir, err := a.Dir()
-	return stage.ModelPath{Base: dir, Root: d}, err
+	return stage.ModelPath{Base: dir, Root: d, Training: over.Training}, err
 }

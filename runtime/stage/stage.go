@@ -187,6 +187,8 @@ type ModelPath struct {
 	// Base is. A stage that trains an adapter writes it into its artifact
 	// (see artifact.ModelFile), so that the base is found again by content.
 	Root artifact.Digest
+	// Training is how the model was made, as far as this store knows.
+	Training []artifact.Training
 }
 
 // A FieldError is a complaint about one attribute of a spec. Field is the path

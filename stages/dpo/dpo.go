@@ -19,7 +19,7 @@ var doc string
 
 // Kind is the stage kind "dpo".
 var Kind = stage.Kind{
-	Name: "dpo", Doc: doc, Version: 3, Compute: true,
+	Name: "dpo", Doc: doc, Version: 4, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Doc: "Loss, rewards, learning rate and gradient norm of each step (artifact.Point)"},
@@ -187,9 +187,8 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	return s.write(env, student, paths, r, held, after)
 }
 
-// train runs the loop. The reference is the policy before the first step: its
-// log-probabilities are computed once and kept in the checkpoints.
-func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preferences, held []train.Preference) (*train.Result, error) {
+// options are the settings of the loop.
+func (s *spec) options(env *stage.Env) train.Options {
 	o := train.Options{
 		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm},
 		Schedule: s.Schedule, Warmup: s.WarmupRatio, Epochs: s.Epochs, MaxSteps: s.MaxSteps, BatchSize: s.BatchSize, GradAccum: s.GradAccum,
@@ -198,6 +197,13 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 	if s.WarmupSteps > 0 {
 		o.Warmup = float64(s.WarmupSteps)
 	}
+	return o
+}
+
+// train runs the loop. The reference is the policy before the first step: its
+// log-probabilities are computed once and kept in the checkpoints.
+func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preferences, held []train.Preference) (*train.Result, error) {
+	o := s.options(env)
 	o.Setup = func() (map[string][]float64, error) {
 		ref, err := train.SumLogProbs(ctx, task.Model, task.Pairs, false, func(done int) {
 			env.Progress(int64(done), int64(len(task.Pairs)), "reference pairs")

@@ -2,6 +2,7 @@ package dpo
 
 import (
 	"fmt"
+	"slices"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -14,7 +15,9 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if err != nil {
 		return err
 	}
-	var manifest artifact.ModelManifest
+	settings := s.options(env).Settings()
+	settings["steps"], settings["loss"], settings["beta"], settings["max_len"] = fmt.Sprint(r.Steps), s.Loss, fmt.Sprint(s.Beta), fmt.Sprint(s.MaxLen)
+	manifest := artifact.ModelManifest{Training: slices.Concat(paths.Training, []artifact.Training{{Kind: Kind.Name, Settings: settings}})}
 	if student.Adapter != nil {
 		manifest.Base = paths.Root
 	}

@@ -17,6 +17,7 @@ type card struct {
 	model                artifact.Digest
 	settings             map[string]any    // of the adapter
 	extra                map[string]string // further entries
+	training             []artifact.Training
 	data                 []dataset
 	metrics              []artifact.MetricsFile
 }
@@ -29,7 +30,7 @@ type dataset struct {
 func (s *spec) card(env *stage.Env, src *source) (*card, error) {
 	c := &card{
 		name: s.Name, base: src.base, revision: src.revision, model: s.Model.Digest,
-		settings: src.settings, extra: s.Card,
+		settings: src.settings, extra: s.Card, training: src.training,
 	}
 	for _, d := range s.Data {
 		a, err := env.Store.Open(d.Ref)
@@ -92,6 +93,12 @@ func (c *card) render(family string) []byte {
 	}
 	for _, k := range slices.Sorted(maps.Keys(c.extra)) {
 		row(k, c.extra[k])
+	}
+	for i, t := range c.training {
+		fmt.Fprintf(b, "\n### Stage %d: %s\n\n| | |\n|---|---|\n", i+1, t.Kind)
+		for _, k := range slices.Sorted(maps.Keys(t.Settings)) {
+			row(k, t.Settings[k])
+		}
 	}
 	if len(c.data) > 0 {
 		b.WriteString("\n## Data\n\n| digest | rows |\n|---|---|\n")

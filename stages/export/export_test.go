@@ -58,7 +58,10 @@ func adapted(t *testing.T, b *stagetest.Bench, path string, base stage.Model) st
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(set.Save(w.Dir(), base.Digest.String()), w.WriteJSON(artifact.ModelFile, artifact.ModelManifest{Base: base.Digest})); err != nil {
+	if err := errors.Join(set.Save(w.Dir(), base.Digest.String()), w.WriteJSON(artifact.ModelFile, artifact.ModelManifest{Base: base.Digest, Training: []artifact.Training{
+		{Kind: "sft", Settings: map[string]string{"learning_rate": "0.001", "schedule": "cosine"}},
+		{Kind: "dpo", Settings: map[string]string{"beta": "0.1"}},
+	}})); err != nil {
 		t.Fatal(err)
 	}
 	o, err := w.Commit()
@@ -304,7 +307,7 @@ func TestCard(t *testing.T) {
 		}
 		wants = append(wants, "\n# legal\n", `base_model: "org/base"`, "| method | dora |", "| r | 4 |", "| lora_alpha | 8 |",
 			"| target_modules | down_proj, k_proj, q_proj |", "| epochs | 2 |\n| learning rate | 2e-4 |",
-			data.Digest.String()+" | 2 |", m.Digest.String(), "| qa.acc | 40 | 0.75 | 0.069 | 0.5 |")
+			data.Digest.String()+" | 2 |", ".String(), "| qa.acc | 40 | 0.75 | 0.069 | 0.5 |")
 		for _, w := range wants {
 			if !strings.Contains(string(card), w) {
 				t.Errorf("%s: the card lacks %q:\n%s", family, w, card)

@@ -14,6 +14,7 @@ import (
 	"pipe/model"
 	"pipe/model/adapter"
 	"pipe/model/pretrained"
+	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/tensor"
 )
@@ -26,6 +27,7 @@ type source struct {
 	settings map[string]any // its adapter_config.json
 	base     string         // what the base model is called
 	revision string         // its commit on the hub, "" when unknown
+	training []artifact.Training
 	decoder  *model.Decoder
 }
 
@@ -40,7 +42,7 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := &source{Model: m, adapter: paths.Adapter}
+	src := &source{Model: m, adapter: paths.Adapter, training: paths.Training}
 	src.base, src.revision = baseName(paths.Base)
 	if s.Base != "" {
 		src.base, src.revision = s.Base, ""

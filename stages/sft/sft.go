@@ -3,10 +3,12 @@
 package sft
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -20,7 +22,7 @@ var doc string
 
 // Kind is the stage kind "sft".
 var Kind = stage.Kind{
-	Name: "sft", Doc: doc, Version: 3, Compute: true,
+	Name: "sft", Doc: doc, Version: 4, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
@@ -191,8 +193,8 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	return s.write(env, student, paths, r, after)
 }
 
-// train runs the loop, the held-out loss measured before it.
-func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows, held []model.Batch) (*train.Result, error) {
+// options are the settings of the loop.
+func (s *spec) options(env *stage.Env) train.Options {
 	o := train.Options{
 		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm},
 		Schedule: s.Schedule, Warmup: s.WarmupRatio, Epochs: s.Epochs, MaxSteps: s.MaxSteps, BatchSize: s.BatchSize, GradAccum: s.GradAccum,
@@ -201,6 +203,12 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 	if s.WarmupSteps > 0 {
 		o.Warmup = float64(s.WarmupSteps)
 	}
+	return o
+}
+
+// train runs the loop, the held-out loss measured before it.
+func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows, held []model.Batch) (*train.Result, error) {
+	o := s.options(env)
 	o.Setup = func() (map[string][]float64, error) {
 		e, err := measure(ctx, d, held)
 		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err
@@ -235,7 +243,12 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	if err != nil {
 		return err
 	}
-	var manifest artifact.ModelManifest
+	settings := s.options(env).Settings()
+	settings["steps"], settings["init"] = fmt.Sprint(r.Steps), cmp.Or(s.Init, "base")
+	manifest := artifact.ModelManifest{Training: []artifact.Training{{Kind: Kind.Name, Settings: settings}}}
+	if s.Init != "random" {
+		manifest.Training = slices.Concat(paths.Training, manifest.Training)
+	}
 	if student.Adapter != nil {
 		manifest.Base = paths.Root
 	}

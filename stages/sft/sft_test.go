@@ -88,6 +88,15 @@ func TestAdapters(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		var manifest artifact.ModelManifest
+		if data, err := os.ReadFile(filepath.Join(out["model"], artifact.ModelFile)); err != nil {
+			t.Error(err)
+		} else if err := json.Unmarshal(data, &manifest); err != nil {
+			t.Error(err)
+		}
+		if tr := manifest.Training; len(tr) != 1 || tr[0].Kind != "sft" || tr[0].Settings["learning_rate"] != "0.01" || tr[0].Settings["epochs"] != "3" || tr[0].Settings["seed"] != "5" || tr[0].Settings["steps"] == "" {
+			t.Errorf("%s: trained as %+v", kind, tr)
+		}
 		if got := evalLoss(t, base, out["model"], s); !(math.Abs(got-after.Value) <= 1e-5) {
 			t.Errorf("%s: the saved adapter has loss %v, the metrics say %v", kind, got, after.Value)
 		}

@@ -229,7 +229,7 @@ func (b inputs) Model(r artifact.Ref) (stage.ModelPath, error) {
 		return stage.ModelPath{}, err
 	}
 	if m.Base.IsZero() {
-		return stage.ModelPath{Base: dir, Root: r.Digest}, nil
+		return stage.ModelPath{Base: dir, Root: r.Digest, Training: m.Training}, nil
 	}
 	base, err := b.Model(artifact.Ref{Type: artifact.Model, Digest: m.Base})
 	if err != nil {
@@ -237,6 +237,9 @@ func (b inputs) Model(r artifact.Ref) (stage.ModelPath, error) {
 	}
 	if a.Has("adapter_config.json") {
 		base.Adapter = dir
+	}
+	if len(m.Training) > 0 {
+		base.Training = m.Training
 	}
 	return base, nil
 }

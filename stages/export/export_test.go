@@ -307,7 +307,8 @@ func TestCard(t *testing.T) {
 		}
 		wants = append(wants, "\n# legal\n", `base_model: "org/base"`, "| method | dora |", "| r | 4 |", "| lora_alpha | 8 |",
 			"| target_modules | down_proj, k_proj, q_proj |", "| epochs | 2 |\n| learning rate | 2e-4 |",
-			data.Digest.String()+" | 2 |", ".String(), "| qa.acc | 40 | 0.75 | 0.069 | 0.5 |")
+			data.Digest.String()+" | 2 |", m.Digest.String(), "### Stage 1: sft\n\n| | |\n|---|---|\n| learning_rate | 0.001 |\n| schedule | cosine |\n",
+			"### Stage 2: dpo\n\n| | |\n|---|---|\n| beta | 0.1 |\n", "| qa.acc | 40 | 0.75 | 0.069 | 0.5 |")
 		for _, w := range wants {
 			if !strings.Contains(string(card), w) {
 				t.Errorf("%s: the card lacks %q:\n%s", family, w, card)

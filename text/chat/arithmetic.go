@@ -40,7 +40,7 @@ func (e *binaryExpr) eval(in *interp, s *scope) Value {
 	}
 	r := e.r.eval(in, s)
 	if e.op == "~" {
-		a, b := str(l), str(r)
+		a, b := in.str(l), in.str(r)
 		in.tick(len(a) + len(b))
 		return a + b
 	}
@@ -138,8 +138,11 @@ func intArithmetic(op string, a, b int64) Value {
 	case "**":
 		c := int64(1)
 		for ; b > 0; b-- {
-			if a == 0 || a == 1 {
+			switch a {
+			case 0, 1:
 				return a
+			case -1:
+				return 1 - 2*(b%2) // b odd: -1
 			}
 			n, ok := intArithmetic("*", c, a).(int64)
 			if !ok {
@@ -196,15 +199,15 @@ func (e *compareExpr) eval(in *interp, s *scope) Value {
 func (in *interp) compare(op string, l, r Value) bool {
 	switch op {
 	case "==":
-		return equal(l, r)
+		return in.equal(l, r)
 	case "!=":
-		return !equal(l, r)
+		return !in.equal(l, r)
 	case "in":
 		return in.contains(r, l)
 	case "not in":
 		return !in.contains(r, l)
 	}
-	c := order(l, r)
+	c := in.order(l, r)
 	switch op {
 	case "<":
 		return c < 0
@@ -217,7 +220,8 @@ func (in *interp) compare(op string, l, r Value) bool {
 }
 
 // order compares two numbers, strings or lists.
-func order(l, r Value) int {
+func (in *interp) order(l, r Value) int {
+	in.tick(0)
 	li, lf, lInt, okL := number(l)
 	ri, rf, rInt, okR := number(r)
 	switch {
@@ -240,6 +244,7 @@ func order(l, r Value) int {
 	}
 	if a, ok := l.(string); ok {
 		if b, ok := r.(string); ok {
+			in.tick(min(len(a), len(b)))
 			return strings.Compare(a, b)
 		}
 	}
@@ -266,7 +271,7 @@ func (in *interp) contains(in2 Value, v Value) bool {
 	}
 	for _, e := range in.iterate(in2) {
 		in.tick(0)
-		if equal(e, v) {
+		if in.equal(e, v) {
 			return true
 		}
 	}

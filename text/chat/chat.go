@@ -118,13 +118,13 @@ func (in *Input) globals() (map[string]Value, error) {
 	g := map[string]Value{
 		"add_generation_prompt": in.AddGenerationPrompt,
 		"tools":                 nil, "documents": nil,
-		"raise_exception": function{"raise_exception", func(_ *interp, a args) Value {
-			fail("the template refuses this conversation: %s", str(a.take(0, "message", "")))
+		"raise_exception": function{"raise_exception", func(in *interp, a args) Value {
+			fail("the template refuses this conversation: %s", in.str(a.take(0, "message", "")))
 			return nil
 		}},
-		"strftime_now": function{"strftime_now", func(i *interp, a args) Value { return strftime(i.date, text(a.take(0, "format", nil))) }},
+		"strftime_now": function{"strftime_now", strftimeNow},
 		"namespace":    function{"namespace", makeNamespace},
-		"dict":         function{"dict", func(_ *interp, a args) Value { return makeNamespace(nil, a).(namespace).Dict }},
+		"dict":         function{"dict", func(in *interp, a args) Value { return makeNamespace(in, a).(namespace).Dict }},
 		"range":        function{"range", makeRange},
 	}
 	for k, v := range in.Special {
@@ -186,13 +186,14 @@ func (m *Message) dict() *Dict {
 	return d
 }
 
-func makeNamespace(_ *interp, a args) Value {
+func makeNamespace(in *interp, a args) Value {
 	d := NewDict()
 	for _, p := range a.pos {
 		from, ok := p.(*Dict)
 		if !ok {
 			fail("namespace and dict take mappings, not values of type %s", typeName(p))
 		}
+		in.tick(16 * from.Len())
 		for _, k := range from.keys {
 			d.Set(k, from.vals[k])
 		}
@@ -230,6 +231,12 @@ func makeRange(in *interp, a args) Value {
 		out = append(out, i)
 	}
 	return out
+}
+
+func strftimeNow(in *interp, a args) Value {
+	format := text(a.take(0, "format", nil))
+	in.tick(16 * len(format)) // no directive writes more than 16 times its length
+	return strftime(in.date, format)
 }
 
 // strftime is Python's, in the C locale.

@@ -3,7 +3,9 @@ package chat
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,6 +212,9 @@ func FuzzTemplate(f *testing.F) {
 	}
 	for _, line := range strings.Split(source(f, "language"), "\n") {
 		f.Add(line)
+	}
+	for _, name := range slices.Sorted(maps.Keys(bombs)) {
+		f.Add(bombs[name])
 	}
 	f.Fuzz(func(t *testing.T, src string) {
 		tpl, err := Parse(src)

@@ -35,8 +35,12 @@ type interp struct {
 	tests   map[string]testFunc
 }
 
-// tick counts a step and the bytes it made.
+// tick counts a step and the bytes it made or looked at. A nil interp counts
+// nothing: it serves values that no template made.
 func (in *interp) tick(bytes int) {
+	if in == nil {
+		return
+	}
 	if bytes > maxOutput {
 		fail("makes a string of %d bytes; at most %d are allowed", bytes, maxOutput)
 	}
@@ -107,7 +111,7 @@ func (n *textNode) exec(in *interp, _ *scope) signal {
 
 func (n *outputNode) exec(in *interp, s *scope) signal {
 	in.line = n.line
-	in.write(str(n.value.eval(in, s)))
+	in.write(in.str(n.value.eval(in, s)))
 	return normal
 }
 
@@ -197,7 +201,7 @@ func (n *setNode) exec(in *interp, s *scope) signal {
 
 func (n *filterNode) exec(in *interp, s *scope) signal {
 	in.line = n.line
-	in.write(str(in.applyFilters(n.filter, in.capture(n.body, &scope{up: s}), s)))
+	in.write(in.str(in.applyFilters(n.filter, in.capture(n.body, &scope{up: s}), s)))
 	return normal
 }
 
@@ -284,8 +288,10 @@ type missing struct{}
 func (in *interp) iterate(v Value) []Value {
 	switch v := v.(type) {
 	case []Value:
+		in.tick(len(v))
 		return v
 	case tuple:
+		in.tick(len(v))
 		return v
 	case undefined:
 		return nil
@@ -373,9 +379,9 @@ func (l *loopState) attr(name string) (Value, bool) {
 			return a.pos[l.index%len(a.pos)]
 		}}, true
 	case "changed":
-		return function{"changed", func(_ *interp, a args) Value {
+		return function{"changed", func(in *interp, a args) Value {
 			now := tuple(a.pos)
-			if l.seen && equal(l.changed, now) {
+			if l.seen && in.equal(l.changed, now) {
 				return false
 			}
 			l.seen, l.changed = true, now

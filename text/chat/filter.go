@@ -12,22 +12,24 @@ type filterFunc func(in *interp, v Value, a args) Value
 // filters are Jinja2's, as far as chat templates use them, with tojson as
 // transformers has it.
 var filters = map[string]filterFunc{
-	"trim":       func(_ *interp, v Value, a args) Value { return strip(str(v), a.take(0, "chars", nil), true, true) },
+	"trim": func(in *interp, v Value, a args) Value {
+		return strip(in, in.str(v), a.take(0, "chars", nil), true, true)
+	},
 	"length":     func(_ *interp, v Value, _ args) Value { return int64(length(v)) },
 	"count":      func(_ *interp, v Value, _ args) Value { return int64(length(v)) },
-	"upper":      func(_ *interp, v Value, _ args) Value { return strings.ToUpper(str(v)) },
-	"lower":      func(_ *interp, v Value, _ args) Value { return strings.ToLower(str(v)) },
-	"capitalize": func(_ *interp, v Value, _ args) Value { return capitalize(str(v)) },
-	"title":      func(_ *interp, v Value, _ args) Value { return title(str(v)) },
-	"string":     func(_ *interp, v Value, _ args) Value { return str(v) },
+	"upper":      func(in *interp, v Value, _ args) Value { return strings.ToUpper(in.str(v)) },
+	"lower":      func(in *interp, v Value, _ args) Value { return strings.ToLower(in.str(v)) },
+	"capitalize": func(in *interp, v Value, _ args) Value { return capitalize(in.str(v)) },
+	"title":      func(in *interp, v Value, _ args) Value { return title(in.str(v)) },
+	"string":     func(in *interp, v Value, _ args) Value { return in.str(v) },
 	"safe":       func(_ *interp, v Value, _ args) Value { return v },
-	"escape":     func(_ *interp, v Value, _ args) Value { return escapeHTML(str(v)) },
-	"e":          func(_ *interp, v Value, _ args) Value { return escapeHTML(str(v)) },
+	"escape":     func(in *interp, v Value, _ args) Value { return escapeHTML(in, in.str(v)) },
+	"e":          func(in *interp, v Value, _ args) Value { return escapeHTML(in, in.str(v)) },
 	"default":    defaultFilter,
 	"d":          defaultFilter,
-	"replace":    func(in *interp, v Value, a args) Value { return replace(in, str(v), a) },
+	"replace":    func(in *interp, v Value, a args) Value { return replace(in, in.str(v), a) },
 	"tojson":     toJSON,
-	"items": func(_ *interp, v Value, _ args) Value {
+	"items": func(in *interp, v Value, _ args) Value {
 		if _, ok := v.(undefined); ok {
 			return []Value{}
 		}
@@ -35,9 +37,10 @@ var filters = map[string]filterFunc{
 		if !ok {
 			fail("items needs a mapping, not a value of type %s", typeName(v))
 		}
+		in.tick(16 * d.Len())
 		return dictMethods["items"](d, args{})
 	},
-	"list":       func(in *interp, v Value, _ args) Value { return append([]Value{}, in.iterate(v)...) },
+	"list":       func(in *interp, v Value, _ args) Value { return copied(in, in.iterate(v)) },
 	"join":       joinFilter,
 	"first":      func(in *interp, v Value, _ args) Value { return end(in.iterate(v), false) },
 	"last":       func(in *interp, v Value, _ args) Value { return end(in.iterate(v), true) },
@@ -46,20 +49,25 @@ var filters = map[string]filterFunc{
 	"unique":     unique,
 	"dictsort":   dictSort,
 	"sum":        sum,
-	"min":        func(in *interp, v Value, _ args) Value { return extreme(in.iterate(v), -1) },
-	"max":        func(in *interp, v Value, _ args) Value { return extreme(in.iterate(v), 1) },
+	"min":        func(in *interp, v Value, _ args) Value { return extreme(in, in.iterate(v), -1) },
+	"max":        func(in *interp, v Value, _ args) Value { return extreme(in, in.iterate(v), 1) },
 	"int":        toInt,
 	"float":      toFloat,
 	"abs":        func(_ *interp, v Value, _ args) Value { return absolute(v) },
 	"round":      round,
 	"indent":     indent,
-	"wordcount":  func(_ *interp, v Value, _ args) Value { return int64(len(strings.FieldsFunc(str(v), isSpace))) },
+	"wordcount":  func(in *interp, v Value, _ args) Value { return int64(words(in.str(v))) },
 	"map":        mapFilter,
 	"select":     func(in *interp, v Value, a args) Value { return choose(in, v, a, false, true) },
 	"reject":     func(in *interp, v Value, a args) Value { return choose(in, v, a, false, false) },
 	"selectattr": func(in *interp, v Value, a args) Value { return choose(in, v, a, true, true) },
 	"rejectattr": func(in *interp, v Value, a args) Value { return choose(in, v, a, true, false) },
 	"attr":       func(_ *interp, v Value, a args) Value { return orUndefined(attribute(v, text(a.take(0, "name", nil)))) },
+}
+
+func copied(in *interp, list []Value) []Value {
+	in.tick(16 * len(list))
+	return append([]Value{}, list...)
 }
 
 func orUndefined(v Value, ok bool) Value {
@@ -96,13 +104,14 @@ func defaultFilter(_ *interp, v Value, a args) Value {
 	return v
 }
 
-func escapeHTML(s string) string {
+func escapeHTML(in *interp, s string) string {
+	in.tick(5 * len(s)) // the longest of them replaces one byte
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&#39;", `"`, "&#34;").Replace(s)
 }
 
 // toJSON is json.dumps(v, ensure_ascii=False, indent, separators, sort_keys).
 func toJSON(in *interp, v Value, a args) Value {
-	style := jsonStyle{item: ", ", key: ": "}
+	style := jsonStyle{item: ", ", key: ": ", in: in}
 	style.ascii = truth(a.take(0, "ensure_ascii", false))
 	switch ind := a.take(1, "indent", nil).(type) {
 	case nil:
@@ -130,14 +139,13 @@ func toJSON(in *interp, v Value, a args) Value {
 	if err != nil {
 		fail("%v", err)
 	}
-	in.tick(len(s))
 	return s
 }
 
 func sortedStrings(s []string) []string { return slices.Sorted(slices.Values(s)) }
 
 func joinFilter(in *interp, v Value, a args) Value {
-	sep := str(a.take(0, "d", ""))
+	sep := in.str(a.take(0, "d", ""))
 	if attr := a.take(1, "attribute", nil); attr != nil {
 		v = mapFilter(in, v, args{kw: NewDict("attribute", attr)})
 	}
@@ -160,26 +168,26 @@ func reverse(in *interp, v Value, _ args) Value {
 		slices.Reverse(r)
 		return string(r)
 	}
-	out := slices.Clone(in.iterate(v))
+	out := copied(in, in.iterate(v))
 	slices.Reverse(out)
 	return out
 }
 
 // fold is what Jinja2 compares by when case does not count.
-func fold(v Value, caseSensitive bool) Value {
+func (in *interp) fold(v Value, caseSensitive bool) Value {
 	if s, ok := v.(string); ok && !caseSensitive {
+		in.tick(len(s))
 		return strings.ToLower(s)
 	}
 	return v
 }
 
 func sortFilter(in *interp, v Value, a args) Value {
-	out := slices.Clone(in.iterate(v))
-	in.tick(64 * len(out))
+	out := copied(in, in.iterate(v))
 	sensitive := truth(a.take(1, "case_sensitive", false))
 	key := getter(in, a.take(2, "attribute", nil))
 	slices.SortStableFunc(out, func(x, y Value) int {
-		c := order(fold(key(x), sensitive), fold(key(y), sensitive))
+		c := in.order(in.fold(key(x), sensitive), in.fold(key(y), sensitive))
 		if truth(a.take(0, "reverse", false)) {
 			return -c
 		}
@@ -193,9 +201,9 @@ func unique(in *interp, v Value, a args) Value {
 	key := getter(in, a.take(1, "attribute", nil))
 	var out, seen []Value
 	for _, e := range in.iterate(v) {
-		k := fold(key(e), sensitive)
+		k := in.fold(key(e), sensitive)
 		in.tick(len(seen))
-		if !slices.ContainsFunc(seen, func(s Value) bool { return equal(s, k) }) {
+		if !slices.ContainsFunc(seen, func(s Value) bool { return in.equal(s, k) }) {
 			seen = append(seen, k)
 			out = append(out, e)
 		}
@@ -213,10 +221,10 @@ func dictSort(in *interp, v Value, a args) Value {
 		by = 1
 	}
 	sensitive := truth(a.take(0, "case_sensitive", false))
+	in.tick(64 * d.Len())
 	out := dictMethods["items"](d, args{}).([]Value)
-	in.tick(64 * len(out))
 	slices.SortStableFunc(out, func(x, y Value) int {
-		c := order(fold(x.(tuple)[by], sensitive), fold(y.(tuple)[by], sensitive))
+		c := in.order(in.fold(x.(tuple)[by], sensitive), in.fold(y.(tuple)[by], sensitive))
 		if truth(a.take(2, "reverse", false)) {
 			return -c
 		}
@@ -234,13 +242,13 @@ func sum(in *interp, v Value, a args) Value {
 	return total
 }
 
-func extreme(list []Value, sign int) Value {
+func extreme(in *interp, list []Value, sign int) Value {
 	if len(list) == 0 {
 		return undefined{"an item of an empty list"}
 	}
 	best := list[0]
 	for _, e := range list[1:] {
-		if sign*order(fold(e, false), fold(best, false)) > 0 {
+		if sign*in.order(in.fold(e, false), in.fold(best, false)) > 0 {
 			best = e
 		}
 	}
@@ -321,8 +329,9 @@ func indent(in *interp, v Value, a args) Value {
 		}
 		pad = strings.Repeat(" ", int(n))
 	}
-	lines := strings.Split(str(v), "\n")
-	in.tick(len(lines) * (len(pad) + 16))
+	s := in.str(v)
+	in.tick((strings.Count(s, "\n") + 1) * (len(pad) + 16))
+	lines := strings.Split(s, "\n")
 	for i, l := range lines {
 		if i == 0 && !truth(a.take(1, "first", false)) || l == "" && !truth(a.take(2, "blank", false)) {
 			continue
@@ -441,19 +450,19 @@ var tests = map[string]testFunc{
 		return isKind[macro](v) || isKind[function](v) || isKind[method](v)
 	},
 	"even":        func(_ *interp, v Value, _ []Value) bool { return integer(v)%2 == 0 },
-	"odd":         func(_ *interp, v Value, _ []Value) bool { return integer(v)%2 != 0 },
-	"divisibleby": func(in *interp, v Value, a []Value) bool { return equal(in.arithmetic("%", v, second(a)), int64(0)) },
-	"lower": func(_ *interp, v Value, _ []Value) bool {
-		s := str(v)
+	"odd":         func(in *interp, v Value, _ []Value) bool { return integer(v)%2 != 0 },
+	"divisibleby": func(in *interp, v Value, a []Value) bool { return in.equal(in.arithmetic("%", v, second(a)), int64(0)) },
+	"lower": func(in *interp, v Value, _ []Value) bool {
+		s := in.str(v)
 		return s == strings.ToLower(s) && s != strings.ToUpper(s)
 	},
-	"upper": func(_ *interp, v Value, _ []Value) bool {
-		s := str(v)
+	"upper": func(in *interp, v Value, _ []Value) bool {
+		s := in.str(v)
 		return s == strings.ToUpper(s) && s != strings.ToLower(s)
 	},
 	"in": func(in *interp, v Value, a []Value) bool { return in.contains(second(a), v) },
-	"sameas": func(_ *interp, v Value, a []Value) bool {
-		return typeName(v) == typeName(second(a)) && equal(v, second(a))
+	"sameas": func(in *interp, v Value, a []Value) bool {
+		return typeName(v) == typeName(second(a)) && in.equal(v, second(a))
 	},
 	"equalto": compareTest("=="), "eq": compareTest("=="), "==": compareTest("=="),
 	"ne": compareTest("!="), "!=": compareTest("!="),

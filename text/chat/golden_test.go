@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"strings"
+	"strconv"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -131,7 +131,5 @@ func firstDifference(got, want string) string {
 		i++
 	}
 	show := func(s string) string { return s[max(0, min(i-20, len(s))):min(len(s), i+40)] }
-	return "at byte " + itoa(i) + ": got " + stringRepr(show(got)) + ", want " + stringRepr(show(want))
+	return "at byte " + strconv.Itoa(i) + ": got " + stringRepr(show(got)) + ", want " + stringRepr(show(want))
 }
-
-func itoa(n int) string { return strings.TrimSpace(str(int64(n))) }

@@ -15,6 +15,7 @@ type jsonStyle struct {
 	pretty    bool
 	ascii     bool // escape everything beyond ASCII
 	sortKeys  bool
+	in        *interp // counts what is written; nil counts nothing
 }
 
 // dumps is Python's json.dumps.
@@ -28,6 +29,7 @@ func (s *jsonStyle) write(b *strings.Builder, v Value, depth int) error {
 	if depth > maxNesting {
 		return fmt.Errorf("tojson: a value is nested more than %d levels deep", maxNesting)
 	}
+	s.in.tick(0)
 	switch v := v.(type) {
 	case nil:
 		b.WriteString("null")
@@ -92,6 +94,7 @@ func (s *jsonStyle) dict(b *strings.Builder, d *Dict, depth int) error {
 	for i, k := range keys {
 		s.next(b, i, depth+1)
 		s.text(b, k)
+		s.in.tick(len(s.key))
 		b.WriteString(s.key)
 		if err := s.write(b, d.vals[k], depth+1); err != nil {
 			return err
@@ -104,6 +107,7 @@ func (s *jsonStyle) dict(b *strings.Builder, d *Dict, depth int) error {
 
 func (s *jsonStyle) next(b *strings.Builder, i, depth int) {
 	if i > 0 {
+		s.in.tick(len(s.item))
 		b.WriteString(s.item)
 	}
 	s.line(b, depth)
@@ -111,6 +115,7 @@ func (s *jsonStyle) next(b *strings.Builder, i, depth int) {
 
 func (s *jsonStyle) line(b *strings.Builder, depth int) {
 	if s.pretty {
+		s.in.tick(depth * len(s.indent))
 		b.WriteByte('\n')
 		for range depth {
 			b.WriteString(s.indent)
@@ -119,6 +124,7 @@ func (s *jsonStyle) line(b *strings.Builder, depth int) {
 }
 
 func (s *jsonStyle) text(b *strings.Builder, text string) {
+	s.in.tick(6 * len(text)) // as long as all of it escaped
 	b.WriteByte('"')
 	for _, r := range text {
 		switch {

@@ -11,15 +11,15 @@ import (
 // sandbox of transformers.
 var (
 	stringMethods = map[string]func(in *interp, s string, a args) Value{
-		"strip":        func(_ *interp, s string, a args) Value { return strip(s, a.take(0, "", nil), true, true) },
-		"lstrip":       func(_ *interp, s string, a args) Value { return strip(s, a.take(0, "", nil), true, false) },
-		"rstrip":       func(_ *interp, s string, a args) Value { return strip(s, a.take(0, "", nil), false, true) },
+		"strip":        func(in *interp, s string, a args) Value { return strip(in, s, a.take(0, "", nil), true, true) },
+		"lstrip":       func(in *interp, s string, a args) Value { return strip(in, s, a.take(0, "", nil), true, false) },
+		"rstrip":       func(in *interp, s string, a args) Value { return strip(in, s, a.take(0, "", nil), false, true) },
 		"upper":        func(_ *interp, s string, _ args) Value { return strings.ToUpper(s) },
 		"lower":        func(_ *interp, s string, _ args) Value { return strings.ToLower(s) },
 		"capitalize":   func(_ *interp, s string, _ args) Value { return capitalize(s) },
 		"title":        func(_ *interp, s string, _ args) Value { return title(s) },
-		"startswith":   func(_ *interp, s string, a args) Value { return affix(s, a.take(0, "", nil), strings.HasPrefix) },
-		"endswith":     func(_ *interp, s string, a args) Value { return affix(s, a.take(0, "", nil), strings.HasSuffix) },
+		"startswith":   func(in *interp, s string, a args) Value { return affix(in, s, a.take(0, "", nil), strings.HasPrefix) },
+		"endswith":     func(in *interp, s string, a args) Value { return affix(in, s, a.take(0, "", nil), strings.HasSuffix) },
 		"removeprefix": func(_ *interp, s string, a args) Value { return strings.TrimPrefix(s, text(a.take(0, "", nil))) },
 		"removesuffix": func(_ *interp, s string, a args) Value { return strings.TrimSuffix(s, text(a.take(0, "", nil))) },
 		"split":        func(in *interp, s string, a args) Value { return split(in, s, a, false) },
@@ -82,18 +82,18 @@ var (
 			return out
 		},
 	}
-	listMethods = map[string]func(list []Value, v Value) Value{
-		"index": func(list []Value, v Value) Value {
-			i := slices.IndexFunc(list, func(e Value) bool { return equal(e, v) })
+	listMethods = map[string]func(in *interp, list []Value, v Value) Value{
+		"index": func(in *interp, list []Value, v Value) Value {
+			i := slices.IndexFunc(list, func(e Value) bool { return in.equal(e, v) })
 			if i < 0 {
-				fail("%s is not in the list", str(v))
+				fail("%s is not in the list", in.str(v))
 			}
 			return int64(i)
 		},
-		"count": func(list []Value, v Value) Value {
+		"count": func(in *interp, list []Value, v Value) Value {
 			n := int64(0)
 			for _, e := range list {
-				if equal(e, v) {
+				if in.equal(e, v) {
 					n++
 				}
 			}
@@ -112,10 +112,10 @@ func (in *interp) callMethod(m method, a args) Value {
 		return dictMethods[m.name](of, a)
 	case []Value:
 		in.tick(16 * len(of))
-		return listMethods[m.name](of, a.take(0, "", nil))
+		return listMethods[m.name](in, of, a.take(0, "", nil))
 	case tuple:
 		in.tick(16 * len(of))
-		return listMethods[m.name](of, a.take(0, "", nil))
+		return listMethods[m.name](in, of, a.take(0, "", nil))
 	}
 	fail("no method %s", m.name)
 	return nil
@@ -139,24 +139,32 @@ func integer(v Value) int64 {
 }
 
 // strip removes whitespace, or the characters given.
-func strip(s string, chars Value, left, right bool) Value {
-	in := isSpace
+func strip(in *interp, s string, chars Value, left, right bool) Value {
+	cut := isSpace
 	if chars != nil {
-		set := text(chars)
-		in = func(r rune) bool { return strings.ContainsRune(set, r) }
+		list := text(chars)
+		in.tick(16 * len(list))
+		set := make(map[rune]bool, len(list))
+		for _, r := range list {
+			set[r] = true
+		}
+		cut = func(r rune) bool { return set[r] }
 	}
 	if left {
-		s = strings.TrimLeftFunc(s, in)
+		s = strings.TrimLeftFunc(s, cut)
 	}
 	if right {
-		s = strings.TrimRightFunc(s, in)
+		s = strings.TrimRightFunc(s, cut)
 	}
 	return s
 }
 
-func affix(s string, v Value, has func(s, affix string) bool) bool {
+func affix(in *interp, s string, v Value, has func(s, affix string) bool) bool {
 	if list, ok := v.(tuple); ok {
-		return slices.ContainsFunc(list, func(e Value) bool { return has(s, text(e)) })
+		return slices.ContainsFunc(list, func(e Value) bool {
+			in.tick(len(text(e)))
+			return has(s, text(e))
+		})
 	}
 	return has(s, text(v))
 }
@@ -170,16 +178,29 @@ func split(in *interp, s string, a args, fromRight bool) Value {
 	}
 	var parts []string
 	if sep == nil {
+		in.tick(16 * min(limit, words(s)))
 		parts = splitSpace(s, limit, fromRight)
 	} else {
+		in.tick(16 * min(limit, strings.Count(s, text(sep))))
 		parts = splitSep(s, text(sep), limit, fromRight)
 	}
-	in.tick(16 * len(parts))
 	out := make([]Value, len(parts))
 	for i, p := range parts {
 		out[i] = p
 	}
 	return out
+}
+
+// words counts the parts between whitespace.
+func words(s string) (n int) {
+	space := true
+	for _, r := range s {
+		was := space
+		if space = isSpace(r); was && !space {
+			n++
+		}
+	}
+	return n
 }
 
 func splitSep(s, sep string, limit int, fromRight bool) []string {
@@ -235,11 +256,11 @@ func splitSpace(s string, limit int, fromRight bool) []string {
 
 func splitLines(in *interp, s string) Value {
 	s = strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
-	lines := strings.FieldsFunc(s, func(rune) bool { return false })
+	in.tick(16 * strings.Count(s, "\n"))
+	var lines []string
 	if s != "" {
 		lines = strings.Split(strings.TrimSuffix(s, "\n"), "\n")
 	}
-	in.tick(16 * len(lines))
 	out := make([]Value, len(lines))
 	for i, l := range lines {
 		out[i] = l
@@ -281,7 +302,7 @@ func join(in *interp, v Value, sep string) Value {
 		if i > 0 {
 			b.WriteString(sep)
 		}
-		s := str(e)
+		s := in.str(e)
 		in.tick(len(sep) + len(s))
 		b.WriteString(s)
 		in.limit(b.Len())

@@ -97,7 +97,7 @@ func (e *indexExpr) eval(in *interp, s *scope) Value {
 	of, at := e.of.eval(in, s), e.at.eval(in, s)
 	switch v := of.(type) {
 	case undefined:
-		fail("%s is undefined, so it has no item %s", v.name, str(at))
+		fail("%s is undefined, so it has no item %s", v.name, in.str(at))
 	case *Dict:
 		if k, ok := at.(string); ok {
 			if item, ok := v.Get(k); ok {
@@ -105,9 +105,9 @@ func (e *indexExpr) eval(in *interp, s *scope) Value {
 			}
 		}
 	case []Value:
-		return itemAt(v, at)
+		return itemAt(in, v, at)
 	case tuple:
-		return itemAt(v, at)
+		return itemAt(in, v, at)
 	case string:
 		if _, ok := at.(int64); ok {
 			in.tick(len(v))
@@ -126,7 +126,7 @@ func (e *indexExpr) eval(in *interp, s *scope) Value {
 	return undefined{"an item"}
 }
 
-func itemAt(list []Value, at Value) Value {
+func itemAt(in *interp, list []Value, at Value) Value {
 	if i, ok := position(at, len(list)); ok {
 		return list[i]
 	}
@@ -135,7 +135,7 @@ func itemAt(list []Value, at Value) Value {
 			return v
 		}
 	}
-	return undefined{"item " + str(at) + " of a list"}
+	return undefined{"item " + in.str(at) + " of a list"}
 }
 
 // position returns a Python index, negative from the end, as a Go index.
@@ -171,6 +171,11 @@ func (e *sliceExpr) eval(in *interp, s *scope) Value {
 	case string:
 		in.tick(len(v))
 		runes := []rune(v)
+		if step == nil {
+			from, to := bounds(len(runes), lo, hi)
+			return string(runes[from:to])
+		}
+		in.tick(8 * len(v))
 		var b strings.Builder
 		for _, i := range indices(len(runes), lo, hi, step) {
 			b.WriteRune(runes[i])
@@ -196,6 +201,26 @@ func pick(in *interp, list []Value, at []int) []Value {
 	return out
 }
 
+// clamp returns a slice index, counted from the end when negative, moved into
+// [least, most].
+func clamp(p *int64, size, def, least, most int64) int64 {
+	if p == nil {
+		return def
+	}
+	i := *p
+	if i < 0 {
+		i = max(i+size, least)
+	}
+	return min(i, most)
+}
+
+// bounds returns the range of a Python slice of n items with step 1.
+func bounds(n int, lo, hi *int64) (from, to int) {
+	size := int64(n)
+	from, to = int(clamp(lo, size, 0, 0, size)), int(clamp(hi, size, size, 0, size))
+	return from, max(from, to)
+}
+
 // indices returns the positions of a Python slice of n items.
 func indices(n int, lo, hi, step *int64) []int {
 	by := int64(1)
@@ -206,29 +231,19 @@ func indices(n int, lo, hi, step *int64) []int {
 		fail("a slice step is zero")
 	}
 	size := int64(n)
-	clamp := func(p *int64, def, least, most int64) int64 {
-		if p == nil {
-			return def
-		}
-		i := *p
-		if i < 0 {
-			i = max(i+size, least)
-		}
-		return min(i, most)
-	}
 	var out []int
 	if by > 0 {
-		from, to := clamp(lo, 0, 0, size), clamp(hi, size, 0, size)
-		for i := from; i < to; {
+		from, to := bounds(n, lo, hi)
+		for i := int64(from); i < int64(to); {
 			out = append(out, int(i))
-			if by >= to-i {
+			if by >= int64(to)-i {
 				break
 			}
 			i += by
 		}
 		return out
 	}
-	from, to := clamp(lo, size-1, -1, size-1), clamp(hi, -1, -1, size-1)
+	from, to := clamp(lo, size, size-1, -1, size-1), clamp(hi, size, -1, -1, size-1)
 	for i := from; i > to; {
 		out = append(out, int(i))
 		if by <= to-i {

@@ -262,9 +262,10 @@ func number(v Value) (i int64, f float64, isInt, ok bool) {
 	return 0, 0, false, false
 }
 
-func equal(a, b Value) bool { return equalDeep(a, b, 0) }
+func (in *interp) equal(a, b Value) bool { return in.equalDeep(a, b, 0) }
 
-func equalDeep(a, b Value, depth int) bool {
+func (in *interp) equalDeep(a, b Value, depth int) bool {
+	in.tick(0)
 	if depth > maxNesting {
 		return false
 	}
@@ -283,16 +284,20 @@ func equalDeep(a, b Value, depth int) bool {
 		return b == nil
 	case string:
 		y, ok := b.(string)
-		return ok && x == y
+		if !ok || len(x) != len(y) {
+			return false
+		}
+		in.tick(len(x))
+		return x == y
 	case undefined:
 		_, ok := b.(undefined)
 		return ok
 	case []Value:
 		y, ok := b.([]Value)
-		return ok && equalLists(x, y, depth)
+		return ok && in.equalLists(x, y, depth)
 	case tuple:
 		y, ok := b.(tuple)
-		return ok && equalLists(x, y, depth)
+		return ok && in.equalLists(x, y, depth)
 	case *Dict:
 		y, ok := b.(*Dict)
 		if !ok || x.Len() != y.Len() {
@@ -300,7 +305,7 @@ func equalDeep(a, b Value, depth int) bool {
 		}
 		for _, k := range x.keys {
 			w, ok := y.vals[k]
-			if !ok || !equalDeep(x.vals[k], w, depth+1) {
+			if !ok || !in.equalDeep(x.vals[k], w, depth+1) {
 				return false
 			}
 		}
@@ -312,12 +317,12 @@ func equalDeep(a, b Value, depth int) bool {
 	return false
 }
 
-func equalLists(a, b []Value, depth int) bool {
+func (in *interp) equalLists(a, b []Value, depth int) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if !equalDeep(a[i], b[i], depth+1) {
+		if !in.equalDeep(a[i], b[i], depth+1) {
 			return false
 		}
 	}
@@ -325,7 +330,7 @@ func equalLists(a, b []Value, depth int) bool {
 }
 
 // str is Python's str().
-func str(v Value) string {
+func (in *interp) str(v Value) string {
 	switch v := v.(type) {
 	case string:
 		return v
@@ -333,12 +338,13 @@ func str(v Value) string {
 		return ""
 	}
 	var b strings.Builder
-	writeRepr(&b, v, 0)
+	in.writeRepr(&b, v, 0)
 	return b.String()
 }
 
 // writeRepr is Python's repr().
-func writeRepr(b *strings.Builder, v Value, depth int) {
+func (in *interp) writeRepr(b *strings.Builder, v Value, depth int) {
+	in.tick(0)
 	if depth > maxNesting {
 		fail("a value is nested more than %d levels deep", maxNesting)
 	}
@@ -348,7 +354,7 @@ func writeRepr(b *strings.Builder, v Value, depth int) {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			writeRepr(b, e, depth+1)
+			in.writeRepr(b, e, depth+1)
 		}
 		b.WriteString(end)
 	}
@@ -366,6 +372,7 @@ func writeRepr(b *strings.Builder, v Value, depth int) {
 	case float64:
 		b.WriteString(floatRepr(v))
 	case string:
+		in.tick(4 * len(v)) // as long as all of it escaped
 		b.WriteString(stringRepr(v))
 	case undefined:
 		b.WriteString("Undefined")
@@ -383,13 +390,14 @@ func writeRepr(b *strings.Builder, v Value, depth int) {
 			if i > 0 {
 				b.WriteString(", ")
 			}
+			in.tick(4 * len(k))
 			b.WriteString(stringRepr(k) + ": ")
-			writeRepr(b, v.vals[k], depth+1)
+			in.writeRepr(b, v.vals[k], depth+1)
 		}
 		b.WriteByte('}')
 	case namespace:
 		b.WriteString("<Namespace ")
-		writeRepr(b, v.Dict, depth+1)
+		in.writeRepr(b, v.Dict, depth+1)
 		b.WriteByte('>')
 	default:
 		b.WriteString("<" + typeName(v) + ">")

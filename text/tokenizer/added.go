@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -29,6 +30,27 @@ type matchNode struct {
 	edges string // the bytes that lead on, parallel to next
 	next  []int32
 	token int32 // index into tokens, -1: none ends here
+}
+
+// Limits on added tokens: a trie takes 80 bytes for each of theirs, and a search
+// may look at as many as the longest has at each place of the text.
+const (
+	maxAddedToken = 1024
+	maxAdded      = 8 << 20 // together
+)
+
+func checkAdded(list []AddedToken) error {
+	total := 0
+	for _, a := range list {
+		if len(a.Content) > maxAddedToken {
+			return fmt.Errorf("added token %.40q... is %d bytes long; at most %d are supported", a.Content, len(a.Content), maxAddedToken)
+		}
+		total += len(a.Content)
+	}
+	if total > maxAdded {
+		return fmt.Errorf("the added tokens have %d bytes together; at most %d are supported", total, maxAdded)
+	}
+	return nil
 }
 
 func newMatcher() *matcher { return &matcher{nodes: []matchNode{{token: -1}}} }
@@ -95,17 +117,19 @@ func (m *matcher) split(s string, plain bool, text func(start, end int), token f
 			if plain && tok.Special || tok.SingleWord && !aloneAt(s, start, end) {
 				continue
 			}
+			// What lies before done is taken, and what lies between end and
+			// done is whitespace that an earlier token swallowed.
+			start = max(start, done)
 			if tok.LStrip {
-				start = len(strings.TrimRightFunc(s[:start], unicode.IsSpace))
+				start = done + len(strings.TrimRightFunc(s[done:start], unicode.IsSpace))
 			}
 			if tok.RStrip {
-				end = len(s) - len(strings.TrimLeftFunc(s[end:], unicode.IsSpace))
+				end = len(s) - len(strings.TrimLeftFunc(s[max(end, done):], unicode.IsSpace))
 			}
-			start = max(start, done)
 			if done < start {
 				text(done, start)
 			}
-			token(start, end, tok.ID)
+			token(start, max(start, end), tok.ID)
 			done = max(done, end)
 		}
 	}

@@ -15,6 +15,8 @@ type builder struct {
 	pre        []splitter
 	decoder    decoder
 	byteLevel  bool
+	steps      int     // normalizers and pre-tokenizers so far
+	growth     float64 // how much longer they can make a text
 }
 
 func (b *builder) build() (*Tokenizer, error) {
@@ -22,6 +24,9 @@ func (b *builder) build() (*Tokenizer, error) {
 		ids: make(map[string]int32, len(b.model.Vocab)+len(b.added)), added: b.added, special: map[int32]bool{},
 		raw: newMatcher(), normalized: newMatcher(),
 		normalizer: b.normalizer, pre: b.pre, decoder: b.decoder,
+	}
+	if err := checkAdded(b.added); err != nil {
+		return nil, err
 	}
 	maps.Copy(t.ids, b.model.Vocab)
 	for _, a := range b.added {
@@ -51,12 +56,18 @@ func (t *Tokenizer) fillTokens(vocab map[string]int32) error {
 	if len(t.ids) == 0 {
 		return fmt.Errorf("the vocabulary is empty")
 	}
-	top := int32(-1)
-	for tok, id := range t.ids {
-		if id < 0 {
-			return fmt.Errorf("token %q has the negative id %d", tok, id)
-		}
-		top = max(top, id)
+	// The ids of vocab and of added tokens, not of t.ids: a token that is in
+	// both, or added twice, has other ids there than the one that counts.
+	top, negative := int32(-1), false
+	see := func(id int32) { top, negative = max(top, id), negative || id < 0 }
+	for _, id := range vocab {
+		see(id)
+	}
+	for _, a := range t.added {
+		see(a.ID)
+	}
+	if negative {
+		return t.negative(vocab)
 	}
 	if int(top) > 2*len(t.ids)+1<<16 {
 		return fmt.Errorf("the largest id is %d, but there are only %d tokens", top, len(t.ids))
@@ -70,6 +81,21 @@ func (t *Tokenizer) fillTokens(vocab map[string]int32) error {
 	}
 	for _, a := range t.added {
 		t.tokens[a.ID] = a.Content
+	}
+	return nil
+}
+
+// negative names the first token, in order, whose id is below zero.
+func (t *Tokenizer) negative(vocab map[string]int32) error {
+	for _, tok := range slices.Sorted(maps.Keys(vocab)) {
+		if vocab[tok] < 0 {
+			return fmt.Errorf("token %.80q has the negative id %d", tok, vocab[tok])
+		}
+	}
+	for _, a := range t.added {
+		if a.ID < 0 {
+			return fmt.Errorf("added token %.80q has the negative id %d", a.Content, a.ID)
+		}
 	}
 	return nil
 }

@@ -132,7 +132,7 @@ func (f *file) build() (*Tokenizer, error) {
 	if m.Prefix != "" || m.Suffix != "" {
 		return nil, fmt.Errorf("model: continuing_subword_prefix and end_of_word_suffix are not supported")
 	}
-	b := &builder{model: m, added: f.AddedTokens}
+	b := &builder{model: m, added: f.AddedTokens, growth: 1}
 	for _, step := range []struct {
 		name string
 		c    *component
@@ -164,7 +164,45 @@ func (f *file) build() (*Tokenizer, error) {
 	return t, nil
 }
 
+// Limits on what a text goes through before BPE. Each step may make the text
+// longer, and together they multiply: a small file could ask for any amount.
+const (
+	maxSteps  = 64  // normalizers and pre-tokenizers, sequences among them
+	maxGrowth = 256 // times the length of the text
+	maxInsert = 256 // bytes of a text that a step puts in
+)
+
+// step counts a normalizer or pre-tokenizer, and how much longer it can make a
+// text.
+func (b *builder) step(c *component) error {
+	if b.steps++; b.steps > maxSteps {
+		return fmt.Errorf("more than %d normalizers and pre-tokenizers are not supported", maxSteps)
+	}
+	for _, s := range []string{c.Prepend, c.Content, c.Replacement} {
+		if len(s) > maxInsert {
+			return fmt.Errorf("type %s puts in %d bytes at a time; at most %d are supported", c.Type, len(s), maxInsert)
+		}
+	}
+	switch c.Type {
+	case "Replace":
+		if c.Pattern != nil && c.Pattern.String != nil && *c.Pattern.String != "" {
+			b.growth *= max(1, float64(len(c.Content))/float64(len(*c.Pattern.String)))
+		}
+	case "Prepend":
+		b.growth *= 1 + float64(len(c.Prepend)) // of a text of one byte
+	case "Metaspace":
+		b.growth *= 1 + float64(len(c.Replacement)) // instead of a space, and before each piece
+	}
+	if b.growth > maxGrowth {
+		return fmt.Errorf("type %s: the steps so far can make a text %.0f times as long; at most %d times is supported", c.Type, b.growth, maxGrowth)
+	}
+	return nil
+}
+
 func (b *builder) readNormalizer(c *component) error {
+	if err := b.step(c); err != nil {
+		return err
+	}
 	forms := map[string]norm.Form{"NFC": norm.NFC, "NFD": norm.NFD, "NFKC": norm.NFKC, "NFKD": norm.NFKD}
 	switch c.Type {
 	case "Sequence":
@@ -186,6 +224,9 @@ func (b *builder) readNormalizer(c *component) error {
 }
 
 func (b *builder) readPreTokenizer(c *component) error {
+	if err := b.step(c); err != nil {
+		return err
+	}
 	if b.byteLevel && c.Type != "Sequence" {
 		return fmt.Errorf("type %s after ByteLevel is not supported", c.Type)
 	}

@@ -389,6 +389,9 @@ func TestErrors(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":[["a","b"]]},"pre_tokenizer":{"type":"Metaspace","replacement":"_"},"added_tokens":[{"id":1,"content":"b","lstrip":true}]}`))
+	for _, c := range hostile() {
+		f.Add([]byte(c.file))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tok, err := Load(data)
 		if err != nil {
@@ -399,6 +402,11 @@ func FuzzLoad(f *testing.F) {
 		tok.Decode(ids)
 		if len(ids) != len(spans) {
 			t.Fatalf("%d ids, %d spans", len(ids), len(spans))
+		}
+		for i, s := range spans {
+			if s[0] < 0 || s[0] > s[1] || s[1] > len(text) || ids[i] < 0 || int(ids[i]) >= tok.VocabSize() {
+				t.Fatalf("id %d of %d, span %v of %d bytes", ids[i], tok.VocabSize(), s, len(text))
+			}
 		}
 	})
 }

@@ -235,21 +235,24 @@ func (c Config) Validate() error {
 	return c.Rope.validate(c.HeadDim)
 }
 
+// minDivisor keeps angles, which grow with the position, far from infinity.
+const minDivisor = 1e-3
+
 func (r Rope) validate(headDim int) error {
 	switch {
-	case !(r.Theta > 0 && r.Theta < math.MaxFloat32):
-		return fmt.Errorf("rope_theta is %v; must be above 0", r.Theta)
+	case !(r.Theta >= 1 && r.Theta < math.MaxFloat32):
+		return fmt.Errorf("rope_theta is %v; must be at least 1", r.Theta)
 	case r.Divisors != nil && len(r.Divisors) != headDim/2:
 		return fmt.Errorf("rope_freqs has %d divisors; head_dim %d needs %d", len(r.Divisors), headDim, headDim/2)
-	case r.Type == "llama3" && !(r.Factor > 0 && r.LowFreq > 0 && r.HighFreq >= r.LowFreq && r.OriginalMaxPosition > 0):
-		return fmt.Errorf("rope_scaling: factor %v, low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
+	case r.Type == "llama3" && !(r.Factor >= 1 && r.LowFreq > 0 && r.HighFreq >= r.LowFreq && r.OriginalMaxPosition > 0):
+		return fmt.Errorf("rope_scaling: factor %v must be at least 1; low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
 			r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition)
 	case r.Type != "" && r.Type != "default" && r.Type != "llama3":
 		return fmt.Errorf("rope_type %q is not supported; \"default\" and \"llama3\" are", r.Type)
 	}
 	for i, d := range r.Divisors {
-		if !(d > 0) {
-			return fmt.Errorf("rope_freqs[%d] is %v; must be above 0", i, d)
+		if !(d >= minDivisor && d <= math.MaxFloat32) {
+			return fmt.Errorf("rope_freqs[%d] is %v; must be a number of at least %v", i, d, minDivisor)
 		}
 	}
 	return nil

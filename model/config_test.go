@@ -49,6 +49,24 @@ func TestParseConfigErrors(t *testing.T) {
 		{`"hidden_size":2048`, `"hidden_size":2047`, "hidden_size 2047 is not a multiple"},
 		{`"vocab_size":128256`, `"vocab_size":-1`, "vocab_size is -1"},
 		{`"num_hidden_layers":16`, `"num_hidden_layers":1000000`, "at most 4096"},
+		{`"rope_theta":500000.0`, `"rope_theta":0`, "rope_theta is 0; must be at least 1"},
+		{`"rope_theta":500000.0`, `"rope_theta":1e-300`, "rope_theta is 1e-300"},
+		{`"rope_theta":500000.0`, `"rope_theta":1e300`, "rope_theta is 1e+300"},
+		{`"rope_theta":500000.0`, `"rope_theta":1e999`, "cannot unmarshal number 1e999"},
+		{`"rope_theta":500000.0`, `"rope_theta":NaN`, "invalid character 'N'"},
+		{`"factor":32.0`, `"factor":1e-300`, "factor 1e-300 must be at least 1"},
+		{`"factor":32.0`, `"factor":-2`, "factor -2 must be at least 1"},
+		{`"low_freq_factor":1.0`, `"low_freq_factor":0`, "low_freq_factor 0"},
+		{`"high_freq_factor":4.0`, `"high_freq_factor":0.5`, "low at most high"},
+		{`"original_max_position_embeddings":8192`, `"original_max_position_embeddings":-1`, "original_max_position_embeddings -1"},
+		{`"rms_norm_eps":1e-5`, `"rms_norm_eps":0`, "rms_norm_eps is 0"},
+		{`"num_key_value_heads":8`, `"num_key_value_heads":0`, "num_key_value_heads is 0"},
+		{`"num_attention_heads":32`, `"num_attention_heads":0`, "num_attention_heads is 0"},
+		{`"vocab_size":128256`, `"vocab_size":9223372036854775807`, "vocab_size is 9223372036854775807"},
+		{`"vocab_size":128256`, `"vocab_size":1e3`, "cannot unmarshal number 1e3"},
+		{`"head_dim":64`, `"head_dim":16777216`, "num_attention_heads × head_dim is"},
+		{`[128001,128008,128009]`, `[128001,-3]`, "eos_token_id is -3"},
+		{`"bos_token_id":128000`, `"bos_token_id":4294967297`, "bos_token_id"},
 		{`"rope_type":"llama3"`, `"rope_type":"yarn"`, `rope_type "yarn" is not supported`},
 		{`"factor":32.0,`, ``, "needs factor"},
 		{`"vocab_size"`, `"quantization_config":{},"vocab_size"`, "quantization_config is not supported"},
@@ -115,16 +133,28 @@ func TestInvFreq(t *testing.T) {
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(llama32))
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))
+	f.Add([]byte(`{"model_type":"llama","rope_theta":1e-300}`))
+	f.Add([]byte(strings.Replace(llama32, `"factor":32.0`, `"factor":1e-300`, 1)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := model.ParseConfig(data)
 		if err != nil {
 			return
 		}
-		if n := len(c.InvFreq()); n != c.HeadDim/2 {
+		freq := c.InvFreq()
+		if n := len(freq); n != c.HeadDim/2 {
 			t.Errorf("%d frequencies for heads of %d", n, c.HeadDim)
 		}
-		if _, err := c.JSON("float32"); err != nil {
-			t.Error(err)
+		for i, v := range freq {
+			if !(v >= 0 && v <= 1) {
+				t.Fatalf("frequency %d is %v", i, v)
+			}
+		}
+		data, err = c.JSON("float32")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := model.ParseConfig(data); err != nil || back.Hidden != c.Hidden || back.Rope.Type != c.Rope.Type {
+			t.Fatalf("written and read again: %+v, %v", back, err)
 		}
 	})
 }

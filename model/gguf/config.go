@@ -26,6 +26,21 @@ func (r *fields) integer(key string, def int64) int {
 	return int(n)
 }
 
+// token reads the id of a special token; -1, also written as the largest
+// number of 32 bits, is none.
+func (r *fields) token(name string) int32 {
+	key := "tokenizer.ggml." + name + "_token_id"
+	n, err := r.f.Int(key, -1)
+	switch {
+	case err == nil && (n == -1 || n == math.MaxUint32):
+		return -1
+	case err == nil && (n < 0 || n > math.MaxInt32):
+		err = fmt.Errorf("%s: metadata key %q is %d, which is no token id", r.f.path, key, n)
+	}
+	r.err = errors.Join(r.err, err)
+	return int32(n)
+}
+
 func (r *fields) need(key string) int {
 	if !r.f.Has(key) {
 		r.err = errors.Join(r.err, fmt.Errorf("%s: metadata key %q is missing", r.f.path, key))
@@ -78,10 +93,10 @@ func (f *File) readConfig() (model.Config, error) {
 	if s := r.text("llama.rope.scaling.type"); s != "" && s != "none" {
 		return c, fmt.Errorf("%s: rope scaling %q is not supported", f.path, s)
 	}
-	c.BOS = int32(r.integer("tokenizer.ggml.bos_token_id", -1))
-	c.PAD = int32(r.integer("tokenizer.ggml.padding_token_id", -1))
+	c.BOS = r.token("bos")
+	c.PAD = r.token("padding")
 	for _, key := range []string{"eos", "eot", "eom"} {
-		if id := int32(r.integer("tokenizer.ggml."+key+"_token_id", -1)); id >= 0 && !slices.Contains(c.EOS, id) {
+		if id := r.token(key); id >= 0 && !slices.Contains(c.EOS, id) {
 			c.EOS = append(c.EOS, id)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"math"
 	"strings"
 	"testing"
 
@@ -133,6 +134,9 @@ func TestRefusesModels(t *testing.T) {
 		}
 		return gguf.Tensor{Name: name, DType: tensor.F32, Shape: shape, Fill: func(w io.Writer) error { _, err := w.Write(make([]byte, 4*n)); return err }}
 	}
+	floats := func(name string, v ...float32) gguf.Tensor {
+		return gguf.Tensor{Name: name, DType: tensor.F32, Shape: []int{len(v)}, Fill: func(w io.Writer) error { return binary.Write(w, binary.LittleEndian, v) }}
+	}
 	embed := zeros("token_embd.weight", 8, 32)
 	for _, c := range []struct {
 		want    string
@@ -150,6 +154,14 @@ func TestRefusesModels(t *testing.T) {
 		{"does not belong to", kvs(), []gguf.Tensor{embed, zeros("blk.00.attn_q.weight", 32, 32)}},
 		{"does not belong to", kvs(), []gguf.Tensor{embed, zeros("blk.0.attn_q.scale", 1)}},
 		{"has 3 divisors", kvs(), []gguf.Tensor{embed, zeros("rope_freqs.weight", 3)}},
+		{"rope_freqs[1] is NaN", kvs(), []gguf.Tensor{embed, floats("rope_freqs.weight", 1, float32(math.NaN()), 1, 1)}},
+		{"rope_freqs[0] is +Inf", kvs(), []gguf.Tensor{embed, floats("rope_freqs.weight", float32(math.Inf(1)), 1, 1, 1)}},
+		{"rope_freqs[3] is 1e-40", kvs(), []gguf.Tensor{embed, floats("rope_freqs.weight", 1, 1, 1, 1e-40)}},
+		{"rope_theta is NaN", kvs(gguf.KV{Key: "llama.rope.freq_base", Value: float32(math.NaN())}), []gguf.Tensor{embed}},
+		{"rope_theta is +Inf", kvs(gguf.KV{Key: "llama.rope.freq_base", Value: float32(math.Inf(1))}), []gguf.Tensor{embed}},
+		{"rms_norm_eps is NaN", kvs(gguf.KV{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(math.NaN())}), []gguf.Tensor{embed}},
+		{`"tokenizer.ggml.bos_token_id" is 4294967298`, kvs(gguf.KV{Key: "tokenizer.ggml.bos_token_id", Value: uint64(1<<32 + 2)}), []gguf.Tensor{embed}},
+		{`"tokenizer.ggml.eos_token_id" is -5`, kvs(gguf.KV{Key: "tokenizer.ggml.eos_token_id", Value: int32(-5)}), []gguf.Tensor{embed}},
 		{"not a vector of f32", kvs(), []gguf.Tensor{embed, zeros("rope_freqs.weight", 1, 4)}},
 		{"not a whole number", kvs(gguf.KV{Key: "llama.expert_count", Value: "8"}), []gguf.Tensor{embed}},
 	} {

@@ -266,6 +266,7 @@ func (in *interp) contains(in2 Value, v Value) bool {
 		if !ok {
 			return false
 		}
+		in.tick(len(k))
 		_, ok = c.Get(k)
 		return ok
 	}

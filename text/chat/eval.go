@@ -49,6 +49,13 @@ func (in *interp) tick(bytes int) {
 	}
 }
 
+// weigh counts the bytes of a string that is about to be worked on.
+func (in *interp) weigh(v Value) {
+	if s, ok := v.(string); ok {
+		in.tick(len(s))
+	}
+}
+
 // scope holds the variables of a block; assignments go to the innermost one.
 type scope struct {
 	vars map[string]Value
@@ -63,11 +70,15 @@ func (s *scope) set(name string, v Value) {
 }
 
 func (in *interp) lookup(s *scope, name string) Value {
+	far := 0
 	for ; s != nil; s = s.up {
 		if v, ok := s.vars[name]; ok {
+			in.tick(far)
 			return v
 		}
+		far++
 	}
+	in.tick(far)
 	if v, ok := in.global[name]; ok {
 		return v
 	}

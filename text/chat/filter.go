@@ -86,9 +86,7 @@ func (in *interp) applyFilters(list []filterCall, v Value, s *scope) Value {
 
 func (in *interp) filter(f filterCall, v Value, s *scope) Value {
 	in.tick(0)
-	if t, ok := v.(string); ok {
-		in.tick(len(t))
-	}
+	in.weigh(v)
 	return filters[f.name](in, v, f.args.arguments(in, s))
 }
 
@@ -348,6 +346,7 @@ func getter(in *interp, attr Value) func(Value) Value {
 		return func(v Value) Value { return v }
 	}
 	var path []Value
+	in.weigh(attr)
 	if s, ok := attr.(string); ok {
 		for _, p := range strings.Split(s, ".") {
 			if n, err := strconv.ParseInt(p, 10, 64); err == nil {
@@ -389,6 +388,7 @@ func mapFilter(in *interp, v Value, a args) Value {
 	}
 	rest := args{pos: a.pos[1:], kw: a.kw}
 	for i, e := range list {
+		in.weigh(e)
 		out[i] = f(in, e, rest)
 	}
 	return out
@@ -415,7 +415,9 @@ func choose(in *interp, v Value, a args, byAttr, keep bool) Value {
 	out := []Value{}
 	for _, e := range in.iterate(v) {
 		in.tick(16)
-		if test(in, get(e), pos) == keep {
+		x := get(e)
+		in.weigh(x)
+		if test(in, x, pos) == keep {
 			out = append(out, e)
 		}
 	}
@@ -486,5 +488,7 @@ func compareTest(op string) testFunc {
 
 func (e *testExpr) eval(in *interp, s *scope) Value {
 	in.tick(0)
-	return tests[e.name](in, e.of.eval(in, s), evalAll(in, s, e.args))
+	v := e.of.eval(in, s)
+	in.weigh(v)
+	return tests[e.name](in, v, evalAll(in, s, e.args))
 }

@@ -29,6 +29,12 @@ var bombs = map[string]string{
 	"copies":             `{% set r = range(99999) %}{% for i in range(99999) %}{% set x = r | reverse %}{% endfor %}`,
 	"lists":              `{% set r = range(99999) %}{% for i in range(99999) %}{% set x = r | list %}{% endfor %}`,
 	"walks":              `{% set r = range(99999) %}{% for i in range(99999) %}{% set x = r | max %}{% endfor %}`,
+	"tests":              `{% set a = 'A' * 20000000 %}{% for i in range(99999) %}{% if a is upper %}{% endif %}{% endfor %}`,
+	"mapped":             `{% set a = 'A' * 20000000 %}{% set l = [a, a, a, a, a, a, a, a, a, a] %}{{ l | map('lower') | list | length }}`,
+	"selected":           `{% set a = 'A' * 20000000 %}{% set l = [a, a, a, a, a, a, a, a, a, a] %}{{ l | select('upper') | list | length }}`,
+	"keys":               `{% set a = 'A' * 20000000 %}{% for i in range(99999) %}{% set x = {'a': 1}[a] %}{% set x = {'a': 1}.get(a) %}{% set x = a in {'a': 1} %}{% endfor %}`,
+	"attributes":         `{% set a = 'A' * 20000000 %}{% for i in range(99999) %}{% set x = [] | map(attribute=a) %}{% endfor %}`,
+	"scopes":             strings.Repeat(`{% with a = 1 %}`, 180) + `{% for i in range(99999) %}{% for j in range(99) %}{% if messages %}{% endif %}{% endfor %}{% endfor %}` + strings.Repeat(`{% endwith %}`, 180),
 	"slices":             `{% set s = 'a' * 30000000 %}{% for i in range(9) %}{% set x = s[::-1] %}{% endfor %}`,
 }
 
@@ -50,6 +56,12 @@ func TestBombs(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "line 1: takes more than") && !strings.Contains(err.Error(), "line 1: makes a string of") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestLongName(t *testing.T) {
+	if _, err := Parse("{{ " + strings.Repeat("a", 257) + " }}"); err == nil || !strings.Contains(err.Error(), "line 1: the name aaaaaaaaaaaaaaaaaaaa...") {
+		t.Errorf("a long name: %v", err)
 	}
 }
 

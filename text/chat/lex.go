@@ -209,6 +209,8 @@ func (l *lexer) raw() (bool, error) {
 	}
 }
 
+const maxName = 256 // bytes of a name
+
 // operators, longest first.
 var operators = [...]string{"//", "**", "==", "!=", ">=", "<=",
 	"+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".", ":", "|", ",", ";"}
@@ -237,6 +239,9 @@ func (l *lexer) inside(end string, endKind kind) error {
 					break
 				}
 				l.pos += n
+			}
+			if l.pos-start > maxName {
+				return l.errorf("the name %.20s... is longer than %d bytes", l.src[start:l.pos], maxName)
 			}
 			l.emit(tokName, l.src[start:l.pos])
 		case r == '"' || r == '\'':

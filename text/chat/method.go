@@ -109,6 +109,7 @@ func (in *interp) callMethod(m method, a args) Value {
 		return stringMethods[m.name](in, of, a)
 	case *Dict:
 		in.tick(16 * of.Len())
+		in.weigh(a.take(0, "", nil))
 		return dictMethods[m.name](of, a)
 	case []Value:
 		in.tick(16 * len(of))

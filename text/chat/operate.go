@@ -31,6 +31,7 @@ func (e *dictExpr) eval(in *interp, s *scope) Value {
 		if !ok {
 			fail("a key of a dict is not a string")
 		}
+		in.tick(len(key))
 		d.Set(key, e.vals[i].eval(in, s))
 	}
 	in.tick(16 * d.Len())
@@ -95,6 +96,7 @@ func attribute(of Value, name string) (Value, bool) {
 func (e *indexExpr) eval(in *interp, s *scope) Value {
 	in.tick(0)
 	of, at := e.of.eval(in, s), e.at.eval(in, s)
+	in.weigh(at)
 	switch v := of.(type) {
 	case undefined:
 		fail("%s is undefined, so it has no item %s", v.name, in.str(at))

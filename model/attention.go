@@ -32,6 +32,8 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	p.AttentionGrad(dq, dk, dv, a.q, a.k, a.v, a.out, a.lse, dout, a.shape(p))
 	p.Rope(dq, p.Positions, a.InvFreq, true)
 	p.Rope(dk, p.Positions, a.InvFreq, true)
+	p.Rope(a.q, p.Positions, a.InvFreq, true) // the outputs of Q and K again
+	p.Rope(a.k, p.Positions, a.InvFreq, true)
 	dx := a.Q.Backward(p, dq)
 	a.K.backward(p, dx, dk, 1)
 	a.V.backward(p, dx, dv, 1)

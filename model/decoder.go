@@ -30,10 +30,9 @@ type Layer struct {
 
 // Forward implements Module.
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	h := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
-	p.Add(h, h, x, 1)
-	y := l.FF.Forward(p, l.PostNorm.Forward(p, h))
-	p.Add(y, y, h, 1)
+	h, y := p.New(x.Shape...), p.New(x.Shape...) // [tokens, H]
+	p.Add(h, l.Attn.Forward(p, l.InputNorm.Forward(p, x)), x, 1)
+	p.Add(y, l.FF.Forward(p, l.PostNorm.Forward(p, h)), h, 1)
 	return y
 }
 

@@ -6,7 +6,7 @@ import "pipe/tensor"
 type SwiGLU struct {
 	Gate, Up, Down *Linear
 
-	gate, up *tensor.Tensor // of the latest Forward; Backward overwrites them
+	gate, up *tensor.Tensor // of the latest Forward
 }
 
 // Forward implements Module.
@@ -20,9 +20,10 @@ func (f *SwiGLU) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 // Backward implements Module.
 func (f *SwiGLU) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dh := f.Down.Backward(p, dy)
-	p.SwiGLUGrad(f.gate, f.up, f.gate, f.up, dh)
-	dx := f.Gate.Backward(p, f.gate)
-	f.Up.backward(p, dx, f.up, 1)
+	dgate, dup := p.New(dh.Shape...), p.New(dh.Shape...)
+	p.SwiGLUGrad(dgate, dup, f.gate, f.up, dh)
+	dx := f.Gate.Backward(p, dgate)
+	f.Up.backward(p, dx, dup, 1)
 	return dx
 }
 

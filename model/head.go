@@ -5,6 +5,7 @@ import "pipe/tensor"
 // headState is what the loss head keeps between forward and backward.
 type headState struct {
 	rows, targets, x, lse *tensor.Tensor
+	dx                    *tensor.Tensor // of each log-probability; nil when the head is trained
 }
 
 // Scores are the model's opinion of a batch's targets.
@@ -33,7 +34,11 @@ func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
 	t.x = d.gather(p, h, t.rows) // [n, H]
 	logp, argmax := p.New(n), p.i32.get(p.Backend, []int{n})
 	t.lse = p.New(n)
-	p.LogProb(logp, t.lse, argmax, t.x, d.Head.Value, t.targets)
+	t.dx = nil
+	if p.Train && d.Head.Grad == nil {
+		t.dx = p.New(n, d.Config.Hidden)
+	}
+	p.LogProb(logp, t.lse, argmax, t.dx, t.x, d.Head.Value, t.targets)
 	s = Scores{make([]float32, n), make([]int32, n)}
 	p.Download(s.LogP, logp)
 	p.DownloadInts(s.ArgMax, argmax)
@@ -86,17 +91,13 @@ func (d *Decoder) Backward(p *Pass, dlogp []float32) (err error) {
 	return nil
 }
 
-// headGrad sets dx and adds to the head's gradient, a piece of the rows at a
-// time when the head is trained (see AddOuter).
+// headGrad sets dx and adds to the head's gradient. For a frozen head the
+// forward pass has made the gradient of each log-probability already.
 func (d *Decoder) headGrad(p *Pass, dx, dy *tensor.Tensor) {
-	h, n, w := &d.head, dx.Rows(), dx.Cols()
-	piece := n
-	if d.Head.Grad != nil {
-		piece = pieceOf(min(d.Config.VocabSize, 4096))
+	h := &d.head
+	if h.dx != nil {
+		p.ScaleRows(dx, h.dx, dy)
+		return
 	}
-	for t := 0; t < n; t += piece {
-		m := min(piece, n-t)
-		p.LogProbGrad(p.View(dx, t*w, m, w), d.Head.Grad, p.View(h.x, t*w, m, w), d.Head.Value,
-			p.View(h.targets, t, m), p.View(h.lse, t, m), p.View(dy, t, m))
-	}
+	p.LogProbGrad(dx, d.Head.Grad, h.x, d.Head.Value, h.targets, h.lse, dy)
 }

@@ -13,7 +13,8 @@ type Linear struct {
 
 // An Adapter changes the output of a frozen Linear by trained parameters.
 type Adapter interface {
-	// Forward turns y = x·Wᵀ [tokens, out] into the adapted output, in place.
+	// Forward sets y [tokens, out] to the adapted output, without the bias. When
+	// p.Train is set, y must hold it again when Backward is called.
 	Forward(p *Pass, l *Linear, y, x *tensor.Tensor)
 	// Backward sets dx = beta*dx + the gradient of the input for dy, through
 	// both W and the adapter, and adds to the adapter's gradients.
@@ -34,9 +35,10 @@ func (l *Linear) In() int { return l.W.Value.Cols() }
 // Forward implements Module.
 func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	y := p.New(x.Rows(), l.Out()) // [tokens, out]
-	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
 	if l.Adapter != nil && !p.Base {
 		l.Adapter.Forward(p, l, y, x)
+	} else {
+		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
 	}
 	if l.B != nil {
 		p.AddRow(y, l.B.Value)
@@ -68,21 +70,10 @@ func (l *Linear) backward(p *Pass, dx, dy *tensor.Tensor, beta float32) {
 	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
 }
 
-// AddOuter adds scale·dyᵀ·x to the gradient dw [out, in], a piece of the
-// tokens at a time: transposed operands that are both long are where tensor/cpu
-// indexes past its input (multiplyPanels slices a[i*lda:] before it looks at
-// transA).
+// AddOuter adds scale·dyᵀ·x to the gradient dw [out, in].
 func (p *Pass) AddOuter(dw, dy, x *tensor.Tensor, scale float32) {
-	piece, out, in := pieceOf(dw.Rows()), dy.Cols(), x.Cols()
-	for t := 0; t < x.Rows(); t += piece {
-		n := min(piece, x.Rows()-t)
-		p.MatMul(dw, p.View(dy, t*out, n, out), p.View(x, t*in, n, in), tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})
-	}
+	p.MatMul(dw, dy, x, tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})
 }
-
-// pieceOf is how many tokens AddOuter takes at once for a gradient of so many
-// rows.
-func pieceOf(rows int) int { return max(32, 1<<20/((rows+191)/192*192)) }
 
 // Params implements Module.
 func (l *Linear) Params(visit func(string, *Param)) {

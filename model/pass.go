@@ -9,7 +9,8 @@ import (
 // A Module is a layer. Backward answers the latest Forward of the same pass.
 type Module interface {
 	// Forward returns the layer's output for x, both [tokens, width]. When
-	// p.Train is set it keeps what Backward will need.
+	// p.Train is set it keeps what Backward will need, its output included:
+	// nobody changes that without restoring it.
 	Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor
 	// Backward takes the gradient of the output, adds to the gradients of the
 	// layer's parameters, and returns the gradient of the input.

@@ -41,6 +41,11 @@ type Memory interface {
 	// and the backend may keep a packed copy of them.
 	Load(dt DType, data []byte, shape ...int) (*Tensor, error)
 	Free(t *Tensor)
+	// Precision declares how products with the weight t are formed, by MatMul
+	// and LogProb: F32, the default, or BF16, where both operands are rounded
+	// to bfloat16 (to nearest, ties to even) before they are multiplied and
+	// sums are float32. Views made later have the same precision.
+	Precision(t *Tensor, dt DType)
 	// View returns a tensor of the given shape that shares t's memory from
 	// element offset on. It allocates no device memory and is not freed.
 	View(t *Tensor, offset int, shape ...int) *Tensor
@@ -55,9 +60,10 @@ type Memory interface {
 // Linear is the algebra of projections and adapters. All operands are F32
 // unless said otherwise.
 type Linear interface {
-	// MatMul sets dst = Alpha*op(a)*op(b) + Beta*dst. a is F32; b may be any
-	// float or quantised type (a frozen weight), which is expanded on the fly
-	// and never written. With Beta 0, dst may hold garbage (NaN included).
+	// MatMul sets dst = ColScale ⊙ (Alpha*op(a)*op(b) + LowRank) + Beta*dst. a
+	// is F32; b may be any float or quantised type (a frozen weight), which is
+	// expanded on the fly and never written. With Beta 0, dst may hold garbage
+	// (NaN included).
 	MatMul(dst, a, b *Tensor, o MatMul)
 	// Add sets dst = a + scale*b. dst may be a or b.
 	Add(dst, a, b *Tensor, scale float32)
@@ -69,11 +75,14 @@ type Linear interface {
 	// fixed function of (seed, i): calling it on dy with the same seed is the
 	// gradient. dst may be x.
 	Dropout(dst, x *Tensor, p float32, seed uint64)
+	// ScaleRows sets dst[t,:] = s[t]*x[t,:]. dst may be x.
+	ScaleRows(dst, x, s *Tensor)
 	// ScaleCols sets dst[:,j] = s[j]*x[:,j]. dst may be x.
 	ScaleCols(dst, x, s *Tensor)
-	// ColDot adds the dot product of columns a[:,j] and b[:,j] to dst[j]: the
-	// gradient of ScaleCols with respect to s.
-	ColDot(dst, a, b *Tensor)
+	// ScaleColsGrad is the gradient of y = ScaleCols(x, s), from y: it sets
+	// dx[:,j] = s[j]*dy[:,j] and adds the dot product of dy[:,j] and y[:,j],
+	// which is s[j] times the gradient of s[j], to dsy[j]. dx may be dy.
+	ScaleColsGrad(dx, dsy, y, s, dy *Tensor)
 	// RowSquares sets dst[j] to the sum of squares of row j of w (any type).
 	RowSquares(dst, w *Tensor)
 	// RowDot sets dst[j] to the dot product of rows a[j,:] and b[j,:].
@@ -84,7 +93,7 @@ type Linear interface {
 	// materialising B·A (Liu et al. 2024, eq. 5; the norm is a constant for
 	// the gradient, section 4.3).
 	DoRAScale(ratio, c, w2, bp, bq, m *Tensor, scale float32)
-	// AddDiv sets dst[j] += a[j]/b[j], elementwise over vectors.
+	// AddDiv sets dst[j] += a[j]/b[j], elementwise over vectors; 0/0 counts as 0.
 	AddDiv(dst, a, b *Tensor)
 	// Dequantize sets dst (F32) = src (any type) with the same shape.
 	Dequantize(dst, src *Tensor)
@@ -94,6 +103,16 @@ type Linear interface {
 type MatMul struct {
 	TransA, TransB bool
 	Alpha, Beta    float32
+	LowRank        *LowRank // nil: none
+	ColScale       *Tensor  // [cols of dst] factor of each column; nil: 1. It needs Beta 0
+}
+
+// LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of
+// the weight: the update of a LoRA, U being [rows of dst, r].
+type LowRank struct {
+	U, V   *Tensor
+	TransV bool
+	Alpha  float32
 }
 
 // Transformer is the set of layers of a decoder, each with its gradient.
@@ -126,10 +145,12 @@ type Transformer interface {
 	// result. For hidden rows x [n,H], head weights w [V,H] (any type) and
 	// targets [n] it sets logp[t] = z[target]-lse[t], z = x·wᵀ,
 	// lse[t] = log Σ exp z, and argmax[t] (I32, first maximum; may be nil).
-	// Logits are formed chunk by chunk and never kept.
-	LogProb(logp, lse, argmax, x, w, target *Tensor)
+	// Unless dx is nil, dx[t] is set to the gradient of logp[t] with respect
+	// to x[t], w[target] - Σ softmax(z)·w, from the same logits. Logits are
+	// formed chunk by chunk and never kept.
+	LogProb(logp, lse, argmax, dx, x, w, target *Tensor)
 	// LogProbGrad sets dx and, unless dw is nil, accumulates dw, for dy[t] =
-	// dL/dlogp[t].
+	// dL/dlogp[t]. It forms the logits again.
 	LogProbGrad(dx, dw, x, w, target, lse, dy *Tensor)
 	// GatherRows sets dst[i,:] = x[idx[i],:].
 	GatherRows(dst, x, idx *Tensor)

@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"time"
@@ -39,6 +40,7 @@ var peer []byte
 type options struct {
 	model, peerModel, rows, python string
 	adapter, layout, dtype         string
+	profile                        string
 	compile, recompute             bool
 	steps, rounds, threads         int
 	lr                             float64
@@ -49,7 +51,8 @@ func main() {
 	flag.StringVar(&o.model, "model", "", "the model that pipe trains on")
 	flag.StringVar(&o.peerModel, "peer-model", "", "Hugging Face directory of the same weights")
 	flag.StringVar(&o.rows, "rows", "", "packed rows as JSON lines")
-	flag.StringVar(&o.python, "python", "python3", "a Python with torch, transformers and peft")
+	flag.StringVar(&o.python, "python", "python3", "a Python with torch, transformers and peft; \"\": no peer")
+	flag.StringVar(&o.profile, "cpuprofile", "", "write a profile of pipe's rounds to this file, for go tool pprof")
 	flag.StringVar(&o.adapter, "adapter", "dora", "lora or dora")
 	flag.StringVar(&o.layout, "layout", "packed", "of the peer: packed or padded")
 	flag.StringVar(&o.dtype, "dtype", "f32", "of the peer: f32 or bf16")
@@ -123,13 +126,26 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	theirs, err := startPeer(ctx, o)
-	if err != nil {
-		return err
+	var theirs *process
+	if o.python != "" {
+		if theirs, err = startPeer(ctx, o); err != nil {
+			return err
+		}
+		defer theirs.stop()
 	}
-	defer theirs.stop()
 	turn, done := make(chan chan lap), make(chan error, 1)
 	go func() { done <- ours(ctx, o, rows, turn) }()
+	if o.profile != "" {
+		f, err := os.Create(o.profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	var ratios, mine, peers []float64
 	var a, b lap
 	for round := range o.rounds + 1 {
@@ -140,6 +156,10 @@ func run(ctx context.Context, o options) error {
 		case err := <-done:
 			return err
 		}
+		if theirs == nil {
+			fmt.Printf("round %d: pipe %.1f tokens/s, last loss %.4f\n", round, a.rate(), a.Losses[len(a.Losses)-1])
+			continue
+		}
 		if b, err = theirs.lap(o.steps); err != nil {
 			return err
 		}
@@ -147,6 +167,9 @@ func run(ctx context.Context, o options) error {
 		if round > 0 {
 			ratios, mine, peers = append(ratios, a.rate()/b.rate()), append(mine, a.rate()), append(peers, b.rate())
 		}
+	}
+	if theirs == nil {
+		return nil
 	}
 	fmt.Printf("%s, peer %s %s compiled=%t: pipe %.1f tokens/s, peer %.1f, median ratio %.2f (%.2f to %.2f); peer's peak %.0f MiB\n",
 		o.adapter, o.layout, o.dtype, o.compile, median(mine), median(peers), median(ratios), slices.Min(ratios), slices.Max(ratios), b.RSS)

@@ -19,7 +19,10 @@ type lora struct {
 	w2       *tensor.Tensor // [out] squared row norms of W
 	c, ratio *tensor.Tensor // [out] row norms of W + scale·B·A, and m/c
 
-	au, z *tensor.Tensor // of the latest Forward: u·Aᵀ, and the output before rescaling
+	// Of the latest Forward: u·Aᵀ, and, with a magnitude, the part of the output
+	// that is rescaled.
+	au, scaled *tensor.Tensor
+	low        tensor.LowRank
 }
 
 // Forward implements model.Adapter.
@@ -27,31 +30,34 @@ func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
 	u := a.dropped(p, x)
 	a.au = p.New(x.Rows(), a.a.Value.Rows()) // [tokens, r]
 	p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1})
-	if a.m != nil && u != x {
-		a.forwardDropped(p, l, y, u)
-		return
-	}
-	p.MatMul(y, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
+	a.low = tensor.LowRank{U: a.au, V: a.b.Value, TransV: true, Alpha: a.scale}
 	if a.m == nil {
+		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, LowRank: &a.low})
 		return
 	}
-	if p.Train {
-		a.z = p.New(y.Shape...) // [tokens, out]
-		p.Copy(a.z, y)
+	if u != x {
+		a.forwardDropped(p, l, y, x, u)
+		return
 	}
-	p.ScaleCols(y, y, a.ratio)
+	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, LowRank: &a.low, ColScale: a.ratio})
+	a.scaled = y
+	if p.Train && l.B != nil { // y gets a bias
+		a.scaled = p.New(y.Shape...)
+		p.Copy(a.scaled, y)
+	}
 }
 
 // forwardDropped is DoRA with dropout, where the base output keeps the
 // undropped x: y = W·x - W·u + ratio ⊙ (W·u + scale·B·A·u), as PEFT has it.
-func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, u *tensor.Tensor) {
-	a.z = p.New(y.Shape...)
-	p.MatMul(a.z, u, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
-	p.Add(y, y, a.z, -1)
-	p.MatMul(a.z, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
-	scaled := p.New(y.Shape...)
-	p.ScaleCols(scaled, a.z, a.ratio)
-	p.Add(y, y, scaled, 1)
+func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, x, u *tensor.Tensor) {
+	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	z := p.New(y.Shape...)
+	p.MatMul(z, u, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.Add(y, y, z, -1)
+	p.MatMul(z, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
+	p.ScaleCols(z, z, a.ratio)
+	p.Add(y, y, z, 1)
+	a.scaled = z
 }
 
 // dropped returns dropout(x), or x itself when there is none.
@@ -66,29 +72,31 @@ func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
 
 func (a *lora) seed(p *model.Pass) uint64 { return model.Stream(p.Seed).At(a.id) }
 
-// Backward implements model.Adapter.
+// Backward implements model.Adapter. The magnitude's gradient is the dot product
+// of dy with the rescaled output, divided by the magnitude: the norms are
+// constants for the gradient (Liu et al. 2024, section 4.3).
 func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor, beta float32) {
 	mark := p.Mark()
 	defer p.Release(mark)
-	p.MatMul(dx, a.baseGrad(p, dy), l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
+	u := a.dropped(p, x)
 	g := dy // gradient of W·u + scale·B·A·u
 	if a.m != nil {
 		g = p.New(dy.Shape...)
-		p.ScaleCols(g, dy, a.ratio)
-		dratio := p.New(a.ratio.Len())
-		p.Zero(dratio)
-		p.ColDot(dratio, dy, a.z)
-		p.AddDiv(a.m.Grad, dratio, a.c) // c is a constant for the gradient
+		ds := p.New(a.ratio.Len())
+		p.Zero(ds)
+		p.ScaleColsGrad(g, ds, a.scaled, a.ratio, dy)
+		p.AddDiv(a.m.Grad, ds, a.m.Value)
 	}
-	u := a.dropped(p, x)
 	p.AddOuter(a.b.Grad, g, a.au, a.scale)
 	dau := p.New(a.au.Shape...) // [tokens, r]
 	p.MatMul(dau, g, a.b.Value, tensor.MatMul{Alpha: a.scale})
 	p.AddOuter(a.a.Grad, dau, u, 1)
 	if u == x {
-		p.MatMul(dx, dau, a.a.Value, tensor.MatMul{Alpha: 1, Beta: 1})
+		a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}
+		p.MatMul(dx, g, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta, LowRank: &a.low})
 		return
 	}
+	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
 	du := p.New(x.Shape...) // [tokens, in]
 	p.MatMul(du, dau, a.a.Value, tensor.MatMul{Alpha: 1})
 	if a.m != nil {
@@ -97,17 +105,6 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor
 	}
 	p.Dropout(du, du, a.drop, a.seed(p))
 	p.Add(dx, dx, du, 1)
-}
-
-// baseGrad is the gradient of W·x: dy, or dy rescaled for DoRA without
-// dropout, whose base output is rescaled too.
-func (a *lora) baseGrad(p *model.Pass, dy *tensor.Tensor) *tensor.Tensor {
-	if a.m == nil || (p.Train && a.drop > 0) {
-		return dy
-	}
-	g := p.New(dy.Shape...)
-	p.ScaleCols(g, dy, a.ratio)
-	return g
 }
 
 // Params implements model.Adapter.

@@ -53,6 +53,9 @@ func (Reference) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tenso
 	return t, nil
 }
 
+// Precision implements tensor.Memory; nothing is rounded.
+func (Reference) Precision(*tensor.Tensor, tensor.DType) {}
+
 // Free implements tensor.Memory.
 func (Reference) Free(*tensor.Tensor) {}
 
@@ -121,12 +124,31 @@ func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 				sum += float64(x[p]) * float64(y[q])
 			}
 			sum *= float64(o.Alpha)
+			if l := o.LowRank; l != nil {
+				sum += float64(l.Alpha) * lowRank(l, i, j)
+			}
+			if o.ColScale != nil {
+				sum *= float64(fl(o.ColScale)[j])
+			}
 			if o.Beta != 0 {
 				sum += float64(o.Beta) * float64(z[i*n+j])
 			}
 			z[i*n+j] = float32(sum)
 		}
 	}
+}
+
+// lowRank returns element (i, j) of U·op(V).
+func lowRank(l *tensor.LowRank, i, j int) (sum float64) {
+	r := l.U.Cols()
+	for p := range r {
+		at := p*l.V.Cols() + j
+		if l.TransV {
+			at = j*r + p
+		}
+		sum += float64(fl(l.U)[i*r+p]) * float64(fl(l.V)[at])
+	}
+	return sum
 }
 
 // Add implements tensor.Linear.
@@ -172,11 +194,19 @@ func (Reference) ScaleCols(dst, x, s *tensor.Tensor) {
 	}
 }
 
-// ColDot implements tensor.Linear.
-func (Reference) ColDot(dst, a, b *tensor.Tensor) {
-	for i, v := range fl(a) {
-		fl(dst)[i%dst.Len()] += v * fl(b)[i]
+// ScaleRows implements tensor.Linear.
+func (Reference) ScaleRows(dst, x, s *tensor.Tensor) {
+	for i, v := range fl(x) {
+		fl(dst)[i] = v * fl(s)[i/x.Cols()]
 	}
+}
+
+// ScaleColsGrad implements tensor.Linear.
+func (r Reference) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
+	for i, v := range fl(dy) {
+		fl(dsy)[i%dsy.Len()] += v * fl(y)[i]
+	}
+	r.ScaleCols(dx, dy, s)
 }
 
 // RowSquares implements tensor.Linear.
@@ -207,7 +237,9 @@ func (Reference) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float32
 // AddDiv implements tensor.Linear.
 func (Reference) AddDiv(dst, a, b *tensor.Tensor) {
 	for j := range fl(dst) {
-		fl(dst)[j] += fl(a)[j] / fl(b)[j]
+		if fl(a)[j] != 0 || fl(b)[j] != 0 {
+			fl(dst)[j] += fl(a)[j] / fl(b)[j]
+		}
 	}
 }
 

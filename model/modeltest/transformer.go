@@ -188,7 +188,14 @@ func logits(x, w *tensor.Tensor, t int) (z []float64, lse float64) {
 }
 
 // LogProb implements tensor.Transformer.
-func (Reference) LogProb(logp, lse, argmax, x, w, target *tensor.Tensor) {
+func (r Reference) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
+	if dx != nil {
+		one, _ := r.Alloc(tensor.F32, x.Rows())
+		for t := range fl(one) {
+			fl(one)[t] = 1
+		}
+		r.LogProbGrad(dx, nil, x, w, target, lse, one)
+	}
 	for t := range x.Rows() {
 		z, l := logits(x, w, t)
 		fl(lse)[t], fl(logp)[t] = float32(l), float32(z[in(target)[t]]-l)

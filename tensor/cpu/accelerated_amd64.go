@@ -10,14 +10,33 @@ import (
 	"pipe/tensor/quant"
 )
 
-// accelerated returns the AVX2 kernels, nil if the processor lacks them.
-func accelerated() *kernels {
-	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA || !cpu.X86.HasF16C {
+// accelerated returns the fastest kernels of the processor, nil if it lacks
+// AVX2. With AVX-512 only the tiles change: they give the same bits, so the
+// name stays. Products in bfloat16 round differently in AVX-512's own
+// instructions, which have a name of their own.
+func accelerated(limit string) *kernels {
+	x := &cpu.X86
+	if !x.HasAVX2 || !x.HasFMA || !x.HasF16C {
 		return nil
 	}
+	k := avx2()
+	if limit == "avx2" || !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
+		return k
+	}
+	k.rows, k.cols, k.tile, k.step = 14, 32, tileAVX512, stepAVX512
+	if limit != "avx512" && x.HasAVX512BF16 {
+		k.name = "avx2:bf16"
+		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
+	}
+	return k
+}
+
+func avx2() *kernels {
 	return &kernels{
 		name: "avx2",
-		tile: tileAVX2, dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDot: rowDotAVX2,
+		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
+		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
+		dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDot: rowDotAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {
 			if n := len(dst); n > 0 {
@@ -64,30 +83,51 @@ func accelerated() *kernels {
 	}
 }
 
-func tileAVX2(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func tileAVX2(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
 	if rows == 0 {
 		return
 	}
 	// The last elements, so that a wrong size panics here.
-	_, _, _ = a[(rows-1)*ar+(k-1)*ac], b[(k-1)*br+tileCols-1], c[(rows-1)*cr+tileCols-1]
+	_, _, _ = a[(rows-1)*ar+(k-1)*ac], b[(k-1)*br+cols-1], c[(rows-1)*cr+cols-1]
 	plus := 0
 	if add {
 		plus = 1
 	}
-	f := tile6
+	if cols < 16 {
+		edgeAVX2(rows, cols, k, a, ar, ac, b, br, c, cr, plus, alpha)
+		return
+	}
 	switch rows {
 	case 1:
-		f = tile1
+		tile1(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
 	case 2:
-		f = tile2
+		tile2(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
 	case 3:
-		f = tile3
+		tile3(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
 	case 4:
-		f = tile4
+		tile4(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
 	case 5:
-		f = tile5
+		tile5(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
+	default:
+		tile6(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
 	}
-	f(k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, plus, alpha)
+}
+
+// edgeAVX2 is a tile of fewer than 16 columns, four rows at a time.
+func edgeAVX2(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr, plus int, alpha float32) {
+	for i := 0; i < rows; i += 4 {
+		a, c := &a[i*ar], &c[i*cr]
+		switch rows - i {
+		case 1:
+			edge1(k, a, 4*ar, 4*ac, &b[0], 4*br, c, 4*cr, plus, cols, alpha)
+		case 2:
+			edge2(k, a, 4*ar, 4*ac, &b[0], 4*br, c, 4*cr, plus, cols, alpha)
+		case 3:
+			edge3(k, a, 4*ar, 4*ac, &b[0], 4*br, c, 4*cr, plus, cols, alpha)
+		default:
+			edge4(k, a, 4*ar, 4*ac, &b[0], 4*br, c, 4*cr, plus, cols, alpha)
+		}
+	}
 }
 
 func dotsAVX2(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32) {
@@ -115,15 +155,15 @@ func dotsAVX2(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows 
 	}
 }
 
-func packAVX2(k int, dst, src []float32, sr int) {
-	_, _ = dst[k*tileCols-1], src[(tileCols-1)*sr+k-1]
+func packAVX2(k int, dst []float32, dr int, src []float32, sr int) {
+	_, _ = dst[(k-1)*dr+packRows-1], src[(packRows-1)*sr+k-1]
 	whole := k &^ 7
 	if whole > 0 {
-		pack16(k/8, &dst[0], &src[0], 4*sr)
+		pack16(k/8, &dst[0], 4*dr, &src[0], 4*sr)
 	}
 	for p := whole; p < k; p++ {
-		for j := range tileCols {
-			dst[p*tileCols+j] = src[j*sr+p]
+		for j := range packRows {
+			dst[p*dr+j] = src[j*sr+p]
 		}
 	}
 }

@@ -142,7 +142,7 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 			b.scoresInPlace(h, s, probs, block, at, n, w)
 		} else {
 			b.packKeys(&w.panels, h.k[at:], h.ldk, n, d, w)
-			b.timesKeys(s.rows, h.q[s.at:], s.step, w.panels, probs, block, n, d, h.scale)
+			b.timesKeys(s, h.q[s.at:], w.panels, probs, block, k0, n, d, h.scale)
 		}
 		for r := range s.rows {
 			p := probs[r*block:][:n]
@@ -162,7 +162,7 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 			}
 			most[r], sum[r] = m, sum[r]+part
 		}
-		b.times(s.rows, n, probs, block, 1, h.v[at:], h.ldk, dst[s.at:], s.step, d, w)
+		b.times(s.rows, probs, block, 1, h.v[at:], h.ldk, dst[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
 	}
 	for r := range s.rows {
 		row := dst[s.at+r*s.step:][:d]
@@ -196,56 +196,53 @@ func (b *Backend) scoresInPlace(h *heads, s *strip, p []float32, ldp, at, n int,
 	}
 }
 
-// packKeys packs the transpose of n rows of d elements in panels [d][16].
+// packKeys packs the transpose of n rows of d elements in panels [d][cols].
 func (b *Backend) packKeys(dst *[]float32, src []float32, ld, n, d int, w *scratch) {
-	buf := grow(dst, (n+tileCols-1)/tileCols*tileCols*d)
+	cols := b.k.cols
+	end := (n + cols - 1) / cols * cols
+	buf := grow(dst, end*d)
 	*dst = buf
-	for j := 0; j < n; j += tileCols {
-		rows, lr := src[j*ld:], ld
-		if n-j < tileCols {
-			rows, lr = grow(&w.rows, tileCols*d), d
+	for j := 0; j < end; j += packRows {
+		rows, lr := src, ld
+		if n-j < packRows {
+			rows, lr = grow(&w.rows, packRows*d), d
 			clear(rows)
-			for r := range n - j {
+			for r := range max(0, n-j) {
 				copy(rows[r*d:][:d], src[(j+r)*ld:])
 			}
+		} else {
+			rows = src[j*ld:]
 		}
-		b.k.pack(d, buf[j*d:], rows, lr)
+		b.k.pack(d, buf[j/cols*cols*d+j%cols:], cols, rows, lr)
 	}
 }
 
-// timesKeys sets c = alpha·a·panels, for rows×n elements; c has room for n
-// rounded up to 16.
-func (b *Backend) timesKeys(rows int, a []float32, lda int, panels, c []float32, ldc, n, d int, alpha float32) {
-	for j := 0; j < n; j += tileCols {
-		for i := 0; i < rows; i += tileRows {
-			b.k.tile(min(tileRows, rows-i), d, a[i*lda:], lda, 1, panels[j*d:], tileCols, c[i*ldc+j:], ldc, alpha, false)
+// timesKeys sets c = alpha·a·panels for the rows of a strip and n keys from k0
+// on; what a row does not see may be left as it was.
+func (b *Backend) timesKeys(s *strip, a, panels, c []float32, ldc, k0, n, d int, alpha float32) {
+	cols := b.k.cols
+	for i, r := 0, 0; i < s.rows; i += r {
+		r = b.k.step(s.rows - i)
+		seen := min(n, s.sees(i+r-1)-k0)
+		for j := 0; j < seen; j += cols {
+			b.k.tile(r, min(cols, n-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false)
 		}
 	}
 }
 
-// times adds a·x to c: rows×k elements of a, k rows of d elements of x in
-// place, ld apart.
-func (b *Backend) times(rows, k int, a []float32, ar, ac int, x []float32, ld int, c []float32, ldc, d int, w *scratch) {
-	whole := d / tileCols * tileCols
-	for j := 0; j < whole; j += tileCols {
-		for i := 0; i < rows; i += tileRows {
-			b.k.tile(min(tileRows, rows-i), k, a[i*ar:], ar, ac, x[j:], ld, c[i*ldc+j:], ldc, 1, true)
+// times adds a·x to c: rows of a, and rows of d elements of x in place, ld
+// apart. Row i of a is zero but for the terms lo..hi, which rise with i.
+func (b *Backend) times(rows int, a []float32, ar, ac int, x []float32, ld int, c []float32, ldc, d int, terms func(i int) (lo, hi int)) {
+	cols := b.k.cols
+	for i, r := 0, 0; i < rows; i += r {
+		r = b.k.step(rows - i)
+		lo, _ := terms(i)
+		_, hi := terms(i + r - 1)
+		if lo >= hi {
+			continue
 		}
-	}
-	if whole == d {
-		return
-	}
-	buf := grow(&w.rows, (k+tileRows)*tileCols)
-	panel, edge := buf[:k*tileCols], buf[k*tileCols:]
-	for p := range k {
-		row := panel[p*tileCols:][:tileCols]
-		clear(row[copy(row, x[p*ld+whole:p*ld+d]):])
-	}
-	for i := 0; i < rows; i += tileRows {
-		n := min(tileRows, rows-i)
-		b.k.tile(n, k, a[i*ar:], ar, ac, panel, tileCols, edge, tileCols, 1, false)
-		for r := range n {
-			store(c[(i+r)*ldc+whole:][:d-whole], edge[r*tileCols:], true)
+		for j := 0; j < d; j += cols {
+			b.k.tile(r, min(cols, d-j), hi-lo, a[i*ar+lo*ac:], ar, ac, x[lo*ld+j:], ld, c[i*ldc+j:], ldc, 1, true)
 		}
 	}
 }

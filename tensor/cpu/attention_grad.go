@@ -105,8 +105,8 @@ func (h *heads) sharedKeys() bool {
 // hold. Rows are keyBlock apart.
 func (b *Backend) scores(g *attentionGrad, s *strip, probs, grads []float32, k0, n int, w *scratch) {
 	d := g.HeadDim
-	b.timesKeys(s.rows, g.q[s.at:], s.step, w.panels, probs, keyBlock, n, d, g.scale)
-	b.timesKeys(s.rows, g.dy[s.at:], s.step, w.values, grads, keyBlock, n, d, 1)
+	b.timesKeys(s, g.q[s.at:], w.panels, probs, keyBlock, k0, n, d, g.scale)
+	b.timesKeys(s, g.dy[s.at:], w.values, grads, keyBlock, k0, n, d, 1)
 	for r := range s.rows {
 		p, dp := probs[r*keyBlock:][:n], grads[r*keyBlock:][:n]
 		seen := max(0, min(n, s.sees(r)-k0))
@@ -132,7 +132,7 @@ func (b *Backend) queryGrad(g *attentionGrad, s *strip, w *scratch) {
 		b.packKeys(&w.panels, g.k[at:], g.ldk, n, d, w)
 		b.packKeys(&w.values, g.v[at:], g.ldk, n, d, w)
 		b.scores(g, s, probs, grads, k0, n, w)
-		b.times(s.rows, n, grads, keyBlock, 1, g.k[at:], g.ldk, g.dq[s.at:], s.step, d, w)
+		b.times(s.rows, grads, keyBlock, 1, g.k[at:], g.ldk, g.dq[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
 	}
 }
 
@@ -151,8 +151,9 @@ func (b *Backend) keyGrad(g *attentionGrad, span keySpan, w *scratch) {
 				continue
 			}
 			b.scores(g, &q, probs, grads, span.k0, span.n, w)
-			b.times(span.n, q.rows, probs, 1, keyBlock, g.dy[q.at:], q.step, g.dv[at:], g.ldk, d, w)
-			b.times(span.n, q.rows, grads, 1, keyBlock, g.q[q.at:], q.step, g.dk[at:], g.ldk, d, w)
+			saw := func(key int) (int, int) { return max(0, span.k0+key-q.visible+1), q.rows } // queries that see a key
+			b.times(span.n, probs, 1, keyBlock, g.dy[q.at:], q.step, g.dv[at:], g.ldk, d, saw)
+			b.times(span.n, grads, 1, keyBlock, g.q[q.at:], q.step, g.dk[at:], g.ldk, d, saw)
 		}
 	}
 }

@@ -32,6 +32,26 @@ func tile5(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr
 //go:noescape
 func tile6(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, alpha float32)
 
+// edge1 is kernels.tile for 1 rows of cols columns; add is 0 or 1.
+//
+//go:noescape
+func edge1(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, cols int, alpha float32)
+
+// edge2 is kernels.tile for 2 rows of cols columns; add is 0 or 1.
+//
+//go:noescape
+func edge2(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, cols int, alpha float32)
+
+// edge3 is kernels.tile for 3 rows of cols columns; add is 0 or 1.
+//
+//go:noescape
+func edge3(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, cols int, alpha float32)
+
+// edge4 is kernels.tile for 4 rows of cols columns; add is 0 or 1.
+//
+//go:noescape
+func edge4(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, cols int, alpha float32)
+
 // dots1 is kernels.dots for 1 vectors; k is in groups of 16.
 //
 //go:noescape
@@ -47,10 +67,10 @@ func dots2(k int, w *float32, wr int, x *float32, xr int, out *float32)
 //go:noescape
 func dots3(k int, w *float32, wr int, x *float32, xr int, out *float32)
 
-// pack16 is kernels.pack; k is in groups of 8.
+// pack16 is kernels.pack for 16 rows; k is in groups of 8.
 //
 //go:noescape
-func pack16(k int, dst *float32, src *float32, sr int)
+func pack16(k int, dst *float32, dr int, src *float32, sr int)
 
 // dot32 sets out to eight partial sums of x·y; n is in groups of 8.
 //

@@ -44,11 +44,11 @@ func step(t testing.TB, b *Backend) (all []float32) {
 	b.MatMul(dw, y, dx, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	b.RMSNormGrad(dx, g, x, g, r, dx)
 	b.ColSum(cols, y)
-	b.ColDot(cols, y, y)
+	b.ScaleColsGrad(y, cols, y, cols, y)
 	b.SwiGLU(y, y, y)
 	b.Attention(dx, al, x, k, v, o)
 	b.AttentionGrad(dx, dk, dv, x, k, v, dx, al, x, o)
-	b.LogProb(lp, lse, nil, h, head, target)
+	b.LogProb(lp, lse, nil, nil, h, head, target)
 	b.LogProbGrad(dh, nil, h, head, target, lse, lp)
 	b.MatMul(b.View(big, 0, 1, words), b.View(h, 0, 1, 160), head, tensor.MatMul{TransB: true, Alpha: 1})
 	b.SumSquares(one, big)
@@ -142,7 +142,7 @@ func TestSteadyMemory(t *testing.T) {
 	run := func() {
 		b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
 		b.MatMul(w, y, x, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
-		b.LogProb(lse, lse, nil, x, w, target)
+		b.LogProb(lse, lse, nil, nil, x, w, target)
 		b.LogProbGrad(x, w, x, w, target, lse, lse)
 	}
 	run()
@@ -206,7 +206,7 @@ func TestNames(t *testing.T) {
 	if !errors.Is(b.Sync(), ErrClosed) {
 		t.Errorf("sync: %v", b.Sync())
 	}
-	if k := accelerated(); k != nil {
+	if k := accelerated(""); k != nil {
 		t.Setenv("PIPE_CPU", "")
 		if b := New(1); b.Name() != "cpu:"+k.name || b.Name() == "cpu:"+portable().name {
 			t.Errorf("name is %q", b.Name())

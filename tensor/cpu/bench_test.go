@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"pipe/tensor"
@@ -47,13 +48,13 @@ func benchWeight(b *testing.B, be *Backend, dt tensor.DType, rows, cols int) *te
 func BenchmarkMatMul(b *testing.B) {
 	for _, z := range [][3]int{{512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576}, {8, 1536, 576}} {
 		m, n, k := z[0], z[1], z[2]
-		for _, kind := range []string{"NT", "NN", "TN", "NT-f32-weight", "NT-bf16-weight", "NT-q4_1-weight"} {
-			if n > 10000 && kind != "NT" && kind != "NT-q4_1-weight" {
+		for _, kind := range []string{"NT", "NN", "TN", "NT-f32-weight", "NT-bf16-weight", "NT-q4_1-weight", "NT-half", "NN-half", "NT-q4_1-half"} {
+			if n > 10000 && kind != "NT" && !strings.HasPrefix(kind, "NT-q4_1") {
 				continue
 			}
 			b.Run(fmt.Sprintf("%dx%dx%d/%s", m, n, k, kind), func(b *testing.B) {
 				be := benchBackend(b)
-				o := tensor.MatMul{TransB: kind != "NN" && kind != "TN", TransA: kind == "TN", Alpha: 1}
+				o := tensor.MatMul{TransB: !strings.HasPrefix(kind, "NN") && kind != "TN", TransA: kind == "TN", Alpha: 1}
 				as, ws := []int{m, k}, []int{n, k}
 				if o.TransA {
 					as = []int{k, m}
@@ -68,10 +69,17 @@ func BenchmarkMatMul(b *testing.B) {
 					w = benchWeight(b, be, tensor.F32, n, k)
 				case "NT-bf16-weight":
 					w = benchWeight(b, be, tensor.BF16, n, k)
-				case "NT-q4_1-weight":
+				case "NT-q4_1-weight", "NT-q4_1-half":
 					w = benchWeight(b, be, tensor.Q4_1, n, k)
+				case "NT-half":
+					w = benchWeight(b, be, tensor.BF16, n, k)
+				case "NN-half":
+					w = benchWeight(b, be, tensor.BF16, k, n)
 				default:
 					w = benchTensor(b, be, ws...)
+				}
+				if strings.HasSuffix(kind, "half") {
+					be.Precision(w, tensor.BF16)
 				}
 				for b.Loop() {
 					be.MatMul(c, a, w, o)
@@ -159,7 +167,7 @@ func BenchmarkLogProb(b *testing.B) {
 	x, w, lp, ls := benchTensor(b, be, n, h), benchWeight(b, be, tensor.Q8_0, words, h), benchTensor(b, be, n), benchTensor(b, be, n)
 	target, _ := be.Alloc(tensor.I32, n)
 	for b.Loop() {
-		be.LogProb(lp, ls, nil, x, w, target)
+		be.LogProb(lp, ls, nil, nil, x, w, target)
 	}
 	b.ReportMetric(2*n*words*h*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }

@@ -60,13 +60,17 @@ func New(threads int) *Backend {
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	k := portable()
-	if os.Getenv("PIPE_CPU") != "generic" {
-		if fast := accelerated(); fast != nil {
-			k = fast
+	return newBackend(threads, choose(os.Getenv("PIPE_CPU")))
+}
+
+// choose returns the fastest kernels up to limit.
+func choose(limit string) *kernels {
+	if limit != "generic" {
+		if fast := accelerated(limit); fast != nil {
+			return fast
 		}
 	}
-	return newBackend(threads, k)
+	return portable()
 }
 
 func newBackend(threads int, k *kernels) *Backend {

@@ -10,8 +10,10 @@ import (
 // tables returns the kernels of this machine.
 func tables() map[string]*kernels {
 	t := map[string]*kernels{"portable": portable()}
-	if k := accelerated(); k != nil {
-		t["accelerated"] = k
+	for _, limit := range []string{"avx2", "avx512", ""} {
+		if k := accelerated(limit); k != nil {
+			t["up to "+limit] = k
+		}
 	}
 	return t
 }

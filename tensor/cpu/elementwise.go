@@ -43,21 +43,13 @@ func (b *Backend) ColSum(dst, x *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.columns(rows, cols, d, func(sum []float64, t, lo int) {
-		for j, v := range v[t*cols+lo:][:len(sum)] {
-			sum[j] += float64(v)
-		}
-	})
-}
-
-// columns adds to d, in float64 and in order of rows, what add adds to its
-// sums of the columns from lo on for row t.
-func (b *Backend) columns(rows, cols int, d []float32, add func(sum []float64, t, lo int)) {
 	b.split(cols, 16, float64(rows), func(lo, hi, thread int) {
 		sum := grow(&b.work[thread].wide, hi-lo)
 		clear(sum)
 		for t := range rows {
-			add(sum, t, lo)
+			for j, v := range v[t*cols+lo:][:len(sum)] {
+				sum[j] += float64(v)
+			}
 		}
 		for j, s := range sum {
 			d[lo+j] += float32(s)
@@ -115,20 +107,52 @@ func (b *Backend) ScaleCols(dst, x, s *tensor.Tensor) {
 	})
 }
 
-// ColDot implements [tensor.Linear].
-func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
-	const op = "column dots"
-	d, p, q := output(op, dst), input(op, x), input(op, y)
-	sameShape(op, x, y)
+// ScaleRows implements [tensor.Linear].
+func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
+	const op = "scale rows"
+	d, v, f := output(op, dst), input(op, x), input(op, s)
+	sameShape(op, dst, x)
 	rows, cols := matrix(op, x)
-	checkLen(op, len(d), cols)
+	checkLen(op, len(f), rows)
 	if b.err != nil {
 		return
 	}
-	b.columns(rows, cols, d, func(sum []float64, t, lo int) {
-		p, q := p[t*cols+lo:][:len(sum)], q[t*cols+lo:][:len(sum)]
-		for j := range sum {
-			sum[j] += float64(p[j]) * float64(q[j])
+	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+		for t := lo; t < hi; t++ {
+			b.k.scale(d[t*cols:][:cols], v[t*cols:][:cols], f[t])
+		}
+	})
+}
+
+// ScaleColsGrad implements [tensor.Linear]. A job takes some of the columns;
+// 64 rows are summed in float32 and added to the others in float64.
+func (b *Backend) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
+	const op, few = "scale columns gradient", 64
+	d, ds, v, f, g := output(op, dx), output(op, dsy), input(op, y), input(op, s), input(op, dy)
+	sameShape(op, dx, y, dy)
+	rows, cols := matrix(op, y)
+	checkLen(op, len(ds), cols)
+	checkLen(op, len(f), cols)
+	if b.err != nil {
+		return
+	}
+	b.split(cols, 16, float64(rows)*0.7, func(lo, hi, thread int) {
+		n := hi - lo
+		sum, part := grow(&b.work[thread].wide, n), grow(&b.work[thread].row, n)
+		clear(sum)
+		for t0 := 0; t0 < rows; t0 += few {
+			clear(part)
+			for t := t0; t < min(rows, t0+few); t++ {
+				at := t*cols + lo
+				b.k.addMul(part, g[at:at+n], v[at:at+n], 1)
+				b.k.mul(d[at:at+n], g[at:at+n], f[lo:hi], 1)
+			}
+			for j, p := range part {
+				sum[j] += float64(p)
+			}
+		}
+		for j, s := range sum {
+			ds[lo+j] += float32(s)
 		}
 	})
 }
@@ -196,7 +220,9 @@ func (b *Backend) AddDiv(dst, x, y *tensor.Tensor) {
 		return
 	}
 	for j := range d {
-		d[j] += p[j] / q[j]
+		if p[j] != 0 || q[j] != 0 {
+			d[j] += p[j] / q[j]
+		}
 	}
 }
 

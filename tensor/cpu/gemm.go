@@ -15,13 +15,15 @@ type operand struct {
 	ld     int
 	rows   int
 	cols   int
+	half   bool    // products round both operands to bfloat16
 	weight *memory // whose panels may be kept
+	first  int     // row of weight that is row 0
 }
 
 func (b *Backend) operand(op string, t *tensor.Tensor) operand {
 	m := mem(op, t)
 	rows, cols := matrix(op, t)
-	o := operand{dt: t.DType, f: m.f32, raw: m.raw, ld: cols, rows: rows, cols: cols}
+	o := operand{dt: t.DType, f: m.f32, raw: m.raw, ld: cols, rows: rows, cols: cols, half: m.half}
 	switch t.DType {
 	case tensor.F32:
 	case tensor.I32, tensor.U8:
@@ -35,14 +37,14 @@ func (b *Backend) operand(op string, t *tensor.Tensor) operand {
 	return o
 }
 
-// slice returns rows lo..hi, which have no kept panels.
+// slice returns rows lo..hi.
 func (o operand) slice(lo, hi int) operand {
 	if o.dt == tensor.F32 {
 		o.f = o.f[lo*o.ld : hi*o.ld]
 	} else {
 		o.raw = o.raw[lo*o.ld : hi*o.ld]
 	}
-	o.rows, o.weight = hi-lo, nil
+	o.rows, o.first = hi-lo, o.first+lo
 	return o
 }
 
@@ -57,7 +59,8 @@ func (o *operand) expandRow(k *kernels, dst []float32, r, lo int) {
 	k.expand(dst, o.dt, o.raw[at:at+o.dt.Bytes(len(dst))])
 }
 
-// product is c [m,n] = alpha*op(a)·op(w) + beta*c with row distances.
+// product is c [m,n] = scale ⊙ (alpha*op(a)·op(w) + low.alpha*low.u·op(low.v))
+// + beta*c with row distances.
 type product struct {
 	m, n, k     int
 	c           []float32
@@ -68,14 +71,28 @@ type product struct {
 	w           operand
 	transW      bool // w is stored [n,k]
 	alpha, beta float32
+	low         *lowRank  // nil: none
+	scale       []float32 // of the columns [n]; nil: 1. It needs beta 0
+}
+
+// lowRank is a further product of few terms: u [m,r] and v, F32.
+type lowRank struct {
+	u     []float32
+	r     int
+	v     operand
+	trans bool // v is stored [n,r]
+	alpha float32
 }
 
 const (
 	smallM     = 16      // up to here, weights stored [n,k] are read in place
+	skinny     = 32      // up to here, a transposed product reads in place
 	packFloats = 1 << 20 // panels made at a time, of each operand
-	jobRows    = 192
 	jobCols    = 256
 )
+
+// jobRows is how many rows of a product a job takes, whole tiles.
+func (k *kernels) jobRows() int { return 196 / k.rows * k.rows }
 
 // MatMul implements [tensor.Linear].
 func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
@@ -96,8 +113,37 @@ func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
 	}
 	checkMatrix(op, dst, p.m, p.n)
 	p.ldc = p.n
+	b.epilogue(&p, o)
 	if b.err == nil {
 		b.multiply(&p)
+	}
+}
+
+// epilogue checks and takes over what follows a product.
+func (b *Backend) epilogue(p *product, o tensor.MatMul) {
+	const op = "matmul"
+	if o.ColScale != nil {
+		p.scale = input(op, o.ColScale)
+		checkLen(op, len(p.scale), p.n)
+		if o.Beta != 0 {
+			panic("cpu: matmul: ColScale needs Beta 0")
+		}
+	}
+	if o.LowRank == nil {
+		return
+	}
+	u, v := o.LowRank.U, o.LowRank.V
+	input(op, v)
+	low := &lowRank{u: input(op, u), v: b.operand(op, v), trans: o.LowRank.TransV, alpha: o.LowRank.Alpha}
+	_, low.r = matrix(op, u)
+	checkMatrix(op, u, p.m, low.r)
+	if low.trans {
+		checkMatrix(op, v, p.n, low.r)
+	} else {
+		checkMatrix(op, v, low.r, p.n)
+	}
+	if low.r > 0 {
+		p.low = low
 	}
 }
 
@@ -110,10 +156,27 @@ func (b *Backend) multiply(p *product) {
 	}
 	switch {
 	case p.k == 0:
-	case p.m <= smallM && p.transW && !p.transA:
+	case p.transA && !p.transW && p.w.dt == tensor.F32 && min(p.m, p.n) <= skinny:
+		b.multiplyOuter(p)
+	case p.m <= smallM && p.transW && !p.transA && !p.w.half:
 		b.multiplyRows(p)
 	default:
 		b.multiplyPanels(p)
+		return
+	}
+	if l := p.low; l != nil {
+		b.multiply(&product{m: p.m, n: p.n, k: l.r, c: p.c, ldc: p.ldc, a: l.u, lda: l.r, w: l.v, transW: l.trans, alpha: l.alpha, beta: 1})
+	}
+	if p.scale != nil {
+		b.split(p.m, 1, float64(p.n)*0.2, func(lo, hi, _ int) { b.scaleCols(p, lo, hi, 0, p.n) })
+	}
+}
+
+// scaleCols multiplies the columns jlo..jhi of the rows lo..hi of c by scale.
+func (b *Backend) scaleCols(p *product, lo, hi, jlo, jhi int) {
+	for i := lo; i < hi; i++ {
+		c := p.c[i*p.ldc+jlo : i*p.ldc+jhi]
+		b.k.mul(c, c, p.scale[jlo:jhi], 1)
 	}
 }
 
@@ -132,8 +195,8 @@ func (b *Backend) prescale(p *product) {
 	p.beta = 1
 }
 
-// panelDepth is the number of terms of one pass over the panels: at most 384,
-// so that a panel stays in the first-level cache, and equal parts of k.
+// panelDepth is the number of terms, or of pairs, of one pass over the panels:
+// at most 384, so that a panel stays in the caches, and equal parts of k.
 func panelDepth(k int) int {
 	n := (k + 383) / 384
 	return ((k+n-1)/n + 7) / 8 * 8
@@ -142,76 +205,117 @@ func panelDepth(k int) int {
 // multiplyPanels packs both operands, a few megabytes at a time, and runs the
 // tile kernel over them.
 func (b *Backend) multiplyPanels(p *product) {
-	kept := b.keptPanels(p)
+	half := p.w.half && !p.transA
+	terms := p.k
+	if half && b.k.halfTile != nil {
+		terms = (p.k + 1) / 2
+	}
+	kept := b.keptPanels(p, terms, half)
 	rows, cols := p.m, p.n
 	if p.transA {
-		rows = min(rows, max(packFloats/p.k/jobRows, 1)*jobRows)
+		rows = min(rows, max(packFloats/p.k/b.k.jobRows(), 1)*b.k.jobRows())
 	}
-	if kept == nil {
-		cols = min(cols, max(packFloats/p.k/jobCols, 1)*jobCols)
+	if kept.w == nil {
+		cols = min(cols, max(packFloats/terms/jobCols, 1)*jobCols)
 	}
 	for i := 0; i < p.m; i += rows {
 		m := min(rows, p.m-i)
-		var l left
-		if p.transA {
-			l = left{a: b.packLeft(p, i, m), row: 1, col: tileRows, group: p.k}
-		} else {
-			l = left{a: p.a[i*p.lda:], row: p.lda, col: 1}
-		}
+		l := b.left(p, i, m, terms, half)
 		for j := 0; j < p.n; j += cols {
 			n := min(cols, p.n-j)
 			w := kept
-			if w == nil {
-				w = &panels{k: p.k, n: n, depth: panelDepth(p.k)}
-				w.data = grow(&b.shared.panels, w.size())
-				b.pack(w, &p.w, p.transW, j)
+			w.col += j
+			if w.w == nil {
+				w = section{w: b.newPanels(terms, n, half)}
+				w.w.data = grow(&b.shared.panels, w.w.size())
+				b.pack(w.w, &p.w, p.transW, j)
 			}
-			b.multiplyTiles(p, l, w, i, m, j, n)
+			b.multiplyTiles(p, l, w, terms, i, m, j, n)
 		}
 	}
 }
 
 // left is the first operand: rows lie row apart and terms col apart; with a
-// group, six rows lie together and the next six group*6 elements on.
+// group, as many rows as a tile has lie together and the next ones group
+// elements on.
 type left struct {
 	a               []float32
 	row, col, group int
 }
 
-func (l *left) at(i, k int) []float32 {
-	if l.group > 0 {
-		return l.a[i*l.group+k*tileRows:]
+// left returns rows i..i+m of the first operand in the form that tiles read.
+func (b *Backend) left(p *product, i, m, terms int, half bool) left {
+	switch {
+	case p.transA:
+		return left{a: b.packLeft(p, i, m), row: 1, col: b.k.rows, group: b.k.rows * p.k}
+	case half:
+		return left{a: b.halfLeft(p, i, m, terms), row: terms, col: 1}
+	default:
+		return left{a: p.a[i*p.lda:], row: p.lda, col: 1}
 	}
-	return l.a[i*l.row+k*l.col:]
+}
+
+// at returns the first of n rows from i on, of a tile of at most rows rows,
+// and how many of them lie at equal distances.
+func (l *left) at(i, k, n, rows int) ([]float32, int) {
+	if l.group > 0 {
+		r := i % rows
+		return l.a[i/rows*l.group+k*rows+r:], min(n, rows-r)
+	}
+	return l.a[i*l.row+k*l.col:], n
 }
 
 // multiplyTiles computes rows i0..i0+m and columns j0..j0+n of p.c.
-func (b *Backend) multiplyTiles(p *product, l left, w *panels, i0, m, j0, n int) {
-	mj, nj := (m+jobRows-1)/jobRows, (n+jobCols-1)/jobCols
-	job := func(job, thread int) {
-		ilo, jlo := job%mj*jobRows, job/mj*jobCols
-		ihi, jhi := min(m, ilo+jobRows), min(n, jlo+jobCols)
-		edge := grow(&b.work[thread].rows, tileRows*tileCols)
-		for k := 0; k < p.k; k += w.depth {
-			depth, add := min(w.depth, p.k-k), k > 0 || p.beta != 0
-			for j := jlo; j < jhi; j += tileCols {
-				panel := w.at(j, k)
-				for i := ilo; i < ihi; i += tileRows {
-					r := min(tileRows, ihi-i)
-					c := p.c[(i0+i)*p.ldc+j0+j:]
-					if j+tileCols <= n {
-						b.k.tile(r, depth, l.at(i, k), l.row, l.col, panel, tileCols, c, p.ldc, p.alpha, add)
-						continue
-					}
-					b.k.tile(r, depth, l.at(i, k), l.row, l.col, panel, tileCols, edge, tileCols, p.alpha, false)
-					for ; r > 0; r-- {
-						store(c[(r-1)*p.ldc:][:n-j], edge[(r-1)*tileCols:], add)
-					}
+func (b *Backend) multiplyTiles(p *product, l left, w section, terms, i0, m, j0, n int) {
+	per, low := b.k.jobRows(), b.lowPanels(p, j0, n)
+	nj := (n + jobCols - 1) / jobCols
+	for per > 4*b.k.rows && (m+per-1)/per*nj < 3*b.pool.threads {
+		per = (per/2 + b.k.rows - 1) / b.k.rows * b.k.rows
+	}
+	mj := (m + per - 1) / per
+	tile := b.k.tile
+	if w.w.half {
+		tile = b.k.halfTile
+	}
+	job := func(job, _ int) {
+		ilo, jlo := job%mj*per, job/mj*jobCols
+		ihi, jhi := min(m, ilo+per), min(n, jlo+jobCols)
+		for k := 0; k < terms; k += w.w.depth {
+			depth, add := min(w.w.depth, terms-k), k > 0 || p.beta != 0
+			for j := jlo; j < jhi; j += b.k.cols {
+				panel := w.w.at(w.col+j, w.term+k)
+				for i, r := ilo, 0; i < ihi; i += r {
+					a, near := l.at(i, k, ihi-i, b.k.rows)
+					r = b.k.step(near)
+					tile(r, min(b.k.cols, jhi-j), depth, a, l.row, l.col, panel, b.k.cols, p.c[(i0+i)*p.ldc+j0+j:], p.ldc, p.alpha, add)
 				}
 			}
 		}
+		for j := jlo; low != nil && j < jhi; j += b.k.cols {
+			panel := low.at(j, 0)
+			for i, r := ilo, 0; i < ihi; i += r {
+				r = b.k.step(ihi - i)
+				b.k.tile(r, min(b.k.cols, jhi-j), p.low.r, p.low.u[(i0+i)*p.low.r:], p.low.r, 1, panel, b.k.cols, p.c[(i0+i)*p.ldc+j0+j:], p.ldc, p.low.alpha, true)
+			}
+		}
+		if p.scale != nil {
+			b.scaleCols(p, i0+ilo, i0+ihi, j0+jlo, j0+jhi)
+		}
 	}
 	b.jobs(mj*nj, 2*float64(m)*float64(n)*float64(p.k)/50, job)
+}
+
+// lowPanels packs the columns j.. of the second operand of the product of few
+// terms, all of which are one pass; nil if there is none.
+func (b *Backend) lowPanels(p *product, j, n int) *panels {
+	if p.low == nil {
+		return nil
+	}
+	w := b.newPanels(p.low.r, n, false)
+	w.depth = p.low.r
+	w.data = grow(&b.shared.low, w.size())
+	b.pack(w, &p.low.v, p.low.trans, j)
+	return w
 }
 
 // jobs runs n jobs that together take the given nanoseconds.
@@ -222,15 +326,5 @@ func (b *Backend) jobs(n int, cost float64, job func(job, thread int)) {
 	}
 	for i := range n {
 		job(i, 0)
-	}
-}
-
-func store(c, s []float32, add bool) {
-	for j := range c {
-		if add {
-			c[j] += s[j]
-		} else {
-			c[j] = s[j]
-		}
 	}
 }

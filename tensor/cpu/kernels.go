@@ -2,31 +2,46 @@ package cpu
 
 import "pipe/tensor"
 
-// A tile computes c = alpha*a·b, or c += alpha*a·b, for rows×16 elements of c
+// A tile computes c = alpha*a·b, or c += alpha*a·b, for rows×cols elements of c
 // and k terms each. Element (i, p) of a lies at i*ar+p*ac, (p, j) of b at
-// p*br+j, (i, j) of c at i*cr+j. rows is at most tileRows. Every element is
-// one chain of k steps in order, whatever rows is.
-type tile func(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool)
+// p*br+j, (i, j) of c at i*cr+j. rows is what kernels.step returned and cols at
+// most kernels.cols. Every element is one chain of k fused steps in order,
+// whatever rows and cols are: their bits do not depend on how a matrix is cut.
+type tile func(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool)
 
 const (
-	tileRows = 6
-	tileCols = 16
-	dotRows  = 4 // weights of one call of kernels.dots
-	dotCols  = 3 // its most vectors
+	dotRows = 4 // weights of one call of kernels.dots
+	dotCols = 3 // its most vectors
+
+	packRows = 16 // of one call of kernels.pack
 )
 
 // kernels is the table of inner loops. Slices of one call have equal lengths
 // (that of the first) unless said otherwise; dst may be an operand. All pass
 // NaN on, and infinities as IEEE arithmetic has them.
 type kernels struct {
-	name string
-	tile tile
+	name       string
+	rows, cols int // of the largest tile
+	tile       tile
+	// step returns how many of n rows the next tile takes, at most kernels.rows.
+	step func(n int) int
+	// halfTile is the tile over pairs of bfloat16: k counts pairs, and an
+	// element of a or b holds two numbers, the first in its lower half. Denormal
+	// numbers count as zeros. Nil: products round to bfloat16 and use tile.
+	halfTile tile
 
 	// dots sets out[4*j+i] to the dot product of rows i of w (four, wr apart)
 	// and j of x (n ≤ dotCols, xr apart), of k elements.
 	dots func(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32)
-	// pack writes the transpose of 16 rows of k elements, sr apart, to dst [k][16].
-	pack func(k int, dst, src []float32, sr int)
+	// pack writes the transpose of 16 rows of k elements, sr apart, to k rows of
+	// 16 in dst, dr apart. It moves bits: elements may be pairs of bfloat16.
+	pack func(k int, dst []float32, dr int, src []float32, sr int)
+	// halves sets dst [⌈n/2⌉] to the n elements of x as pairs of bfloat16, the
+	// last one padded by zero; halfPairs makes pairs of low[i] and high[i].
+	halves    func(dst, x []float32)
+	halfPairs func(dst, low, high []float32)
+	// round sets dst to x rounded to bfloat16.
+	round func(dst, x []float32)
 	// expand sets dst to the elements of src.
 	expand func(dst []float32, dt tensor.DType, src []byte)
 	// rowDot returns the dot product of x and a stored row, and whether it

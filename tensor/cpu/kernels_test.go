@@ -13,7 +13,7 @@ import (
 // accelerate returns both tables, or skips.
 func accelerate(t *testing.T) (slow, fast *kernels) {
 	t.Helper()
-	if fast = accelerated(); fast == nil {
+	if fast = accelerated(""); fast == nil {
 		t.Skip("this processor has no accelerated kernels")
 	}
 	return portable(), fast
@@ -168,24 +168,119 @@ func TestReductionParity(t *testing.T) {
 }
 
 func TestTileParity(t *testing.T) {
-	slow, fast := accelerate(t)
-	for rows := 1; rows <= tileRows; rows++ {
+	slow, _ := accelerate(t)
+	wide, narrow := accelerated(""), accelerated("avx2")
+	for rows := 1; rows <= wide.rows; rows++ {
 		for _, k := range []int{1, 2, 3, 4, 5, 8, 31, 100} {
-			for _, s := range []struct{ ar, ac, br, cr int }{{k, 1, 16, 16}, {1, 6, 16, 40}, {k + 3, 1, 29, 17}, {1, 11, 19, 16}} {
-				for _, add := range []bool{false, true} {
-					a, b := wave((rows-1)*s.ar+(k-1)*s.ac+1), wave((k-1)*s.br+tileCols)
-					if k == 31 {
-						a[0], b[len(b)-1] = float32(math.Inf(1)), float32(math.NaN())
+			for _, s := range []struct{ ar, ac, br, cr int }{{k, 1, 32, 32}, {1, 14, 32, 40}, {k + 3, 1, 37, 33}, {1, 16, 41, 32}} {
+				for _, cols := range []int{1, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32} {
+					for _, add := range []bool{false, true} {
+						a, b := wave((rows-1)*s.ar+(k-1)*s.ac+1), wave((k-1)*s.br+cols)
+						if k == 31 {
+							a[0], b[len(b)-1] = float32(math.Inf(1)), float32(math.NaN())
+						}
+						x := wave((rows-1)*s.cr + cols)
+						y, check := guarded(x)
+						z, check2 := guarded(x)
+						whole(slow, rows, cols, k, a, s.ar, s.ac, b, s.br, x, s.cr, add)
+						whole(narrow, rows, cols, k, a, s.ar, s.ac, b, s.br, y, s.cr, add)
+						whole(wide, rows, cols, k, a, s.ar, s.ac, b, s.br, z, s.cr, add)
+						name := fmt.Sprintf("%d rows, %d columns, k %d, %+v, add %v", rows, cols, k, s, add)
+						agree(t, name, y, x, 1e-5, 1e-5)
+						agree(t, name+": AVX-512 and AVX2", z, y, 0, 0)
+						check(t, name)
+						check2(t, name)
 					}
-					x := wave((rows-1)*s.cr + tileCols)
-					y, check := guarded(x)
-					slow.tile(rows, k, a, s.ar, s.ac, b, s.br, x, s.cr, -1.5, add)
-					fast.tile(rows, k, a, s.ar, s.ac, b, s.br, y, s.cr, -1.5, add)
-					name := fmt.Sprintf("%d rows, k %d, %+v, add %v", rows, k, s, add)
-					agree(t, name, y, x, 1e-5, 1e-5)
-					check(t, name)
 				}
 			}
+		}
+	}
+}
+
+// whole runs tiles over rows and columns as products do.
+func whole(kn *kernels, rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, add bool) {
+	for i, r := 0, 0; i < rows; i += r {
+		r = kn.step(rows - i)
+		for j := 0; j < cols; j += kn.cols {
+			kn.tile(r, min(kn.cols, cols-j), k, a[i*ar:], ar, ac, b[j:], br, c[i*cr+j:], cr, -1.5, add)
+		}
+	}
+}
+
+// TestHalfParity: roundings have the same bits everywhere, and the tile of
+// pairs agrees with sums in float64 of the rounded numbers.
+func TestHalfParity(t *testing.T) {
+	slow, _ := accelerate(t)
+	for name, fast := range tables() {
+		for _, n := range lengths {
+			for seed := range 3 {
+				x, y := odd(n, seed), odd(n, seed+5)
+				got, want := make([]float32, (n+1)/2), make([]float32, (n+1)/2)
+				slow.halves(want, x)
+				fast.halves(got, x)
+				sameBits(t, name+": halves", got, want)
+				got, want = make([]float32, n), make([]float32, n)
+				slow.halfPairs(want, x, y)
+				fast.halfPairs(got, x, y)
+				sameBits(t, name+": half pairs", got, want)
+				slow.round(want, x)
+				fast.round(got, x)
+				sameBits(t, name+": round", got, want)
+			}
+		}
+		if fast.halfTile == nil {
+			continue
+		}
+		for rows := 1; rows <= fast.rows; rows++ {
+			for _, pairs := range []int{1, 2, 7, 100} {
+				for _, cols := range []int{1, 15, 16, 17, 31, 32} {
+					a, bt := wave(rows*2*pairs), wave(cols*2*pairs)
+					slow.round(a, a)
+					slow.round(bt, bt)
+					ah, b := make([]float32, rows*pairs), make([]float32, 32*pairs)
+					for i := range rows {
+						slow.halves(ah[i*pairs:][:pairs], a[i*2*pairs:][:2*pairs])
+					}
+					for j := range cols {
+						for p := range pairs {
+							slow.halfPairs(b[p*32+j:][:1], bt[j*2*pairs+2*p:], bt[j*2*pairs+2*p+1:])
+						}
+					}
+					for _, add := range []bool{false, true} {
+						c := wave((rows-1)*35 + cols)
+						got, check := guarded(c)
+						for i, r := 0, 0; i < rows; i += r {
+							r = fast.step(rows - i)
+							fast.halfTile(r, cols, pairs, ah[i*pairs:], pairs, 1, b, 32, got[i*35:], 35, 0.5, add)
+						}
+						for i := range rows {
+							for j := range cols {
+								s := 0.0
+								for p := range 2 * pairs {
+									s += float64(a[i*2*pairs+p]) * float64(bt[j*2*pairs+p])
+								}
+								s *= 0.5
+								if add {
+									s += float64(c[i*35+j])
+								}
+								if g := float64(got[i*35+j]); !(math.Abs(g-s) <= 2e-5) {
+									t.Fatalf("%s: %d rows, %d columns, %d pairs, add %v: (%d,%d) is %v; want %v", name, rows, cols, pairs, add, i, j, g, s)
+								}
+							}
+						}
+						check(t, name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func sameBits(t *testing.T, name string, got, want []float32) {
+	t.Helper()
+	for i := range want {
+		if g, w := math.Float32bits(got[i]), math.Float32bits(want[i]); g != w {
+			t.Fatalf("%s: element %d of %d is %08x; want %08x", name, i, len(want), g, w)
 		}
 	}
 }
@@ -212,8 +307,8 @@ func TestPackParity(t *testing.T) {
 		src := odd(15*(k+3)+k, k)
 		x := make([]float32, 16*k)
 		y, check := guarded(x)
-		slow.pack(k, x, src, k+3)
-		fast.pack(k, y, src, k+3)
+		slow.pack(k, x, 16, src, k+3)
+		fast.pack(k, y, 16, src, k+3)
 		agree(t, fmt.Sprintf("pack %d", k), y, x, 0, 0)
 		check(t, "pack")
 	}

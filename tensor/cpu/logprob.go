@@ -6,10 +6,11 @@ import (
 	"pipe/tensor"
 )
 
-// Logits exist for this many rows and tokens at a time: 8 MiB.
+// Logits exist for this many rows and words at a time: 9 MiB. The words are
+// whole passes over kept panels, whose depth is 384 for large vocabularies.
 const (
 	logitRows  = 512
-	logitWords = 4096
+	logitWords = 12 * 384
 )
 
 // headProduct returns the product that forms the logits of rows t0..t1 and
@@ -19,9 +20,10 @@ func headProduct(z, x []float32, w operand, t0, t1, v0, v1 int) *product {
 		a: x[t0*w.cols:], lda: w.cols, w: w.slice(v0, v1), transW: true, alpha: 1}
 }
 
-// LogProb implements [tensor.Transformer]. The sum of exponentials is kept
-// relative to the largest logit so far (Milakov & Gimelshein 2018).
-func (b *Backend) LogProb(logp, lse, argmax, x, w, target *tensor.Tensor) {
+// LogProb implements [tensor.Transformer]. The sum of exponentials, and that of
+// the rows of w weighted by them, are kept relative to the largest logit so far
+// (Milakov & Gimelshein 2018).
+func (b *Backend) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
 	const op = "log prob"
 	lp, ls, h, o, goal := output(op, logp), output(op, lse), input(op, x), b.operand(op, w), ints(op, target)
 	n := len(goal)
@@ -33,22 +35,22 @@ func (b *Backend) LogProb(logp, lse, argmax, x, w, target *tensor.Tensor) {
 		best = ints(op, argmax)
 		checkLen(op, len(best), n)
 	}
+	var d []float32
+	if dx != nil {
+		d = output(op, dx)
+		sameShape(op, dx, x)
+	}
 	if b.err != nil || !b.checkIndex(op, goal, o.rows) {
 		return
 	}
 	for t0 := 0; t0 < n; t0 += logitRows {
 		t1 := min(n, t0+logitRows)
-		s := newSoftmax(b, t1-t0)
-		for v0 := 0; v0 < o.rows; v0 += logitWords {
-			v1 := min(o.rows, v0+logitWords)
-			z := grow(&b.shared.probs, (t1-t0)*(v1-v0))
-			b.multiply(headProduct(z, h, o, t0, t1, v0, v1))
-			b.split(t1-t0, 1, float64(v1-v0)*0.7, func(lo, hi, _ int) {
-				for t := lo; t < hi; t++ {
-					s.add(b.k, t, z[t*(v1-v0):][:v1-v0], v0, int(goal[t0+t]))
-				}
-			})
+		var acc []float32
+		if d != nil {
+			acc = d[t0*o.cols : t1*o.cols]
 		}
+		s := newSoftmax(b, t1-t0)
+		b.logits(s, acc, h, o, goal, t0, t1)
 		for t := t0; t < t1; t++ {
 			total := float64(s.max[t-t0]) + math.Log(s.sum[t-t0])
 			ls[t], lp[t] = float32(total), float32(float64(s.target[t-t0])-total)
@@ -56,7 +58,49 @@ func (b *Backend) LogProb(logp, lse, argmax, x, w, target *tensor.Tensor) {
 				best[t] = int32(s.arg[t-t0])
 			}
 		}
+		if d != nil {
+			b.fromTargets(s, acc, o, goal[t0:t1])
+		}
 	}
+}
+
+// logits takes the rows t0..t1 through all words. acc, unless nil, becomes the
+// sum of exp(z)·w, relative to the largest logit of its row.
+func (b *Backend) logits(s *softmax, acc, x []float32, o operand, goal []int32, t0, t1 int) {
+	for v0 := 0; v0 < o.rows; v0 += logitWords {
+		v1 := min(o.rows, v0+logitWords)
+		words := v1 - v0
+		z := grow(&b.shared.probs, (t1-t0)*words)
+		b.multiply(headProduct(z, x, o, t0, t1, v0, v1))
+		b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
+			for t := lo; t < hi; t++ {
+				shrink := s.add(b.k, t, z[t*words:][:words], v0, int(goal[t0+t]))
+				if acc != nil && v0 > 0 && shrink != 1 {
+					row := acc[t*o.cols:][:o.cols]
+					b.k.scale(row, row, shrink)
+				}
+			}
+		})
+		if acc != nil {
+			p := &product{m: t1 - t0, n: o.cols, k: words, c: acc, ldc: o.cols, a: z, lda: words, w: o.slice(v0, v1), alpha: 1}
+			if v0 > 0 {
+				p.beta = 1
+			}
+			b.multiply(p)
+		}
+	}
+}
+
+// fromTargets turns the sums acc into w[target] - acc/Σ exp(z).
+func (b *Backend) fromTargets(s *softmax, acc []float32, o operand, goal []int32) {
+	b.split(len(goal), 1, float64(o.cols), func(lo, hi, thread int) {
+		row := grow(&b.work[thread].row, o.cols)
+		for t := lo; t < hi; t++ {
+			o.expandRow(b.k, row, int(goal[t]), 0)
+			d := acc[t*o.cols:][:o.cols]
+			b.k.addScaled(d, row, d, float32(-1/s.sum[t]))
+		}
+	})
 }
 
 // softmax is the running state of rows whose logits come piece by piece.
@@ -74,12 +118,15 @@ func newSoftmax(b *Backend, n int) *softmax {
 	return s
 }
 
-// add takes the logits of words first..first+len(z) of row t; z is lost.
-func (s *softmax) add(k *kernels, t int, z []float32, first, target int) {
+// add takes the logits z of words first..first+len(z) of row t and turns them
+// into exponentials relative to the largest so far. It returns the factor by
+// which earlier ones have shrunk.
+func (s *softmax) add(k *kernels, t int, z []float32, first, target int) (shrink float32) {
 	if i := target - first; i >= 0 && i < len(z) {
 		s.target[t] = z[i]
 	}
 	m := k.max(z)
+	shrink = 1
 	if m > s.max[t] {
 		for i, v := range z {
 			if v == m {
@@ -87,18 +134,21 @@ func (s *softmax) add(k *kernels, t int, z []float32, first, target int) {
 				break
 			}
 		}
-		s.sum[t] *= math.Exp(float64(s.max[t]) - float64(m))
-		s.max[t] = m
+		by := math.Exp(float64(s.max[t]) - float64(m))
+		s.sum[t] *= by
+		s.max[t], shrink = m, float32(by)
 	}
 	if math.IsInf(float64(s.max[t]), -1) { // nothing but -Inf and NaN so far
-		for _, v := range z {
+		for i, v := range z {
 			if v != v {
 				s.sum[t] = math.NaN()
 			}
+			z[i] = 0
 		}
-		return
+		return shrink
 	}
 	s.sum[t] += float64(k.exp(z, z, s.max[t]))
+	return shrink
 }
 
 // LogProbGrad implements [tensor.Transformer]: dz = dy·(1[v=target] - exp(z-lse)).

@@ -19,6 +19,8 @@ type memory struct {
 	raw    []byte
 	frozen bool       // made by Load, or a view of that: never written
 	keep   bool       // made by Load: panels may be kept
+	half   bool       // products with it round to bfloat16
+	rows   int        // of what Load made
 	panels [2]*panels // kept: as stored, transposed
 	dead   bool
 }
@@ -79,6 +81,9 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 		return nil, b.err
 	}
 	m := &memory{frozen: true, keep: true}
+	if len(shape) > 0 {
+		m.rows = shape[0]
+	}
 	switch dt {
 	case tensor.F32:
 		m.f32 = floats(data)
@@ -105,14 +110,30 @@ func floats(data []byte) []float32 {
 	return f
 }
 
-// Free implements [tensor.Memory].
-func (b *Backend) Free(t *tensor.Tensor) {
-	m := mem("free", t)
-	for _, p := range m.panels {
+// Precision implements [tensor.Memory].
+func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
+	m := mem("precision", t)
+	if dt != tensor.F32 && dt != tensor.BF16 {
+		panic(fmt.Sprintf("cpu: precision: %s; must be f32 or bf16", dt))
+	}
+	b.drop(m)
+	m.half = dt == tensor.BF16
+}
+
+// drop gives up kept panels.
+func (b *Backend) drop(m *memory) {
+	for i, p := range m.panels {
 		if p != nil {
 			b.kept -= p.bytes()
 		}
+		m.panels[i] = nil
 	}
+}
+
+// Free implements [tensor.Memory].
+func (b *Backend) Free(t *tensor.Tensor) {
+	m := mem("free", t)
+	b.drop(m)
 	*m = memory{dead: true}
 }
 
@@ -122,7 +143,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{frozen: m.frozen}
+	v := &memory{frozen: m.frozen, half: m.half}
 	switch t.DType {
 	case tensor.F32:
 		v.f32 = m.f32[offset : offset+n : offset+n]
@@ -132,8 +153,8 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 		lo, hi := t.DType.Bytes(offset), t.DType.Bytes(offset+n)
 		v.raw = m.raw[lo:hi:hi]
 	}
-	if n == t.Len() {
-		v.panels = m.panels
+	if slices.Equal(shape, t.Shape) {
+		v.panels, v.rows = m.panels, m.rows
 	}
 	return &tensor.Tensor{DType: t.DType, Shape: slices.Clone(shape), Mem: v}
 }

@@ -12,16 +12,19 @@ import (
 func portable() *kernels {
 	return &kernels{
 		name: "generic:" + runtime.GOARCH,
-		tile: tileGo, dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDot: rowDotGo,
+		rows: 6, cols: 16, tile: tileGo, step: func(n int) int { return min(n, 6) },
+		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
+		dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDot: rowDotGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
 	}
 }
 
-func tileGo(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func tileGo(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
 	for i := range rows {
-		for j := 0; j < tileCols; j += 8 {
+		j := 0
+		for ; j+8 <= cols; j += 8 {
 			c := (*[8]float32)(c[i*cr+j:])
 			var s0, s1, s2, s3, s4, s5, s6, s7 float32
 			for p := range k {
@@ -43,6 +46,52 @@ func tileGo(rows, k int, a []float32, ar, ac int, b []float32, br int, c []float
 				c[j] = s
 			}
 		}
+		for ; j < cols; j++ {
+			var s float32
+			for p := range k {
+				s += a[i*ar+p*ac] * b[p*br+j]
+			}
+			s *= alpha
+			if add {
+				s += c[i*cr+j]
+			}
+			c[i*cr+j] = s
+		}
+	}
+}
+
+// half returns the bits of x rounded to the nearest bfloat16, ties to even;
+// denormal numbers become zeros, as processors have it.
+func half(x float32) uint32 {
+	u := math.Float32bits(x)
+	switch {
+	case x != x:
+		return u>>16 | 0x40
+	case u&0x7f800000 == 0:
+		return u >> 31 << 15
+	}
+	return (u + 0x7fff + u>>16&1) >> 16
+}
+
+func halvesGo(dst, x []float32) {
+	for i := range dst {
+		u := half(x[2*i])
+		if 2*i+1 < len(x) {
+			u |= half(x[2*i+1]) << 16
+		}
+		dst[i] = math.Float32frombits(u)
+	}
+}
+
+func halfPairsGo(dst, low, high []float32) {
+	for i := range dst {
+		dst[i] = math.Float32frombits(half(low[i]) | half(high[i])<<16)
+	}
+}
+
+func roundGo(dst, x []float32) {
+	for i, v := range x {
+		dst[i] = math.Float32frombits(half(v) << 16)
 	}
 }
 
@@ -63,10 +112,10 @@ func dotsGo(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * 
 
 func rowDotGo([]float32, tensor.DType, []byte) (float32, bool) { return 0, false }
 
-func packGo(k int, dst, src []float32, sr int) {
-	for j := range tileCols {
+func packGo(k int, dst []float32, dr int, src []float32, sr int) {
+	for j := range packRows {
 		for p, v := range src[j*sr:][:k] {
-			dst[p*tileCols+j] = v
+			dst[p*dr+j] = v
 		}
 	}
 }

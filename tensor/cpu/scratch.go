@@ -3,9 +3,9 @@ package cpu
 // scratch is memory that operations reuse: it grows to what they need, so a
 // training step allocates nothing once it has run.
 type scratch struct {
-	rows, probs, grads, panels, values, more []float32
-	wide                                     []float64
-	out                                      [dotRows * dotCols]float32
+	rows, row, probs, grads, panels, low, values, more []float32
+	wide                                               []float64
+	out                                                [dotRows * dotCols]float32
 }
 
 // grow returns n elements of *s, which may hold anything.

@@ -17,6 +17,7 @@ func testEmpty(s *suite) {
 	s.b.Add(e, e, e, 1)
 	s.b.AddRow(e, v)
 	s.b.ScaleCols(e, e, v)
+	s.b.ScaleRows(e, e, z)
 	s.b.Dropout(e, e, 0.5, 1)
 	s.b.RowDot(z, e, e)
 	s.b.Embed(e, w, i)
@@ -27,7 +28,7 @@ func testEmpty(s *suite) {
 	s.b.AttentionGrad(e, e, e, e, e, e, e, s.alloc(tensor.F32, 0, 2), e, o)
 	s.b.SwiGLU(e, e, e)
 	s.b.SwiGLUGrad(e, e, e, e, e)
-	s.b.LogProb(z, z, i, e, w, i)
+	s.b.LogProb(z, z, i, nil, e, w, i)
 	s.b.Zero(e)
 	s.b.Copy(e, e)
 
@@ -36,7 +37,7 @@ func testEmpty(s *suite) {
 	before, beforeRow := s.get(g), s.get(h)
 	s.b.MatMul(g, e, e, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	s.b.ColSum(h, e)
-	s.b.ColDot(h, e, e)
+	s.b.ScaleColsGrad(e, h, e, v, e)
 	s.b.EmbedGrad(g, i, e)
 	s.b.ScatterAddRows(g, e, i)
 	s.b.RMSNormGrad(e, h, e, v, z, e)
@@ -117,7 +118,7 @@ func testNonFiniteHeads(s *suite) {
 		w := s.normal(30 * 3)
 		w[88] = bad
 		lp, ls := s.garbage(1), s.garbage(1)
-		s.b.LogProb(lp, ls, nil, s.put([]float64{0, 1, 0}, 1, 3), s.put(w, 30, 3), s.putInts([]int32{2}))
+		s.b.LogProb(lp, ls, nil, nil, s.put([]float64{0, 1, 0}, 1, 3), s.put(w, 30, 3), s.putInts([]int32{2}))
 		if v := s.get(lp)[0]; v == v && !math.IsInf(float64(v), -1) {
 			s.Errorf("logp beside a logit of %v is %v", bad, v)
 		}
@@ -163,6 +164,10 @@ func testPanics(s *suite) {
 		"matmul inner":          func() { s.b.MatMul(d, m, m, one) },
 		"matmul result":         func() { s.b.MatMul(sq, m, sq, tensor.MatMul{TransA: true, Alpha: 1}) },
 		"matmul over a weight":  func() { s.b.MatMul(w, sq, m, one) },
+		"matmul scale":          func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, ColScale: l}) },
+		"matmul scale and beta": func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Beta: 1, ColScale: v}) },
+		"matmul update":         func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: sq}}) },
+		"precision":             func() { s.b.Precision(w, tensor.Q8_0) },
 		"matmul of ints":        func() { s.b.MatMul(d, i, m, one) },
 		"add":                   func() { s.b.Add(d, m, sq, 1) },
 		"add row":               func() { s.b.AddRow(d, l) },
@@ -178,7 +183,7 @@ func testPanics(s *suite) {
 		"attention keys":        func() { s.b.Attention(d, lse, m, m, m, o(3, 4)) },
 		"attention too few":     func() { s.b.Attention(d, lse, m, m, m, o(3, 2)) },
 		"swiglu":                func() { s.b.SwiGLU(d, m, sq) },
-		"log prob targets":      func() { s.b.LogProb(l, l, nil, m, w, s.putInts([]int32{1})) },
+		"log prob targets":      func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
 		"adamw":                 func() { s.b.AdamW(d, m, m, sq, tensor.AdamW{Step: 1}) },
 		"upload":                func() { s.b.Upload(d, make([]float32, 3)) },
 		"upload to a weight":    func() { s.b.Upload(w, make([]float32, 12)) },
@@ -206,7 +211,7 @@ func testBadIndices(s *suite) {
 		"embed":            func(s *suite, x, y, bad *tensor.Tensor) { s.b.Embed(y, x, bad) },
 		"gather":           func(s *suite, x, y, bad *tensor.Tensor) { s.b.GatherRows(y, x, bad) },
 		"scatter":          func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterAddRows(x, y, bad) },
-		"log prob targets": func(s *suite, x, y, bad *tensor.Tensor) { l := s.garbage(2); s.b.LogProb(l, l, nil, y, x, bad) },
+		"log prob targets": func(s *suite, x, y, bad *tensor.Tensor) { l := s.garbage(2); s.b.LogProb(l, l, nil, nil, y, x, bad) },
 	} {
 		for _, id := range []int32{-1, 3} {
 			b := s.open(s.T)

@@ -189,23 +189,30 @@ func testLogProb(s *suite) {
 		logp, lse, best := refLogProb(x, w, target, h)
 		xt, wt, gt := s.put(x, n, h), s.load(tensor.F32, bytesOf(float32s(w)), words, h), s.putInts(target)
 		lp, ls, am := s.garbage(n), s.garbage(n), s.alloc(tensor.I32, n)
-		s.b.LogProb(lp, ls, am, xt, wt, gt)
+		s.b.LogProb(lp, ls, am, nil, xt, wt, gt)
 		s.check("logp", lp, logp, F32)
 		s.check("lse", ls, lse, F32)
 		if got := s.getInts(am); For(s.b, F32) == F32 && !slices.Equal(got, best) {
 			s.Errorf("%v: argmax %v; want %v", z, got[:min(n, 8)], best[:min(n, 8)])
 		}
-		s.b.LogProb(lp, ls, nil, xt, wt, gt)
+		ones := make([]float64, n)
+		for t := range ones {
+			ones[t] = 1
+		}
+		dx, _ := refLogProbGrad(x, w, ones, target, h)
+		d := s.garbage(n, h)
+		s.b.LogProb(lp, ls, nil, d, xt, wt, gt)
 		s.check("logp without argmax", lp, logp, F32)
+		s.check("gradient of each logp", d, dx, F32Grad)
 	}
 	// Quantised weights, a tie that the first word wins, and large logits.
 	w := s.load(tensor.Q8_0, s.stored(tensor.Q8_0, 70, 32), 70, 32)
 	x, target := s.normal(3*32), []int32{0, 69, 3}
 	logp, _, _ := refLogProb(x, s.expanded(w), target, 32)
 	lp, ls, am := s.garbage(3), s.garbage(3), s.alloc(tensor.I32, 3)
-	s.b.LogProb(lp, ls, am, s.put(x, 3, 32), w, s.putInts(target))
+	s.b.LogProb(lp, ls, am, nil, s.put(x, 3, 32), w, s.putInts(target))
 	s.check("q8_0", lp, logp, F32)
-	s.b.LogProb(s.b.View(lp, 0, 1), s.b.View(ls, 0, 1), s.b.View(am, 0, 1), s.put([]float64{1}, 1, 1), s.put([]float64{-1e4, 1e4, 0, 1e4}, 4, 1), s.putInts([]int32{0}))
+	s.b.LogProb(s.b.View(lp, 0, 1), s.b.View(ls, 0, 1), s.b.View(am, 0, 1), nil, s.put([]float64{1}, 1, 1), s.put([]float64{-1e4, 1e4, 0, 1e4}, 4, 1), s.putInts([]int32{0}))
 	if got := s.get(lp)[0]; math.Abs(float64(got)+20000.693) > 0.01 {
 		s.Errorf("logp of large logits is %v; want -20000.693", got)
 	}
@@ -233,7 +240,7 @@ func testLogProbGrad(s *suite) {
 		}
 		xt, wt, gt, dwt := s.put(x, n, h), s.put(w, words, h), s.putInts(target), s.put(dw, words, h)
 		lp, ls, d := s.garbage(n), s.garbage(n), s.garbage(n, h)
-		s.b.LogProb(lp, ls, nil, xt, wt, gt)
+		s.b.LogProb(lp, ls, nil, nil, xt, wt, gt)
 		s.b.LogProbGrad(d, nil, xt, wt, gt, ls, s.put(dy, n))
 		s.check("dx without dw", d, dx, F32Grad)
 		s.b.LogProbGrad(d, dwt, xt, wt, gt, ls, s.put(dy, n))

@@ -61,6 +61,81 @@ func testMatMulGarbage(s *suite) {
 	s.check("no terms", dst, make([]float64, 12), Exact)
 }
 
+// What follows a product: an update of low rank, then a factor of each column.
+func testMatMulEpilogue(s *suite) {
+	for _, z := range append(productSizes, [3]int{40, 19, 600}, [3]int{300, 520, 31}) {
+		m, n, k := z[0], z[1], z[2]
+		for i, r := range []int{1, 3, 16} {
+			o := tensor.MatMul{Alpha: 0.5, TransB: i != 1}
+			bs, vs := []int{k, n}, []int{r, n}
+			if o.TransB {
+				bs = []int{n, k}
+			}
+			trans := i != 2
+			if trans {
+				vs = []int{n, r}
+			}
+			a, b, u, v, f, c := s.normal(m*k), s.normal(k*n), s.normal(m*r), s.normal(r*n), s.normal(n), s.normal(m*n)
+			want := refMatMul(nil, a, b, m, n, k, o)
+			low := refMatMul(nil, u, v, m, n, r, tensor.MatMul{Alpha: 2, TransB: trans})
+			plain, added := make([]float64, m*n), make([]float64, m*n)
+			for i := range want {
+				plain[i] = (want[i] + low[i]) * f[i%n]
+				added[i] = c[i] + want[i] + low[i]
+			}
+			at, bt := s.put(a, m, k), s.load(tensor.F32, bytesOf(float32s(b)), bs...)
+			o.LowRank = &tensor.LowRank{U: s.put(u, m, r), V: s.put(v, vs...), TransV: trans, Alpha: 2}
+			o.ColScale = s.put(f, n)
+			y := s.garbage(m, n)
+			s.b.MatMul(y, at, bt, o)
+			s.check(fmt.Sprintf("%v rank %d, scaled", z, r), y, plain, F32)
+			o.ColScale, o.Beta = nil, 1
+			y = s.put(c, m, n)
+			s.b.MatMul(y, at, bt, o)
+			s.check(fmt.Sprintf("%v rank %d, added", z, r), y, added, F32)
+		}
+	}
+}
+
+// Products in bfloat16 are those of rounded operands, summed in float32.
+func testPrecision(s *suite) {
+	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_K} {
+		for _, z := range [][2]int{{1, 256}, {37, 256}, {64, 1280}} {
+			out, in := z[0], z[1]
+			if dt != tensor.Q8_0 && dt != tensor.Q4_K {
+				in -= 3 // odd rows
+			}
+			w := s.load(dt, s.stored(dt, out, in), out, in)
+			x := s.expanded(w)
+			s.b.Precision(w, tensor.BF16)
+			roundAll(x)
+			for _, m := range []int{1, 15, 40} {
+				a, g := s.normal(m*in), s.normal(m*out)
+				y, dx := s.garbage(m, out), s.garbage(m, in)
+				s.b.MatMul(y, s.put(a, m, in), w, tensor.MatMul{TransB: true, Alpha: 1})
+				s.b.MatMul(dx, s.put(g, m, out), w, tensor.MatMul{Alpha: -2})
+				roundAll(a)
+				roundAll(g)
+				s.check(fmt.Sprintf("%s %v m %d", dt, z, m), y, refMatMul(nil, a, x, m, out, in, tensor.MatMul{TransB: true, Alpha: 1}), F32)
+				s.check(fmt.Sprintf("%s %v gradient m %d", dt, z, m), dx, refMatMul(nil, g, x, m, in, out, tensor.MatMul{Alpha: -2}), F32)
+			}
+			s.b.Precision(w, tensor.F32)
+			a := s.normal(3 * in)
+			y := s.garbage(3, out)
+			s.b.MatMul(y, s.put(a, 3, in), w, tensor.MatMul{TransB: true, Alpha: 1})
+			s.check("back in float32", y, refMatMul(nil, a, s.expanded(w), 3, out, in, tensor.MatMul{TransB: true, Alpha: 1}), F32)
+		}
+	}
+}
+
+// roundAll rounds to bfloat16, ties to even.
+func roundAll(x []float64) {
+	for i, v := range x {
+		u := math.Float32bits(float32(v))
+		x[i] = float64(math.Float32frombits((u + 0x7fff + u>>16&1) &^ 0xffff))
+	}
+}
+
 func testMatMulTypes(s *suite) {
 	const out, in = 35, 512
 	for _, dt := range weightTypes {
@@ -107,11 +182,12 @@ func testVectors(s *suite) {
 		rows, cols := z[0], z[1]
 		x, y, v := s.normal(rows*cols), s.normal(rows*cols), s.normal(cols)
 		sum, scaled := make([]float64, rows*cols), make([]float64, rows*cols)
-		colDot, rowDot := s.normal(cols), make([]float64, rows)
-		dst := s.put(colDot, cols)
+		colDot, rowDot, byRow := s.normal(cols), make([]float64, rows), make([]float64, rows*cols)
+		dst, r := s.put(colDot, cols), s.normal(rows)
 		for i := range x {
 			sum[i] = x[i] - 0.5*y[i]
 			scaled[i] = x[i] * v[i%cols]
+			byRow[i] = x[i] * r[i/cols]
 			colDot[i%cols] += x[i] * y[i]
 			rowDot[i/cols] += x[i] * y[i]
 		}
@@ -120,17 +196,23 @@ func testVectors(s *suite) {
 		s.check("add", d, sum, F32)
 		s.b.ScaleCols(d, xt, s.put(v, cols))
 		s.check("scale columns", d, scaled, F32)
-		s.b.ColDot(dst, xt, yt)
+		s.b.ScaleRows(d, xt, s.put(r, rows))
+		s.check("scale rows", d, byRow, F32)
+		dots := s.garbage(rows)
+		s.b.RowDot(dots, xt, yt)
+		s.check("row dots", dots, rowDot, F32)
+		s.b.ScaleColsGrad(xt, dst, yt, s.put(v, cols), xt) // in place
+		s.check("scale columns gradient", xt, scaled, F32)
 		s.check("column dots", dst, colDot, F32)
-		r := s.garbage(rows)
-		s.b.RowDot(r, xt, yt)
-		s.check("row dots", r, rowDot, F32)
 	}
 	a, b, c := s.normal(9), s.normal(9), s.normal(9)
+	a[4], b[4] = 0, 0
 	d := s.put(c, 9)
 	s.b.AddDiv(d, s.put(a, 9), s.put(b, 9))
 	for i := range c {
-		c[i] += a[i] / b[i]
+		if i != 4 {
+			c[i] += a[i] / b[i]
+		}
 	}
 	s.check("add quotient", d, c, F32)
 }

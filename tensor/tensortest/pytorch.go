@@ -85,7 +85,7 @@ func (l *loaded) head() {
 	x, w, dy, target := l.tensor("head.x"), l.tensor("head.w"), l.tensor("head.dy"), l.putInts(l.Ints("head.target"))
 	logp, lse, best := l.garbage(x.Rows()), l.garbage(x.Rows()), l.alloc(tensor.I32, x.Rows())
 	dx, dw := l.like(x), l.alloc(tensor.F32, w.Shape...)
-	l.b.LogProb(logp, lse, best, x, w, target)
+	l.b.LogProb(logp, lse, best, nil, x, w, target)
 	l.b.LogProbGrad(dx, dw, x, w, target, lse, dy)
 	l.compare("head.y", logp, F32)
 	l.compare("head.lse", lse, F32)

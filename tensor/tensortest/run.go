@@ -37,6 +37,8 @@ var conformance = []struct {
 	{"matmul", testMatMul},
 	{"matmul beta zero ignores garbage", testMatMulGarbage},
 	{"matmul weights of every type", testMatMulTypes},
+	{"matmul with an update and factors", testMatMulEpilogue},
+	{"matmul in bfloat16", testPrecision},
 	{"matmul repeats exactly", testMatMulRepeats},
 	{"vectors and rows", testVectors},
 	{"bias gradient", testBias},

@@ -3,13 +3,25 @@ package main
 import "fmt"
 
 // tile writes the product kernel for some rows of 16 columns. Accumulators
-// are Y4 and up, two a row; Y0 and Y1 hold a row of b.
-func (w *writer) tile(rows int) {
-	arg := w.function(fmt.Sprintf("tile%d", rows), fmt.Sprintf("is kernels.tile for %d rows; add is 0 or 1.", rows),
-		param{"k", "int"}, param{"a", "*float32"}, param{"ar", "int"}, param{"ac", "int"}, param{"b", "*float32"},
-		param{"br", "int"}, param{"c", "*float32"}, param{"cr", "int"}, param{"add", "int"}, param{"alpha", "float32"})
+// are Y4 and up, two a row; Y0 and Y1 hold a row of b. With masked, at most
+// four rows, the columns are those of which Y14 and Y15 have the sign bit.
+func (w *writer) tile(rows int, masked bool) {
+	name, doc := fmt.Sprintf("tile%d", rows), fmt.Sprintf("is kernels.tile for %d rows; add is 0 or 1.", rows)
+	params := []param{{"k", "int"}, {"a", "*float32"}, {"ar", "int"}, {"ac", "int"}, {"b", "*float32"},
+		{"br", "int"}, {"c", "*float32"}, {"cr", "int"}, {"add", "int"}}
+	load := func(from string, y int) { w.p("VMOVUPS %s, Y%d", from, y) }
+	if masked {
+		name, doc = fmt.Sprintf("edge%d", rows), fmt.Sprintf("is kernels.tile for %d rows of cols columns; add is 0 or 1.", rows)
+		params = append(params, param{"cols", "int"})
+		load = func(from string, y int) { w.p("VMASKMOVPS %s, Y%d, Y%d", from, 14+y%2, y) }
+	}
+	arg := w.function(name, doc, append(params, param{"alpha", "float32"})...)
 	for _, v := range [][2]string{{"k", "CX"}, {"a", "AX"}, {"ar", "R9"}, {"ac", "R10"}, {"b", "BX"}, {"br", "R11"}, {"c", "DI"}, {"cr", "R8"}} {
 		w.p("MOVQ %s, %s", arg(v[0]), v[1])
+	}
+	if masked { // the masks begin at lane 8 less the columns of each half
+		w.p("MOVQ %s, DX\nLEAQ mask<>+32(SB), SI\nMOVQ $8, R12\nCMPQ DX, R12\nCMOVQLT DX, R12\nSUBQ R12, DX", arg("cols"))
+		w.p("SHLQ $2, R12\nSHLQ $2, DX\nMOVQ SI, R13\nSUBQ R12, R13\nSUBQ DX, SI\nVMOVUPS (R13), Y14\nVMOVUPS (SI), Y15")
 	}
 	if rows > 3 {
 		w.p("LEAQ (AX)(R9*2), DX\nADDQ R9, DX")
@@ -21,7 +33,9 @@ func (w *writer) tile(rows int) {
 		w.p("PREFETCHT0 %s", c[i])
 	}
 	step := func() {
-		w.p("VMOVUPS (BX), Y0\nVMOVUPS 32(BX), Y1\nADDQ R11, BX")
+		load("(BX)", 0)
+		load("32(BX)", 1)
+		w.p("ADDQ R11, BX")
 		for i, a := range []string{"(AX)", "(AX)(R9*1)", "(AX)(R9*2)", "(DX)", "(DX)(R9*1)", "(DX)(R9*2)"}[:rows] {
 			w.p("VBROADCASTSS %s, Y%d", a, 2+i%2)
 			w.p("VFMADD231PS Y0, Y%d, Y%d\nVFMADD231PS Y1, Y%d, Y%d", 2+i%2, 4+2*i, 2+i%2, 5+2*i)
@@ -31,15 +45,18 @@ func (w *writer) tile(rows int) {
 			w.p("ADDQ R10, DX")
 		}
 	}
-	loop, tail, one, store, plain := w.label(), w.label(), w.label(), w.label(), w.label()
+	loop, tail, one, done := w.label(), w.label(), w.label(), w.label()
 	w.p("SUBQ $4, CX\nJLT %s\nPCALIGN $32\n%s:", tail, loop)
-	w.p("PREFETCHT0 1024(BX)\nPREFETCHT0 1088(BX)\nPREFETCHT0 1152(BX)\nPREFETCHT0 1216(BX)")
+	if !masked {
+		w.p("PREFETCHT0 1024(BX)\nPREFETCHT0 1088(BX)\nPREFETCHT0 1152(BX)\nPREFETCHT0 1216(BX)")
+	}
 	for range 4 {
 		step()
 	}
-	w.p("SUBQ $4, CX\nJGE %s\n%s:\nADDQ $4, CX\nJLE %s\n%s:", loop, tail, store, one)
+	w.p("SUBQ $4, CX\nJGE %s\n%s:\nADDQ $4, CX\nJLE %s\n%s:", loop, tail, done, one)
 	step()
-	w.p("DECQ CX\nJNZ %s\n%s:", one, store)
+	w.p("DECQ CX\nJNZ %s\n%s:", one, done)
+	plain := w.label()
 	w.p("VBROADCASTSS %s, Y0\nCMPQ %s, $0\nJEQ %s", arg("alpha"), arg("add"), plain)
 	for _, add := range []bool{true, false} {
 		if !add {
@@ -47,13 +64,21 @@ func (w *writer) tile(rows int) {
 		}
 		for i := range rows {
 			for h := range 2 {
-				acc := 4 + 2*i + h
-				if add {
-					w.p("VFMADD213PS %d%s, Y0, Y%d", 32*h, c[i], acc)
-				} else {
+				acc, at := 4+2*i+h, fmt.Sprintf("%d%s", 32*h, c[i])
+				switch {
+				case add && masked:
+					load(at, 2+h)
+					w.p("VFMADD213PS Y%d, Y0, Y%d", 2+h, acc)
+				case add:
+					w.p("VFMADD213PS %s, Y0, Y%d", at, acc)
+				default:
 					w.p("VMULPS Y0, Y%d, Y%d", acc, acc)
 				}
-				w.p("VMOVUPS Y%d, %d%s", acc, 32*h, c[i])
+				if masked {
+					w.p("VMASKMOVPS Y%d, Y%d, %s", acc, 14+h, at)
+				} else {
+					w.p("VMOVUPS Y%d, %s", acc, at)
+				}
 			}
 		}
 		w.ret()
@@ -111,9 +136,10 @@ func (w *writer) dots(n int) {
 
 // transpose writes the transposition of 16 rows, eight columns at a time.
 func (w *writer) transpose() {
-	arg := w.function("pack16", "is kernels.pack; k is in groups of 8.",
-		param{"k", "int"}, param{"dst", "*float32"}, param{"src", "*float32"}, param{"sr", "int"})
-	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, SI\nMOVQ %s, R9", arg("k"), arg("dst"), arg("src"), arg("sr"))
+	arg := w.function("pack16", "is kernels.pack for 16 rows; k is in groups of 8.",
+		param{"k", "int"}, param{"dst", "*float32"}, param{"dr", "int"}, param{"src", "*float32"}, param{"sr", "int"})
+	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, R8\nMOVQ %s, SI\nMOVQ %s, R9", arg("k"), arg("dst"), arg("dr"), arg("src"), arg("sr"))
+	w.p("LEAQ (R8)(R8*2), AX\nLEAQ (DI)(R8*4), BX")
 	w.p("LEAQ (R9)(R9*2), R10\nLEAQ (SI)(R9*4), R11\nLEAQ (SI)(R9*8), R12\nLEAQ (R12)(R9*4), R13")
 	loop := w.label()
 	w.p("%s:", loop)
@@ -129,13 +155,14 @@ func (w *writer) transpose() {
 		}
 		for i := range 4 { // eights
 			w.p("VPERM2F128 $0x20, Y%d, Y%d, Y8\nVPERM2F128 $0x31, Y%d, Y%d, Y9", i+4, i, i+4, i)
-			w.p("VMOVUPS Y8, %d(DI)\nVMOVUPS Y9, %d(DI)", 64*i+32*h, 64*(i+4)+32*h)
+			at := []string{"", "(R8*1)", "(R8*2)", "(AX*1)"}[i]
+			w.p("VMOVUPS Y8, %d(DI)%s\nVMOVUPS Y9, %d(BX)%s", 32*h, at, 32*h, at)
 		}
 	}
 	for _, r := range []string{"SI", "R11", "R12", "R13"} {
 		w.p("ADDQ $32, %s", r)
 	}
-	w.p("ADDQ $512, DI\nDECQ CX\nJNZ %s", loop)
+	w.p("LEAQ (DI)(R8*8), DI\nLEAQ (BX)(R8*8), BX\nDECQ CX\nJNZ %s", loop)
 	w.ret()
 }
 

@@ -81,6 +81,13 @@ func (d *Decoder) Linears(visit func(path string, l *Linear)) {
 	}
 }
 
+// SetPrecision declares how products with the model's matrices are formed, F32
+// or BF16 (see tensor.Memory). Activations, adapters and attention are F32.
+func (d *Decoder) SetPrecision(dt tensor.DType) {
+	d.Linears(func(_ string, l *Linear) { d.backend.Precision(l.W.Value, dt) })
+	d.backend.Precision(d.Head.Value, dt)
+}
+
 // Refresh brings adapters up to date after their parameters changed.
 func (d *Decoder) Refresh(p *Pass) (err error) {
 	defer catch(&err)

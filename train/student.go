@@ -37,6 +37,19 @@ type Tuning struct {
 	// which only config.json and the tokenizer are read. It implies Full.
 	Random bool
 	Seed   uint64
+	// Precision of products with the model's matrices: F32 or BF16.
+	Precision tensor.DType
+}
+
+// Precisions are the names of the values of Tuning.Precision.
+func Precisions() []string { return []string{tensor.F32.String(), tensor.BF16.String()} }
+
+// Precision returns the value of a name; an unknown one is F32.
+func Precision(name string) tensor.DType {
+	if name == tensor.BF16.String() {
+		return tensor.BF16
+	}
+	return tensor.F32
 }
 
 // ErrHasAdapter says that a new adapter was asked for on top of another.
@@ -64,6 +77,7 @@ func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error
 	if s.Decoder, err = model.Load(b, s.Base.Config, s.Base.Weights, t.Full); err != nil {
 		return s, fmt.Errorf("load %s: %w", base, err)
 	}
+	s.Decoder.SetPrecision(t.Precision)
 	switch {
 	case t.Adapter != "":
 		s.Adapter, err = adapter.Load(s.Decoder, t.Adapter)

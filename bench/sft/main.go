@@ -40,7 +40,7 @@ var peer []byte
 type options struct {
 	model, peerModel, rows, python string
 	adapter, layout, dtype         string
-	profile                        string
+	profile, precision             string
 	compile, recompute             bool
 	steps, rounds, threads         int
 	lr                             float64
@@ -52,10 +52,11 @@ func main() {
 	flag.StringVar(&o.peerModel, "peer-model", "", "Hugging Face directory of the same weights")
 	flag.StringVar(&o.rows, "rows", "", "packed rows as JSON lines")
 	flag.StringVar(&o.python, "python", "python3", "a Python with torch, transformers and peft; \"\": no peer")
-	flag.StringVar(&o.profile, "cpuprofile", "", "write a profile of pipe's rounds to this file, for go tool pprof")
+	flag.StringVar(&o.profile, "cpuprofile", "", "write a profile of pipe's rounds that count to this file, for go tool pprof")
 	flag.StringVar(&o.adapter, "adapter", "dora", "lora or dora")
 	flag.StringVar(&o.layout, "layout", "packed", "of the peer: packed or padded")
 	flag.StringVar(&o.dtype, "dtype", "f32", "of the peer: f32 or bf16")
+	flag.StringVar(&o.precision, "precision", "f32", "of pipe: f32 or bf16")
 	flag.BoolVar(&o.compile, "compile", false, "let the peer compile its model")
 	flag.BoolVar(&o.recompute, "checkpointing", false, "let pipe checkpoint activations")
 	flag.IntVar(&o.steps, "steps", 4, "optimizer steps of a round")
@@ -135,20 +136,16 @@ func run(ctx context.Context, o options) error {
 	}
 	turn, done := make(chan chan lap), make(chan error, 1)
 	go func() { done <- ours(ctx, o, rows, turn) }()
-	if o.profile != "" {
-		f, err := os.Create(o.profile)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
 	var ratios, mine, peers []float64
 	var a, b lap
 	for round := range o.rounds + 1 {
+		if round == 1 && o.profile != "" {
+			stop, err := profile(o.profile)
+			if err != nil {
+				return err
+			}
+			defer stop()
+		}
 		result := make(chan lap)
 		select {
 		case turn <- result:
@@ -171,9 +168,17 @@ func run(ctx context.Context, o options) error {
 	if theirs == nil {
 		return nil
 	}
-	fmt.Printf("%s, peer %s %s compiled=%t: pipe %.1f tokens/s, peer %.1f, median ratio %.2f (%.2f to %.2f); peer's peak %.0f MiB\n",
-		o.adapter, o.layout, o.dtype, o.compile, median(mine), median(peers), median(ratios), slices.Min(ratios), slices.Max(ratios), b.RSS)
+	fmt.Printf("%s, pipe %s, peer %s %s compiled=%t: pipe %.1f tokens/s, peer %.1f, median ratio %.2f (%.2f to %.2f); peer's peak %.0f MiB\n",
+		o.adapter, o.precision, o.layout, o.dtype, o.compile, median(mine), median(peers), median(ratios), slices.Min(ratios), slices.Max(ratios), b.RSS)
 	return nil
+}
+
+func profile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); f.Close() }, pprof.StartCPUProfile(f)
 }
 
 func median(x []float64) float64 {
@@ -186,7 +191,7 @@ func ours(ctx context.Context, o options, rows []model.Batch, turn <-chan chan l
 	b := cpu.New(o.threads)
 	defer b.Close()
 	c := adapter.Config{Rank: 16, Alpha: 32, DoRA: o.adapter == "dora", Targets: []string{"all-linear"}}
-	s, err := train.OpenStudent(b, o.model, train.Tuning{New: &c, Seed: 1})
+	s, err := train.OpenStudent(b, o.model, train.Tuning{New: &c, Seed: 1, Precision: train.Precision(o.precision)})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"pipe/model/adapter"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/train"
 )
 
@@ -50,6 +51,7 @@ type spec struct {
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
 	Eps         float64   `hcl:"eps,optional" doc:"AdamW's epsilon"`
 	MaxGradNorm float64   `hcl:"max_grad_norm,optional" doc:"Gradients are scaled down to this norm; 0: never"`
+	Precision   string    `hcl:"precision,optional" doc:"Of products with the model's matrices: f32, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
 
 	Adapter *adapterBlock `hcl:"adapter,block" doc:"What is trained; without it, the adapter of the base, or a new adapter \"dora\" with the defaults"`
 
@@ -73,7 +75,7 @@ func newStage() stage.Stage {
 	return &spec{
 		EvalSplit: 0.1, Loss: train.LossSigmoid, Beta: 0.1, MaxLen: 1024,
 		Epochs: o.Epochs, BatchSize: 4, GradAccum: o.GradAccum, LR: 5e-5, Schedule: "linear",
-		WarmupRatio: 0.1, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm,
+		WarmupRatio: 0.1, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm, Precision: tensor.F32.String(),
 		CheckpointEvery: o.Every, SaveTotalLimit: o.Keep,
 	}
 }
@@ -127,6 +129,7 @@ func (s *spec) Check() error {
 	}
 	bad(!(s.Eps > 0 && s.Eps < 1), "eps", "is %v; must be above 0 and below 1", s.Eps)
 	bad(!(s.MaxGradNorm >= 0), "max_grad_norm", "is %v; must be 0 or more", s.MaxGradNorm)
+	bad(!slices.Contains(train.Precisions(), s.Precision), "precision", "is %q; must be one of %q", s.Precision, train.Precisions())
 	bad(s.CheckpointEvery < 0, "checkpoint_every", "is %d; must be 0 or more", s.CheckpointEvery)
 	bad(s.SaveTotalLimit < 1, "save_total_limit", "is %d; must be at least 1", s.SaveTotalLimit)
 	return errors.Join(append(errs, s.Adapter.check()...)...)
@@ -155,7 +158,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, New: s.Adapter.config(), Seed: env.Seed}
+	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, New: s.Adapter.config(), Seed: env.Seed, Precision: train.Precision(s.Precision)}
 	t.Full = t.New == nil
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on

@@ -10,10 +10,9 @@ import (
 	"pipe/tensor/quant"
 )
 
-// accelerated returns the fastest kernels of the processor, nil if it lacks
-// AVX2. With AVX-512 only the tiles change: they give the same bits, so the
-// name stays. Products in bfloat16 round differently in AVX-512's own
-// instructions, which have a name of their own.
+// accelerated returns the fastest kernels of the processor up to limit, nil if
+// it lacks AVX2. With AVX-512 only the tiles change: they give the same bits,
+// so the name stays. Its products of bfloat16 do not, and have another name.
 func accelerated(limit string) *kernels {
 	x := &cpu.X86
 	if !x.HasAVX2 || !x.HasFMA || !x.HasF16C {
@@ -25,7 +24,7 @@ func accelerated(limit string) *kernels {
 	}
 	k.rows, k.cols, k.tile, k.step = 14, 32, tileAVX512, stepAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
-		k.name = "avx2:bf16"
+		k.name = "fma+bf16"
 		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
 	}
 	return k
@@ -33,7 +32,7 @@ func accelerated(limit string) *kernels {
 
 func avx2() *kernels {
 	return &kernels{
-		name: "avx2",
+		name: "fma",
 		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
 		dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDot: rowDotAVX2,

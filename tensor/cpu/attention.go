@@ -11,7 +11,7 @@ import (
 // queries of a segment that are treated as decoding: then the keys are read
 // in place, once for all heads that share them.
 const (
-	queryBlock   = 96
+	queryBlock   = 84 // whole tiles of 6 or 14 rows
 	keyBlock     = 128
 	decodeBlock  = 512
 	decodeAtMost = 3

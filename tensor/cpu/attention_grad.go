@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"cmp"
 	"slices"
 
 	"pipe/tensor"
@@ -11,11 +12,16 @@ type attentionGrad struct {
 	*heads
 	dq, dk, dv, dy, lse []float32
 	delta               []float32 // [queries, heads]: dy·dst
+	// Gradients of the keys and values of each segment for each query head,
+	// [keys, headDim] from parts[segment*heads+head] on: no two jobs add to
+	// the same element.
+	dkHead, dvHead []float32
+	parts          []int
 }
 
-// AttentionGrad implements [tensor.Transformer]. Probabilities are formed
-// again from the log-sum-exp (Dao et al. 2022, algorithm 4), once for dq and
-// once for dk and dv, so that no two jobs add to the same element.
+// AttentionGrad implements [tensor.Transformer]. Probabilities are formed again
+// from the log-sum-exp (Dao et al. 2022, algorithm 4), a head of a segment a
+// job; the heads that share keys are added up in order.
 func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
 	const op = "attention gradient"
 	g := &attentionGrad{heads: newHeads(op, q, k, v, o), dq: output(op, dq), dk: output(op, dk), dv: output(op, dv),
@@ -28,76 +34,39 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 		return
 	}
 	d := o.HeadDim
-	clear(g.dk)
-	clear(g.dv)
 	g.delta = grow(&b.shared.more, g.queries*o.Heads)
 	b.split(g.queries*o.Heads, 1, float64(d)*0.5, func(lo, hi, _ int) {
 		for i := lo; i < hi; i++ {
 			g.delta[i] = b.k.dot(g.dy[i*d:][:d], out[i*d:][:d])
 		}
 	})
-	queries, keys := g.queryJobs(), g.keyJobs()
+	jobs, size := g.jobs()
+	both := grow(&b.shared.panels, 2*size)
+	g.dkHead, g.dvHead = both[:size], both[size:]
 	cost := g.totalPairs * float64(g.ldq) * 2 / 40
-	b.jobs(len(queries), 3*cost, func(job, thread int) { b.queryGrad(g, &queries[job], &b.work[thread]) })
-	b.jobs(len(keys), 4*cost, func(job, thread int) {
-		for _, s := range keys[job] {
-			b.keyGrad(g, s, &b.work[thread])
+	b.jobs(len(jobs), 5*cost, func(job, thread int) {
+		b.headGrad(g, jobs[job]/o.Heads, jobs[job]%o.Heads, &b.work[thread])
+	})
+	b.split(o.KVHeads, 1, float64(size)/float64(max(1, o.KVHeads)), func(lo, hi, _ int) {
+		for kv := lo; kv < hi; kv++ {
+			b.addHeads(g, kv)
 		}
 	})
 }
 
-func (h *heads) queryJobs() []strip {
-	var list []strip
-	for s := range h.segments {
-		n := int(h.Q[s+1] - h.Q[s])
-		for head := range h.Heads {
-			for i := 0; i < n; i += queryBlock {
-				list = append(list, h.strip(s, head, i, min(queryBlock, n-i)))
-			}
+// jobs lists segment*heads+head, the longest first, and sets parts. size is
+// the number of elements of all parts.
+func (g *attentionGrad) jobs() (jobs []int, size int) {
+	for s := range g.segments {
+		for head := range g.Heads {
+			jobs = append(jobs, s*g.Heads+head)
+			g.parts = append(g.parts, size)
+			size += int(g.KLen[s]) * g.HeadDim
 		}
 	}
-	return list
-}
-
-// keySpan is keys k0..k0+n of a segment for one key head.
-type keySpan struct{ segment, kvHead, k0, n int }
-
-// keyJobs returns jobs that write different keys: one span each, or, when
-// segments share keys, all spans of a key head in order.
-func (h *heads) keyJobs() [][]keySpan {
-	var jobs [][]keySpan
-	for kv := range h.KVHeads {
-		var spans []keySpan
-		for s := range h.segments {
-			for k0 := 0; k0 < int(h.KLen[s]); k0 += keyBlock {
-				spans = append(spans, keySpan{s, kv, k0, min(keyBlock, int(h.KLen[s])-k0)})
-			}
-		}
-		if h.sharedKeys() {
-			jobs = append(jobs, spans)
-			continue
-		}
-		for i := range spans {
-			jobs = append(jobs, spans[i:i+1])
-		}
-	}
-	return jobs
-}
-
-func (h *heads) sharedKeys() bool {
-	order := make([]int, h.segments)
-	for s := range order {
-		order[s] = s
-	}
-	slices.SortFunc(order, func(a, b int) int { return int(h.K[a] - h.K[b]) })
-	end := int32(0)
-	for _, s := range order {
-		if h.KLen[s] > 0 && h.K[s] < end {
-			return true
-		}
-		end = max(end, h.K[s]+h.KLen[s])
-	}
-	return false
+	length := func(j int) int32 { return g.Q[j/g.Heads+1] - g.Q[j/g.Heads] }
+	slices.SortStableFunc(jobs, func(a, b int) int { return cmp.Compare(length(b), length(a)) })
+	return jobs, size
 }
 
 // scores turns probs into the probabilities and grads into the gradients of
@@ -119,41 +88,53 @@ func (b *Backend) scores(g *attentionGrad, s *strip, probs, grads []float32, k0,
 	}
 }
 
-// queryGrad sets dq of a strip.
-func (b *Backend) queryGrad(g *attentionGrad, s *strip, w *scratch) {
-	d := g.HeadDim
-	probs, grads := grow(&w.probs, queryBlock*keyBlock), grow(&w.grads, queryBlock*keyBlock)
-	for r := range s.rows {
-		clear(g.dq[s.at+r*s.step:][:d])
+// headGrad sets dq of a head's queries in a segment, and its parts of dk and dv.
+func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
+	d, keys, queries := g.HeadDim, int(g.KLen[segment]), int(g.Q[segment+1]-g.Q[segment])
+	part := g.parts[segment*g.Heads+head]
+	dk, dv := g.dkHead[part:][:keys*d], g.dvHead[part:][:keys*d]
+	clear(dk)
+	clear(dv)
+	for i := range queries {
+		clear(g.dq[(int(g.Q[segment])+i)*g.ldq+head*d:][:d])
 	}
-	for k0 := 0; k0 < s.sees(s.rows-1); k0 += keyBlock {
-		n := min(keyBlock, s.sees(s.rows-1)-k0)
-		at := (s.keyRow+k0)*g.ldk + s.kvHead*d
+	probs, grads := grow(&w.probs, queryBlock*keyBlock), grow(&w.grads, queryBlock*keyBlock)
+	for k0 := 0; k0 < keys; k0 += keyBlock {
+		n := min(keyBlock, keys-k0)
+		at := (int(g.K[segment])+k0)*g.ldk + head/g.group*d
 		b.packKeys(&w.panels, g.k[at:], g.ldk, n, d, w)
 		b.packKeys(&w.values, g.v[at:], g.ldk, n, d, w)
-		b.scores(g, s, probs, grads, k0, n, w)
-		b.times(s.rows, grads, keyBlock, 1, g.k[at:], g.ldk, g.dq[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
+		for i := 0; i < queries; i += queryBlock {
+			s := g.strip(segment, head, i, min(queryBlock, queries-i))
+			if s.sees(s.rows-1) <= k0 {
+				continue
+			}
+			b.scores(g, &s, probs, grads, k0, n, w)
+			seen := func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) }
+			by := func(key int) (int, int) { return max(0, k0+key-s.visible+1), s.rows } // queries that see a key
+			b.times(s.rows, grads, keyBlock, 1, g.k[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
+			b.times(n, probs, 1, keyBlock, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
+			b.times(n, grads, 1, keyBlock, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
+		}
 	}
 }
 
-// keyGrad adds to dk and dv of a span, over the heads and queries that see it.
-func (b *Backend) keyGrad(g *attentionGrad, span keySpan, w *scratch) {
-	d, s := g.HeadDim, span.segment
-	probs, grads := grow(&w.probs, queryBlock*keyBlock), grow(&w.grads, queryBlock*keyBlock)
-	at := (int(g.K[s])+span.k0)*g.ldk + span.kvHead*d
-	b.packKeys(&w.panels, g.k[at:], g.ldk, span.n, d, w)
-	b.packKeys(&w.values, g.v[at:], g.ldk, span.n, d, w)
-	queries := int(g.Q[s+1] - g.Q[s])
-	for head := span.kvHead * g.group; head < (span.kvHead+1)*g.group; head++ {
-		for i := 0; i < queries; i += queryBlock {
-			q := g.strip(s, head, i, min(queryBlock, queries-i))
-			if q.sees(q.rows-1) <= span.k0 {
-				continue
+// addHeads sets dk and dv of a key head to the sums over segments and heads.
+func (b *Backend) addHeads(g *attentionGrad, kv int) {
+	d := g.HeadDim
+	for key := range g.keys {
+		clear(g.dk[key*g.ldk+kv*d:][:d])
+		clear(g.dv[key*g.ldk+kv*d:][:d])
+	}
+	for s := range g.segments {
+		for head := kv * g.group; head < (kv+1)*g.group; head++ {
+			part := g.parts[s*g.Heads+head]
+			for i := range int(g.KLen[s]) {
+				at := (int(g.K[s])+i)*g.ldk + kv*d
+				dk, dv := g.dk[at:][:d], g.dv[at:][:d]
+				b.k.addScaled(dk, dk, g.dkHead[part+i*d:][:d], 1)
+				b.k.addScaled(dv, dv, g.dvHead[part+i*d:][:d], 1)
 			}
-			b.scores(g, &q, probs, grads, span.k0, span.n, w)
-			saw := func(key int) (int, int) { return max(0, span.k0+key-q.visible+1), q.rows } // queries that see a key
-			b.times(span.n, probs, 1, keyBlock, g.dy[q.at:], q.step, g.dv[at:], g.ldk, d, saw)
-			b.times(span.n, grads, 1, keyBlock, g.q[q.at:], q.step, g.dk[at:], g.ldk, d, saw)
 		}
 	}
 }

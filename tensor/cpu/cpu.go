@@ -10,19 +10,20 @@
 // alone: results do not depend on the number of threads.
 //
 // The inner loops are the fields of one table, kernels. It is filled with
-// portable Go, or, on amd64 processors that have them, with AVX2 and FMA
-// assembly made by the generator in folder gen. The two round differently, so
-// they have different names. PIPE_CPU=generic in the environment forces the
-// portable table.
+// portable Go, or, on amd64 processors that have them, with assembly made by
+// the generator in folder gen: AVX2 and FMA, AVX-512 for the products, and its
+// bfloat16 instructions for products of that precision. What rounds differently
+// has another name. PIPE_CPU in the environment is the most that is used:
+// generic (the portable table), avx2 or avx512.
 //
 // # Weights
 //
-// Matrix products read panels of 16 columns. Panels of a frozen weight (one
-// made by Load) are kept once they are made while all kept panels together
+// Matrix products read panels of 16 or 32 columns. Panels of a frozen weight
+// (one made by Load) are kept once they are made while all kept panels together
 // stay within panelCache bytes; otherwise a few megabytes of panels at a time
 // are made from the stored weight, quantised or not, and used for all rows of
 // the other operand. Products of at most smallM rows, as in decoding, read
-// the stored rows directly.
+// the stored rows directly, unless the weight's precision is bfloat16.
 package cpu
 
 import (
@@ -33,9 +34,9 @@ import (
 	"pipe/tensor"
 )
 
-// panelCache bounds the memory of kept weight panels: a model of up to about
-// 64 MiB of float32 weights keeps all of them in both orientations.
-const panelCache = 128 << 20
+// panelCache bounds the memory of kept weight panels: a model of 190 million
+// weights keeps all of them in bfloat16, in both orientations.
+const panelCache = 768 << 20
 
 // ErrClosed is what Sync and Alloc return after Close.
 var ErrClosed = errors.New("cpu: the backend is closed")
@@ -77,7 +78,7 @@ func newBackend(threads int, k *kernels) *Backend {
 	return &Backend{k: k, pool: newPool(threads), work: make([]scratch, threads), maxKept: panelCache}
 }
 
-// Name is "cpu:avx2", or "cpu:generic:" and the architecture: compilers fuse
+// Name is "cpu:fma", "cpu:fma+bf16", or "cpu:generic:" and the architecture: compilers fuse
 // multiplications and additions on some architectures and not on others.
 func (b *Backend) Name() string { return "cpu:" + b.k.name }
 

@@ -144,8 +144,7 @@ func (b *Backend) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
 			clear(part)
 			for t := t0; t < min(rows, t0+few); t++ {
 				at := t*cols + lo
-				b.k.addMul(part, g[at:at+n], v[at:at+n], 1)
-				b.k.mul(d[at:at+n], g[at:at+n], f[lo:hi], 1)
+				b.k.scaleDot(d[at:at+n], part, g[at:at+n], v[at:at+n], f[lo:hi])
 			}
 			for j, p := range part {
 				sum[j] += float64(p)

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"pipe/model"
+	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
 	"pipe/text/chat"
@@ -186,7 +187,7 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	if err != nil {
 		return "", err
 	}
-	m.Weights, m.close = f, f.Close
+	m.Weights, m.close = bnb.Open(f), f.Close
 	return origin, nil
 }
 

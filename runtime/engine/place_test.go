@@ -21,7 +21,7 @@ func TestUnusableWeightsStopTheRun(t *testing.T) {
 	l.write("weights", "w")
 	checked := 0
 	bad := func(o *Options) {
-		o.CheckWeights = func(path string) error {
+		o.CheckWeights = func(path, _ string) error {
 			if path != filepath.Join(l.dir, "weights") {
 				t.Errorf("path is %s", path)
 			}

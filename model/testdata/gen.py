@@ -23,6 +23,7 @@ import torch
 # CPU library rounds the codes of scales by a table.
 with mock.patch.object(ctypes.cdll, "LoadLibrary", side_effect=OSError("the default back end is wanted")):
     import bitsandbytes
+import numpy as np
 import peft
 import transformers
 import trl
@@ -233,6 +234,42 @@ def optimize(m, loss_of, steps=10, lr=0.02, schedule="cosine", warmup=2, wd=0.1,
     return torch.tensor(curve)
 
 
+def ggml(kind, w):
+    """The values that ggml's reference quantiser leaves of float32 rows: Q8_0 or Q4_0, blocks of 32."""
+    x = w.numpy().reshape(-1, 32)
+    top = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)
+    d = np.abs(top) / np.float32(127) if kind == "q8_0" else top / np.float32(-8)
+    s = x * np.divide(np.float32(1), d, out=np.zeros_like(d), where=d != 0)
+    if kind == "q8_0":
+        q = np.trunc(s.astype(np.float64) + np.copysign(0.5, s))
+    else:
+        q = np.minimum(15, np.trunc(s + np.float32(8.5))) - 8
+    return torch.from_numpy((q.astype(np.float32) * d.astype(np.float16).astype(np.float32)).reshape(w.shape))
+
+
+def blocks():
+    """An adapter over layers in GGUF blocks, but for rows that are not whole blocks."""
+    out = {}
+    for kind in ("q8_0", "q4_0"):
+        def base():
+            m = build(NF4)
+            for n, p in m.named_parameters():
+                p.data.copy_(p.data.bfloat16())  # not the frequencies of the rotary embedding
+                if "proj" in n and p.shape[1] % 32 == 0:
+                    p.data.copy_(ggml(kind, p.data))
+            return peft.PeftModel.from_pretrained(m, os.path.join(OUT, "nf4_dora"), is_trainable=True)
+        m = base()
+        loss = likelihood(m)[0]
+        loss.backward()
+        out[kind + ".loss"] = loss.detach().reshape(1)
+        for k, v in grads(m).items():
+            if "layers.0" in k:
+                out[f"{kind}.{k.replace('base_model.model.', '', 1).replace('.default', '')}"] = v
+        m = base()
+        out[kind + ".curve"] = optimize(m, lambda _: likelihood(m)[0])
+    save("blocks.safetensors", out)
+
+
 def curves():
     out = {}
     m = build(PLAIN)
@@ -283,4 +320,5 @@ adapter("dora", LoraConfig(r=4, lora_alpha=6, use_dora=True, use_rslora=True, ta
 nf4()
 adapter("nf4_lora", LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM"), "nf4")
 adapter("nf4_dora", LoraConfig(r=2, lora_alpha=5, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"), "nf4")
+blocks()
 curves()

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,7 +88,10 @@ func TestOpen(t *testing.T) {
 func TestQuantize(t *testing.T) {
 	c, plain := modeltest.Checkpoint(t, "nf4")
 	_, theirs := modeltest.Checkpoint(t, "nf4_double")
-	ours := bnb.Quantize(plain)
+	ours, err := bnb.Quantize(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := model.CheckWeights(c, ours); err != nil {
 		t.Error(err)
 	}
@@ -104,9 +108,56 @@ func TestQuantize(t *testing.T) {
 			t.Errorf("%s: %s %v, want %s %v; the same bytes: %t", n, got.DType, got.Shape, want.DType, want.Shape, bytes.Equal(got.Data, want.Data))
 		}
 	}
-	if _, err := bnb.Quantize(theirs).Weight("model.layers.0.mlp.up_proj.weight"); err == nil || !strings.Contains(err.Error(), "in nf4 already") {
+	if _, err := bnb.Quantize(theirs); err == nil || !strings.Contains(err.Error(), "in 4 bits already") {
 		t.Errorf("quantised twice: %v", err)
 	}
+	again, err := bnb.Quantize(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Weight("model.layers.0.mlp.up_proj.weight"); err == nil || !strings.Contains(err.Error(), "in nf4 already") {
+		t.Errorf("quantised twice: %v", err)
+	}
+}
+
+// TestNotFinite: a number that would spoil its block is found.
+func TestNotFinite(t *testing.T) {
+	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(-1))} {
+		x := make([]float32, 128)
+		x[70] = bad
+		data := make([]byte, 4*len(x))
+		quant.Quantize(data, tensor.F32, x)
+		src, err := bnb.Quantize(model.Weights{weight: weightOf([]int{2, 64}, data)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := src.Weight(weight); err == nil || !strings.Contains(err.Error(), "element [1, 6] is") || !strings.Contains(err.Error(), weight) {
+			t.Errorf("%v: error is %v", bad, err)
+		}
+		if _, err := bnb.Tensors(weight, weightOf([]int{2, 64}, data), tensor.BF16); err == nil || !strings.Contains(err.Error(), "element [1, 6] is") {
+			t.Errorf("%v: error is %v", bad, err)
+		}
+	}
+}
+
+func BenchmarkQuantize(b *testing.B) {
+	const rows, cols = 1024, 2048
+	x := make([]float32, rows*cols)
+	for i := range x {
+		x[i] = float32(math.Sin(float64(i * i)))
+	}
+	data := make([]byte, tensor.BF16.Bytes(len(x)))
+	quant.Quantize(data, tensor.BF16, x)
+	src, err := bnb.Quantize(model.Weights{weight: {DType: tensor.BF16, Shape: []int{rows, cols}, Data: data}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := src.Weight(weight); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*rows*cols/b.Elapsed().Seconds()/1e6, "Melem/s")
 }
 
 // write writes a checkpoint in 4 bits.

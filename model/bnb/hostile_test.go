@@ -3,6 +3,7 @@ package bnb_test
 import (
 	"bytes"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,7 +42,11 @@ func small(t testing.TB, shape ...int) []safetensors.Tensor {
 func open(t testing.TB, dir string, ts []safetensors.Tensor) *safetensors.File {
 	t.Helper()
 	path := filepath.Join(dir, "model.safetensors")
-	if err := safetensors.Write(path, ts, nil); err != nil {
+	var b bytes.Buffer
+	if err := safetensors.WriteTo(&b, ts, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	f, err := safetensors.Open(path)

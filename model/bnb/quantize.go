@@ -1,6 +1,7 @@
 package bnb
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,7 +14,16 @@ import (
 // the output head, and no embedding, norm or bias. A weight is quantised when
 // it is asked for. One whose rows are not whole blocks has the same values, in
 // F32.
-func Quantize(src model.Source) model.Source { return quantized{src} }
+//
+// The codes of scales are the nearest ones, as the default and CUDA back ends of
+// bitsandbytes take them; its CPU library takes the neighbour for about one in
+// 500. The mean of the scales is that of one thread.
+func Quantize(src model.Source) (model.Source, error) {
+	if _, ok := src.(source); ok {
+		return nil, errors.New("the checkpoint is in 4 bits already; it is used as it is")
+	}
+	return quantized{src}, nil
+}
 
 type quantized struct{ src model.Source }
 

@@ -111,7 +111,7 @@ func quantize(src model.Source, how string) (model.Source, error) {
 	if how != "nf4" {
 		return nil, fmt.Errorf("quantisation to %q is not supported; to \"nf4\" is", how)
 	}
-	return bnb.Quantize(src), nil
+	return bnb.Quantize(src)
 }
 
 // finish parses the template, which came from the file origin, and checks that

@@ -19,8 +19,8 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 import torch
 
-# The default back end of bitsandbytes, with which its CUDA kernels agree: its
-# CPU library rounds the codes of scales by a table.
+# The default back end of bitsandbytes takes the nearest code, as its CUDA
+# kernels do: its CPU library rounds the codes of scales by a table.
 with mock.patch.object(ctypes.cdll, "LoadLibrary", side_effect=OSError("the default back end is wanted")):
     import bitsandbytes
 import numpy as np

@@ -2,8 +2,8 @@
 
 Usage: python gen.py   (needs torch and bitsandbytes)
 
-The reference is bitsandbytes' default back end, with which its CUDA kernels
-agree: its CPU library looks 8-bit codes up in a table of 65,536 steps and
+The reference is bitsandbytes' default back end, which takes the nearest code,
+as its CUDA kernels do: its CPU library looks 8-bit codes up in a table and
 takes the neighbour of the nearest one now and then. Sums of torch depend on
 the number of threads and on the width of vectors: one thread is used, and
 torch sums floats eight at a time on every x86 processor with AVX2.

@@ -97,8 +97,9 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; \"llama\" is (Llama 2 and 3, SmolLM2 and other models of that architecture)", h.ModelType)
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
-	case len(h.Quantization) > 0 && string(h.Quantization) != "null":
-		return Config{}, errors.New("config.json: quantization_config is not supported; use the unquantised checkpoint or a GGUF file")
+	}
+	if err := checkQuantization(h.Quantization); err != nil {
+		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	c := Config{
 		VocabSize: or(h.VocabSize, 32000), Hidden: or(h.Hidden, 4096), Intermediate: or(h.Intermediate, 11008),
@@ -126,6 +127,31 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
+}
+
+// checkQuantization refuses quantised checkpoints other than those in NF4.
+func checkQuantization(raw json.RawMessage) error {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	var q struct {
+		Method string `json:"quant_method"`
+		Type   string `json:"bnb_4bit_quant_type"`
+		Four   bool   `json:"load_in_4bit"`
+	}
+	if err := json.Unmarshal(raw, &q); err != nil {
+		return fmt.Errorf("quantization_config: %w", err)
+	}
+	const instead = "; use the unquantised checkpoint or a GGUF file"
+	switch {
+	case q.Method != "bitsandbytes":
+		return fmt.Errorf("quantization_config: quant_method %q is not supported; \"bitsandbytes\" in nf4 is%s", q.Method, instead)
+	case !q.Four:
+		return fmt.Errorf("quantization_config: bitsandbytes without load_in_4bit is not supported; 4 bits in nf4 are%s", instead)
+	case q.Type != "nf4":
+		return fmt.Errorf("quantization_config: bnb_4bit_quant_type %q is not supported; \"nf4\" is%s", q.Type, instead)
+	}
+	return nil
 }
 
 func or[T any](p *T, def T) T {

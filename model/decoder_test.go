@@ -84,9 +84,9 @@ func step(t *testing.T, d *model.Decoder, p *model.Pass, batch model.Batch, fix 
 // TestLogits reads the logits off the sampler's path: the log-probability of
 // every token after every prefix.
 func TestLogits(t *testing.T) {
-	for _, name := range []string{"plain", "bias"} {
+	for name, checkpoint := range map[string]string{"plain": "plain", "bias": "bias", "nf4": "nf4_double"} {
 		b := backend(t)
-		d, fix := modeltest.Decoder(t, b, name, false), modeltest.Load(t, name+".safetensors")
+		d, fix := modeltest.Decoder(t, b, checkpoint, false), modeltest.Load(t, name+".safetensors")
 		logits, v, at := fix.Floats("logits"), d.Config.VocabSize, 0
 		for _, ids := range modeltest.Docs() {
 			var cs []model.Continuation

@@ -142,7 +142,11 @@ func (l *loader) weight(name string) (Weight, bool) {
 		return Weight{}, false
 	}
 	w, err := l.src.Weight(name)
-	if err := fits(name, w, err, l.shapes[name]); err != nil {
+	err = fits(name, w, err, l.shapes[name])
+	if err == nil {
+		err = filled(name, w)
+	}
+	if err != nil {
 		l.fail(err)
 		return Weight{}, false
 	}
@@ -166,12 +170,17 @@ func fits(name string, w Weight, err error, want []int) error {
 	case want[len(want)-1]%w.DType.Block() != 0:
 		return fmt.Errorf("tensor %s: rows of %d elements are not whole %s blocks", name, want[len(want)-1], w.DType)
 	}
+	return nil
+}
+
+// filled reports why the data of w, which fits, is not its elements.
+func filled(name string, w Weight) error {
 	n := 1
-	for _, d := range want {
+	for _, d := range w.Shape {
 		n *= d
 	}
 	if len(w.Data) != w.DType.Bytes(n) {
-		return fmt.Errorf("tensor %s has %d bytes; %v of %s needs %d", name, len(w.Data), want, w.DType, w.DType.Bytes(n))
+		return fmt.Errorf("tensor %s has %d bytes; %v of %s needs %d", name, len(w.Data), w.Shape, w.DType, w.DType.Bytes(n))
 	}
 	return nil
 }
@@ -187,13 +196,13 @@ func CheckWeights(c Config, src Source) error {
 	if err := l.unexpected(c); err != nil {
 		return err
 	}
-	describe := src.Weight
-	if d, ok := src.(Describer); ok {
-		describe = d.Describe
-	}
 	for _, name := range slices.Sorted(maps.Keys(l.shapes)) {
-		w, err := describe(name)
-		if err := fits(name, w, err, l.shapes[name]); err != nil {
+		w, err := Describe(src, name)
+		err = fits(name, w, err, l.shapes[name])
+		if err == nil && w.Data != nil {
+			err = filled(name, w)
+		}
+		if err != nil {
 			return err
 		}
 	}

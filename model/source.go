@@ -49,6 +49,16 @@ func (w Weights) Weight(name string) (Weight, error) {
 // than Weight.
 type Describer interface {
 	Source
-	// Describe is Weight, but the rows of Data may be in another order.
+	// Describe is Weight, but the rows of Data may be in another order, and
+	// Data is nil when its elements would have to be computed.
 	Describe(name string) (Weight, error)
+}
+
+// Describe returns the type and shape of a weight of src, at less cost than
+// Weight if src can.
+func Describe(src Source, name string) (Weight, error) {
+	if d, ok := src.(Describer); ok {
+		return d.Describe(name)
+	}
+	return src.Weight(name)
 }

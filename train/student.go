@@ -28,6 +28,7 @@ type Student struct {
 type Tuning struct {
 	Adapter  string // directory of the PEFT adapter that the base carries; "" when there is none
 	Template string // chat template file that replaces the base's own; "" when there is none
+	Quantize string // "nf4" quantises the linear layers of the base, which then cannot be trained; "" none
 	// New is the adapter to attach. It must be nil when the base carries one
 	// already, which is then trained on.
 	New *adapter.Config
@@ -55,11 +56,17 @@ func Precision(name string) tensor.DType {
 // ErrHasAdapter says that a new adapter was asked for on top of another.
 var ErrHasAdapter = errors.New("the base carries an adapter already, which is trained on: leave out the adapter block, or start from the base of that adapter")
 
+// ErrQuantized says that weights were to be trained that are to be quantised.
+var ErrQuantized = errors.New("weights in 4 bits cannot be trained: take an adapter \"lora\" or \"dora\", or leave out quantize in the model block")
+
 // OpenStudent loads the model at base, a Hugging Face directory or a GGUF
 // file, and makes it trainable.
 func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error) {
 	if t.Adapter != "" && (t.New != nil || t.Full || t.Random) {
 		return nil, ErrHasAdapter
+	}
+	if t.Quantize != "" && (t.Full || t.Random) {
+		return nil, ErrQuantized
 	}
 	s = &Student{path: base, template: t.Template}
 	defer func() {
@@ -71,7 +78,7 @@ func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error
 	if t.Random {
 		return s, s.newWeights(b, t.Seed)
 	}
-	if s.Base, err = pretrained.Open(base, pretrained.WithTemplate(t.Template)); err != nil {
+	if s.Base, err = pretrained.Open(base, pretrained.WithTemplate(t.Template), pretrained.WithQuantization(t.Quantize)); err != nil {
 		return s, err
 	}
 	if s.Decoder, err = model.Load(b, s.Base.Config, s.Base.Weights, t.Full); err != nil {

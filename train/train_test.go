@@ -34,10 +34,15 @@ var pairs = []train.Preference{
 	{Prompt: []int32{1, 40, 41}, Chosen: []int32{6, 7, 2}, Rejected: []int32{7, 6, 5, 2}},
 }
 
-// student is the tiny model with the adapter of that name, or "full".
+// student is the tiny model with the adapter of that name, or "full". Adapters
+// named nf4 are over a base in 4 bits.
 func student(t *testing.T, name string) *model.Decoder {
 	t.Helper()
-	d := modeltest.Decoder(t, backend(t), "plain", name == "full")
+	base := "plain"
+	if strings.HasPrefix(name, "nf4_") {
+		base = "nf4_double"
+	}
+	d := modeltest.Decoder(t, backend(t), base, name == "full")
 	if name != "full" {
 		if _, err := adapter.Load(d, filepath.Join(modeltest.Dir(), name)); err != nil {
 			t.Fatal(err)
@@ -72,11 +77,13 @@ func curve(t *testing.T, name string, r *train.Result, fix *modeltest.Fixture, k
 	}
 }
 
-// TestLikelihoodCurve compares ten optimizer steps with torch: full-parameter
-// training and a LoRA, with clipping, decay, warm-up and a cosine.
+// TestLikelihoodCurve compares ten optimizer steps with transformers and PEFT:
+// full-parameter training, LoRA and DoRA, and both over a base in NF4 with
+// nested scales (QLoRA) in float32, with clipping, decay, warm-up and a cosine.
 func TestLikelihoodCurve(t *testing.T) {
 	fix := modeltest.Load(t, "curves.safetensors")
-	for name, key := range map[string]string{"full": "full", "lora": "sft_lora.curve"} {
+	for name, key := range map[string]string{"full": "full", "lora": "sft_lora.curve", "dora": "sft_dora.curve",
+		"nf4_lora": "sft_nf4_lora.curve", "nf4_dora": "sft_nf4_dora.curve"} {
 		for _, batch := range []int{1, 3} { // one by one or packed: the same gradient
 			o := train.NewOptions()
 			o.LR, o.Beta2, o.WeightDecay, o.MaxGradNorm = 0.02, 0.99, 0.1, 0.5

@@ -13,13 +13,13 @@ import (
 	"pipe/tensor/quant"
 )
 
-// TestQuantizedBase trains a DoRA over a base in blocks, as a GGUF file has
-// them, and over the same numbers expanded: loss and gradients are the same.
+// TestQuantizedBase trains a DoRA over a base in blocks, as a GGUF file or one
+// of bitsandbytes has them, and over the same numbers expanded: loss and gradients are the same.
 func TestQuantizedBase(t *testing.T) {
-	c := model.Config{VocabSize: 40, Hidden: 64, Intermediate: 96, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16,
+	c := model.Config{VocabSize: 40, Hidden: 64, Intermediate: 128, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16,
 		MaxPositions: 64, NormEps: 1e-5, InitRange: 0.2, Tied: true, Rope: model.Rope{Theta: 10000}}
 	src := model.Random(c, 3)
-	for _, dt := range []tensor.DType{tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q8_0} {
+	for _, dt := range []tensor.DType{tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q8_0, tensor.NF4} {
 		blocks, plain := model.Weights{}, model.Weights{}
 		for _, name := range src.Names() {
 			w, err := src.Weight(name)

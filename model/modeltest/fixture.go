@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"pipe/model"
+	"pipe/model/bnb"
 	"pipe/model/safetensors"
 	"pipe/tensor"
 )
@@ -74,6 +75,16 @@ func Load(t testing.TB, name string) *Fixture {
 // Names returns the names of the tensors.
 func (f *Fixture) Names() []string { return f.f.Names() }
 
+// Meta returns what the fixture records under that name.
+func (f *Fixture) Meta(name string) string {
+	f.t.Helper()
+	v, ok := f.f.Metadata()[name]
+	if !ok {
+		f.t.Fatalf("the fixture records no %s", name)
+	}
+	return v
+}
+
 // Floats returns a tensor.
 func (f *Fixture) Floats(name string) []float32 {
 	f.t.Helper()
@@ -108,7 +119,9 @@ func (f *Fixture) weight(name string, dt tensor.DType) model.Weight {
 	return w
 }
 
-// Checkpoint opens the tiny Llama "plain" or "bias".
+// Checkpoint opens the tiny Llama "plain", "bias" or "nf4", or what
+// bitsandbytes made of the last, "nf4_double" and "nf4_single", with nested
+// scales and without.
 func Checkpoint(t testing.TB, name string) (model.Config, model.Source) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(Dir(), name, "config.json"))
@@ -124,7 +137,7 @@ func Checkpoint(t testing.TB, name string) (model.Config, model.Source) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return c, f
+	return c, bnb.Open(f)
 }
 
 // Decoder loads a tiny Llama onto b.

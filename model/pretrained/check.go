@@ -7,14 +7,15 @@ import (
 	"path/filepath"
 
 	"pipe/model"
+	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
 )
 
 // CheckWeights reports why the weights of the model at path cannot be used:
-// there are none, or a tensor is not what the configuration says. It reads the
-// headers of the files only.
-func CheckWeights(path string) error {
+// there are none, a tensor is not what the configuration says, or it cannot be
+// quantised as quantize, if not "", says. It reads the headers of the files only.
+func CheckWeights(path, quantize string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -25,7 +26,7 @@ func CheckWeights(path string) error {
 			return err
 		}
 		defer f.Close()
-		return named(path, model.CheckWeights(f.Config(), f))
+		return named(path, check(f.Config(), f, quantize))
 	}
 	b, err := read(filepath.Join(path, "config.json"))
 	if err != nil {
@@ -43,7 +44,17 @@ func CheckWeights(path string) error {
 		return err
 	}
 	defer f.Close()
-	return named(path, model.CheckWeights(c, f))
+	return named(path, check(c, bnb.Open(f), quantize))
+}
+
+func check(c model.Config, src model.Source, how string) error {
+	if how != "" {
+		var err error
+		if src, err = quantize(src, how); err != nil {
+			return err
+		}
+	}
+	return model.CheckWeights(c, src)
 }
 
 func named(path string, err error) error {

@@ -52,7 +52,7 @@ func TestCheckWeights(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.change(t, dir)
-			switch err := CheckWeights(dir); {
+			switch err := CheckWeights(dir, ""); {
 			case c.want == "" && err != nil:
 				t.Error(err)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), dir)):

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"pipe/model"
+	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
 	"pipe/text/chat"
@@ -54,11 +55,15 @@ type Model struct {
 // An Option changes how Open reads a model.
 type Option func(*options)
 
-type options struct{ template string }
+type options struct{ template, quantize string }
 
 // WithTemplate makes the file at path the chat template, instead of the
 // model's own; "" changes nothing.
 func WithTemplate(path string) Option { return func(o *options) { o.template = path } }
+
+// WithQuantization quantises the linear layers as "nf4" says: see
+// [bnb.Quantize]. "" changes nothing.
+func WithQuantization(how string) Option { return func(o *options) { o.quantize = how } }
 
 // Open opens the model at path: a directory with config.json, tokenizer.json
 // and safetensors weights, or a .gguf file. The caller closes it.
@@ -88,6 +93,9 @@ func Open(path string, opts ...Option) (*Model, error) {
 	if err == nil {
 		err = m.finish(path, origin)
 	}
+	if err == nil && o.quantize != "" {
+		m.Weights, err = quantize(m.Weights, o.quantize)
+	}
 	if err != nil {
 		m.close()
 		return nil, err
@@ -97,6 +105,14 @@ func Open(path string, opts ...Option) (*Model, error) {
 
 // Close releases the weights.
 func (m *Model) Close() error { return m.close() }
+
+// quantize refuses quantisations that it does not know.
+func quantize(src model.Source, how string) (model.Source, error) {
+	if how != "nf4" {
+		return nil, fmt.Errorf("quantisation to %q is not supported; to \"nf4\" is", how)
+	}
+	return bnb.Quantize(src)
+}
 
 // finish parses the template, which came from the file origin, and checks that
 // the parts fit together.
@@ -186,7 +202,7 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	if err != nil {
 		return "", err
 	}
-	m.Weights, m.close = f, f.Close
+	m.Weights, m.close = bnb.Open(f), f.Close
 	return origin, nil
 }
 

@@ -6,6 +6,7 @@ Every fixture records the versions of the libraries, the seed and the sha256
 of this file; the tests refuse a fixture that another gen.py made. Dimensions
 are odd and unequal on purpose: a transposed axis cannot pass.
 """
+import ctypes
 import hashlib
 import math
 import os
@@ -14,13 +15,21 @@ import sys
 import types
 from unittest import mock
 
-import peft
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
 import torch
+
+# The default back end of bitsandbytes takes the nearest code, as its CUDA
+# kernels do: its CPU library rounds the codes of scales by a table.
+with mock.patch.object(ctypes.cdll, "LoadLibrary", side_effect=OSError("the default back end is wanted")):
+    import bitsandbytes
+import numpy as np
+import peft
 import transformers
 import trl
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, get_scheduler
 from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -29,7 +38,7 @@ SEED = 20261124
 META = {
     "generator_sha256": hashlib.sha256(open(__file__, "rb").read()).hexdigest(),
     "torch": torch.__version__, "transformers": transformers.__version__,
-    "peft": peft.__version__, "trl": trl.__version__, "seed": str(SEED),
+    "peft": peft.__version__, "trl": trl.__version__, "bitsandbytes": bitsandbytes.__version__, "seed": str(SEED),
 }
 torch.use_deterministic_algorithms(True)
 torch.set_num_threads(1)
@@ -46,6 +55,10 @@ BIAS = dict(vocab_size=53, hidden_size=20, intermediate_size=28, num_hidden_laye
             rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0,
                                  high_freq_factor=3.0, original_max_position_embeddings=32))
 
+# Rows are whole blocks of 64 elements, but those of o_proj have 48.
+NF4 = dict(vocab_size=53, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+           num_key_value_heads=1, head_dim=12, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True)
+
 
 def build(kw):
     torch.manual_seed(SEED)
@@ -57,6 +70,13 @@ def build(kw):
             else:
                 p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else 1.3 / math.sqrt(p.shape[1])))
     return m
+
+
+def in4bits(double, dtype=torch.float32):
+    """The checkpoint "nf4" as transformers loads it in 4 bits."""
+    q = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=dtype)
+    return LlamaForCausalLM.from_pretrained(os.path.join(OUT, "nf4"), quantization_config=q, dtype=dtype,
+                                            attn_implementation="eager", device_map="cpu").eval()
 
 
 def weights(m):
@@ -101,8 +121,8 @@ def decoder(name, kw):
                                  "greedy": gen[0, len(DOCS[0]):].int(), "hidden_mean": hid.detach(), **grads(m)})
 
 
-def adapter(name, cfg):
-    m = get_peft_model(build(PLAIN), cfg)
+def adapter(name, cfg, base="plain"):
+    m = get_peft_model(build(PLAIN) if base == "plain" else in4bits(True), cfg)
     torch.manual_seed(SEED + 1)
     fresh = {}
     with torch.no_grad():
@@ -111,9 +131,9 @@ def adapter(name, cfg):
                 fresh["fresh." + n] = p.detach().clone()
                 p.mul_(1 + 0.2 * torch.randn_like(p))
             elif "lora_" in n:
-                p.copy_(torch.randn_like(p) * 0.4)
+                p.copy_(torch.randn_like(p) * (0.4 if base == "plain" else 0.1))
     m.eval()
-    m.peft_config["default"].base_model_name_or_path = "plain"
+    m.peft_config["default"].base_model_name_or_path = base
     shutil.rmtree(os.path.join(OUT, name), ignore_errors=True)
     m.save_pretrained(os.path.join(OUT, name))
     for junk in ("README.md",):
@@ -123,8 +143,10 @@ def adapter(name, cfg):
     loss.backward()
     g = {k.replace("base_model.model.", "", 1).replace(".default", ""): v for k, v in grads(m).items()}
     fresh = {k.replace("base_model.model.", "", 1).replace(".default", ""): v for k, v in fresh.items()}
-    merged = m.merge_and_unload()
-    mw = {"merged." + n: p for n, p in weights(merged).items() if "proj" in n and "layers.1" in n}
+    mw = {}
+    if base == "plain":
+        merged = m.merge_and_unload()
+        mw = {"merged." + n: p for n, p in weights(merged).items() if "proj" in n and "layers.1" in n}
     save(name + ".safetensors", {"logits": logits.detach(), "loss": loss.detach().reshape(1), **g, **fresh, **mw})
 
 
@@ -212,6 +234,42 @@ def optimize(m, loss_of, steps=10, lr=0.02, schedule="cosine", warmup=2, wd=0.1,
     return torch.tensor(curve)
 
 
+def ggml(kind, w):
+    """The values that ggml's reference quantiser leaves of float32 rows: Q8_0 or Q4_0, blocks of 32."""
+    x = w.numpy().reshape(-1, 32)
+    top = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)
+    d = np.abs(top) / np.float32(127) if kind == "q8_0" else top / np.float32(-8)
+    s = x * np.divide(np.float32(1), d, out=np.zeros_like(d), where=d != 0)
+    if kind == "q8_0":
+        q = np.trunc(s.astype(np.float64) + np.copysign(0.5, s))
+    else:
+        q = np.minimum(15, np.trunc(s + np.float32(8.5))) - 8
+    return torch.from_numpy((q.astype(np.float32) * d.astype(np.float16).astype(np.float32)).reshape(w.shape))
+
+
+def blocks():
+    """An adapter over layers in GGUF blocks, but for rows that are not whole blocks."""
+    out = {}
+    for kind in ("q8_0", "q4_0"):
+        def base():
+            m = build(NF4)
+            for n, p in m.named_parameters():
+                p.data.copy_(p.data.bfloat16())  # not the frequencies of the rotary embedding
+                if "proj" in n and p.shape[1] % 32 == 0:
+                    p.data.copy_(ggml(kind, p.data))
+            return peft.PeftModel.from_pretrained(m, os.path.join(OUT, "nf4_dora"), is_trainable=True)
+        m = base()
+        loss = likelihood(m)[0]
+        loss.backward()
+        out[kind + ".loss"] = loss.detach().reshape(1)
+        for k, v in grads(m).items():
+            if "layers.0" in k:
+                out[f"{kind}.{k.replace('base_model.model.', '', 1).replace('.default', '')}"] = v
+        m = base()
+        out[kind + ".curve"] = optimize(m, lambda _: likelihood(m)[0])
+    save("blocks.safetensors", out)
+
+
 def curves():
     out = {}
     m = build(PLAIN)
@@ -230,13 +288,37 @@ def curves():
         # Two pairs a step, in turn: the order is part of the fixture.
         out[kind + ".curve"] = optimize(m, lambda s: f(m, kind, ref[s % 2 * 2:s % 2 * 2 + 2], PAIRS[s % 2 * 2:s % 2 * 2 + 2]),
                                         schedule="linear", wd=0.0, clip=1.0)
-    m = peft.PeftModel.from_pretrained(build(PLAIN), os.path.join(OUT, "lora"), is_trainable=True)
-    out["sft_lora.curve"] = optimize(m, lambda _: likelihood(m)[0])
+    for name in ("lora", "dora", "nf4_lora", "nf4_dora"):
+        base = in4bits(True) if "nf4" in name else build(PLAIN)
+        m = peft.PeftModel.from_pretrained(base, os.path.join(OUT, name), is_trainable=True)
+        out[f"sft_{name}.curve"] = optimize(m, lambda _: likelihood(m)[0])
     save("curves.safetensors", out)
+
+
+def nf4():
+    """The plain checkpoint, in bfloat16, and what bitsandbytes makes of it."""
+    build(NF4).bfloat16().save_pretrained(os.path.join(OUT, "nf4"))
+    sums = {}
+    for double in (True, False):
+        name = "nf4_double" if double else "nf4_single"
+        in4bits(double, torch.bfloat16 if double else torch.float32).save_pretrained(os.path.join(OUT, name))
+        sums[name + ".sha256"] = hashlib.sha256(open(os.path.join(OUT, name, "model.safetensors"), "rb").read()).hexdigest()
+        for n, p in in4bits(double).named_parameters():
+            if "proj" in n:
+                v = bitsandbytes.functional.dequantize_4bit(p.data, p.quant_state)
+                sums[f"{name}.{n}.sha256"] = hashlib.sha256(v.numpy().tobytes()).hexdigest()
+    for name in ("nf4", "nf4_double", "nf4_single"):
+        os.remove(os.path.join(OUT, name, "generation_config.json"))
+    loss, logits = likelihood(in4bits(True))
+    save("nf4.safetensors", {"logits": logits.detach(), "loss": loss.detach().reshape(1)}, **sums)
 
 
 decoder("plain", PLAIN)
 decoder("bias", BIAS)
 adapter("lora", LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"))
 adapter("dora", LoraConfig(r=4, lora_alpha=6, use_dora=True, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"))
+nf4()
+adapter("nf4_lora", LoraConfig(r=3, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM"), "nf4")
+adapter("nf4_dora", LoraConfig(r=2, lora_alpha=5, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"), "nf4")
+blocks()
 curves()

@@ -45,8 +45,9 @@ type Options struct {
 	Resolve func(ctx context.Context, source, dir string, progress func(done, total int64)) (path string, digest [32]byte, err error)
 
 	// CheckWeights reports what is wrong with the weights of a model that a stage
-	// needs, at the path that Resolve gave; nil checks nothing.
-	CheckWeights func(path string) error
+	// needs, at the path that Resolve gave, or, when quantize is not "", with
+	// quantising them so; nil checks nothing.
+	CheckWeights func(path, quantize string) error
 
 	Parallelism int      // stages running at once; below 1 means 1. Those that compute never overlap
 	Force       []string // addresses of stages to run even if they are up to date

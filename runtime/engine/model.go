@@ -23,8 +23,8 @@ const (
 	adapterConfig = "adapter_config.json"
 )
 
-// resolve finds the model of a model block. A chat template of the block's own
-// makes it another model.
+// resolve finds the model of a model block. A chat template of the block's own,
+// or quantisation, makes it another model.
 func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, total int64)) error {
 	if e.Resolve == nil {
 		return errors.New("nothing was given to find models with")
@@ -38,6 +38,9 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 		if m.Template, m.Root, err = e.template(n.Model.ChatTemplate, m.Root); err != nil {
 			return stage.Fieldf("chat_template", "%v", err)
 		}
+	}
+	if n.Model.Quantize != "" {
+		m.Quantize, m.Root = n.Model.Quantize, quantized(m.Root, n.Model.Quantize)
 	}
 	e.mu.Lock()
 	e.roots[m.Root] = m
@@ -55,10 +58,31 @@ func (e *engine) weigh(n *lang.Node) error {
 	e.mu.Lock()
 	m := e.roots[e.outputs[n.Addr][""].Digest]
 	e.mu.Unlock()
-	if err := e.CheckWeights(m.Base); err != nil {
+	return usable(n.Model, m.Base, e.CheckWeights)
+}
+
+// usable reports which attribute of a model block is why its weights, at path,
+// cannot be used.
+func usable(m *stage.ModelBlock, path string, check func(path, quantize string) error) error {
+	if err := check(path, ""); err != nil {
 		return stage.Fieldf("source", "%v", err)
 	}
+	if m.Quantize == "" {
+		return nil
+	}
+	if err := check(path, m.Quantize); err != nil {
+		return stage.Fieldf("quantize", "%v", err)
+	}
 	return nil
+}
+
+// quantized is the digest of a model that is quantised when it is loaded.
+func quantized(model artifact.Digest, how string) artifact.Digest {
+	h := framer{sha256.New()}
+	h.text("pipe model quantised")
+	h.bytes(model[:])
+	h.text(how)
+	return h.sum()
 }
 
 // weightUses returns the addresses of the model blocks whose weights the nodes

@@ -49,6 +49,9 @@ func TestModelPaths(t *testing.T) {
 		"template": {rank: "8", template: "chat_template = \"t.jinja\"", want: func(l *lab, m stage.ModelPath) bool {
 			return m.Base == filepath.Join(l.dir, "weights") && m.Adapter != "" && strings.HasPrefix(m.Template, l.store.Dir())
 		}},
+		"quantised": {rank: "8", template: "quantize = \"nf4\"", want: func(l *lab, m stage.ModelPath) bool {
+			return m.Base == filepath.Join(l.dir, "weights") && m.Adapter != "" && m.Quantize == "nf4"
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
@@ -92,6 +95,8 @@ func TestModelContentDecides(t *testing.T) {
 	l.write("t.jinja", "b")
 	l.must(withTemplate, "adapter again judge")
 	l.must(strings.Replace(withTemplate, "t.jinja", "./t.jinja", 1), "")
+	l.must(strings.Replace(tuned, "source =", "quantize = \"nf4\"\nsource =", 1), "adapter again judge")
+	l.must(strings.Replace(withTemplate, "source =", "quantize = \"nf4\"\nsource =", 1), "adapter again judge")
 	l.write("weights", "x")
 	l.must(tuned, "adapter again judge")
 }

@@ -16,7 +16,7 @@ import (
 // without reading data: copies outside the store that are in the way of
 // something, and models on this machine whose weights cannot be used. store is
 // the directory of the store.
-func Check(prog *lang.Program, store string, checkWeights func(path string) error) error {
+func Check(prog *lang.Program, store string, checkWeights func(path, quantize string) error) error {
 	errs := []error{checkPlaces(prog.Dir, store, prog.Nodes)}
 	uses := weightUses(prog.Nodes)
 	for _, n := range prog.Nodes {
@@ -27,8 +27,8 @@ func Check(prog *lang.Program, store string, checkWeights func(path string) erro
 		if _, err := filepath.EvalSymlinks(path); err != nil {
 			continue // it may be on the machine that runs this
 		}
-		if err := checkWeights(path); err != nil {
-			errs = append(errs, newStageError(n, stage.Fieldf("source", "%v", err)))
+		if err := usable(n.Model, path, checkWeights); err != nil {
+			errs = append(errs, newStageError(n, err))
 		}
 	}
 	return flat(errs)

@@ -21,7 +21,7 @@ func TestUnusableWeightsStopTheRun(t *testing.T) {
 	l.write("weights", "w")
 	checked := 0
 	bad := func(o *Options) {
-		o.CheckWeights = func(path string) error {
+		o.CheckWeights = func(path, _ string) error {
 			if path != filepath.Join(l.dir, "weights") {
 				t.Errorf("path is %s", path)
 			}
@@ -44,6 +44,16 @@ func TestUnusableWeightsStopTheRun(t *testing.T) {
 	if _, ran, _ = l.run(src, bad, func(o *Options) { o.KeepGoing = true }); fmt.Sprint(ran) != "[apart]" {
 		t.Errorf("keep going: %v ran", ran)
 	}
+	four := strings.Replace(src, "source =", "quantize = \"nf4\"\nsource =", 1)
+	_, _, err = l.run(four, func(o *Options) {
+		o.CheckWeights = func(_, quantize string) error {
+			if quantize == "nf4" {
+				return errors.New("is quantised already")
+			}
+			return nil
+		}
+	})
+	contains(t, "quantised twice", err, "model.base", "quantize: is quantised already")
 	before := checked
 	if _, ran, err = l.run(src, bad, func(o *Options) { o.Targets = []string{"step.apart"} }); err != nil || checked != before {
 		t.Errorf("a target that needs no model: %v, %v ran, %d checks", err, ran, checked-before)

@@ -12,14 +12,19 @@ import (
 type ModelBlock struct {
 	Source       string `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
 	ChatTemplate string `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
+	Quantize     string `hcl:"quantize,optional" doc:"\"nf4\" keeps the weights of the linear layers in 4 bits, as bitsandbytes does for QLoRA; they cannot be trained, adapters over them can"`
 }
 
 // Check implements the half of Stage that a model block has.
 func (m *ModelBlock) Check() error {
+	var errs []error
 	if m.Source == "" {
-		return Fieldf("source", "is empty; name a hub id (hf://org/name), a directory, a .gguf file or embedded://tiny")
+		errs = append(errs, Fieldf("source", "is empty; name a hub id (hf://org/name), a directory, a .gguf file or embedded://tiny"))
 	}
-	return nil
+	if m.Quantize != "" && m.Quantize != "nf4" {
+		errs = append(errs, Fieldf("quantize", "is %q; must be \"nf4\" or left out", m.Quantize))
+	}
+	return errors.Join(errs...)
 }
 
 // A TeacherConfig is the configuration of a teacher block. Fields that cannot

@@ -183,6 +183,7 @@ type ModelPath struct {
 	Base     string // a Hugging Face directory or a .gguf file
 	Adapter  string // a directory with PEFT files over Base; "" when there is none
 	Template string // a chat template file that replaces the model's own; "" when there is none
+	Quantize string // "nf4": the linear layers of Base are quantised when they are loaded
 	// Root is the digest of the model block (or full-weight artifact) that
 	// Base is. A stage that trains an adapter writes it into its artifact
 	// (see artifact.ModelFile), so that the base is found again by content.

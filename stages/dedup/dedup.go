@@ -140,7 +140,10 @@ func (s *spec) open(env *stage.Env) (embed.Embedder, error) {
 		return nil, err
 	}
 	if s.Embedder == "static" {
+		if paths.Quantize != "" {
+			return nil, stage.Fieldf("embedder_model", "has quantize = %q, which a static embedder cannot have", paths.Quantize)
+		}
 		return embed.OpenStatic(paths.Base)
 	}
-	return embed.OpenDecoder(env.Backend, paths.Base, paths.Adapter)
+	return embed.OpenDecoder(env.Backend, paths.Base, paths.Adapter, paths.Quantize)
 }

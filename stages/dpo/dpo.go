@@ -158,13 +158,13 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, New: s.Adapter.config(), Seed: env.Seed, Precision: train.Precision(s.Precision)}
+	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, Quantize: paths.Quantize, New: s.Adapter.config(), Seed: env.Seed, Precision: train.Precision(s.Precision)}
 	t.Full = t.New == nil
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on
 	}
 	student, err := train.OpenStudent(env.Backend, paths.Base, t)
-	if errors.Is(err, train.ErrHasAdapter) {
+	if errors.Is(err, train.ErrHasAdapter) || errors.Is(err, train.ErrQuantized) {
 		return stage.Fieldf("adapter", "%v", err)
 	}
 	if errors.Is(err, adapter.ErrNoLayer) {

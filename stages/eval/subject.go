@@ -25,7 +25,7 @@ type subject struct {
 }
 
 func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
-	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template))
+	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template), pretrained.WithQuantization(p.Quantize))
 	if err != nil {
 		return nil, err
 	}

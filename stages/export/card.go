@@ -14,6 +14,7 @@ import (
 // A card is the model card: what the model is and how it was made.
 type card struct {
 	name, base, revision string
+	quantized            string // how the base was quantised when it was loaded; "": not
 	model                artifact.Digest
 	settings             map[string]any    // of the adapter
 	extra                map[string]string // further entries
@@ -30,7 +31,7 @@ type dataset struct {
 func (s *spec) card(env *stage.Env, src *source) (*card, error) {
 	c := &card{
 		name: s.Name, base: src.base, revision: src.revision, model: s.Model.Digest,
-		settings: src.settings, extra: s.Card, training: src.training,
+		settings: src.settings, extra: s.Card, training: src.training, quantized: src.quantized,
 	}
 	for _, d := range s.Data {
 		a, err := env.Store.Open(d.Ref)
@@ -57,10 +58,11 @@ func (s *spec) card(env *stage.Env, src *source) (*card, error) {
 var usage = map[string]string{
 	"peft":        "PEFT loads this directory over the base model:\n\n```python\nmodel = peft.PeftModel.from_pretrained(base, \"peft\")\n```\n",
 	"safetensors": "transformers, vLLM and others load this directory as a complete model; the adapter, if there was one, is merged into it.\n",
+	"bnb":         "transformers loads this directory with bitsandbytes, the linear layers in 4 bits (NF4); the adapter, if there was one, was merged before they were quantised.\n",
 	"gguf":        "llama.cpp and programs built on it load these files; the adapter, if there was one, is merged into them. Chat template and tokenizer are inside.\n",
 }
 
-var library = map[string]string{"peft": "peft", "safetensors": "transformers", "gguf": "gguf"}
+var library = map[string]string{"peft": "peft", "safetensors": "transformers", "bnb": "transformers", "gguf": "gguf"}
 
 // render writes the card of one family of formats, in the form of the hub:
 // YAML between dashes, then Markdown.
@@ -79,6 +81,9 @@ func (c *card) render(family string) []byte {
 	row("base model", c.base)
 	if c.revision != "" {
 		row("revision of the base", c.revision)
+	}
+	if c.quantized != "" {
+		row("base quantised to", c.quantized)
 	}
 	if !c.model.IsZero() {
 		row("model", c.model)

@@ -25,7 +25,7 @@ var doc string
 var Kind = stage.Kind{
 	Name: "export", Doc: doc, Version: 2, Compute: true,
 	Outputs: []stage.Output{
-		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, gguf"},
+		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, bnb, gguf"},
 	},
 	New: func() stage.Stage { return &spec{Name: "model", DType: "auto"} },
 }
@@ -33,8 +33,8 @@ var Kind = stage.Kind{
 // spec is the block.
 type spec struct {
 	Model   stage.Model     `hcl:"model" doc:"The model to write: a model block or a stage's model output"`
-	Formats []string        `hcl:"formats" doc:"Any of peft, safetensors, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0"`
-	DType   string          `hcl:"dtype,optional" doc:"Element type of the safetensors: auto (the base's own; f16 for a quantised base), f32, bf16 or f16"`
+	Formats []string        `hcl:"formats" doc:"Any of peft, safetensors, bnb:nf4, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0"`
+	DType   string          `hcl:"dtype,optional" doc:"Element type of the safetensors, and what the weights of bnb:nf4 count as: auto (the base's own; f16 for a quantised GGUF, that of the embeddings for NF4), f32, bf16 or f16"`
 	Name    string          `hcl:"name,optional" doc:"Name of the model, in its card and in the names of GGUF files"`
 	Base    string          `hcl:"base_model,optional" doc:"What the card and adapter_config.json name as the base model, such as org/name; by default what the cache of the hub knows it as"`
 	Data    []stage.Dataset `hcl:"data,optional" doc:"Datasets the model was made with: the card lists their digests and numbers of rows"`
@@ -63,8 +63,8 @@ func (s *spec) Check() error {
 		bad("formats", "is empty; name at least one of peft, safetensors and gguf:q8_0")
 	}
 	for i, f := range s.Formats {
-		if _, ok := ggufTypes[f]; !ok && f != "peft" && f != "safetensors" {
-			bad("formats", "holds %q; must be peft, safetensors, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0 or gguf:q4_0", f)
+		if _, ok := ggufTypes[f]; !ok && f != "peft" && f != "safetensors" && f != "bnb:nf4" {
+			bad("formats", "holds %q; must be peft, safetensors, bnb:nf4, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0 or gguf:q4_0", f)
 		}
 		if slices.Contains(s.Formats[:i], f) {
 			bad("formats", "holds %q twice", f)

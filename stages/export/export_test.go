@@ -96,6 +96,11 @@ func scores(t *testing.T, path, peft string) []float32 {
 			t.Fatal(err)
 		}
 	}
+	return scoresOf(t, m, d)
+}
+
+func scoresOf(t *testing.T, m *pretrained.Model, d *model.Decoder) []float32 {
+	t.Helper()
 	ids := m.Tokenizer.Encode("<|im_start|>user\nThe quick brown fox<|im_end|>")
 	s, err := d.Score(context.Background(), []model.Continuation{{Context: ids[:1], Target: ids[1:]}}, model.ScoreOptions{})
 	if err != nil {

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/model/bnb"
 	"pipe/model/disk"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
@@ -23,6 +25,8 @@ func (s *spec) write(src *source, format, dir string) error {
 		return writePEFT(src, dir)
 	case "safetensors":
 		return s.writeSafetensors(src, dir)
+	case "bnb:nf4":
+		return s.writeNF4(src, dir)
 	}
 	dt := ggufTypes[format]
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, dt))
@@ -69,17 +73,68 @@ func (s *spec) writeSafetensors(src *source, dir string) error {
 	}
 	var tensors []safetensors.Tensor
 	for _, name := range src.names() {
-		shape, err := src.Weights.Weight(name)
+		t, err := src.tensor(name, dt)
 		if err != nil {
 			return err
 		}
-		tensors = append(tensors, safetensors.Tensor{Name: name, DType: dt, Shape: shape.Shape, Fill: func(w io.Writer) error {
-			x, err := src.weights.Weight(name)
+		tensors = append(tensors, t)
+	}
+	if err := safetensors.Write(filepath.Join(dir, safetensors.SingleName), tensors, nil); err != nil {
+		return err
+	}
+	return src.SaveTokenizer(dir)
+}
+
+// tensor is a tensor to be written as dt, made when its turn comes.
+func (src *source) tensor(name string, dt tensor.DType) (safetensors.Tensor, error) {
+	like, err := model.Describe(src.Weights, name)
+	return safetensors.Tensor{Name: name, DType: dt, Shape: like.Shape, Fill: func(w io.Writer) error {
+		x, err := src.weights.Weight(name)
+		if err != nil {
+			return err
+		}
+		return quant.Convert(w, dt, x.DType, x.Data, x.Shape[len(x.Shape)-1])
+	}}, err
+}
+
+// writeNF4 writes a directory that transformers loads with bitsandbytes: the
+// linear layers in 4 bits, the rest as writeSafetensors has it. What is in 4
+// bits is in memory together: the header of the file tells of all of it.
+func (s *spec) writeNF4(src *source, dir string) error {
+	dt, err := src.dtype(s.DType)
+	if err != nil {
+		return err
+	}
+	config, err := bnb.ConfigJSON(src.Config, dt)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), append(config, '\n'), 0o644); err != nil {
+		return err
+	}
+	var tensors []safetensors.Tensor
+	for _, name := range src.names() {
+		like, err := model.Describe(src.Weights, name)
+		if err != nil {
+			return err
+		}
+		if !bnb.Quantizes(name, like.Shape) {
+			t, err := src.tensor(name, dt)
 			if err != nil {
 				return err
 			}
-			return quant.Convert(w, dt, x.DType, x.Data, x.Shape[len(x.Shape)-1])
-		}})
+			tensors = append(tensors, t)
+			continue
+		}
+		w, err := src.weights.Weight(name)
+		if err != nil {
+			return err
+		}
+		parts, err := bnb.Tensors(name, w, dt)
+		if err != nil {
+			return err
+		}
+		tensors = append(tensors, parts...)
 	}
 	if err := safetensors.Write(filepath.Join(dir, safetensors.SingleName), tensors, nil); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/model/bnb"
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -22,13 +24,14 @@ import (
 // A source is the model to be written.
 type source struct {
 	*pretrained.Model
-	weights  model.Source   // merged with the adapter
-	adapter  string         // directory of the adapter, "" for none
-	settings map[string]any // its adapter_config.json
-	base     string         // what the base model is called
-	revision string         // its commit on the hub, "" when unknown
-	training []artifact.Training
-	decoder  *model.Decoder
+	weights   model.Source   // merged with the adapter
+	adapter   string         // directory of the adapter, "" for none
+	settings  map[string]any // its adapter_config.json
+	base      string         // what the base model is called
+	quantized string         // how the base is quantised when it is loaded, "" for not
+	revision  string         // its commit on the hub, "" when unknown
+	training  []artifact.Training
+	decoder   *model.Decoder
 }
 
 // open loads the model; the adapter, if there is one, on the backend, which
@@ -38,11 +41,11 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := pretrained.Open(paths.Base, pretrained.WithTemplate(paths.Template))
+	m, err := pretrained.Open(paths.Base, pretrained.WithTemplate(paths.Template), pretrained.WithQuantization(paths.Quantize))
 	if err != nil {
 		return nil, err
 	}
-	src := &source{Model: m, adapter: paths.Adapter, training: paths.Training}
+	src := &source{Model: m, adapter: paths.Adapter, training: paths.Training, quantized: paths.Quantize}
 	src.base, src.revision = baseName(paths.Base)
 	if s.Base != "" {
 		src.base, src.revision = s.Base, ""
@@ -122,20 +125,28 @@ func (src *source) names() []string {
 }
 
 // dtype is the type of the safetensors: the base's own, the widest if it mixes
-// several; f16 in place of blocks, whose scales are f16.
+// several; f16 in place of GGUF's blocks, whose scales are f16, and that of the
+// embeddings in place of NF4's, which was that of the layers.
 func (src *source) dtype(want string) (tensor.DType, error) {
 	if dt, ok := plainTypes[want]; ok {
 		return dt, nil
 	}
-	seen := map[tensor.DType]bool{}
+	layers, others := map[tensor.DType]bool{}, map[tensor.DType]bool{} // of matrices
 	for _, name := range src.names() {
-		w, err := src.Weights.Weight(name)
+		w, err := model.Describe(src.Weights, name)
 		if err != nil {
 			return 0, err
 		}
-		if len(w.Shape) > 1 {
-			seen[w.DType] = true
+		switch {
+		case bnb.Quantizes(name, w.Shape):
+			layers[w.DType] = true
+		case len(w.Shape) > 1:
+			others[w.DType] = true
 		}
+	}
+	seen := others
+	if !layers[tensor.NF4] {
+		maps.Copy(seen, layers)
 	}
 	switch {
 	case seen[tensor.F32]:

@@ -30,6 +30,11 @@ func runStage(t *testing.T, s *spec, base, adapter string, rows []artifact.Packe
 
 func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapter string, rows []artifact.Packed) (map[string]string, error) {
 	t.Helper()
+	return runOn(t, ctx, work, s, stage.ModelPath{Base: base, Adapter: adapter, Root: artifact.Digest{1}}, rows)
+}
+
+func runOn(t *testing.T, ctx context.Context, work string, s *spec, base stage.ModelPath, rows []artifact.Packed) (map[string]string, error) {
+	t.Helper()
 	store, err := artifact.OpenStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +56,7 @@ func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapte
 	writers := map[string]*artifact.Writer{}
 	env := &stage.Env{
 		Seed: seed, Backend: b, Work: work,
-		Store: inputs{store, stage.ModelPath{Base: base, Adapter: adapter, Root: artifact.Digest{1}}},
+		Store: inputs{store, base},
 		Create: func(output string) (*artifact.Writer, error) {
 			for _, o := range Kind.Outputs {
 				if o.Name == output {

@@ -126,7 +126,7 @@ func (s *spec) dial(ctx context.Context, env *stage.Env) (teacher.Teacher, func(
 		if err != nil {
 			return nil, nil, err
 		}
-		d.ModelPath, d.AdapterPath, d.TemplatePath = p.Base, p.Adapter, p.Template
+		d.ModelPath, d.AdapterPath, d.TemplatePath, d.Quantize = p.Base, p.Adapter, p.Template, p.Quantize
 	}
 	if d.Journal = c.Journal; d.Journal != "" && !filepath.IsAbs(d.Journal) {
 		d.Journal = filepath.Join(env.Dir, d.Journal)

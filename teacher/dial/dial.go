@@ -25,6 +25,7 @@ type Config struct {
 	Concurrency int    // requests at once: connections (openai) or sequences per batch (local)
 
 	ModelPath, AdapterPath, TemplatePath string // local
+	Quantize                             string // local: as in a model block
 	ModelDigest                          string // names the model where ModelID does not
 	Backend                              tensor.Backend
 
@@ -97,7 +98,7 @@ func (c Config) connect() (teacher.Teacher, func() error, error) {
 	case "local":
 		t := newLazy(c.ID(), func() (*local.Teacher, error) {
 			return local.Open(local.Config{
-				ID: c.ID(), Model: c.ModelPath, Adapter: c.AdapterPath, Template: c.TemplatePath,
+				ID: c.ID(), Model: c.ModelPath, Adapter: c.AdapterPath, Template: c.TemplatePath, Quantize: c.Quantize,
 				Backend: c.Backend, Batch: c.Concurrency,
 			})
 		})

@@ -25,6 +25,7 @@ type Config struct {
 	Model    string         // path of a Hugging Face directory or GGUF file
 	Adapter  string         // path of a PEFT directory; "": none
 	Template string         // path of a chat template instead of the model's; "": the model's
+	Quantize string         // "nf4" quantises the linear layers; "": none
 	Backend  tensor.Backend // not closed by Close; for nobody else until then
 	Batch    int            // requests decoded at once; 0: 16
 }
@@ -51,7 +52,7 @@ var errClosed = errors.New("the teacher is closed")
 
 // Open loads the model. The caller closes the teacher.
 func Open(c Config) (_ *Teacher, err error) {
-	m, err := pretrained.Open(c.Model, pretrained.WithTemplate(c.Template))
+	m, err := pretrained.Open(c.Model, pretrained.WithTemplate(c.Template), pretrained.WithQuantization(c.Quantize))
 	if err != nil {
 		return nil, err
 	}

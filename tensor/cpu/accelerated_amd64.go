@@ -231,28 +231,32 @@ func expandAVX2(dst []float32, dt tensor.DType, src []byte) {
 		f = expandQ4_0
 	case tensor.Q4_1:
 		f = expandQ4_1
+	case tensor.NF4:
+		f = expandNF4
 	}
-	whole := len(dst) &^ 31
+	group := max(32, dt.Block())
+	whole := len(dst) / group * group
 	if f == nil || whole == 0 {
 		quant.Dequantize(dst, dt, src)
 		return
 	}
 	at := dt.Bytes(whole)
 	_ = src[at-1]
-	f(whole/32, &dst[0], unsafe.SliceData(src))
+	f(whole/group, &dst[0], unsafe.SliceData(src))
 	if whole < len(dst) {
 		quant.Dequantize(dst[whole:], dt, src[at:])
 	}
 }
 
 func rowDotAVX2(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool) {
-	whole := len(x) &^ 31
+	group := max(32, dt.Block())
+	whole := len(x) / group * group
 	at := dt.Bytes(whole)
 	if whole > 0 {
 		_ = row[at-1]
 		// Direct calls: through a function value, s would be allocated.
 		var s [8]float32
-		n, x, row := whole/32, &x[0], &row[0]
+		n, x, row := whole/group, &x[0], &row[0]
 		switch dt {
 		case tensor.F16:
 			dotF16(n, x, row, &s[0])
@@ -264,6 +268,8 @@ func rowDotAVX2(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool)
 			dotQ4_0(n, x, row, &s[0])
 		case tensor.Q4_1:
 			dotQ4_1(n, x, row, &s[0])
+		case tensor.NF4:
+			dotNF4(n, x, row, &s[0])
 		default:
 			return 0, false
 		}

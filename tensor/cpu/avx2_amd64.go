@@ -186,3 +186,13 @@ func expandQ4_1(n int, dst *float32, src *byte)
 //
 //go:noescape
 func dotQ4_1(n int, x *float32, row *byte, out *float32)
+
+// expandNF4 expands n groups of 64 elements.
+//
+//go:noescape
+func expandNF4(n int, dst *float32, src *byte)
+
+// dotNF4 sets out to eight partial sums over n groups of 64 elements.
+//
+//go:noescape
+func dotNF4(n int, x *float32, row *byte, out *float32)

@@ -93,7 +93,7 @@ func BenchmarkMatMul(b *testing.B) {
 // BenchmarkDecode multiplies one row with weights too large for the caches.
 func BenchmarkDecode(b *testing.B) {
 	const in = 576
-	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1} {
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.NF4} {
 		b.Run(dt.String(), func(b *testing.B) {
 			be := benchBackend(b)
 			const out = 49152 * 2

@@ -318,7 +318,7 @@ func TestPackParity(t *testing.T) {
 // Expansion is exact: the bits are those of package quant.
 func TestWeightParity(t *testing.T) {
 	slow, fast := accelerate(t)
-	for dt := tensor.F16; dt <= tensor.Q6_K; dt++ {
+	for dt := tensor.F16; dt <= tensor.NF4; dt++ {
 		for _, n := range []int{1, 31, 32, 33, 64, 96, 256, 768} {
 			if dt == tensor.I32 || dt == tensor.U8 || n%dt.Block() != 0 {
 				continue

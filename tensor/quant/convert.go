@@ -47,7 +47,7 @@ func Convert(w io.Writer, to, from tensor.DType, data []byte, cols int) error {
 // unfit returns the first value that a type cannot hold.
 func unfit(x []float32, dt tensor.DType) (int, error) {
 	most := float32(math.MaxFloat32)
-	if dt == tensor.F16 || dt.Quantized() { // whose scales are f16
+	if dt == tensor.F16 || dt.Quantized() && dt != tensor.NF4 { // whose scales are f16
 		most = 65504
 	}
 	for i, v := range x {

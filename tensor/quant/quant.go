@@ -1,11 +1,12 @@
 // Package quant converts between float32 and the storage types of package
-// tensor: half precision and the block formats of GGUF files.
+// tensor: half precision, the block formats of GGUF files, and NF4.
 //
 // # Conventions
 //
 // Data is little-endian, blocks lie end to end, and nothing is allocated. The
 // arithmetic is float32 with every product rounded, so that the bits equal
-// those of ggml's reference functions on every processor.
+// those of ggml's reference functions, and of bitsandbytes' for NF4, on every
+// processor.
 //
 // The length of dst and src must describe the same whole number of blocks:
 // anything else is a bug in the caller, and panics.
@@ -61,6 +62,8 @@ func Dequantize(dst []float32, dt tensor.DType, src []byte) {
 		dequantizeQ5_K(dst, src)
 	case tensor.Q6_K:
 		dequantizeQ6_K(dst, src)
+	case tensor.NF4:
+		dequantizeNF4(dst, src)
 	}
 }
 
@@ -68,14 +71,14 @@ func Dequantize(dst []float32, dt tensor.DType, src []byte) {
 func CanQuantize(dt tensor.DType) bool {
 	switch dt {
 	case tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1,
-		tensor.Q8_0, tensor.Q4_K, tensor.Q6_K:
+		tensor.Q8_0, tensor.Q4_K, tensor.Q6_K, tensor.NF4:
 		return true
 	}
 	return false
 }
 
 // Quantize sets dst to src in type dt, as ggml's reference quantisers do it
-// without an importance matrix. len(dst) must be dt.Bytes(len(src)). F32, F16
+// without an importance matrix, and bitsandbytes' does NF4. len(dst) must be dt.Bytes(len(src)). F32, F16
 // and BF16 take any value; for block formats src must be finite, since a NaN
 // would spoil its block silently.
 func Quantize(dst []byte, dt tensor.DType, src []float32) {
@@ -107,6 +110,8 @@ func Quantize(dst []byte, dt tensor.DType, src []float32) {
 		quantizeQ4_K(dst, src)
 	case tensor.Q6_K:
 		quantizeQ6_K(dst, src)
+	case tensor.NF4:
+		quantizeNF4(dst, src)
 	default:
 		panic(fmt.Sprintf("quant: cannot quantise to %s", dt))
 	}

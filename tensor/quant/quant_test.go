@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 
 	"pipe/tensor"
@@ -62,6 +63,9 @@ func floats(b []byte) []float32 {
 }
 
 var blockTypes = []tensor.DType{tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K}
+
+// allBlockTypes are those of GGUF and of bitsandbytes.
+var allBlockTypes = append(slices.Clone(blockTypes), tensor.NF4)
 
 // TestBlocks compares every block format with ggml, bit by bit.
 func TestBlocks(t *testing.T) {
@@ -187,7 +191,7 @@ func TestError(t *testing.T) {
 	}
 	for dt, tol := range map[tensor.DType]float64{ // mean square error over variance
 		tensor.F16: 1e-7, tensor.BF16: 1e-5, tensor.Q8_0: 5e-5, tensor.Q6_K: 5e-4,
-		tensor.Q5_1: 2e-3, tensor.Q5_0: 2e-3, tensor.Q4_K: 6e-3, tensor.Q4_1: 8e-3, tensor.Q4_0: 8e-3,
+		tensor.Q5_1: 2e-3, tensor.Q5_0: 2e-3, tensor.Q4_K: 6e-3, tensor.Q4_1: 8e-3, tensor.Q4_0: 8e-3, tensor.NF4: 1e-2,
 	} {
 		b, y := make([]byte, dt.Bytes(len(x))), make([]float32, len(x))
 		quant.Quantize(b, dt, x)
@@ -237,7 +241,7 @@ func TestPanics(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	x, b := make([]float32, 512), make([]byte, 4096)
-	for _, dt := range blockTypes {
+	for _, dt := range allBlockTypes {
 		src := b[:dt.Bytes(len(x))]
 		if n := testing.AllocsPerRun(10, func() { quant.Dequantize(x, dt, src) }); n != 0 {
 			t.Errorf("%s: %v allocations", dt, n)
@@ -254,7 +258,7 @@ func FuzzDequantize(f *testing.F) {
 		if len(data) > 4096 {
 			data = data[:4096]
 		}
-		for _, dt := range blockTypes {
+		for _, dt := range allBlockTypes {
 			size := dt.Bytes(dt.Block())
 			n := len(data) / size
 			y := make([]float32, n*dt.Block())
@@ -271,7 +275,7 @@ func BenchmarkDequantize(b *testing.B) {
 	for i := range x {
 		x[i] = float32(math.Sin(float64(i)))
 	}
-	for _, dt := range append([]tensor.DType{tensor.F32, tensor.F16, tensor.BF16}, blockTypes...) {
+	for _, dt := range append([]tensor.DType{tensor.F32, tensor.F16, tensor.BF16}, allBlockTypes...) {
 		src := make([]byte, dt.Bytes(len(x)))
 		if quant.CanQuantize(dt) {
 			quant.Quantize(src, dt, x)

@@ -12,7 +12,7 @@ func testRows(s *suite) {
 	const rows, cols = 11, 64
 	ids := []int32{10, 3, 3, 0, 7, 3}
 	it := s.putInts(ids)
-	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.Q4_1} {
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.Q4_1, tensor.NF4} {
 		w := s.load(dt, s.stored(dt, rows, cols), rows, cols)
 		x := s.expanded(w)
 		y := s.garbage(len(ids), cols)
@@ -206,12 +206,14 @@ func testLogProb(s *suite) {
 		s.check("gradient of each logp", d, dx, F32Grad)
 	}
 	// Quantised weights, a tie that the first word wins, and large logits.
-	w := s.load(tensor.Q8_0, s.stored(tensor.Q8_0, 70, 32), 70, 32)
-	x, target := s.normal(3*32), []int32{0, 69, 3}
-	logp, _, _ := refLogProb(x, s.expanded(w), target, 32)
 	lp, ls, am := s.garbage(3), s.garbage(3), s.alloc(tensor.I32, 3)
-	s.b.LogProb(lp, ls, am, nil, s.put(x, 3, 32), w, s.putInts(target))
-	s.check("q8_0", lp, logp, F32)
+	for _, dt := range []tensor.DType{tensor.Q8_0, tensor.NF4} {
+		w := s.load(dt, s.stored(dt, 70, 64), 70, 64)
+		x, target := s.normal(3*64), []int32{0, 69, 3}
+		logp, _, _ := refLogProb(x, s.expanded(w), target, 64)
+		s.b.LogProb(lp, ls, am, nil, s.put(x, 3, 64), w, s.putInts(target))
+		s.check(dt.String(), lp, logp, F32)
+	}
 	s.b.LogProb(s.b.View(lp, 0, 1), s.b.View(ls, 0, 1), s.b.View(am, 0, 1), nil, s.put([]float64{1}, 1, 1), s.put([]float64{-1e4, 1e4, 0, 1e4}, 4, 1), s.putInts([]int32{0}))
 	if got := s.get(lp)[0]; math.Abs(float64(got)+20000.693) > 0.01 {
 		s.Errorf("logp of large logits is %v; want -20000.693", got)

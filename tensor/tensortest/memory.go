@@ -67,6 +67,8 @@ func (s *suite) stored(dt tensor.DType, rows, cols int) []byte {
 			data[at+3] = 0x3e | data[at+3]&0x80
 		case tensor.F16, tensor.BF16:
 			data[at+1] = 0x3c | data[at+1]&0x80
+		case tensor.NF4: // 0x3dcc.... is 0.1 in single precision
+			data[at+2], data[at+3] = 0xcc, 0x3d
 		case tensor.Q6_K:
 			half(at + block - 2)
 		case tensor.Q4_1, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K:
@@ -80,7 +82,7 @@ func (s *suite) stored(dt tensor.DType, rows, cols int) []byte {
 }
 
 var weightTypes = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0,
-	tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K}
+	tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
 
 // expanded returns the elements of a weight, by Dequantize: package quant's
 // own tests hold those of the CPU to ggml's.
@@ -100,7 +102,7 @@ func testLoadTypes(s *suite) {
 	if got := s.getInts(i); !slices.Equal(got, []int32{1, -1}) {
 		s.Errorf("ints: %v", got)
 	}
-	// One block of each of three formats, worked out by hand.
+	// One block of each of four formats, worked out by hand.
 	q4 := make([]byte, 18)
 	q4[1], q4[2], q4[17] = 0x3c, 0x1f, 0x80 // scale 1
 	got := s.expanded(s.load(tensor.Q4_0, q4, 1, 32))
@@ -113,6 +115,14 @@ func testLoadTypes(s *suite) {
 	q8[1], q8[2], q8[33] = 0x38, 0x80, 3 // scale 0.5
 	if got := s.expanded(s.load(tensor.Q8_0, q8, 1, 32)); got[0] != -64 || got[31] != 1.5 || got[1] != 0 {
 		s.Errorf("q8_0: %v", got)
+	}
+	nf4 := make([]byte, 36) // absmax 2; codes 0 and 15, then 7
+	nf4[3], nf4[4], nf4[35] = 0x40, 0x0f, 0x78
+	got = s.expanded(s.load(tensor.NF4, nf4, 1, 64))
+	for j, want := range map[int]float64{0: -2, 1: 2, 2: -2, 62: 0, 63: 2 * float64(float32(0.07958029955625534))} {
+		if got[j] != want {
+			s.Errorf("nf4 element %d is %v; want %v", j, got[j], want)
+		}
 	}
 	if got := s.expanded(s.load(tensor.BF16, []byte{0x80, 0x3f, 0, 0xc0}, 1, 2)); got[0] != 1 || got[1] != -2 {
 		s.Errorf("bf16: %v", got)

@@ -60,11 +60,14 @@ func Dataset[T any](b *Bench, rows ...T) stage.Dataset {
 
 // Model returns the handle of a model block whose source is path (a directory
 // or a .gguf file).
-func (b *Bench) Model(path string) stage.Model {
-	d := artifact.Digest(sha256.Sum256([]byte("model at " + path)))
+func (b *Bench) Model(path string) stage.Model { return b.Quantized(path, "") }
+
+// Quantized is Model for a block with that quantize attribute.
+func (b *Bench) Quantized(path, how string) stage.Model {
+	d := artifact.Digest(sha256.Sum256([]byte("model at " + path + how)))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.models[d] = stage.ModelPath{Base: path, Root: d}
+	b.models[d] = stage.ModelPath{Base: path, Root: d, Quantize: how}
 	return stage.Model{Ref: artifact.Ref{Type: artifact.Model, Addr: "model.test", Digest: d}}
 }
 

@@ -21,9 +21,9 @@ type Decoder struct {
 }
 
 // OpenDecoder loads the model at base, with the PEFT adapter in the directory
-// peft unless that is "".
-func OpenDecoder(b tensor.Backend, base, peft string) (*Decoder, error) {
-	m, err := pretrained.Open(base)
+// peft and quantised as in a model block, unless these are "".
+func OpenDecoder(b tensor.Backend, base, peft, quantize string) (*Decoder, error) {
+	m, err := pretrained.Open(base, pretrained.WithQuantization(quantize))
 	if err != nil {
 		return nil, err
 	}

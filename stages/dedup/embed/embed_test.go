@@ -95,7 +95,7 @@ func TestUnits(t *testing.T) {
 func TestDecoder(t *testing.T) {
 	b := cpu.New(0)
 	defer b.Close()
-	d, err := OpenDecoder(b, modeltest.Directory(t, true), "")
+	d, err := OpenDecoder(b, modeltest.Directory(t, true), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestDecoder(t *testing.T) {
 	if c := index.Cosine(v.Row(2), means[0]); !(c > 0.99999) {
 		t.Errorf("the vector is not the mean hidden state: cosine %v", c)
 	}
-	if _, err := OpenDecoder(b, t.TempDir(), ""); err == nil || !strings.Contains(err.Error(), "config.json") {
+	if _, err := OpenDecoder(b, t.TempDir(), "", ""); err == nil || !strings.Contains(err.Error(), "config.json") {
 		t.Errorf("an empty folder: %v", err)
 	}
 }
@@ -121,7 +121,7 @@ func TestDecoder(t *testing.T) {
 func TestDecoderReadsPastItsContext(t *testing.T) {
 	b := cpu.New(0)
 	defer b.Close()
-	d, err := OpenDecoder(b, modeltest.Directory(t, true), "")
+	d, err := OpenDecoder(b, modeltest.Directory(t, true), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,11 +55,16 @@ func (w *writer) ret() { w.p("VZEROUPPER\nRET") }
 
 // vector defines a constant of eight equal 32-bit lanes and returns its name.
 func (w *writer) vector(name string, bits uint32) string {
+	return w.lanes(name, [8]uint32{bits, bits, bits, bits, bits, bits, bits, bits})
+}
+
+// lanes defines a constant of eight 32-bit lanes and returns its name.
+func (w *writer) lanes(name string, bits [8]uint32) string {
 	if !w.consts[name] {
 		w.consts[name] = true
 		var b strings.Builder
 		for i := range 4 {
-			fmt.Fprintf(&b, "DATA %s<>+%d(SB)/8, $0x%08x%08x\n", name, 8*i, bits, bits)
+			fmt.Fprintf(&b, "DATA %s<>+%d(SB)/8, $0x%08x%08x\n", name, 8*i, bits[2*i+1], bits[2*i])
 		}
 		fmt.Fprintf(&b, "GLOBL %s<>(SB), RODATA|NOPTR, $32\n", name)
 		w.table(b.String())

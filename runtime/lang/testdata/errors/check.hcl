@@ -46,6 +46,11 @@ model "empty" {
   source = "" # ERROR: Invalid value | source is empty
 }
 
+model "odd" {
+  source   = "./m"
+  quantize = "int4" # ERROR: Invalid value | quantize is "int4"; must be "nf4" or left out.
+}
+
 teacher "far" {
   provider    = "openai" 
   temperature = 7         # ERROR: Invalid value | temperature is 7

@@ -22,7 +22,7 @@ func accelerated(limit string) *kernels {
 	if limit == "avx2" || !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
 		return k
 	}
-	k.rows, k.cols, k.tile, k.step = 14, 32, tileAVX512, stepAVX512
+	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
 		k.name = "fma+bf16"
 		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512

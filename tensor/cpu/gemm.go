@@ -154,8 +154,14 @@ func (b *Backend) multiply(p *product) {
 	if p.k == 0 || p.beta != 0 && p.beta != 1 {
 		b.prescale(p)
 	}
+	few, first := (*stored)(nil), 0
+	if p.m <= smallM && p.transW && !p.transA && p.k > 0 && (!p.w.half || b.k.halfTile != nil) {
+		few, first = b.storedPanels(p)
+	}
 	switch {
 	case p.k == 0:
+	case few != nil:
+		b.multiplyFew(p, few, first)
 	case p.transA && !p.transW && p.w.dt == tensor.F32 && min(p.m, p.n) <= skinny:
 		b.multiplyOuter(p)
 	case p.m <= smallM && p.transW && !p.transA && !p.w.half:
@@ -165,7 +171,7 @@ func (b *Backend) multiply(p *product) {
 		return
 	}
 	if l := p.low; l != nil {
-		b.multiply(&product{m: p.m, n: p.n, k: l.r, c: p.c, ldc: p.ldc, a: l.u, lda: l.r, w: l.v, transW: l.trans, alpha: l.alpha, beta: 1})
+		b.multiplyPanels(&product{m: p.m, n: p.n, k: l.r, c: p.c, ldc: p.ldc, a: l.u, lda: l.r, w: l.v, transW: l.trans, alpha: l.alpha, beta: 1})
 	}
 	if p.scale != nil {
 		b.split(p.m, 1, float64(p.n)*0.2, func(lo, hi, _ int) { b.scaleCols(p, lo, hi, 0, p.n) })
@@ -196,10 +202,11 @@ func (b *Backend) prescale(p *product) {
 }
 
 // panelDepth is the number of terms, or of pairs, of one pass over the panels:
-// at most 384, so that a panel stays in the caches, and equal parts of k.
+// at most 384, so that a panel stays in the caches, equal parts of k, and whole
+// blocks of stored weights.
 func panelDepth(k int) int {
 	n := (k + 383) / 384
-	return ((k+n-1)/n + 7) / 8 * 8
+	return ((k+n-1)/n + 31) / 32 * 32
 }
 
 // multiplyPanels packs both operands, a few megabytes at a time, and runs the

@@ -33,6 +33,9 @@ type kernels struct {
 	// dots sets out[4*j+i] to the dot product of rows i of w (four, wr apart)
 	// and j of x (n ≤ dotCols, xr apart), of k elements.
 	dots func(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32)
+	// few returns how weights of a type are arranged for products with few rows;
+	// nil, or a nil function: not at all.
+	few func(dt tensor.DType) *fewFormat
 	// pack writes the transpose of 16 rows of k elements, sr apart, to k rows of
 	// 16 in dst, dr apart. It moves bits: elements may be pairs of bfloat16.
 	pack func(k int, dst []float32, dr int, src []float32, sr int)

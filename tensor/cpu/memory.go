@@ -22,6 +22,7 @@ type memory struct {
 	half   bool       // products with it round to bfloat16
 	rows   int        // of what Load made
 	panels [2]*panels // kept: as stored, transposed
+	few    *stored    // arranged for few rows
 	dead   bool
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 )
 
@@ -25,9 +24,10 @@ func avx512() {
 		}
 	}
 	w.halves()
-	dir := filepath.Join("tensor", "cpu")
-	write(filepath.Join(dir, "avx512_amd64.s"), header+"#include \"textflag.h\"\n\n"+w.tables.String()+w.asm.String())
-	write(filepath.Join(dir, "avx512_amd64.go"), header+"package cpu\n\n"+strings.TrimRight(w.decl.String(), "\n")+"\n")
+	w.save("avx512")
+	w = &writer{consts: map[string]bool{}}
+	w.few()
+	w.save("few")
 }
 
 // evex writes an instruction of map 0F38 with 512-bit registers and no mask:

@@ -1,7 +1,7 @@
 // Command gen writes the kernels of package cpu and their declarations: those
-// of AVX2 and FMA, avx2_amd64.s and avx2_amd64.go, and those of AVX-512 and its
-// bfloat16 products, avx512_amd64.s and avx512_amd64.go. Run it from the
-// module's root:
+// of AVX2 and FMA in avx2_amd64, those of AVX-512 and its bfloat16 products in
+// avx512_amd64, and those for few rows and stored weights in few_amd64. Run it
+// from the module's root:
 //
 //	go run ./tensor/cpu/gen
 //
@@ -90,11 +90,15 @@ func main() {
 	w.reductions()
 	w.elementwise()
 	w.weights()
-	dir := filepath.Join("tensor", "cpu")
-	asm := header + "#include \"textflag.h\"\n\n" + w.tables.String() + w.asm.String()
-	write(filepath.Join(dir, "avx2_amd64.s"), asm)
-	write(filepath.Join(dir, "avx2_amd64.go"), header+"package cpu\n\n"+strings.TrimRight(w.decl.String(), "\n")+"\n")
+	w.save("avx2")
 	avx512()
+}
+
+// save writes the kernels and their declarations to the files of a name.
+func (w *writer) save(name string) {
+	path := filepath.Join("tensor", "cpu", name+"_amd64")
+	write(path+".s", header+"#include \"textflag.h\"\n\n"+w.tables.String()+w.asm.String())
+	write(path+".go", header+"package cpu\n\n"+strings.TrimRight(w.decl.String(), "\n")+"\n")
 }
 
 func write(path, text string) {

@@ -98,11 +98,33 @@ func BenchmarkDecode(b *testing.B) {
 			be := benchBackend(b)
 			const out = 49152 * 2
 			w, x, y := benchWeight(b, be, dt, out, in), benchTensor(b, be, 1, in), benchTensor(b, be, 1, out)
+			be.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) // arranges the weight
 			for b.Loop() {
 				be.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
 			}
 			b.ReportMetric(float64(dt.Bytes(out*in))*float64(b.N)/b.Elapsed().Seconds()/1e9, "GB/s")
 		})
+	}
+}
+
+// BenchmarkFew multiplies 2 to 16 rows with weights too large for the caches.
+func BenchmarkFew(b *testing.B) {
+	const in, out = 576, 49152
+	for _, dt := range []tensor.DType{tensor.Q4_0, tensor.Q8_0, tensor.BF16} {
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+			for _, m := range []int{2, 4, 8, 16} {
+				b.Run(fmt.Sprintf("%s/%s/%d", dt, precision, m), func(b *testing.B) {
+					be := benchBackend(b)
+					w, x, y := benchWeight(b, be, dt, out, in), benchTensor(b, be, m, in), benchTensor(b, be, m, out)
+					be.Precision(w, precision)
+					be.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) // arranges the weight
+					for b.Loop() {
+						be.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
+					}
+					b.ReportMetric(2*float64(m)*in*out*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+				})
+			}
+		}
 	}
 }
 

@@ -2,9 +2,9 @@ package cpu
 
 // A stored is a frozen weight [n,k] arranged for products with few rows: panels
 // of 16 of its rows, in each blocks of 32 terms, in each the scales (and the
-// minima) of the 16 rows and 16 pairs of terms, which of 4 bits lie in the two
-// halves of a byte. It takes the memory of the weight again, and the elements
-// that it gives are those of the weight, to the bit.
+// minima) of the 16 rows and their terms, one row beside the other. It takes the
+// memory of the weight again, and the elements that the kernels make of it are
+// those of the weight, to the bit.
 //
 // Sums are the chains of the tile kernels, pass by pass: a row of a product has
 // the same bits alone, with others, and in a product of many rows.
@@ -154,7 +154,7 @@ func (b *Backend) fewLeft(p *product, rows, terms int) []float32 {
 }
 
 // arrangeNibbles arranges blocks of 32 codes of 4 bits behind head bytes, of
-// which byte j holds codes j and j+16.
+// which byte j holds codes j and j+16: eight of a row lie in 32 bits.
 func arrangeNibbles(head int) func(dst []byte, src [][]byte) {
 	return func(dst []byte, src [][]byte) {
 		for r, row := range src {
@@ -167,7 +167,7 @@ func arrangeNibbles(head int) func(dst []byte, src [][]byte) {
 			codes := row[head:]
 			at := func(k int) byte { return codes[k&15] >> (k >> 4 << 2) & 15 }
 			for pair := range 16 {
-				dst[16*head+16*pair+r] = at(2*pair) | at(2*pair+1)<<4
+				dst[16*head+pair/4*64+4*r+pair%4] = at(2*pair) | at(2*pair+1)<<4
 			}
 		}
 	}
@@ -185,7 +185,7 @@ func arrangeNF4(dst []byte, src [][]byte) {
 			copy(d[4*r:][:4], row)
 			for pair := range 16 {
 				c := row[4+16*block+pair]
-				d[64+16*pair+r] = c>>4 | c<<4
+				d[64+pair/4*64+4*r+pair%4] = c>>4 | c<<4
 			}
 		}
 	}

@@ -50,6 +50,17 @@ func (w *writer) dotHalf(a, b, acc int) {
 	w.evex(2, 0x52, acc, a, b, fmt.Sprintf("VDPBF16PS Z%d, Z%d, Z%d", b, a, acc))
 }
 
+// dotHalfAX adds the products of the pair at (AX), pair places on, with those
+// in b to acc.
+func (w *writer) dotHalfAX(pair, b, acc int) {
+	not := func(v, bit int) int { return 1 - v>>bit&1 }
+	p0 := not(acc, 3)<<7 | 1<<6 | 1<<5 | not(acc, 4)<<4 | 2
+	p1 := (^b&15)<<3 | 4 | 2
+	p2 := 2<<5 | 1<<4 | not(b, 4)<<3
+	w.p("BYTE $0x62; BYTE $0x%02x; BYTE $0x%02x; BYTE $0x%02x; BYTE $0x52; BYTE $0x%02x; BYTE $0x%02x // VDPBF16PS.BCST %d(AX), Z%d, Z%d",
+		p0, p1, p2, 0x40|acc&7<<3, pair, 4*pair, b, acc)
+}
+
 // twoHalves rounds the 16 lanes of low and of high to bfloat16, in order.
 func (w *writer) twoHalves(high, low, dst int) {
 	w.evex(3, 0x72, dst, high, low, fmt.Sprintf("VCVTNE2PS2BF16 Z%d, Z%d, Z%d", low, high, dst))

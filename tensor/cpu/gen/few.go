@@ -9,29 +9,44 @@ import (
 // A stored is a weight in panels of 16 rows, as package cpu keeps it for
 // products with few rows: blocks of 32 terms, each with scales (and minima) of
 // the 16 rows and then 16 pairs of terms. load sets Z0 and Z1 to the two terms
-// of the pair at the given address; scaled tells that they are multiplied by
-// the scales and minimum that a minimum is added.
+// of pair i of a group at the given address, keeping what later pairs need in
+// register raw; they are yet to be multiplied by the scales, if there are any,
+// and a minimum added.
 type stored struct {
 	name            string
 	scales          int // bytes of the scales of 16 rows: 32 of float16, 64 of float32, 0
-	pair            int // bytes of a pair of terms of 16 rows
+	pairs, group    int // pairs of a group, and bytes of it
 	minimum, packed bool
 	table           string // of the values of 4-bit codes
-	load            func(w *writer, at func(off int) string)
+	load            func(w *writer, at func(off int) string, i, raw int)
 }
 
-func codes(w *writer, at func(int) string) {
-	w.p("VPMOVZXBD %s, Z0\nVPSRLD $4, Z0, Z1\nVPERMPS Z4, Z0, Z0\nVPERMPS Z4, Z1, Z1", at(0))
+// codes reads eight codes of each row from one lane of 32 bits: VPERMPS looks at
+// the lowest four bits.
+func codes(w *writer, at func(int) string, i, raw int) {
+	if i == 0 {
+		w.p("VMOVUPS %s, Z%d\nVPERMPS Z4, Z%d, Z0", at(0), raw, raw)
+	} else {
+		w.p("VPSRLD $%d, Z%d, Z0\nVPERMPS Z4, Z0, Z0", 8*i, raw)
+	}
+	w.p("VPSRLD $%d, Z%d, Z1\nVPERMPS Z4, Z1, Z1", 8*i+4, raw)
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 var storeds = []stored{
-	{name: "Q4_0", scales: 32, pair: 16, table: "signed4", load: codes},
-	{name: "Q4_1", scales: 32, pair: 16, table: "unsigned4", minimum: true, load: codes},
-	{name: "NF4", scales: 64, pair: 16, table: "normal4", load: codes},
-	{name: "Q8_0", scales: 32, pair: 32, load: func(w *writer, at func(int) string) {
+	{name: "Q4_0", scales: 32, pairs: 4, group: 64, table: "signed4", load: codes},
+	{name: "Q4_1", scales: 32, pairs: 4, group: 64, table: "unsigned4", minimum: true, load: codes},
+	{name: "NF4", scales: 64, pairs: 4, group: 64, table: "normal4", load: codes},
+	{name: "Q8_0", scales: 32, pairs: 1, group: 32, load: func(w *writer, at func(off int) string, _, _ int) {
 		w.p("VPMOVSXBD %s, Z0\nVPMOVSXBD %s, Z1\nVCVTDQ2PS Z0, Z0\nVCVTDQ2PS Z1, Z1", at(0), at(16))
 	}},
-	{name: "BF16", pair: 64, packed: true, load: func(w *writer, at func(int) string) {
+	{name: "BF16", pairs: 1, group: 64, packed: true, load: func(w *writer, at func(off int) string, _, _ int) {
 		w.p("VMOVUPS %s, Z1\nVPSLLD $16, Z1, Z0\nVPANDD Z4, Z1, Z1", at(0))
 	}},
 }
@@ -120,21 +135,23 @@ func (w *writer) fewKernel(s stored, rows, panels int, half bool) {
 	if head := s.head(); head > 0 {
 		advance(head)
 	}
-	w.p("MOVQ $16, R13\nPCALIGN $16\n%s:", pair)
-	step := 8 * rows
-	if half {
-		step = 4 * rows
-	}
-	if rows == 1 {
-		w.p("VBROADCASTSS (AX), Z2")
-		if !half {
-			w.p("VBROADCASTSS 4(AX), Z3")
+	w.p("MOVQ $%d, R13\nPCALIGN $16\n%s:", 16/s.pairs, pair)
+	for i := range s.pairs {
+		if rows == 1 {
+			w.p("VBROADCASTSS %d(AX), Z2", 4*i*(2-b2i(half)))
+			if !half {
+				w.p("VBROADCASTSS %d(AX), Z3", 8*i+4)
+			}
+		}
+		for p := range panels {
+			w.fewPair(s, rows, panels, p, i, half, at(p))
 		}
 	}
-	for p := range panels {
-		w.fewPair(s, rows, panels, p, half, at(p))
+	step := 8 * rows * s.pairs
+	if half {
+		step /= 2
 	}
-	advance(s.pair)
+	advance(s.group)
 	w.p("ADDQ $%d, AX\nDECQ R13\nJNZ %s\nDECQ CX\nJNZ %s", step, pair, block)
 	w.fewStore(rows, panels, arg)
 }
@@ -159,19 +176,22 @@ func (w *writer) scales(s stored, at func(int) string, p int) {
 	}
 }
 
-// fewPair multiplies a pair of terms of a panel. For one row, Z2 and Z3 hold
-// its two numbers, or Z2 the pair.
-func (w *writer) fewPair(s stored, rows, panels, p int, half bool, at func(int) string) {
+// fewPair multiplies pair i of a group of a panel.
+func (w *writer) fewPair(s stored, rows, panels, p, i int, half bool, at func(int) string) {
 	if half && s.packed {
 		w.p("VMOVUPS %s, Z0", at(0))
 	} else {
-		s.load(w, at)
-		for i := range 2 {
+		raw := 26 + p
+		if panels == 1 {
+			raw = 30
+		}
+		s.load(w, at, i, raw)
+		for z := range 2 {
 			if s.scales > 0 {
-				w.p("VMULPS Z%d, Z%d, Z%d", 6+p, i, i)
+				w.p("VMULPS Z%d, Z%d, Z%d", 6+p, z, z)
 			}
 			if s.minimum {
-				w.p("VADDPS Z%d, Z%d, Z%d", 10+p, i, i)
+				w.p("VADDPS Z%d, Z%d, Z%d", 10+p, z, z)
 			}
 		}
 		if half {
@@ -179,23 +199,23 @@ func (w *writer) fewPair(s stored, rows, panels, p int, half bool, at func(int) 
 			w.p("VPERMW Z0, Z5, Z0")
 		}
 	}
-	for r := range rows {
-		acc := 14 + panels*r + p
-		switch {
-		case half && rows == 1:
+	if rows == 1 {
+		if acc := 14 + p; half {
 			w.dotHalf(2, 0, acc)
-		case half:
-			w.p("VBROADCASTSS %d(AX), Z%d", 4*r, 2+r%2)
-			w.dotHalf(2+r%2, 0, acc)
-		case rows == 1:
+		} else {
 			w.p("VFMADD231PS Z0, Z2, Z%d\nVFMADD231PS Z1, Z3, Z%d", acc, acc)
-		default:
-			w.p("VFMADD231PS.BCST %d(AX), Z0, Z%d", 4*r, acc)
 		}
+		return
 	}
-	for r := range rows {
-		if !half && rows > 1 {
-			w.p("VFMADD231PS.BCST %d(AX), Z1, Z%d", 4*(rows+r), 14+panels*r+p)
+	if half {
+		for r := range rows {
+			w.dotHalfAX(rows*i+r, 0, 14+panels*r+p)
+		}
+		return
+	}
+	for z := range 2 {
+		for r := range rows {
+			w.p("VFMADD231PS.BCST %d(AX), Z%d, Z%d", 4*(rows*(2*i+z)+r), z, 14+panels*r+p)
 		}
 	}
 }

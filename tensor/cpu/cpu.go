@@ -49,6 +49,7 @@ type Backend struct {
 	err     error     // the first failure
 	kept    int       // bytes of kept panels
 	rotate  rotation
+	maps    *momentMaps // of AdamW8bit, once it has run
 	maxKept int
 }
 

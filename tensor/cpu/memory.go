@@ -174,6 +174,25 @@ func (b *Backend) DownloadInts(dst []int32, src *tensor.Tensor) {
 	}
 }
 
+// UploadBytes implements [tensor.Memory].
+func (b *Backend) UploadBytes(dst *tensor.Tensor, src []byte) {
+	m := wantType("upload", dst, tensor.U8)
+	writable("upload", m)
+	checkLen("upload", len(m.raw), len(src))
+	if b.err == nil {
+		copy(m.raw, src)
+	}
+}
+
+// DownloadBytes implements [tensor.Memory].
+func (b *Backend) DownloadBytes(dst []byte, src *tensor.Tensor) {
+	m := wantType("download", src, tensor.U8)
+	checkLen("download", len(dst), len(m.raw))
+	if b.err == nil {
+		copy(dst, m.raw)
+	}
+}
+
 // Zero implements [tensor.Memory].
 func (b *Backend) Zero(t *tensor.Tensor) {
 	m := mem("zero", t)

@@ -106,6 +106,9 @@ func (o Options) Settings() map[string]string {
 		"weight_decay": fmt.Sprint(o.WeightDecay), "betas": fmt.Sprintf("%v, %v", o.Beta1, o.Beta2), "eps": fmt.Sprint(o.Eps),
 		"max_grad_norm": fmt.Sprint(o.MaxGradNorm), "seed": fmt.Sprint(o.Seed),
 	}
+	if o.EightBit {
+		s["optimizer"] = OptimizerAdamW8bit
+	}
 	switch {
 	case o.Warmup >= 1:
 		s["warmup_steps"] = fmt.Sprint(int(o.Warmup))

@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 	"fmt"
-	"math"
 
 	"pipe/model"
 )
@@ -94,28 +93,4 @@ func perDocument(b model.Batch, logp []float32) []Pair {
 		docs[at].Rejected++
 	}
 	return docs
-}
-
-// CheckPacking compares the loss of each document of row inside the row with
-// its loss alone, and returns an error when they differ by more than 1e-5
-// relative: then documents see each other, and training on them is wrong.
-func CheckPacking(d *model.Decoder, row model.Batch) error {
-	p := model.NewPass(d.Backend())
-	defer p.Close()
-	s, err := d.LogProb(p, row)
-	if err != nil {
-		return err
-	}
-	packed := perDocument(row, s.LogP)
-	for i, one := range row.Split() {
-		s, err := d.LogProb(p, one)
-		if err != nil {
-			return err
-		}
-		alone := perDocument(one, s.LogP)[0]
-		if diff := math.Abs(packed[i].Chosen - alone.Chosen); !(diff <= 1e-5*math.Max(1, math.Abs(alone.Chosen))) {
-			return fmt.Errorf("document %d has loss %v in the packed row and %v alone: documents influence each other", i, packed[i].Chosen, alone.Chosen)
-		}
-	}
-	return nil
 }

@@ -56,7 +56,7 @@ func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, u *tensor.Tenso
 
 // dropped returns dropout(x), or x itself when there is none.
 func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
-	if !p.Train || a.drop == 0 {
+	if !p.Drops() || a.drop == 0 {
 		return x
 	}
 	u := p.New(x.Shape...)
@@ -102,7 +102,7 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor
 // baseGrad is the gradient of W·x: dy, or dy rescaled for DoRA without
 // dropout, whose base output is rescaled too.
 func (a *lora) baseGrad(p *model.Pass, dy *tensor.Tensor) *tensor.Tensor {
-	if a.m == nil || (p.Train && a.drop > 0) {
+	if a.m == nil || (p.Drops() && a.drop > 0) {
 		return dy
 	}
 	g := p.New(dy.Shape...)

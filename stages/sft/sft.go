@@ -181,9 +181,6 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPacking(student.Decoder, rows); err != nil {
-		return err
-	}
 	r, err := s.train(ctx, env, student.Decoder, rows, held)
 	if err != nil {
 		return err
@@ -211,6 +208,7 @@ func (s *spec) options(env *stage.Env) train.Options {
 // train runs the loop, the held-out loss measured before it.
 func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows, held []model.Batch) (*train.Result, error) {
 	o := s.options(env)
+	o.Check = func(p *model.Pass) error { return checkPacking(p, d, rows) }
 	o.Setup = func() (map[string][]float64, error) {
 		e, err := measure(ctx, d, held)
 		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err

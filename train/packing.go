@@ -19,7 +19,7 @@ const packingTolerance = 1e-5
 // The loss L of a document, summed over its scored tokens, may differ by at
 // most 1e-5·max(1, |L|). The gradient G of each trained tensor, of the mean
 // loss of the row, may differ from the sum of the documents' own gradients by
-// at most 1e-5·max(‖G‖, ‖all G‖/1000) in 2-norm: a tensor whose gradient is
+// at most 1e-5·max(‖G‖, ‖all G‖/100) in 2-norm: a tensor whose gradient is
 // all but nothing is held to the size of the others, whose rounding it has.
 //
 // Gradients must be zero before, and are after. p is used without dropout; no
@@ -133,7 +133,7 @@ func worst(left, norms []float64) int {
 	all = math.Sqrt(all)
 	bad, most := -1, 1.0
 	for i := range left {
-		over := left[i] / (packingTolerance * math.Max(norms[i], all/1000))
+		over := left[i] / (packingTolerance * math.Max(norms[i], all/100))
 		if all == 0 && left[i] == 0 {
 			continue
 		}

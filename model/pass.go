@@ -139,6 +139,7 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	}
 	// Slabs grow with the workspace, so that their number stays small.
 	size = max(size, n, min(a.total()/4, 16*slabLen))
+	tensor.For(b, tensor.ForActivations)
 	s, err := b.Alloc(a.dt, (size+15)&^15)
 	if err != nil {
 		panic(outOfMemory{err})

@@ -83,6 +83,7 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 		return nil, errors.New("nothing to train: every weight is frozen and there is no adapter")
 	}
 	var err error
+	tensor.For(o.b, tensor.ForOptimizer)
 	if o.sum, err = o.b.Alloc(tensor.F32, 1); err != nil {
 		return nil, err
 	}

@@ -51,6 +51,7 @@ type Backend struct {
 	rotate  rotation
 	maps    *momentMaps // of AdamW8bit, once it has run
 	maxKept int
+	pages   map[*memory][][]byte // large memory, by its owner
 }
 
 var _ tensor.Backend = (*Backend)(nil)
@@ -86,6 +87,9 @@ func (b *Backend) Sync() error { return b.err }
 func (b *Backend) Close() error {
 	if b.pool != nil {
 		b.pool.close()
+	}
+	for m := range b.pages {
+		b.release(m)
 	}
 	*b = Backend{k: b.k, err: ErrClosed}
 	return nil

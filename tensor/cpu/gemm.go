@@ -110,7 +110,7 @@ func (b *Backend) multiply(p *product) {
 	}
 	switch {
 	case p.k == 0:
-	case p.m <= smallM && p.transW && !p.transA:
+	case p.inPlace():
 		b.multiplyRows(p)
 	default:
 		b.multiplyPanels(p)
@@ -139,17 +139,26 @@ func panelDepth(k int) int {
 	return ((k+n-1)/n + 7) / 8 * 8
 }
 
+// inPlace reports whether the rows of w are read where they lie.
+func (p *product) inPlace() bool { return p.m <= smallM && p.transW && !p.transA }
+
+// pieces returns how many rows and columns are multiplied at a time.
+func (p *product) pieces(kept bool) (rows, cols int) {
+	rows, cols = p.m, p.n
+	if p.transA {
+		rows = min(rows, max(packFloats/p.k/jobRows, 1)*jobRows)
+	}
+	if !kept {
+		cols = min(cols, max(packFloats/p.k/jobCols, 1)*jobCols)
+	}
+	return rows, cols
+}
+
 // multiplyPanels packs both operands, a few megabytes at a time, and runs the
 // tile kernel over them.
 func (b *Backend) multiplyPanels(p *product) {
 	kept := b.keptPanels(p)
-	rows, cols := p.m, p.n
-	if p.transA {
-		rows = min(rows, max(packFloats/p.k/jobRows, 1)*jobRows)
-	}
-	if kept == nil {
-		cols = min(cols, max(packFloats/p.k/jobCols, 1)*jobCols)
-	}
+	rows, cols := p.pieces(kept != nil)
 	for i := 0; i < p.m; i += rows {
 		m := min(rows, p.m-i)
 		var l left
@@ -162,7 +171,7 @@ func (b *Backend) multiplyPanels(p *product) {
 			n := min(cols, p.n-j)
 			w := kept
 			if w == nil {
-				w = &panels{k: p.k, n: n, depth: panelDepth(p.k)}
+				w = newPanels(p.k, n)
 				w.data = grow(&b.shared.panels, w.size())
 				b.pack(w, &p.w, p.transW, j)
 			}

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -21,6 +22,7 @@ type memory struct {
 	keep   bool       // made by Load: panels may be kept
 	panels [2]*panels // kept: as stored, transposed
 	dead   bool
+	of     *memory // that a view shows
 }
 
 // maxElements keeps sizes in bytes far from overflow.
@@ -52,11 +54,11 @@ func (b *Backend) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
 	m := &memory{}
 	switch dt {
 	case tensor.F32:
-		m.f32 = aligned(n)
+		m.f32 = b.zeros(m, n)
 	case tensor.I32:
 		m.i32 = make([]int32, n)
 	default:
-		m.raw = make([]byte, dt.Bytes(n))
+		m.raw = b.zeroBytes(m, dt.Bytes(n))
 	}
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, nil
 }
@@ -113,6 +115,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 			b.kept -= p.bytes()
 		}
 	}
+	b.release(m)
 	*m = memory{dead: true}
 }
 
@@ -122,7 +125,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{frozen: m.frozen}
+	v := &memory{frozen: m.frozen, of: cmp.Or(m.of, m)}
 	switch t.DType {
 	case tensor.F32:
 		v.f32 = m.f32[offset : offset+n : offset+n]

@@ -10,6 +10,8 @@ type panels struct {
 	data        []float32
 }
 
+func newPanels(k, n int) *panels { return &panels{k: k, n: n, depth: panelDepth(k)} }
+
 func (w *panels) size() int  { return w.k * w.padded() }
 func (w *panels) bytes() int { return 4 * w.size() }
 
@@ -34,9 +36,9 @@ func (b *Backend) keptPanels(p *product) *panels {
 	}
 	slot := &p.w.weight.panels[which]
 	if *slot == nil && p.w.weight.keep {
-		w := &panels{k: p.k, n: p.n, depth: panelDepth(p.k)}
+		w := newPanels(p.k, p.n)
 		if b.kept+w.bytes() <= b.maxKept {
-			w.data = aligned(w.size())
+			w.data = b.zeros(p.w.weight, w.size())
 			b.pack(w, &p.w, p.transW, 0)
 			b.kept += w.bytes()
 			*slot = w
@@ -100,11 +102,14 @@ func (b *Backend) packCols(w *panels, o *operand, first, lo, hi, thread int) {
 	}
 }
 
+// leftSize is the size of m rows of k elements in groups.
+func leftSize(m, k int) int { return (m + tileRows - 1) / tileRows * tileRows * k }
+
 // packLeft returns rows i..i+m of the transpose of a [k,m] in groups of six:
 // element (r, t) of a group lies at t*6+r.
 func (b *Backend) packLeft(p *product, i, m int) []float32 {
 	groups := (m + tileRows - 1) / tileRows
-	dst := grow(&b.shared.rows, groups*tileRows*p.k)
+	dst := grow(&b.shared.rows, leftSize(m, p.k))
 	b.split(groups, 1, float64(p.k*tileRows)*0.5, func(lo, hi, _ int) {
 		for t := range p.k {
 			src := p.a[t*p.lda+i:]

@@ -1,0 +1,220 @@
+package cpu
+
+import (
+	"slices"
+
+	"pipe/tensor"
+)
+
+// A plan counts what its operations would take on a backend: see [tensor.Plan].
+// It sees the same shapes and uses the formulas of the code that allocates.
+//
+// Memory counts once it is used: an operation touches its operands, and a view
+// those elements of what it shows.
+type plan struct {
+	name    string
+	threads int
+	purpose string
+	maxKept int
+
+	live    map[string]int64 // bytes in use, by purpose
+	order   []string         // purposes, by first use
+	sum     int64
+	peak    tensor.Usage
+	kept    int
+	shared  sizes // of the operation in progress
+	work    sizes // of each thread
+	counted int64 // of both, in live
+}
+
+// planned is the memory of a tensor.
+type planned struct {
+	purpose string
+	size    int64 // bytes; 0 for a view
+	touched int64 // of them
+	keep    bool  // made by Load
+	panels  [2]*panels
+	dead    bool
+
+	of     *planned // that a view shows, from element off on
+	off, n int
+}
+
+// sizes are the elements of the slices of a scratch.
+type sizes struct{ rows, probs, grads, panels, values, more, wide, rotation int }
+
+func (s *sizes) bytes() int64 {
+	return 4*int64(s.rows+s.probs+s.grads+s.panels+s.values+s.more+s.rotation) + 8*int64(s.wide)
+}
+
+var (
+	_ tensor.Planner = (*Backend)(nil)
+	_ tensor.Plan    = (*plan)(nil)
+)
+
+// Plan implements [tensor.Planner].
+func (b *Backend) Plan() tensor.Plan {
+	return &plan{name: b.Name(), threads: len(b.work), purpose: tensor.ForWeights, maxKept: b.maxKept, live: map[string]int64{}}
+}
+
+// For implements [tensor.Plan].
+func (p *plan) For(purpose string) { p.purpose = purpose }
+
+// Peak implements [tensor.Plan].
+func (p *plan) Peak() tensor.Usage { return p.peak }
+
+// add counts bytes for a purpose.
+func (p *plan) add(purpose string, bytes int64) {
+	if bytes == 0 {
+		return
+	}
+	if _, ok := p.live[purpose]; !ok {
+		p.order = append(p.order, purpose)
+	}
+	p.live[purpose] += bytes
+	if p.sum += bytes; p.sum <= p.peak.Bytes {
+		return
+	}
+	p.peak = tensor.Usage{Bytes: p.sum, Parts: p.peak.Parts[:0]}
+	for _, name := range p.order {
+		p.peak.Parts = append(p.peak.Parts, tensor.Part{Name: name, Bytes: p.live[name]})
+	}
+}
+
+// touch counts elements lo..hi of what m is.
+func (p *plan) touch(op string, t *tensor.Tensor) *planned {
+	m, ok := t.Mem.(*planned)
+	if !ok {
+		panic("cpu: plan of " + op + ": tensor of another backend")
+	}
+	root, to := m, t.Len()
+	if m.of != nil {
+		root, to = m.of, m.off+m.n
+	}
+	if root.dead {
+		panic("cpu: plan of " + op + ": tensor was freed")
+	}
+	block := t.DType.Block()
+	if bytes := int64(t.DType.Bytes((to + block - 1) / block * block)); bytes > root.touched {
+		p.add(root.purpose, bytes-root.touched)
+		root.touched = bytes
+	}
+	return m
+}
+
+func (p *plan) use(op string, ts ...*tensor.Tensor) {
+	for _, t := range ts {
+		if t != nil {
+			p.touch(op, t)
+		}
+	}
+}
+
+// grown counts scratch that has grown.
+func (p *plan) grown() {
+	now := p.shared.bytes() + int64(p.threads)*p.work.bytes()
+	p.add(tensor.ForScratch, now-p.counted)
+	p.counted = now
+}
+
+func more(size *int, n int) { *size = max(*size, n) }
+
+// multiply counts the scratch of a product [m,k]·[k,n] and the panels that it
+// keeps of a weight; w is nil for part of one.
+func (p *plan) multiply(m, n, k int, dt tensor.DType, w *planned, transA, transW bool) {
+	x := &product{m: m, n: n, k: k, transA: transA, transW: transW}
+	if m == 0 || n == 0 || k == 0 {
+		return
+	}
+	defer p.grown()
+	stored := dt != tensor.F32
+	if x.inPlace() {
+		if stored {
+			more(&p.work.rows, dotRows*k)
+		}
+		return
+	}
+	kept, packs := p.keep(x, w)
+	rows, cols := x.pieces(kept)
+	if transA {
+		more(&p.shared.rows, leftSize(rows, k))
+	}
+	if !kept {
+		more(&p.shared.panels, newPanels(k, cols).size())
+	}
+	switch {
+	case !packs && kept:
+	case transW && (stored || n%tileCols != 0):
+		more(&p.work.rows, tileCols*k)
+	case !transW:
+		more(&p.work.rows, jobCols)
+	}
+	more(&p.work.rows, tileRows*tileCols)
+}
+
+// keep is keptPanels: it reports whether there are panels, and whether they
+// are made now.
+func (p *plan) keep(x *product, w *planned) (kept, packs bool) {
+	if w == nil || !w.keep {
+		return false, true
+	}
+	which := 0
+	if x.transW {
+		which = 1
+	}
+	if w.panels[which] != nil {
+		return true, false
+	}
+	made := newPanels(x.k, x.n)
+	if p.kept+made.bytes() > p.maxKept {
+		return false, true
+	}
+	p.kept += made.bytes()
+	p.add(tensor.ForPanels, int64(made.bytes()))
+	w.panels[which] = made
+	return true, true
+}
+
+// Name implements [tensor.Backend].
+func (p *plan) Name() string { return p.name }
+
+// Sync implements [tensor.Backend].
+func (p *plan) Sync() error { return nil }
+
+// Close implements [tensor.Backend].
+func (p *plan) Close() error { return nil }
+
+// Alloc implements [tensor.Memory].
+func (p *plan) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
+	n := checkShape("alloc", dt, shape)
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: p.purpose, size: int64(dt.Bytes(n))}}, nil
+}
+
+// Load implements [tensor.Memory].
+func (p *plan) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tensor, error) {
+	checkShape("load", dt, shape)
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: tensor.ForWeights, size: int64(len(data)), keep: true}}, nil
+}
+
+// Free implements [tensor.Memory].
+func (p *plan) Free(t *tensor.Tensor) {
+	m := t.Mem.(*planned)
+	p.add(m.purpose, -m.touched)
+	for _, w := range m.panels {
+		if w != nil {
+			p.kept -= w.bytes()
+			p.add(tensor.ForPanels, -int64(w.bytes()))
+		}
+	}
+	*m = planned{dead: true}
+}
+
+// View implements [tensor.Memory].
+func (p *plan) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
+	n, m := checkShape("view", t.DType, shape), t.Mem.(*planned)
+	v := &planned{of: m, off: offset, n: n}
+	if m.of != nil {
+		v.of, v.off = m.of, m.off+offset
+	}
+	return &tensor.Tensor{DType: t.DType, Shape: slices.Clone(shape), Mem: v}
+}

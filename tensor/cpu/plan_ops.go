@@ -1,0 +1,162 @@
+package cpu
+
+import "pipe/tensor"
+
+// Operations of a plan: each touches its operands and counts the scratch that
+// the operation of the same name takes.
+
+func (p *plan) Upload(dst *tensor.Tensor, _ []float32)   { p.use("upload", dst) }
+func (p *plan) UploadInts(dst *tensor.Tensor, _ []int32) { p.use("upload", dst) }
+func (p *plan) UploadBytes(dst *tensor.Tensor, _ []byte) { p.use("upload", dst) }
+
+func (p *plan) Download(dst []float32, src *tensor.Tensor) {
+	p.use("download", src)
+	for i := range dst {
+		dst[i] = 1
+	}
+}
+
+func (p *plan) DownloadInts(dst []int32, src *tensor.Tensor) {
+	p.use("download", src)
+	for i := range dst {
+		dst[i] = 1
+	}
+}
+
+func (p *plan) DownloadBytes(dst []byte, src *tensor.Tensor) { p.use("download", src) }
+
+func (p *plan) Zero(t *tensor.Tensor)                             { p.use("zero", t) }
+func (p *plan) Copy(dst, src *tensor.Tensor)                      { p.use("copy", dst, src) }
+func (p *plan) Add(dst, a, b *tensor.Tensor, _ float32)           { p.use("add", dst, a, b) }
+func (p *plan) AddRow(dst, r *tensor.Tensor)                      { p.use("add row", dst, r) }
+func (p *plan) ScaleCols(dst, x, s *tensor.Tensor)                { p.use("scale columns", dst, x, s) }
+func (p *plan) RowDot(dst, a, b *tensor.Tensor)                   { p.use("row dots", dst, a, b) }
+func (p *plan) AddDiv(dst, a, b *tensor.Tensor)                   { p.use("add quotient", dst, a, b) }
+func (p *plan) Dequantize(dst, src *tensor.Tensor)                { p.use("dequantize", dst, src) }
+func (p *plan) Embed(dst, table, ids *tensor.Tensor)              { p.use("embed", dst, table, ids) }
+func (p *plan) EmbedGrad(dtable, ids, dy *tensor.Tensor)          { p.use("embed gradient", dtable, ids, dy) }
+func (p *plan) GatherRows(dst, x, idx *tensor.Tensor)             { p.use("gather rows", dst, x, idx) }
+func (p *plan) ScatterAddRows(dst, src, idx *tensor.Tensor)       { p.use("scatter rows", dst, src, idx) }
+func (p *plan) RMSNorm(dst, rstd, x, w *tensor.Tensor, _ float32) { p.use("rmsnorm", dst, rstd, x, w) }
+func (p *plan) SwiGLU(dst, gate, up *tensor.Tensor)               { p.use("swiglu", dst, gate, up) }
+
+func (p *plan) Dropout(dst, x *tensor.Tensor, _ float32, _ uint64) { p.use("dropout", dst, x) }
+
+func (p *plan) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
+	p.use("rmsnorm gradient", dx, dw, x, w, rstd, dy)
+}
+
+func (p *plan) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
+	p.use("swiglu gradient", dgate, dup, gate, up, dy)
+}
+
+func (p *plan) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, _ float32) {
+	p.use("dora scale", ratio, c, w2, bp, bq, m)
+}
+
+func (p *plan) ColSum(dst, x *tensor.Tensor) {
+	p.use("column sums", dst, x)
+	more(&p.work.wide, x.Cols())
+	p.grown()
+}
+
+func (p *plan) ColDot(dst, a, b *tensor.Tensor) {
+	p.use("column dots", dst, a, b)
+	more(&p.work.wide, a.Cols())
+	p.grown()
+}
+
+func (p *plan) RowSquares(dst, w *tensor.Tensor) {
+	p.use("row squares", dst, w)
+	more(&p.work.rows, w.Cols())
+	p.grown()
+}
+
+func (p *plan) Rope(x, pos, inv *tensor.Tensor, _ bool) {
+	p.use("rope", x, pos, inv)
+	more(&p.shared.rotation, 2*pos.Len()*inv.Len()+pos.Len()+inv.Len())
+	p.grown()
+}
+
+// MatMul implements [tensor.Linear].
+func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	p.use("matmul", dst, a)
+	w := p.touch("matmul", b)
+	m, k, n := a.Rows(), a.Cols(), b.Cols()
+	if o.TransA {
+		m, k = k, m
+	}
+	if o.TransB {
+		n = b.Rows()
+	}
+	p.multiply(m, n, k, b.DType, w, o.TransA, o.TransB)
+}
+
+// Attention implements [tensor.Transformer].
+func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
+	p.use("attention", dst, lse, q, k, v)
+	p.attention(o)
+	p.grown()
+}
+
+func (p *plan) attention(o tensor.Attention) {
+	more(&p.work.probs, max(queryBlock*keyBlock, o.Heads/o.KVHeads*decodeBlock))
+	more(&p.work.more, 2*max(queryBlock, o.Heads))
+	more(&p.work.panels, keyBlock*o.HeadDim)
+	more(&p.work.rows, max((decodeBlock+tileRows)*tileCols, tileCols*o.HeadDim))
+}
+
+// AttentionGrad implements [tensor.Transformer].
+func (p *plan) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
+	p.use("attention gradient", dq, dk, dv, q, k, v, dst, lse, dy)
+	p.attention(o)
+	more(&p.work.grads, queryBlock*keyBlock)
+	more(&p.work.values, keyBlock*o.HeadDim)
+	more(&p.shared.more, q.Rows()*o.Heads)
+	p.grown()
+}
+
+// logits counts the products of one piece of the logits, rows × words.
+func (p *plan) logits(x, w *tensor.Tensor) (rows, words int) {
+	rows, words = min(x.Rows(), logitRows), min(w.Rows(), logitWords)
+	more(&p.shared.probs, rows*words)
+	p.multiply(rows, words, w.Cols(), w.DType, nil, false, true)
+	p.grown()
+	return rows, words
+}
+
+// LogProb implements [tensor.Transformer].
+func (p *plan) LogProb(logp, lse, argmax, x, w, target *tensor.Tensor) {
+	p.use("log prob", logp, lse, argmax, x, w, target)
+	rows, _ := p.logits(x, w)
+	more(&p.shared.more, 2*rows)
+	more(&p.shared.wide, 2*rows)
+	p.grown()
+}
+
+// LogProbGrad implements [tensor.Transformer].
+func (p *plan) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
+	p.use("log prob gradient", dx, dw, x, w, target, lse, dy)
+	rows, words := p.logits(x, w)
+	p.multiply(rows, w.Cols(), words, w.DType, nil, false, false)
+	if dw != nil {
+		p.multiply(words, w.Cols(), rows, tensor.F32, nil, true, false)
+	}
+}
+
+// SumSquares implements [tensor.Optimizer].
+func (p *plan) SumSquares(dst, x *tensor.Tensor) {
+	p.use("sum of squares", dst, x)
+	more(&p.shared.wide, x.Len()>>15+1)
+	p.grown()
+}
+
+// AdamW implements [tensor.Optimizer].
+func (p *plan) AdamW(w, g, m, v *tensor.Tensor, _ tensor.AdamW) { p.use("adamw", w, g, m, v) }
+
+// AdamW8bit implements [tensor.Optimizer].
+func (p *plan) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, _ tensor.AdamW) {
+	p.use("adamw8bit", w, g, m, v, mMax, vMax)
+	more(&p.work.rows, 4*tensor.AdamWBlock)
+	p.grown()
+}

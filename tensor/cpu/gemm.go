@@ -172,7 +172,7 @@ func (b *Backend) multiplyPanels(p *product) {
 			w := kept
 			if w == nil {
 				w = newPanels(p.k, n)
-				w.data = grow(&b.shared.panels, w.size())
+				w.data = grow(&b.shared.panels, max(packFloats, w.size()))[:w.size()]
 				b.pack(w, &p.w, p.transW, j)
 			}
 			b.multiplyTiles(p, l, w, i, m, j, n)

@@ -1,8 +1,10 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"pipe/model"
 )
@@ -48,6 +50,15 @@ func (l *Likelihood) Step(p *model.Pass, micro, window []int) ([]Mean, error) {
 	}
 	k := float64(len(s.LogP))
 	return []Mean{{"loss", sum, k}, {"token_accuracy", hits, k}}, nil
+}
+
+// Largest returns up to n rows, those with the most tokens first: what the
+// memory of a pass over any n of them is planned by.
+func Largest(rows []model.Batch, n int) []model.Batch {
+	s := slices.SortedStableFunc(slices.Values(rows), func(a, b model.Batch) int {
+		return cmp.Or(cmp.Compare(len(b.IDs), len(a.IDs)), cmp.Compare(len(b.Targets), len(a.Targets)))
+	})
+	return s[:min(n, len(s))]
 }
 
 // CrossEntropy measures the mean cross-entropy per scored token, in nats, over

@@ -166,18 +166,24 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on
 	}
-	student, err := train.OpenStudent(env.Backend, paths.Base, t)
+	student, err := train.OpenBase(paths.Base, t)
 	if errors.Is(err, train.ErrHasAdapter) {
 		return stage.Fieldf("adapter", "%v", err)
-	}
-	if errors.Is(err, adapter.ErrNoLayer) {
-		return stage.Fieldf("adapter.targets", "%v", err)
 	}
 	if err != nil {
 		return err
 	}
 	defer student.Close()
-	rows, held, err := s.rows(env, student.Decoder.Config)
+	rows, held, err := s.rows(env, student.Config)
+	if err != nil {
+		return err
+	}
+	if err = s.fits(ctx, env, student, rows, held); err == nil {
+		err = student.Load(env.Backend)
+	}
+	if errors.Is(err, adapter.ErrNoLayer) {
+		return stage.Fieldf("adapter.targets", "%v", err)
+	}
 	if err != nil {
 		return err
 	}

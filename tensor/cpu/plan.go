@@ -30,8 +30,7 @@ type plan struct {
 // planned is the memory of a tensor.
 type planned struct {
 	purpose string
-	size    int64 // bytes; 0 for a view
-	touched int64 // of them
+	touched int64 // bytes that count so far
 	keep    bool  // made by Load
 	panels  [2]*panels
 	dead    bool
@@ -81,7 +80,7 @@ func (p *plan) add(purpose string, bytes int64) {
 	}
 }
 
-// touch counts elements lo..hi of what m is.
+// touch counts t, of a view everything up to its end.
 func (p *plan) touch(op string, t *tensor.Tensor) *planned {
 	m, ok := t.Mem.(*planned)
 	if !ok {
@@ -186,14 +185,14 @@ func (p *plan) Close() error { return nil }
 
 // Alloc implements [tensor.Memory].
 func (p *plan) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
-	n := checkShape("alloc", dt, shape)
-	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: p.purpose, size: int64(dt.Bytes(n))}}, nil
+	checkShape("alloc", dt, shape)
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: p.purpose}}, nil
 }
 
 // Load implements [tensor.Memory].
-func (p *plan) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tensor, error) {
+func (p *plan) Load(dt tensor.DType, _ []byte, shape ...int) (*tensor.Tensor, error) {
 	checkShape("load", dt, shape)
-	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: tensor.ForWeights, size: int64(len(data)), keep: true}}, nil
+	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: tensor.ForWeights, keep: true}}, nil
 }
 
 // Free implements [tensor.Memory].

@@ -173,7 +173,7 @@ func testAdamW8bitEdges(s *suite) {
 	s.isNaN("w after a NaN in the states", s.get(x)[0])
 }
 
-// bitsandbytes compares five steps with bitsandbytes' AdamW8bit.
+// testBitsAndBytes compares five steps with bitsandbytes' AdamW8bit.
 func testBitsAndBytes(s *suite) {
 	_, here, _, _ := runtime.Caller(0)
 	l := &loaded{s, LoadFixture(s.T, filepath.Join(filepath.Dir(here), "testdata", "adamw8bit", "adamw8bit.safetensors"))}

@@ -14,6 +14,7 @@ type span struct{ from, to int32 }
 
 func (d *Decoder) newCache(rows int) (*cache, error) {
 	c := &cache{free: []span{{0, int32(rows)}}}
+	tensor.For(d.backend, tensor.ForCache)
 	for range d.Layers {
 		for _, list := range []*[]*tensor.Tensor{&c.k, &c.v} {
 			t, err := d.backend.Alloc(tensor.F32, rows, d.Config.KVHeads*d.Config.HeadDim)

@@ -30,10 +30,18 @@ type Layer struct {
 
 // Forward implements Module.
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	h, y := p.New(x.Shape...), p.New(x.Shape...) // [tokens, H]
-	p.Add(h, l.Attn.Forward(p, l.InputNorm.Forward(p, x)), x, 1)
-	p.Add(y, l.FF.Forward(p, l.PostNorm.Forward(p, h)), h, 1)
-	return y
+	h := l.residual(p, l.Attn.Forward(p, l.InputNorm.Forward(p, x)), x) // [tokens, H]
+	return l.residual(p, l.FF.Forward(p, l.PostNorm.Forward(p, h)), h)
+}
+
+// residual returns y + x, over y unless a backward pass needs that.
+func (l *Layer) residual(p *Pass, y, x *tensor.Tensor) *tensor.Tensor {
+	sum := y
+	if p.Train {
+		sum = p.New(x.Shape...)
+	}
+	p.Add(sum, y, x, 1)
+	return sum
 }
 
 // Backward implements Module; it returns dy's own memory.

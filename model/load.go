@@ -117,6 +117,7 @@ func (l *loader) param(name string, expand bool) *Param {
 		return &Param{}
 	}
 	p := &Param{Value: t}
+	tensor.For(l.b, tensor.ForWeights)
 	if expand {
 		p.Value = l.alloc(tensor.F32, w.Shape...)
 		if l.err != nil {
@@ -127,10 +128,14 @@ func (l *loader) param(name string, expand bool) *Param {
 			l.fail(fmt.Errorf("load tensor %s: %w", name, err))
 		}
 		l.b.Free(t)
+		if f, ok := l.src.(Forgetter); ok {
+			f.Forget(name)
+		}
 	} else {
 		l.owned = append(l.owned, t)
 	}
 	if l.train {
+		tensor.For(l.b, tensor.ForGradients)
 		p.Grad = l.alloc(tensor.F32, w.Shape...)
 	}
 	return p
@@ -143,7 +148,7 @@ func (l *loader) weight(name string) (Weight, bool) {
 	}
 	w, err := l.src.Weight(name)
 	err = fits(name, w, err, l.shapes[name])
-	if err == nil {
+	if _, plan := l.src.(described); err == nil && !plan {
 		err = filled(name, w)
 	}
 	if err != nil {

@@ -40,6 +40,7 @@ type Pass struct {
 	Positions *tensor.Tensor // I32 [tokens]; restarts at each segment
 	Segments  Segments
 	Train     bool // keep activations for Backward; apply dropout
+	NoDropout bool // leave dropout out of training too
 	// Base runs the model as if no adapter were attached.
 	Base bool
 	// Recompute keeps only the input of each layer for the backward pass and
@@ -71,6 +72,9 @@ func (p *Pass) Ints(v []int32) *tensor.Tensor {
 
 // A Mark is a height of the workspace.
 type Mark struct{ f32, i32 spot }
+
+// Drops reports whether layers apply dropout.
+func (p *Pass) Drops() bool { return p.Train && !p.NoDropout }
 
 // Mark returns the present height of the workspace.
 func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.i32.at} }
@@ -136,6 +140,7 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	}
 	// Slabs grow with the workspace, so that their number stays small.
 	size = max(size, n, min(a.total()/4, 16*slabLen))
+	tensor.For(b, tensor.ForActivations)
 	s, err := b.Alloc(a.dt, (size+15)&^15)
 	if err != nil {
 		panic(outOfMemory{err})

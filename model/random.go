@@ -2,8 +2,11 @@ package model
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"pipe/tensor"
@@ -55,29 +58,56 @@ func mix(z uint64) uint64 {
 }
 
 // Random returns new weights for c: normal with deviation InitRange, norms 1
-// and biases 0, each tensor a function of the seed and its name.
-func Random(c Config, seed uint64) Source {
-	w := Weights{}
-	for name, shape := range c.shapes() {
-		n := 1
-		for _, d := range shape {
-			n *= d
-		}
-		data := make([]byte, 0, 4*n)
-		s := NewStream(seed, name)
-		for i := range n {
-			var v float64
-			switch {
-			case strings.HasSuffix(name, "norm.weight"):
-				v = 1
-			case !strings.HasSuffix(name, ".bias"):
-				v = c.InitRange * s.Normal(uint64(i))
-			}
-			data = binary.LittleEndian.AppendUint32(data, math.Float32bits(float32(v)))
-		}
-		w[name] = Weight{tensor.F32, shape, data}
+// and biases 0, each tensor a function of the seed and its name. They are made
+// when they are asked for.
+func Random(c Config, seed uint64) Source { return &random{c: c, seed: seed, shapes: c.shapes()} }
+
+type random struct {
+	c      Config
+	seed   uint64
+	shapes map[string][]int
+	zeros  []byte
+}
+
+// Names implements Source.
+func (r *random) Names() []string { return slices.Sorted(maps.Keys(r.shapes)) }
+
+// Weight implements Source.
+func (r *random) Weight(name string) (Weight, error) {
+	w, err := r.Describe(name)
+	if err != nil {
+		return w, err
 	}
-	return w
+	n := len(w.Data) / 4
+	w.Data = make([]byte, 0, 4*n)
+	s := NewStream(r.seed, name)
+	for i := range n {
+		var v float64
+		switch {
+		case strings.HasSuffix(name, "norm.weight"):
+			v = 1
+		case !strings.HasSuffix(name, ".bias"):
+			v = r.c.InitRange * s.Normal(uint64(i))
+		}
+		w.Data = binary.LittleEndian.AppendUint32(w.Data, math.Float32bits(float32(v)))
+	}
+	return w, nil
+}
+
+// Describe implements Describer: the data is zeros.
+func (r *random) Describe(name string) (Weight, error) {
+	shape, ok := r.shapes[name]
+	if !ok {
+		return Weight{}, fmt.Errorf("%s: %w", name, ErrNoTensor)
+	}
+	n := 4
+	for _, d := range shape {
+		n *= d
+	}
+	if len(r.zeros) < n {
+		r.zeros = make([]byte, n)
+	}
+	return Weight{tensor.F32, slices.Clone(shape), r.zeros[:n]}, nil
 }
 
 // shapes returns every tensor of a checkpoint of c.

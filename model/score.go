@@ -11,9 +11,12 @@ type Continuation struct {
 	Target  []int32 // what is scored
 }
 
+// ScoreTokens is how many tokens a pass of [Decoder.Score] has by default.
+const ScoreTokens = 2048
+
 // ScoreOptions bounds the memory of [Decoder.Score]. It changes no result.
 type ScoreOptions struct {
-	Tokens int  // tokens of a pass; 0: 2048. A longer continuation runs alone
+	Tokens int  // tokens of a pass; 0: ScoreTokens. A longer continuation runs alone
 	Base   bool // run without the adapter
 	// Progress, unless nil, is called with the number of continuations done.
 	Progress func(done int)
@@ -23,7 +26,7 @@ type ScoreOptions struct {
 // token and the most likely token in its place.
 func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) ([]Scores, error) {
 	if o.Tokens <= 0 {
-		o.Tokens = 2048
+		o.Tokens = ScoreTokens
 	}
 	for i, c := range cs {
 		if n := len(c.Context) + len(c.Target); len(c.Context) == 0 {
@@ -70,7 +73,7 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 // are cut there.
 func (d *Decoder) Embed(ctx context.Context, docs [][]int32, o ScoreOptions) ([][]float32, error) {
 	if o.Tokens <= 0 {
-		o.Tokens = 2048
+		o.Tokens = ScoreTokens
 	}
 	p := NewPass(d.backend)
 	defer p.Close()

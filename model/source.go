@@ -62,3 +62,23 @@ func Describe(src Source, name string) (Weight, error) {
 	}
 	return src.Weight(name)
 }
+
+// A Forgetter is a Source of mapped files. Forget says that the data of a
+// tensor has been copied and need not stay in memory.
+type Forgetter interface {
+	Source
+	Forget(name string)
+}
+
+// Described returns src as a [tensor.Plan] loads it: with the types and shapes
+// of its weights, not their content.
+func Described(src Source) Source {
+	if d, ok := src.(Describer); ok {
+		return described{d}
+	}
+	return src
+}
+
+type described struct{ Describer }
+
+func (d described) Weight(name string) (Weight, error) { return d.Describe(name) }

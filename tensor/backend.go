@@ -53,6 +53,8 @@ type Memory interface {
 	UploadInts(dst *Tensor, src []int32)   // dst I32
 	Download(dst []float32, src *Tensor)   // src F32; waits for queued work
 	DownloadInts(dst []int32, src *Tensor) // src I32; waits for queued work
+	UploadBytes(dst *Tensor, src []byte)   // dst U8
+	DownloadBytes(dst []byte, src *Tensor) // src U8; waits for queued work
 	Zero(t *Tensor)
 	Copy(dst, src *Tensor) // same dtype and length
 }
@@ -177,7 +179,22 @@ type Optimizer interface {
 	// AdamW updates w, m and v (all F32) from the gradient g scaled by
 	// o.GradScale (Loshchilov & Hutter 2019, algorithm 2, torch's order).
 	AdamW(w, g, m, v *Tensor, o AdamW)
+	// AdamW8bit is AdamW with moments of 8 bits (Dettmers et al. 2022, section
+	// 2): m and v are U8 codes of quant.Dynamic's maps, signed and unsigned, in
+	// blocks of [AdamWBlock] elements in storage order, whose largest absolute
+	// values are mMax and vMax, F32 [blocks]; all begin as zeros. The step is
+	// taken with the moments before they are rounded, and the decay after the
+	// step: w = (w - step)·(1 - LR·WeightDecay). An element whose scaled
+	// gradient is not finite is left alone, its moments set to 0. A code of m
+	// never loses the sign of a negative number.
+	AdamW8bit(w, g, m, v, mMax, vMax *Tensor, o AdamW)
 }
+
+// AdamWBlock is how many moments of AdamW8bit share a largest value.
+const AdamWBlock = 256
+
+// AdamWBlocks returns how many blocks n elements are.
+func AdamWBlocks(n int) int { return (n + AdamWBlock - 1) / AdamWBlock }
 
 // AdamW is one update's settings. Step counts from 1.
 type AdamW struct {

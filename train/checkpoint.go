@@ -72,7 +72,7 @@ func (r *run) write(dir string) error {
 	}
 	var ts []safetensors.Tensor
 	r.eachTensor(func(name string, t *tensor.Tensor) {
-		ts = append(ts, safetensors.Tensor{Name: name, DType: tensor.F32, Shape: t.Shape, Fill: func(w io.Writer) error {
+		ts = append(ts, safetensors.Tensor{Name: name, DType: t.DType, Shape: t.Shape, Fill: func(w io.Writer) error {
 			return download(w, r.opt.b, t)
 		}})
 	})
@@ -98,8 +98,7 @@ func (r *run) write(dir string) error {
 func (r *run) eachTensor(visit func(name string, t *tensor.Tensor)) {
 	for _, s := range r.opt.slots {
 		visit("param."+s.name, s.p.Value)
-		visit("m."+s.name, s.m)
-		visit("v."+s.name, s.v)
+		s.states(func(kind string, t *tensor.Tensor) { visit(kind+"."+s.name, t) })
 	}
 }
 
@@ -185,11 +184,11 @@ func (r *run) read(dir string) error {
 		if w, err = f.Weight(name); err != nil {
 			return
 		}
-		if w.DType != tensor.F32 || !slices.Equal(w.Shape, t.Shape) {
-			err = fmt.Errorf("tensor %s is %v of %s; the model has %v", name, w.Shape, w.DType, t.Shape)
+		if w.DType != t.DType || !slices.Equal(w.Shape, t.Shape) {
+			err = fmt.Errorf("tensor %s is %v of %s; the run has %v of %s", name, w.Shape, w.DType, t.Shape, t.DType)
 			return
 		}
-		r.opt.b.Upload(t, floats(w.Data))
+		upload(r.opt.b, t, w.Data)
 	})
 	if err != nil {
 		return err
@@ -199,19 +198,60 @@ func (r *run) read(dir string) error {
 	return r.opt.b.Sync()
 }
 
-// download writes the elements of t, little-endian.
-func download(w io.Writer, b tensor.Backend, t *tensor.Tensor) error {
-	v := make([]float32, t.Len())
-	b.Download(v, t)
-	return binary.Write(w, binary.LittleEndian, v)
+// pieceLen is how many elements are moved at a time.
+const pieceLen = 1 << 16
+
+// pieces calls f for consecutive views of t, whose elements from at on are n.
+func pieces(b tensor.Backend, t *tensor.Tensor, f func(v *tensor.Tensor, at, n int)) {
+	for at := 0; at < t.Len(); at += pieceLen {
+		n := min(pieceLen, t.Len()-at)
+		f(b.View(t, at, n), at, n)
+	}
 }
 
-func floats(b []byte) []float32 {
-	v := make([]float32, len(b)/4)
-	for i := range v {
-		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+// download writes the elements of t, F32 or U8, little-endian.
+func download(w io.Writer, b tensor.Backend, t *tensor.Tensor) (err error) {
+	size := min(t.Len(), pieceLen)
+	buf := make([]byte, t.DType.Bytes(size))
+	var f []float32
+	if t.DType == tensor.F32 {
+		f = make([]float32, size)
 	}
-	return v
+	pieces(b, t, func(v *tensor.Tensor, _, n int) {
+		if err != nil {
+			return
+		}
+		buf := buf[:t.DType.Bytes(n)]
+		if t.DType == tensor.U8 {
+			b.DownloadBytes(buf, v)
+		} else {
+			b.Download(f[:n], v)
+			for i, x := range f[:n] {
+				binary.LittleEndian.PutUint32(buf[4*i:], math.Float32bits(x))
+			}
+		}
+		_, err = w.Write(buf)
+	})
+	return err
+}
+
+// upload is the reverse of download.
+func upload(b tensor.Backend, t *tensor.Tensor, data []byte) {
+	var f []float32
+	if t.DType == tensor.F32 {
+		f = make([]float32, min(t.Len(), pieceLen))
+	}
+	pieces(b, t, func(v *tensor.Tensor, at, n int) {
+		piece := data[t.DType.Bytes(at):t.DType.Bytes(at+n)]
+		if t.DType == tensor.U8 {
+			b.UploadBytes(v, piece)
+			return
+		}
+		for i := range n {
+			f[i] = math.Float32frombits(binary.LittleEndian.Uint32(piece[4*i:]))
+		}
+		b.Upload(v, f[:n])
+	})
 }
 
 func syncDir(dir string) error {

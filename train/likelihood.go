@@ -1,9 +1,10 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"math"
+	"slices"
 
 	"pipe/model"
 )
@@ -51,6 +52,15 @@ func (l *Likelihood) Step(p *model.Pass, micro, window []int) ([]Mean, error) {
 	return []Mean{{"loss", sum, k}, {"token_accuracy", hits, k}}, nil
 }
 
+// Largest returns up to n rows, those with the most tokens first: what the
+// memory of a pass over any n of them is planned by.
+func Largest(rows []model.Batch, n int) []model.Batch {
+	s := slices.SortedStableFunc(slices.Values(rows), func(a, b model.Batch) int {
+		return cmp.Or(cmp.Compare(len(b.IDs), len(a.IDs)), cmp.Compare(len(b.Targets), len(a.Targets)))
+	})
+	return s[:min(n, len(s))]
+}
+
 // CrossEntropy measures the mean cross-entropy per scored token, in nats, over
 // the documents of rows. Its standard error takes documents, not tokens, as
 // independent. tokens bounds a pass; 0: 2048.
@@ -94,28 +104,4 @@ func perDocument(b model.Batch, logp []float32) []Pair {
 		docs[at].Rejected++
 	}
 	return docs
-}
-
-// CheckPacking compares the loss of each document of row inside the row with
-// its loss alone, and returns an error when they differ by more than 1e-5
-// relative: then documents see each other, and training on them is wrong.
-func CheckPacking(d *model.Decoder, row model.Batch) error {
-	p := model.NewPass(d.Backend())
-	defer p.Close()
-	s, err := d.LogProb(p, row)
-	if err != nil {
-		return err
-	}
-	packed := perDocument(row, s.LogP)
-	for i, one := range row.Split() {
-		s, err := d.LogProb(p, one)
-		if err != nil {
-			return err
-		}
-		alone := perDocument(one, s.LogP)[0]
-		if diff := math.Abs(packed[i].Chosen - alone.Chosen); !(diff <= 1e-5*math.Max(1, math.Abs(alone.Chosen))) {
-			return fmt.Errorf("document %d has loss %v in the packed row and %v alone: documents influence each other", i, packed[i].Chosen, alone.Chosen)
-		}
-	}
-	return nil
 }

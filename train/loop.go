@@ -62,6 +62,10 @@ type Options struct {
 	Every int
 	Keep  int
 
+	// Check, unless nil, is called with the workspace of the run before anything
+	// is measured or trained, and refuses the run by an error. It must leave
+	// parameters as they are, and gradients zero.
+	Check func(p *model.Pass) error
 	// Setup measures what has to be known from before the first step, such as
 	// a reference's log-probabilities. It runs once, whatever happens: its
 	// result is kept in every checkpoint.
@@ -106,6 +110,9 @@ func (o Options) Settings() map[string]string {
 		"weight_decay": fmt.Sprint(o.WeightDecay), "betas": fmt.Sprintf("%v, %v", o.Beta1, o.Beta2), "eps": fmt.Sprint(o.Eps),
 		"max_grad_norm": fmt.Sprint(o.MaxGradNorm), "seed": fmt.Sprint(o.Seed),
 	}
+	if o.EightBit {
+		s["optimizer"] = OptimizerAdamW8bit
+	}
 	switch {
 	case o.Warmup >= 1:
 		s["warmup_steps"] = fmt.Sprint(int(o.Warmup))
@@ -148,6 +155,7 @@ func Run(ctx context.Context, d *model.Decoder, task Task, o Options) (*Result, 
 	}
 	defer r.opt.close()
 	r.pass = model.NewPass(d.Backend())
+	r.pass.Recompute = r.Recompute
 	defer r.pass.Close()
 	if err := r.begin(); err != nil {
 		return nil, err
@@ -186,6 +194,14 @@ func (r *run) begin() error {
 	if err != nil {
 		return err
 	}
+	if r.Check != nil {
+		if err := r.d.Refresh(r.pass); err != nil {
+			return err
+		}
+		if err := r.Check(r.pass); err != nil {
+			return err
+		}
+	}
 	if !found && r.Setup != nil {
 		if r.res.Before, err = r.Setup(); err != nil {
 			return err
@@ -223,7 +239,7 @@ func (r *run) step() error {
 	dropout := model.NewStream(r.Seed, fmt.Sprintf("dropout of step %d", r.res.Steps))
 	var means []Mean
 	for i := 0; i < len(window); i += r.BatchSize {
-		r.pass.Train, r.pass.Recompute, r.pass.Seed = true, r.Recompute, dropout.At(uint64(i))
+		r.pass.Train, r.pass.Seed = true, dropout.At(uint64(i))
 		part, err := r.task.Step(r.pass, window[i:min(i+r.BatchSize, len(window))], window)
 		if err != nil {
 			return err

@@ -2,8 +2,10 @@ package train
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	"pipe/model"
@@ -15,7 +17,24 @@ type AdamW struct {
 	LR, Beta1, Beta2, Eps float64
 	WeightDecay           float64 // not applied to norms and biases
 	MaxGradNorm           float64 // gradients are scaled down to this norm; 0: never
+	// EightBit keeps moments in 8 bits, 2 bytes a parameter instead of 8, for
+	// tensors of at least 4096 elements (Dettmers et al. 2022): see
+	// [tensor.Optimizer].
+	EightBit bool
 }
+
+// Optimizers.
+const (
+	OptimizerAdamW     = "adamw"
+	OptimizerAdamW8bit = "adamw_8bit" // [AdamW] with EightBit
+)
+
+// Optimizers returns the names of the optimizers.
+func Optimizers() []string { return []string{OptimizerAdamW, OptimizerAdamW8bit} }
+
+// leastEightBit is the smallest tensor with moments of 8 bits, as in
+// bitsandbytes.
+const leastEightBit = 4096
 
 // NewAdamW returns the defaults.
 func NewAdamW() AdamW {
@@ -24,10 +43,21 @@ func NewAdamW() AdamW {
 
 // A slot is one trained parameter with its moments.
 type slot struct {
-	name  string
-	p     *model.Param
-	m, v  *tensor.Tensor
-	decay bool
+	name       string
+	p          *model.Param
+	m, v       *tensor.Tensor // F32, or U8 with the largest values of their blocks
+	mMax, vMax *tensor.Tensor // nil for moments of F32
+	decay      bool
+}
+
+// states visits the moments.
+func (s *slot) states(visit func(name string, t *tensor.Tensor)) {
+	visit("m", s.m)
+	visit("v", s.v)
+	if s.mMax != nil {
+		visit("m_max", s.mMax)
+		visit("v_max", s.vMax)
+	}
 }
 
 // An optimizer steps all trained parameters of a model.
@@ -52,34 +82,51 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 	if len(o.slots) == 0 {
 		return nil, errors.New("nothing to train: every weight is frozen and there is no adapter")
 	}
-	alloc := func(shape ...int) (t *tensor.Tensor, err error) { return o.b.Alloc(tensor.F32, shape...) }
 	var err error
-	if o.sum, err = alloc(1); err != nil {
+	tensor.For(o.b, tensor.ForOptimizer)
+	if o.sum, err = o.b.Alloc(tensor.F32, 1); err != nil {
 		return nil, err
 	}
 	for i := range o.slots {
-		s := &o.slots[i]
-		if s.m, err = alloc(s.p.Value.Shape...); err != nil {
+		if err := o.slots[i].alloc(o.b, a.EightBit); err != nil {
 			o.close()
-			return nil, err
-		}
-		if s.v, err = alloc(s.p.Value.Shape...); err != nil {
-			o.close()
-			return nil, err
+			return nil, fmt.Errorf("allocate the optimizer's state: %w", err)
 		}
 	}
 	return o, nil
 }
 
-func (o *optimizer) close() {
-	o.b.Free(o.sum)
-	for _, s := range o.slots {
-		for _, t := range []*tensor.Tensor{s.m, s.v} {
-			if t != nil {
-				o.b.Free(t)
-			}
+// alloc makes the moments, all zero.
+func (s *slot) alloc(b tensor.Backend, eightBit bool) (err error) {
+	alloc := func(t **tensor.Tensor, dt tensor.DType, shape ...int) {
+		if err == nil {
+			*t, err = b.Alloc(dt, shape...)
 		}
 	}
+	dt := tensor.F32
+	if n := s.p.Value.Len(); eightBit && n >= leastEightBit {
+		dt = tensor.U8
+		alloc(&s.mMax, tensor.F32, tensor.AdamWBlocks(n))
+		alloc(&s.vMax, tensor.F32, tensor.AdamWBlocks(n))
+	}
+	alloc(&s.m, dt, s.p.Value.Shape...)
+	alloc(&s.v, dt, s.p.Value.Shape...)
+	return err
+}
+
+func (o *optimizer) close() {
+	for _, t := range o.tensors() {
+		o.b.Free(t)
+	}
+}
+
+// tensors returns what is allocated.
+func (o *optimizer) tensors() []*tensor.Tensor {
+	list := []*tensor.Tensor{o.sum}
+	for _, s := range o.slots {
+		list = append(list, s.m, s.v, s.mMax, s.vMax)
+	}
+	return slices.DeleteFunc(list, func(t *tensor.Tensor) bool { return t == nil })
 }
 
 func (o *optimizer) zero() {
@@ -111,6 +158,10 @@ func (o *optimizer) step(lr, norm float64) {
 		if s.decay {
 			a.WeightDecay = o.WeightDecay
 		}
-		o.b.AdamW(s.p.Value, s.p.Grad, s.m, s.v, a)
+		if s.mMax != nil {
+			o.b.AdamW8bit(s.p.Value, s.p.Grad, s.m, s.v, s.mMax, s.vMax, a)
+		} else {
+			o.b.AdamW(s.p.Value, s.p.Grad, s.m, s.v, a)
+		}
 	}
 }

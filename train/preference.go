@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +11,13 @@ import (
 
 // A Preference is a prompt with a better and a worse answer, as token ids.
 type Preference struct{ Prompt, Chosen, Rejected []int32 }
+
+// LargestPairs returns up to n pairs, those with the most tokens first.
+func LargestPairs(pairs []Preference, n int) []Preference {
+	length := func(x Preference) int { return 2*len(x.Prompt) + len(x.Chosen) + len(x.Rejected) }
+	s := slices.SortedStableFunc(slices.Values(pairs), func(a, b Preference) int { return cmp.Compare(length(b), length(a)) })
+	return s[:min(n, len(s))]
+}
 
 // Losses of [Preferences].
 const (

@@ -18,10 +18,13 @@ import (
 // A Student is a model that is being trained, with all it takes to save it.
 type Student struct {
 	Base    *pretrained.Model // nil for a model with new weights
-	Decoder *model.Decoder
-	Adapter *adapter.Set // nil: all weights are trained
+	Config  model.Config
+	Decoder *model.Decoder // nil until Load
+	Adapter *adapter.Set   // nil: all weights are trained
 
 	path, template string // of the base, and of the chat template that replaces its own
+	tuning         Tuning
+	weights        model.Source
 }
 
 // Tuning says what of a model is trained.
@@ -61,28 +64,46 @@ var ErrQuantized = errors.New("weights in 4 bits cannot be trained: take an adap
 
 // OpenStudent loads the model at base, a Hugging Face directory or a GGUF
 // file, and makes it trainable.
-func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error) {
+func OpenStudent(b tensor.Backend, base string, t Tuning) (*Student, error) {
+	s, err := OpenBase(base, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Load(b); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// OpenBase opens the files at base, of a student that Load makes.
+func OpenBase(base string, t Tuning) (s *Student, err error) {
 	if t.Adapter != "" && (t.New != nil || t.Full || t.Random) {
 		return nil, ErrHasAdapter
 	}
 	if t.Quantize != "" && (t.Full || t.Random) {
 		return nil, ErrQuantized
 	}
-	s = &Student{path: base, template: t.Template}
-	defer func() {
-		if err != nil {
-			s.Close()
-			s = nil
-		}
-	}()
+	s = &Student{path: base, template: t.Template, tuning: t}
 	if t.Random {
-		return s, s.newWeights(b, t.Seed)
+		if s.Config, err = newConfig(base); err != nil {
+			return nil, err
+		}
+		s.weights = model.Random(s.Config, t.Seed)
+		return s, nil
 	}
 	if s.Base, err = pretrained.Open(base, pretrained.WithTemplate(t.Template), pretrained.WithQuantization(t.Quantize)); err != nil {
-		return s, err
+		return nil, err
 	}
-	if s.Decoder, err = model.Load(b, s.Base.Config, s.Base.Weights, t.Full); err != nil {
-		return s, fmt.Errorf("load %s: %w", base, err)
+	s.Config, s.weights = s.Base.Config, s.Base.Weights
+	return s, nil
+}
+
+// Load loads the model into the memory of b.
+func (s *Student) Load(b tensor.Backend) (err error) {
+	t := s.tuning
+	if s.Decoder, err = model.Load(b, s.Config, s.weights, t.Full || t.Random); err != nil {
+		return fmt.Errorf("load %s: %w", s.path, err)
 	}
 	s.Decoder.SetPrecision(t.Precision)
 	switch {
@@ -91,23 +112,25 @@ func OpenStudent(b tensor.Backend, base string, t Tuning) (s *Student, err error
 	case !t.Full && t.New != nil:
 		s.Adapter, err = adapter.Attach(s.Decoder, *t.New, t.Seed)
 	}
-	return s, err
+	return err
 }
 
-// newWeights loads random weights for the configuration of the base.
-func (s *Student) newWeights(b tensor.Backend, seed uint64) error {
-	data, err := os.ReadFile(filepath.Join(s.path, "config.json"))
+// Shadow returns the same student on a plan. It needs no Close.
+func (s *Student) Shadow(p tensor.Plan) (*Student, error) {
+	c := &Student{Config: s.Config, path: s.path, tuning: s.tuning, weights: model.Described(s.weights)}
+	return c, c.Load(p)
+}
+
+// newConfig reads the configuration of a model with new weights.
+func newConfig(base string) (c model.Config, err error) {
+	data, err := os.ReadFile(filepath.Join(base, "config.json"))
 	if err != nil {
-		return fmt.Errorf("new weights need the config.json of a Hugging Face directory: %w", err)
+		return c, fmt.Errorf("new weights need the config.json of a Hugging Face directory: %w", err)
 	}
-	c, err := model.ParseConfig(data)
-	if err == nil {
-		s.Decoder, err = model.Load(b, c, model.Random(c, seed), true)
+	if c, err = model.ParseConfig(data); err != nil {
+		return c, fmt.Errorf("%s: %w", base, err)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.path, err)
-	}
-	return nil
+	return c, nil
 }
 
 // Close frees the model.

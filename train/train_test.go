@@ -338,12 +338,8 @@ func TestRunErrors(t *testing.T) {
 	}
 }
 
-func TestCheckPacking(t *testing.T) {
+func TestCrossEntropy(t *testing.T) {
 	d := student(t, "dora")
-	row := modeltest.Batch()
-	if err := train.CheckPacking(d, row); err != nil {
-		t.Error(err)
-	}
 	e, err := train.CrossEntropy(context.Background(), d, rows(), 8)
 	if err != nil {
 		t.Fatal(err)

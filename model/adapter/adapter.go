@@ -118,11 +118,12 @@ func (s *Set) attach(path string, rank int, scale float32) (*lora, error) {
 		return nil, fmt.Errorf("attach adapter to %s: its weights are trained themselves", path)
 	}
 	var err error
-	alloc := func(shape ...int) *tensor.Tensor {
+	alloc := func(purpose string, shape ...int) *tensor.Tensor {
 		if err != nil {
 			return nil
 		}
 		var t *tensor.Tensor
+		tensor.For(s.d.Backend(), purpose)
 		if t, err = s.d.Backend().Alloc(tensor.F32, shape...); err == nil {
 			s.d.Own(t)
 		}
@@ -130,11 +131,14 @@ func (s *Set) attach(path string, rank int, scale float32) (*lora, error) {
 	}
 	out, in := l.Out(), l.In()
 	a := &lora{scale: scale, drop: float32(s.Config.Dropout), id: uint64(slices.Index(s.all(), path))}
-	a.a = model.Param{Value: alloc(rank, in), Grad: alloc(rank, in)}
-	a.b = model.Param{Value: alloc(out, rank), Grad: alloc(out, rank)}
+	param := func(shape ...int) model.Param {
+		return model.Param{Value: alloc(tensor.ForAdapter, shape...), Grad: alloc(tensor.ForGradients, shape...)}
+	}
+	a.a, a.b = param(rank, in), param(out, rank)
 	if s.Config.DoRA {
-		a.m = &model.Param{Value: alloc(out), Grad: alloc(out)}
-		a.w2, a.c, a.ratio, a.eye = alloc(out), alloc(out), alloc(out), alloc(rank, rank)
+		m, vector := param(out), func() *tensor.Tensor { return alloc(tensor.ForAdapter, out) }
+		a.m = &m
+		a.w2, a.c, a.ratio, a.eye = vector(), vector(), vector(), alloc(tensor.ForAdapter, rank, rank)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attach adapter to %s: %w", path, err)

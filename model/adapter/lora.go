@@ -62,7 +62,7 @@ func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, x, u *tensor.Te
 
 // dropped returns dropout(x), or x itself when there is none.
 func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
-	if !p.Train || a.drop == 0 {
+	if !p.Drops() || a.drop == 0 {
 		return x
 	}
 	u := p.New(x.Shape...)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"unsafe"
 )
 
 // A Mapping is the read-only content of a file. Where the system can, it is
@@ -54,6 +55,23 @@ func (m *Mapping) Close() error {
 		return nil
 	}
 	return unmap()
+}
+
+// Forget takes the pages of part, a slice of Data, out of memory, where they
+// were mapped: what has been copied need not stay. They come back when they are
+// touched.
+func (m *Mapping) Forget(part []byte) {
+	if m.unmap == nil || len(part) == 0 {
+		return
+	}
+	from := int(uintptr(unsafe.Pointer(&part[0])) - uintptr(unsafe.Pointer(&m.Data[0])))
+	if from < 0 || from+len(part) > len(m.Data) {
+		return // of another mapping
+	}
+	page := os.Getpagesize()
+	if lo, hi := (from+page-1)/page*page, (from+len(part))/page*page; lo < hi {
+		forget(m.Data[lo:hi])
+	}
 }
 
 // read is the portable way: it copies the file into memory.

@@ -15,3 +15,5 @@ func mapFile(f *os.File, size int) (*Mapping, error) {
 	}
 	return &Mapping{Data: data, unmap: func() error { return unix.Munmap(data) }}, nil
 }
+
+func forget(pages []byte) { unix.Madvise(pages, unix.MADV_DONTNEED) }

@@ -114,6 +114,7 @@ func (f *File) Weight(name string) (model.Weight, error) {
 	}
 	if heads, permuted := f.headsOf(name); permuted {
 		w.Data = moveRows(w.Data, heads, f.config.HeadDim, false)
+		f.Forget(name)
 	}
 	return w, nil
 }
@@ -139,6 +140,13 @@ func (f *File) Describe(name string) (model.Weight, error) {
 		return model.Weight{}, fmt.Errorf("%s: tensor %q has dimensions %v; %d heads of %d need %d rows", f.path, x.name, x.dims, heads, f.config.HeadDim, rows)
 	}
 	return w, nil
+}
+
+// Forget implements [model.Forgetter].
+func (f *File) Forget(name string) {
+	if i, ok := f.byName[name]; ok {
+		f.mapping.Forget(f.infos[i].data)
+	}
 }
 
 // headsOf returns the heads of a tensor whose rows are permuted.

@@ -269,3 +269,17 @@ func (Reference) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
 		fl(w)[i] = float32(x - o.LR/c1*mi/(math.Sqrt(vi)/math.Sqrt(c2)+o.Eps))
 	}
 }
+
+// The tests of models and stages keep no states of 8 bits: the reference for
+// them is that of package tensortest.
+
+// UploadBytes panics.
+func (Reference) UploadBytes(*tensor.Tensor, []byte) { panic("modeltest: no bytes") }
+
+// DownloadBytes panics.
+func (Reference) DownloadBytes([]byte, *tensor.Tensor) { panic("modeltest: no bytes") }
+
+// AdamW8bit panics.
+func (Reference) AdamW8bit(_, _, _, _, _, _ *tensor.Tensor, _ tensor.AdamW) {
+	panic("modeltest: no 8-bit states")
+}

@@ -192,6 +192,13 @@ func (f *File) Weight(name string) (model.Weight, error) {
 	return model.Weight{DType: t.DType, Shape: slices.Clone(t.Shape), Data: t.Data}, nil
 }
 
+// Forget implements [model.Forgetter].
+func (f *File) Forget(name string) {
+	for _, m := range f.maps {
+		m.Forget(f.tensors[name].Data)
+	}
+}
+
 // Raw returns a tensor of any type of the format: the type's name there, such
 // as "I8", the shape, and the bytes, little-endian.
 func (f *File) Raw(name string) (dtype string, shape []int, data []byte, err error) {

@@ -47,6 +47,7 @@ type spec struct {
 	Schedule    string    `hcl:"schedule,optional" doc:"cosine, linear or constant"`
 	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0"`
 	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps; it wins over warmup_ratio"`
+	Optimizer   string    `hcl:"optimizer,optional" doc:"adamw, or adamw_8bit: moments of 8 bits, 2 bytes a trained parameter instead of 8"`
 	WeightDecay float64   `hcl:"weight_decay,optional" doc:"AdamW's decay, of all but norms and biases"`
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
 	Eps         float64   `hcl:"eps,optional" doc:"AdamW's epsilon"`
@@ -75,7 +76,7 @@ func newStage() stage.Stage {
 	return &spec{
 		EvalSplit: 0.1, Loss: train.LossSigmoid, Beta: 0.1, MaxLen: 1024,
 		Epochs: o.Epochs, BatchSize: 4, GradAccum: o.GradAccum, LR: 5e-5, Schedule: "linear",
-		WarmupRatio: 0.1, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm, Precision: tensor.F32.String(),
+		Optimizer: train.OptimizerAdamW, WarmupRatio: 0.1, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm, Precision: tensor.F32.String(),
 		CheckpointEvery: o.Every, SaveTotalLimit: o.Keep,
 	}
 }
@@ -122,6 +123,7 @@ func (s *spec) Check() error {
 	bad(!slices.Contains(train.Schedules(), s.Schedule), "schedule", "is %q; must be one of %q", s.Schedule, train.Schedules())
 	bad(!(s.WarmupRatio >= 0 && s.WarmupRatio < 1), "warmup_ratio", "is %v; must be at least 0 and below 1", s.WarmupRatio)
 	bad(s.WarmupSteps < 0, "warmup_steps", "is %d; must be 0 or more", s.WarmupSteps)
+	bad(!slices.Contains(train.Optimizers(), s.Optimizer), "optimizer", "is %q; must be one of %q", s.Optimizer, train.Optimizers())
 	bad(!(s.WeightDecay >= 0 && s.WeightDecay < 1), "weight_decay", "is %v; must be at least 0 and below 1", s.WeightDecay)
 	bad(len(s.Betas) != 2, "betas", "has %d numbers; must have 2, such as [0.9, 0.999]", len(s.Betas))
 	for _, b := range s.Betas {
@@ -163,18 +165,24 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on
 	}
-	student, err := train.OpenStudent(env.Backend, paths.Base, t)
+	student, err := train.OpenBase(paths.Base, t)
 	if errors.Is(err, train.ErrHasAdapter) || errors.Is(err, train.ErrQuantized) {
 		return stage.Fieldf("adapter", "%v", err)
-	}
-	if errors.Is(err, adapter.ErrNoLayer) {
-		return stage.Fieldf("adapter.targets", "%v", err)
 	}
 	if err != nil {
 		return err
 	}
 	defer student.Close()
 	learn, held, err := s.pairs(env, student.Base)
+	if err != nil {
+		return err
+	}
+	if err = s.fits(ctx, env, student, learn, held); err == nil {
+		err = student.Load(env.Backend)
+	}
+	if errors.Is(err, adapter.ErrNoLayer) {
+		return stage.Fieldf("adapter.targets", "%v", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -193,7 +201,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 // options are the settings of the loop.
 func (s *spec) options(env *stage.Env) train.Options {
 	o := train.Options{
-		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm},
+		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm, EightBit: s.Optimizer == train.OptimizerAdamW8bit},
 		Schedule: s.Schedule, Warmup: s.WarmupRatio, Epochs: s.Epochs, MaxSteps: s.MaxSteps, BatchSize: s.BatchSize, GradAccum: s.GradAccum,
 		Seed: env.Seed, Recompute: s.GradientCheckpointing, Dir: env.Work, ID: Kind.Name, Every: s.CheckpointEvery, Keep: s.SaveTotalLimit,
 	}

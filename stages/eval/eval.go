@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"pipe/model/memory"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/train"
@@ -142,6 +143,10 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		m.close()
 		return err
+	}
+	if m.guard != nil {
+		need := m.guard.Plan.Peak()
+		env.Note("needs %s of memory: %s", memory.Size(need.Bytes), memory.Parts(need))
 	}
 	var base []*result
 	switch {

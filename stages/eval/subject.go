@@ -9,6 +9,7 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/model/memory"
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -22,6 +23,9 @@ type subject struct {
 	decoder *model.Decoder
 	adapter bool // it carries one
 	base    bool // run without the adapter
+
+	guard  *memory.Guard
+	shadow *model.Decoder // on the plan of guard
 }
 
 func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
@@ -29,7 +33,13 @@ func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{Model: m}
+	s := &subject{Model: m, guard: memory.NewGuard(b)}
+	if s.guard != nil {
+		if s.shadow, err = s.guard.Decoder(m.Config, m.Weights, p.Adapter); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("load %s: %w", p.Base, err)
+		}
+	}
 	if s.decoder, err = model.Load(b, m.Config, m.Weights, false); err != nil {
 		m.Close()
 		return nil, fmt.Errorf("load %s: %w", p.Base, err)
@@ -184,7 +194,11 @@ func (r *runner) score(cs []model.Continuation) ([]model.Scores, error) {
 	}
 	tell := func(done int) { r.env.Progress(upTo[done], upTo[len(cs)], "tokens") }
 	tell(0)
-	return r.subject.decoder.Score(r.ctx, cs, model.ScoreOptions{Tokens: r.batch, Base: r.subject.base, Progress: tell})
+	o := model.ScoreOptions{Tokens: r.batch, Base: r.subject.base, Progress: tell}
+	if err := r.fits(func(d *model.Decoder) error { return memory.Score(r.ctx, d, cs, o) }, fmt.Sprintf("lower batch (it is %d)", r.batch)); err != nil {
+		return nil, err
+	}
+	return r.subject.decoder.Score(r.ctx, cs, o)
 }
 
 // complete continues prompts greedily.
@@ -192,13 +206,28 @@ func (r *runner) complete(reqs []model.Request) ([]string, error) {
 	out := make([]string, len(reqs))
 	done := 0
 	r.env.Progress(0, int64(len(reqs)), "answers")
-	err := r.subject.decoder.Generate(r.ctx, reqs, model.GenerateOptions{Base: r.subject.base}, func(i int, res model.Result) error {
+	o := model.GenerateOptions{Base: r.subject.base}
+	if err := r.fits(func(d *model.Decoder) error { return memory.Generate(r.ctx, d, reqs, o) }, "lower max_tokens, or shorten the prompts"); err != nil {
+		return nil, err
+	}
+	err := r.subject.decoder.Generate(r.ctx, reqs, o, func(i int, res model.Result) error {
 		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
 		done++
 		r.env.Progress(int64(done), int64(len(reqs)), "answers")
 		return nil
 	})
 	return out, err
+}
+
+// fits refuses work that needs more memory than there is.
+func (r *runner) fits(work func(shadow *model.Decoder) error, advice ...string) error {
+	if r.subject.guard == nil {
+		return nil
+	}
+	if err := work(r.subject.shadow); err != nil {
+		return err
+	}
+	return r.subject.guard.Check(append(advice, "take a model with smaller weights, such as a q4_0 GGUF")...)
 }
 
 func sumLogP(s model.Scores) (sum float64) {

@@ -50,6 +50,7 @@ sft "new" {
   base = model.base
   data = pack.train.dataset
   init = "random"
+  optimizer = "adamw_8bit"
   adapter "none" {}
 }
 `)
@@ -60,10 +61,10 @@ sft "new" {
 	if c := s.Adapter.config(); !c.DoRA || c.Rank != 16 || c.Alpha != 32 || len(c.Targets) != 2 || s.Epochs != 2 {
 		t.Errorf("%+v, adapter %+v", s, c)
 	}
-	if s := p.Node("sft.next").Stage.(*spec); s.Adapter != nil || s.LR != 2e-4 || s.Schedule != "cosine" {
+	if s := p.Node("sft.next").Stage.(*spec); s.Adapter != nil || s.LR != 2e-4 || s.Schedule != "cosine" || s.options(&stage.Env{}).EightBit {
 		t.Errorf("%+v", s)
 	}
-	if s := p.Node("sft.new").Stage.(*spec); s.Adapter.config() != nil {
+	if s := p.Node("sft.new").Stage.(*spec); s.Adapter.config() != nil || !s.options(&stage.Env{}).EightBit {
 		t.Errorf("%+v", s.Adapter)
 	}
 }
@@ -76,6 +77,7 @@ func TestLanguageErrors(t *testing.T) {
 		"  adapter \"lora\" {\n    rnk = 3\n  }\n}": "rank",
 		"  init = \"random\"\n}":                    "needs adapter",
 		"  epoch = 3\n}":                            "epochs",
+		"  optimizer = \"lion\"\n}":                 "adamw_8bit",
 	} {
 		if _, msg := load(t, head+body); !strings.Contains(msg, want) {
 			t.Errorf("%q: %q, want %q in it", body, msg, want)

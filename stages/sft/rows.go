@@ -198,14 +198,14 @@ func batch(r artifact.Packed, c model.Config) (model.Batch, error) {
 const checked = 2
 
 // checkPacking proves on a few rows, before the first step, that packing does
-// not change the loss of a document.
-func checkPacking(d *model.Decoder, rows []model.Batch) error {
+// not change losses and gradients.
+func checkPacking(p *model.Pass, d *model.Decoder, rows []model.Batch) error {
 	left := checked
 	for i, r := range rows {
 		if len(r.Starts) < 2 {
 			continue
 		}
-		if err := train.CheckPacking(d, r); err != nil {
+		if err := train.CheckPacking(p, d, r); err != nil {
 			return fmt.Errorf("packed row %d: %w", i, err)
 		}
 		if left--; left == 0 {

@@ -48,6 +48,7 @@ type spec struct {
 	Schedule    string    `hcl:"schedule,optional" doc:"cosine, linear or constant"`
 	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0"`
 	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps; it wins over warmup_ratio"`
+	Optimizer   string    `hcl:"optimizer,optional" doc:"adamw, or adamw_8bit: moments of 8 bits, 2 bytes a trained parameter instead of 8"`
 	WeightDecay float64   `hcl:"weight_decay,optional" doc:"AdamW's decay, of all but norms and biases"`
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
 	Eps         float64   `hcl:"eps,optional" doc:"AdamW's epsilon"`
@@ -75,7 +76,7 @@ func newStage() stage.Stage {
 	o := train.NewOptions()
 	return &spec{
 		EvalSplit: 0.05, Epochs: o.Epochs, BatchSize: o.BatchSize, GradAccum: o.GradAccum, LR: o.LR, Schedule: o.Schedule,
-		WarmupRatio: o.Warmup, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm, Precision: tensor.F32.String(),
+		Optimizer: train.OptimizerAdamW, WarmupRatio: o.Warmup, Betas: []float64{o.Beta1, o.Beta2}, Eps: o.Eps, MaxGradNorm: o.MaxGradNorm, Precision: tensor.F32.String(),
 		CheckpointEvery: o.Every, SaveTotalLimit: o.Keep,
 	}
 }
@@ -123,6 +124,7 @@ func (s *spec) Check() error {
 	}
 	bad(!(s.WarmupRatio >= 0 && s.WarmupRatio < 1), "warmup_ratio", "is %v; must be at least 0 and below 1", s.WarmupRatio)
 	bad(s.WarmupSteps < 0, "warmup_steps", "is %d; must be 0 or more", s.WarmupSteps)
+	bad(!slices.Contains(train.Optimizers(), s.Optimizer), "optimizer", "is %q; must be one of %q", s.Optimizer, train.Optimizers())
 	bad(!(s.WeightDecay >= 0 && s.WeightDecay < 1), "weight_decay", "is %v; must be at least 0 and below 1", s.WeightDecay)
 	bad(len(s.Betas) != 2, "betas", "has %d numbers; must have 2, such as [0.9, 0.999]", len(s.Betas))
 	for _, b := range s.Betas {
@@ -167,22 +169,25 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on
 	}
-	student, err := train.OpenStudent(env.Backend, paths.Base, t)
+	student, err := train.OpenBase(paths.Base, t)
 	if errors.Is(err, train.ErrHasAdapter) || errors.Is(err, train.ErrQuantized) {
 		return stage.Fieldf("adapter", "%v", err)
-	}
-	if errors.Is(err, adapter.ErrNoLayer) {
-		return stage.Fieldf("adapter.targets", "%v", err)
 	}
 	if err != nil {
 		return err
 	}
 	defer student.Close()
-	rows, held, err := s.rows(env, student.Decoder.Config)
+	rows, held, err := s.rows(env, student.Config)
 	if err != nil {
 		return err
 	}
-	if err := checkPacking(student.Decoder, rows); err != nil {
+	if err = s.fits(ctx, env, student, rows, held); err == nil {
+		err = student.Load(env.Backend)
+	}
+	if errors.Is(err, adapter.ErrNoLayer) {
+		return stage.Fieldf("adapter.targets", "%v", err)
+	}
+	if err != nil {
 		return err
 	}
 	r, err := s.train(ctx, env, student.Decoder, rows, held)
@@ -199,7 +204,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 // options are the settings of the loop.
 func (s *spec) options(env *stage.Env) train.Options {
 	o := train.Options{
-		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm},
+		AdamW:    train.AdamW{LR: s.LR, Beta1: s.Betas[0], Beta2: s.Betas[1], Eps: s.Eps, WeightDecay: s.WeightDecay, MaxGradNorm: s.MaxGradNorm, EightBit: s.Optimizer == train.OptimizerAdamW8bit},
 		Schedule: s.Schedule, Warmup: s.WarmupRatio, Epochs: s.Epochs, MaxSteps: s.MaxSteps, BatchSize: s.BatchSize, GradAccum: s.GradAccum,
 		Seed: env.Seed, Recompute: s.GradientCheckpointing, Dir: env.Work, ID: Kind.Name, Every: s.CheckpointEvery, Keep: s.SaveTotalLimit,
 	}
@@ -212,6 +217,7 @@ func (s *spec) options(env *stage.Env) train.Options {
 // train runs the loop, the held-out loss measured before it.
 func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows, held []model.Batch) (*train.Result, error) {
 	o := s.options(env)
+	o.Check = func(p *model.Pass) error { return checkPacking(p, d, rows) }
 	o.Setup = func() (map[string][]float64, error) {
 		e, err := measure(ctx, d, held)
 		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err

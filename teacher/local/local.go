@@ -13,6 +13,7 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/model/memory"
 	"pipe/model/pretrained"
 	"pipe/teacher"
 	"pipe/tensor"
@@ -39,6 +40,8 @@ type Teacher struct {
 	model   *pretrained.Model
 	decoder *model.Decoder
 	batch   int
+	guard   *memory.Guard
+	shadow  *model.Decoder // on the plan of guard
 
 	jobs    chan *job
 	stop    context.CancelFunc // ends the work
@@ -64,6 +67,11 @@ func Open(c Config) (_ *Teacher, err error) {
 	}()
 	if m.Template == nil {
 		return nil, fmt.Errorf("the teacher %s has no chat template: it is a base model; take its instruct version, or give a template in the model block", c.Model)
+	}
+	if t.guard = memory.NewGuard(c.Backend); t.guard != nil {
+		if t.shadow, err = t.guard.Decoder(m.Config, m.Weights, c.Adapter); err != nil {
+			return nil, fmt.Errorf("load the teacher %s: %w", c.Model, err)
+		}
 	}
 	if t.decoder, err = model.Load(c.Backend, m.Config, m.Weights, false); err != nil {
 		return nil, fmt.Errorf("load the teacher %s: %w", c.Model, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pipe/model"
+	"pipe/model/memory"
 )
 
 // work decodes until ctx ends. It alone uses the backend.
@@ -61,7 +62,12 @@ func (t *Teacher) run(ctx context.Context, jobs []*job) {
 		defer context.AfterFunc(j.ctx, leave[i])()
 	}
 	sent := make([]bool, len(jobs))
-	err := t.decoder.Generate(ctx, reqs, model.GenerateOptions{Batch: t.batch}, func(i int, r model.Result) error {
+	o := model.GenerateOptions{Batch: t.batch}
+	if err := t.fits(ctx, reqs, o); err != nil {
+		fail(jobs, err)
+		return
+	}
+	err := t.decoder.Generate(ctx, reqs, o, func(i int, r model.Result) error {
 		sent[i] = true
 		jobs[i].done <- outcome{Result: r}
 		leave[i]()
@@ -75,6 +81,17 @@ func (t *Teacher) run(ctx context.Context, jobs []*job) {
 			j.done <- outcome{err: err}
 		}
 	}
+}
+
+// fits refuses requests that need more memory than there is.
+func (t *Teacher) fits(ctx context.Context, reqs []model.Request, o model.GenerateOptions) error {
+	if t.guard == nil {
+		return nil
+	}
+	if err := memory.Generate(ctx, t.shadow, reqs, o); err != nil {
+		return err
+	}
+	return t.guard.Check("lower concurrency or max_tokens of the teacher", "take a teacher with smaller weights, such as a q4_0 GGUF")
 }
 
 func fail(jobs []*job, err error) {

@@ -164,6 +164,8 @@ func BenchmarkElementwise(b *testing.B) {
 	be := benchBackend(b)
 	x, y, z := benchTensor(b, be, 512, 1536), benchTensor(b, be, 512, 1536), benchTensor(b, be, 512, 1536)
 	w, r := benchTensor(b, be, 1536), benchTensor(b, be, 512)
+	codes, _ := be.Alloc(tensor.U8, 512, 1536)
+	most, _ := be.Alloc(tensor.F32, tensor.AdamWBlocks(n))
 	for _, c := range []struct {
 		name   string
 		arrays float64 // read and written
@@ -173,6 +175,9 @@ func BenchmarkElementwise(b *testing.B) {
 		{"swiglu", 3, func() { be.SwiGLU(z, x, y) }},
 		{"rmsnorm", 2, func() { be.RMSNorm(z, r, x, w, 1e-5) }},
 		{"adamw", 7, func() { be.AdamW(z, x, y, y, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1}) }},
+		{"adamw8bit", 4, func() {
+			be.AdamW8bit(z, x, codes, codes, most, most, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1})
+		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {

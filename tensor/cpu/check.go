@@ -18,7 +18,7 @@ func mem(op string, t *tensor.Tensor) *memory {
 	if !ok {
 		panic("cpu: " + op + ": tensor of another backend")
 	}
-	if m.dead {
+	if m.dead || m.of != nil && m.of.dead {
 		panic("cpu: " + op + ": tensor was freed")
 	}
 	return m

@@ -50,7 +50,9 @@ type Backend struct {
 	err     error     // the first failure
 	kept    int       // bytes of kept panels
 	rotate  rotation
+	maps    *momentMaps // of AdamW8bit, once it has run
 	maxKept int
+	pages   map[*memory][][]byte // large memory, by its owner
 }
 
 var _ tensor.Backend = (*Backend)(nil)
@@ -90,6 +92,9 @@ func (b *Backend) Sync() error { return b.err }
 func (b *Backend) Close() error {
 	if b.pool != nil {
 		b.pool.close()
+	}
+	for m := range b.pages {
+		b.release(m)
 	}
 	*b = Backend{k: b.k, err: ErrClosed}
 	return nil

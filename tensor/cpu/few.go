@@ -1,5 +1,7 @@
 package cpu
 
+import "pipe/tensor"
+
 // A stored is a frozen weight [n,k] arranged for products with few rows: panels
 // of 16 of its rows, in each blocks of 32 terms, in each the scales (and the
 // minima) of the 16 rows and their terms, one row beside the other. It takes the
@@ -37,21 +39,37 @@ const fewGroup = 4 // the panels of a weight are a multiple of this
 // rows that the product reads; nil when there is no kernel for it.
 func (b *Backend) storedPanels(p *product) (*stored, int) {
 	o := &p.w
-	if b.k.few == nil || o.weight == nil || !o.weight.keep || o.cols%32 != 0 || o.first%(16*fewGroup) != 0 {
-		return nil, 0
-	}
-	f := b.k.few(o.dt)
-	if f == nil {
+	if o.weight == nil || !o.weight.keep || o.first%(16*fewGroup) != 0 || !b.k.arranges(o.dt, o.cols) {
 		return nil, 0
 	}
 	if o.weight.few == nil {
-		s := &stored{f: f, n: o.weight.rows, k: o.cols, blocks: o.cols / 32}
-		s.panel = s.blocks * f.block
-		s.data = make([]byte, (s.n+16*fewGroup-1)/(16*fewGroup)*fewGroup*s.panel)
+		f := b.k.few(o.dt)
+		s := &stored{f: f, n: o.weight.rows, k: o.cols, blocks: o.cols / 32, panel: o.cols / 32 * f.block}
+		s.data = b.zeroBytes(o.weight, arrangedBytes(f, s.n, s.k))
 		b.arrange(s, o)
 		o.weight.few = s
 	}
 	return o.weight.few, o.first
+}
+
+// arranges reports whether there are kernels for few rows and weights of that
+// type with k columns.
+func (k *kernels) arranges(dt tensor.DType, cols int) bool {
+	return k.few != nil && cols%32 == 0 && k.few(dt) != nil
+}
+
+// arrangedBytes is the size of a weight [n,k] that is arranged.
+func arrangedBytes(f *fewFormat, n, k int) int {
+	return (n + 16*fewGroup - 1) / (16 * fewGroup) * fewGroup * (k / 32) * f.block
+}
+
+// fewSize is the number of rows that the kernels take for those of p.
+func (p *product) fewSize() int {
+	rows := 1
+	for rows < p.m {
+		rows *= 2
+	}
+	return rows
 }
 
 // arrange fills s from the whole weight of o.

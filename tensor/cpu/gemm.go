@@ -155,7 +155,7 @@ func (b *Backend) multiply(p *product) {
 		b.prescale(p)
 	}
 	few, first := (*stored)(nil), 0
-	if p.m <= smallM && p.transW && !p.transA && p.k > 0 && (!p.w.half || b.k.halfTile != nil) {
+	if b.k.fewRows(p) {
 		few, first = b.storedPanels(p)
 	}
 	switch {
@@ -164,7 +164,7 @@ func (b *Backend) multiply(p *product) {
 		b.multiplyFew(p, few, first)
 	case p.transA && !p.transW && p.w.dt == tensor.F32 && min(p.m, p.n) <= skinny:
 		b.multiplyOuter(p)
-	case p.m <= smallM && p.transW && !p.transA && !p.w.half:
+	case p.inPlace():
 		b.multiplyRows(p)
 	default:
 		b.multiplyPanels(p)
@@ -209,22 +209,43 @@ func panelDepth(k int) int {
 	return ((k+n-1)/n + 31) / 32 * 32
 }
 
+// inPlace reports whether the rows of w are read where they lie.
+func (p *product) inPlace() bool { return p.m <= smallM && p.transW && !p.transA && !p.w.half }
+
+// fewRows reports whether p is one for the kernels of few rows, if there are any
+// for its weight.
+func (k *kernels) fewRows(p *product) bool {
+	return p.m <= smallM && p.transW && !p.transA && p.k > 0 && (!p.w.half || k.halfTile != nil)
+}
+
+// terms is the length of a row of n numbers: the number of pairs in half
+// precision.
+func (k *kernels) terms(n int, half bool) int {
+	if half && k.halfTile != nil {
+		return (n + 1) / 2
+	}
+	return n
+}
+
+// pieces returns how many rows and columns are multiplied at a time.
+func (k *kernels) pieces(p *product, terms int, kept bool) (rows, cols int) {
+	rows, cols = p.m, p.n
+	if p.transA {
+		rows = min(rows, max(packFloats/p.k/k.jobRows(), 1)*k.jobRows())
+	}
+	if !kept {
+		cols = min(cols, max(packFloats/terms/jobCols, 1)*jobCols)
+	}
+	return rows, cols
+}
+
 // multiplyPanels packs both operands, a few megabytes at a time, and runs the
 // tile kernel over them.
 func (b *Backend) multiplyPanels(p *product) {
 	half := p.w.half && !p.transA
-	terms := p.k
-	if half && b.k.halfTile != nil {
-		terms = (p.k + 1) / 2
-	}
+	terms := b.k.terms(p.k, half)
 	kept := b.keptPanels(p, terms, half)
-	rows, cols := p.m, p.n
-	if p.transA {
-		rows = min(rows, max(packFloats/p.k/b.k.jobRows(), 1)*b.k.jobRows())
-	}
-	if kept.w == nil {
-		cols = min(cols, max(packFloats/terms/jobCols, 1)*jobCols)
-	}
+	rows, cols := b.k.pieces(p, terms, kept.w != nil)
 	for i := 0; i < p.m; i += rows {
 		m := min(rows, p.m-i)
 		l := b.left(p, i, m, terms, half)
@@ -233,8 +254,8 @@ func (b *Backend) multiplyPanels(p *product) {
 			w := kept
 			w.col += j
 			if w.w == nil {
-				w = section{w: b.newPanels(terms, n, half)}
-				w.w.data = grow(&b.shared.panels, w.w.size())
+				w = section{w: b.k.newPanels(terms, n, half)}
+				w.w.data = grow(&b.shared.panels, max(packFloats, w.w.size()))[:w.w.size()]
 				b.pack(w.w, &p.w, p.transW, j)
 			}
 			b.multiplyTiles(p, l, w, terms, i, m, j, n)
@@ -318,7 +339,7 @@ func (b *Backend) lowPanels(p *product, j, n int) *panels {
 	if p.low == nil {
 		return nil
 	}
-	w := b.newPanels(p.low.r, n, false)
+	w := b.k.newPanels(p.low.r, n, false)
 	w.depth = p.low.r
 	w.data = grow(&b.shared.low, w.size())
 	b.pack(w, &p.low.v, p.low.trans, j)

@@ -70,7 +70,7 @@ func (b *Backend) logits(s *softmax, acc, x []float32, o operand, goal []int32, 
 	for v0 := 0; v0 < o.rows; v0 += logitWords {
 		v1 := min(o.rows, v0+logitWords)
 		words := v1 - v0
-		z := grow(&b.shared.probs, (t1-t0)*words)
+		z := grow(&b.shared.probs, logitRows*words)[:(t1-t0)*words]
 		b.multiply(headProduct(z, x, o, t0, t1, v0, v1))
 		b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
 			for t := lo; t < hi; t++ {
@@ -175,7 +175,7 @@ func (b *Backend) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 		for v0 := 0; v0 < o.rows; v0 += logitWords {
 			v1 := min(o.rows, v0+logitWords)
 			words := v1 - v0
-			z := grow(&b.shared.probs, (t1-t0)*words)
+			z := grow(&b.shared.probs, logitRows*words)[:(t1-t0)*words]
 			b.multiply(headProduct(z, h, o, t0, t1, v0, v1))
 			b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
 				for t := lo; t < hi; t++ {

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -24,6 +25,7 @@ type memory struct {
 	panels [2]*panels // kept: as stored, transposed
 	few    *stored    // arranged for few rows
 	dead   bool
+	of     *memory // that a view shows
 }
 
 // maxElements keeps sizes in bytes far from overflow.
@@ -55,11 +57,11 @@ func (b *Backend) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
 	m := &memory{}
 	switch dt {
 	case tensor.F32:
-		m.f32 = aligned(n)
+		m.f32 = b.zeros(m, n)
 	case tensor.I32:
 		m.i32 = make([]int32, n)
 	default:
-		m.raw = make([]byte, dt.Bytes(n))
+		m.raw = b.zeroBytes(m, dt.Bytes(n))
 	}
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, nil
 }
@@ -135,6 +137,7 @@ func (b *Backend) drop(m *memory) {
 func (b *Backend) Free(t *tensor.Tensor) {
 	m := mem("free", t)
 	b.drop(m)
+	b.release(m)
 	*m = memory{dead: true}
 }
 
@@ -144,7 +147,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{frozen: m.frozen, half: m.half}
+	v := &memory{frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
 	switch t.DType {
 	case tensor.F32:
 		v.f32 = m.f32[offset : offset+n : offset+n]
@@ -193,6 +196,25 @@ func (b *Backend) DownloadInts(dst []int32, src *tensor.Tensor) {
 	checkLen("download", len(dst), len(s))
 	if b.err == nil {
 		copy(dst, s)
+	}
+}
+
+// UploadBytes implements [tensor.Memory].
+func (b *Backend) UploadBytes(dst *tensor.Tensor, src []byte) {
+	m := wantType("upload", dst, tensor.U8)
+	writable("upload", m)
+	checkLen("upload", len(m.raw), len(src))
+	if b.err == nil {
+		copy(m.raw, src)
+	}
+}
+
+// DownloadBytes implements [tensor.Memory].
+func (b *Backend) DownloadBytes(dst []byte, src *tensor.Tensor) {
+	m := wantType("download", src, tensor.U8)
+	checkLen("download", len(dst), len(m.raw))
+	if b.err == nil {
+		copy(dst, m.raw)
 	}
 }
 

@@ -19,9 +19,9 @@ type panels struct {
 
 // newPanels returns panels of so many terms without memory. Half panels hold
 // pairs where there is a kernel for them, and rounded numbers elsewhere.
-func (b *Backend) newPanels(terms, n int, half bool) *panels {
-	pairs := half && b.k.halfTile != nil
-	return &panels{k: terms, n: n, depth: panelDepth(terms), cols: b.k.cols, half: pairs, round: half && !pairs}
+func (k *kernels) newPanels(terms, n int, half bool) *panels {
+	pairs := half && k.halfTile != nil
+	return &panels{k: terms, n: n, depth: panelDepth(terms), cols: k.cols, half: pairs, round: half && !pairs}
 }
 
 func (w *panels) size() int  { return w.k * w.padded() }
@@ -61,14 +61,12 @@ func (b *Backend) keptPanels(p *product, terms int, half bool) section {
 		which, k, n = 1, o.cols, rows
 		s = section{col: o.first}
 	}
-	if half && b.k.halfTile != nil {
-		k = (k + 1) / 2
-	}
+	k = b.k.terms(k, half)
 	slot := &o.weight.panels[which]
 	if *slot == nil && o.weight.keep {
-		w := b.newPanels(k, n, half)
+		w := b.k.newPanels(k, n, half)
 		if b.kept+w.bytes() <= b.maxKept {
-			w.data = aligned(w.size())
+			w.data = b.zeros(o.weight, w.size())
 			b.pack(w, &all, p.transW, 0)
 			b.kept += w.bytes()
 			*slot = w
@@ -175,12 +173,15 @@ func (b *Backend) packCols(w *panels, o *operand, first, lo, hi, thread int) {
 	}
 }
 
+// leftSize is the size of m rows of n elements in groups.
+func (k *kernels) leftSize(m, n int) int { return (m + k.rows - 1) / k.rows * k.rows * n }
+
 // packLeft returns rows i..i+m of the transpose of a [k,m] in groups of as many
 // as a tile has: element (r, t) of a group lies at t*rows+r.
 func (b *Backend) packLeft(p *product, i, m int) []float32 {
 	rows := b.k.rows
 	groups := (m + rows - 1) / rows
-	dst := grow(&b.shared.rows, groups*rows*p.k)
+	dst := grow(&b.shared.rows, b.k.leftSize(m, p.k))
 	b.split(groups, 1, float64(p.k*rows)*0.5, func(lo, hi, _ int) {
 		for t := range p.k {
 			src := p.a[t*p.lda+i:]

@@ -2,175 +2,94 @@ package quant
 
 import (
 	"math"
-	"math/bits"
 	"slices"
+	"sort"
 )
 
-// Double quantisation (Dettmers et al. 2023, section 3): the scales of NF4
-// blocks, less their mean, are stored in 8 bits, 256 of them to a scale of
-// their own. The 8 bits are a dynamic exponent and a linear fraction (Dettmers
-// et al. 2022, section 2.1).
+// A Dynamic is an 8-bit code for numbers of [-1, 1] or [0, 1] whose leading
+// bits are an exponent of ten of growing length (Dettmers 2015, section 2;
+// the map "dynamic" of bitsandbytes).
+type Dynamic struct {
+	// Values are what the codes stand for, ascending. The signed map has +1
+	// but not -1: it begins with -0.99297.
+	Values [256]float32
+	Zero   uint8 // the code of 0
 
-// DynamicBlock is how many numbers QuantizeDynamic gives one scale.
-const DynamicBlock = 256
+	middle [256]float32      // between code i and i+1; +Inf after the last
+	least  [2][buckets]uint8 // of the numbers of a bucket, positive and negative
+}
 
-// dynamic are the values of the signed codes, ascending.
-var dynamic = func() (m [256]float32) {
-	v := make([]float32, 0, 256)
-	for i := range 7 { // exponents 10^-6 to 1
-		n := 1 << i // fractions
-		bounds := linspace(0.1, 1, n+1)
-		power := float32(math.Pow10(i - 6))
+// A number's bucket is the upper half of its float32 bits, from 2^-23 to 1:
+// narrower than the distance of two middles, so that a number has the least
+// code of its bucket or the next.
+const (
+	firstBucket = (127 - 23) << 7
+	buckets     = 127<<7 - firstBucket + 1
+)
+
+// NewDynamic returns the map with seven exponent bits.
+func NewDynamic(signed bool) *Dynamic {
+	d := &Dynamic{}
+	values := []float64{0, 1}
+	for i := range 7 {
+		n := 1 << i // codes of a decade, and their boundaries
+		if !signed {
+			n *= 2
+		}
+		scale := float32(math.Pow(10, float64(i-6)))
 		for j := range n {
-			x := float32(power * float32((bounds[j]+bounds[j+1])/2))
-			v = append(v, x, -x)
-		}
-	}
-	v = append(v, 0, 1)
-	slices.Sort(v)
-	copy(m[:], v)
-	return m
-}()
-
-// dynamicBounds are the numbers above which the next code is nearer.
-var dynamicBounds = func() (b [255]float32) {
-	for i := range b {
-		b[i] = (dynamic[i] + dynamic[i+1]) / 2
-	}
-	return b
-}()
-
-// linspace returns n numbers from lo to hi as torch has them on processors
-// with fused multiplication and addition: the second half is counted down from
-// hi, and every number is rounded once. (float64 holds the sums exactly.)
-func linspace(lo, hi float32, n int) []float32 {
-	v, step := make([]float32, n), float64((hi-lo)/float32(n-1))
-	for i := range v {
-		if i < n/2 {
-			v[i] = float32(float64(lo) + step*float64(i))
-		} else {
-			v[i] = float32(float64(hi) - step*float64(n-1-i))
-		}
-	}
-	return v
-}
-
-// DynamicMap returns the values of the 256 signed dynamic codes.
-func DynamicMap() [256]float32 { return dynamic }
-
-// QuantizeDynamic sets q to the codes of x, and scale to the largest
-// magnitude of each DynamicBlock of them, the last of which may be short. x
-// must be finite; len(scale) is the number of blocks.
-func QuantizeDynamic(q []byte, scale, x []float32) {
-	for i := range scale {
-		lo, hi := i*DynamicBlock, min(len(x), (i+1)*DynamicBlock)
-		top := abs(extreme(x[lo:hi]))
-		if hi-lo < DynamicBlock { // bitsandbytes has it so: it divides a short block, and raises its scale
-			top = max(top, nf4Least)
-		}
-		scale[i] = top
-		id := 1 / max(top, nf4Least)
-		for j := lo; j < hi; j++ {
-			v := float32(x[j] * id)
-			if hi-lo < DynamicBlock {
-				v = x[j] / top
-			}
-			q[j] = dynamicCode(v)
-		}
-	}
-}
-
-// dynamicCode returns the code nearest to v, the lower of two equally near.
-func dynamicCode(v float32) uint8 {
-	lo, hi := 0, len(dynamicBounds)
-	for lo < hi {
-		if mid := (lo + hi) / 2; v > dynamicBounds[mid] {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	return uint8(lo)
-}
-
-// DequantizeDynamic sets dst to values[q]·scale + offset, a scale for each
-// block of that many numbers: the scales of NF4 blocks from their 8 bits.
-func DequantizeDynamic(dst []float32, q []byte, scale []float32, values *[256]float32, block int, offset float32) {
-	for i, c := range q {
-		dst[i] = float32(values[c]*scale[i/block]) + offset
-	}
-}
-
-// Mean returns the mean of x in float32, summed in the order of one thread of
-// torch on x86: four rows of eight lanes, in up to four levels. bitsandbytes'
-// offset is that mean; with more threads, or on a GPU, its last bits vary.
-func Mean(x []float32) float32 {
-	const lanes, rows = 8, 4
-	var acc [rows][lanes]float32
-	vectors := len(x) / lanes
-	cascade(&acc, x, vectors/rows)
-	for i := vectors / rows * rows; i < vectors; i++ {
-		for l := range lanes {
-			acc[0][l] += x[i*lanes+l]
-		}
-	}
-	for k := 1; k < rows; k++ {
-		for l := range lanes {
-			acc[0][l] += acc[k][l]
-		}
-	}
-	var sum float32
-	for _, v := range x[vectors*lanes:] {
-		sum += v
-	}
-	for _, v := range acc[0] {
-		sum += v
-	}
-	return sum / float32(len(x))
-}
-
-// cascade sums the first n groups of 32 numbers into acc, a level of partial
-// sums over the other so that errors stay small.
-func cascade(out *[4][8]float32, x []float32, n int) {
-	const levels = 4
-	power := max(4, bits.Len(uint(max(n, 1)-1))/levels)
-	step := 1 << power
-	var acc [levels][4][8]float32
-	i := 0
-	for i+step <= n {
-		for range step {
-			addGroup(&acc[0], x[i*32:])
-			i++
-		}
-		for j := 1; j < levels; j++ {
-			for k := range acc[j] {
-				for l := range acc[j][k] {
-					acc[j][k][l] += acc[j-1][k][l]
-				}
-			}
-			acc[j-1] = [4][8]float32{}
-			if i&((step-1)<<(j*power)) != 0 {
-				break
+			v := float64(scale * ((boundary(j, n) + boundary(j+1, n)) / 2))
+			values = append(values, v)
+			if signed {
+				values = append(values, -v)
 			}
 		}
 	}
-	for ; i < n; i++ {
-		addGroup(&acc[0], x[i*32:])
-	}
-	for j := 1; j < levels; j++ {
-		for k := range acc[j] {
-			for l := range acc[j][k] {
-				acc[0][k][l] += acc[j][k][l]
-			}
+	slices.Sort(values)
+	for i, v := range values {
+		d.Values[i] = float32(v)
+		if v == 0 {
+			d.Zero = uint8(i)
 		}
 	}
-	*out = acc[0]
+	for i := range 255 {
+		d.middle[i] = (d.Values[i] + d.Values[i+1]) / 2
+	}
+	d.middle[255] = float32(math.Inf(1))
+	for k := range buckets {
+		low := math.Float32frombits(uint32(firstBucket+k) << 16)
+		high := math.Float32frombits(uint32(firstBucket+k)<<16 | 0xffff)
+		if k == 0 {
+			low = 0
+		}
+		d.least[0][k], d.least[1][k] = d.search(low), d.search(-high)
+	}
+	return d
 }
 
-func addGroup(acc *[4][8]float32, x []float32) {
-	for k := range acc {
-		for l := range acc[k] {
-			acc[k][l] += x[k*8+l]
-		}
+// boundary is number i of n+1 float32 numbers from 0.1 to 1, counted from the
+// nearer end as torch.linspace does, in one rounding.
+func boundary(i, n int) float32 {
+	step := (float32(1) - float32(0.1)) / float32(n)
+	if i < (n+1)/2 {
+		return float32(float64(float32(0.1)) + float64(step)*float64(i))
 	}
+	return float32(1 - float64(step)*float64(n-i))
+}
+
+// search is Code by bisection.
+func (d *Dynamic) search(x float32) uint8 {
+	return uint8(sort.Search(255, func(i int) bool { return d.middle[i] >= x }))
+}
+
+// Code returns the code whose value is nearest to x, the lower of two; numbers
+// beyond the map have its ends, and NaN has the last code.
+func (d *Dynamic) Code(x float32) uint8 {
+	bits := math.Float32bits(x)
+	k := max(int(bits&0x7fffffff>>16), firstBucket) - firstBucket
+	i := d.least[bits>>31][min(k, buckets-1)]
+	if d.middle[i] < x {
+		i++
+	}
+	return i
 }

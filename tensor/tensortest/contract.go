@@ -44,6 +44,7 @@ func testEmpty(s *suite) {
 	s.b.LogProbGrad(e, g, e, w, i, z, z)
 	s.b.SumSquares(one, z)
 	s.b.AdamW(z, z, z, z, tensor.AdamW{Step: 1})
+	s.adamw8bit(z, z, s.moments8(0), tensor.AdamW{Step: 1})
 	s.same("matrix gradient", s.get(g), before)
 	s.same("vector gradient", s.get(h), beforeRow)
 	s.same("sum", s.get(one), []float32{3})
@@ -185,6 +186,9 @@ func testPanics(s *suite) {
 		"swiglu":                func() { s.b.SwiGLU(d, m, sq) },
 		"log prob targets":      func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
 		"adamw":                 func() { s.b.AdamW(d, m, m, sq, tensor.AdamW{Step: 1}) },
+		"adamw8bit moments":     func() { s.adamw8bit(d, m, s.moments8(3, 3), tensor.AdamW{Step: 1}) },
+		"adamw8bit blocks":      func() { x := s.moments8(3, 4); x.vMax = v; s.adamw8bit(d, m, x, tensor.AdamW{Step: 1}) },
+		"upload of bytes":       func() { s.b.UploadBytes(d, make([]byte, 12)) },
 		"upload":                func() { s.b.Upload(d, make([]float32, 3)) },
 		"upload to a weight":    func() { s.b.Upload(w, make([]float32, 12)) },
 		"view":                  func() { s.b.View(d, 8, 5) },

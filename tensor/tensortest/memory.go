@@ -24,6 +24,14 @@ func testMemory(s *suite) {
 	if got := s.getInts(i); !slices.Equal(got, []int32{-7, 0, math.MaxInt32}) {
 		s.Errorf("ints: %v", got)
 	}
+	u := s.alloc(tensor.U8, 2, 3)
+	if got := s.getBytes(u); !slices.Equal(got, make([]byte, 6)) {
+		s.Errorf("fresh bytes: %v", got)
+	}
+	s.b.UploadBytes(u, []byte{0, 1, 127, 128, 254, 255})
+	if got := s.getBytes(s.b.View(u, 2, 4)); !slices.Equal(got, []byte{127, 128, 254, 255}) {
+		s.Errorf("bytes: %v", got)
+	}
 	s.b.Free(c)
 	if a.DType != tensor.F32 || !slices.Equal(a.Shape, []int{3, 5}) {
 		s.Errorf("tensor is %s %v", a.DType, a.Shape)

@@ -1,0 +1,155 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/tensor"
+)
+
+// A Guard refuses work that would not fit. Work is first done on its Plan;
+// Check then compares. A nil Guard, of a backend that cannot plan, lets
+// everything pass.
+type Guard struct {
+	Plan    tensor.Plan
+	granted int64 // bytes of the plan that an earlier Check let pass
+
+	available func() (Limit, bool)
+}
+
+// NewGuard returns the guard of b, nil if b cannot plan.
+func NewGuard(b tensor.Backend) *Guard {
+	p, ok := b.(tensor.Planner)
+	if !ok {
+		return nil
+	}
+	return &Guard{Plan: p.Plan(), available: Available}
+}
+
+// slack is how much more than planned a process may take: the plan is held to
+// 5 % of what is measured.
+const slack = 1.05
+
+// Check returns an error unless what has been planned so far fits, less what
+// passed before and may be in use by now. advice is what to change, the best
+// first.
+func (g *Guard) Check(advice ...string) error {
+	if g == nil {
+		return nil
+	}
+	need := g.Plan.Peak()
+	have, known := g.available()
+	if known && slack*float64(need.Bytes-g.granted) > float64(have.Bytes) {
+		msg := fmt.Sprintf("needs %s of memory (%s)", Size(need.Bytes), Parts(need))
+		if g.granted > 0 {
+			msg += fmt.Sprintf(", %s more than before", Size(need.Bytes-g.granted))
+		}
+		msg += fmt.Sprintf("; %s %s", have.From, Size(have.Bytes))
+		if len(advice) > 0 {
+			msg += ": " + strings.Join(advice, "; or ")
+		}
+		return &TooLarge{need, have, msg}
+	}
+	g.granted = max(g.granted, need.Bytes)
+	return nil
+}
+
+// TooLarge is the error of work that does not fit.
+type TooLarge struct {
+	Need tensor.Usage
+	Have Limit
+	msg  string
+}
+
+func (e *TooLarge) Error() string { return e.msg }
+
+// Size words a number of bytes.
+func Size(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+}
+
+// Parts lists what memory is for, the most first; less than a hundredth is
+// left out.
+func Parts(u tensor.Usage) string {
+	ps := slices.Clone(u.Parts)
+	slices.SortStableFunc(ps, func(a, b tensor.Part) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	var s []string
+	for _, p := range ps {
+		if p.Bytes*100 >= u.Bytes {
+			s = append(s, p.Name+" "+Size(p.Bytes))
+		}
+	}
+	return strings.Join(s, ", ")
+}
+
+// Decoder loads a frozen model on the plan, with the PEFT adapter of a
+// directory unless that is "".
+func (g *Guard) Decoder(c model.Config, src model.Source, peft string) (*model.Decoder, error) {
+	d, err := model.Load(g.Plan, c, model.Described(src), false)
+	if err == nil && peft != "" {
+		_, err = adapter.Load(d, peft)
+	}
+	return d, err
+}
+
+// Score plans [model.Decoder.Score] of cs on d, a decoder of the plan: its first
+// passes, and one that is as large as any can be.
+func Score(ctx context.Context, d *model.Decoder, cs []model.Continuation, o model.ScoreOptions) error {
+	if o.Tokens <= 0 {
+		o.Tokens = model.ScoreTokens
+	}
+	length := func(c model.Continuation) int { return len(c.Context) + len(c.Target) }
+	most := slices.SortedStableFunc(slices.Values(cs), func(a, b model.Continuation) int {
+		return cmp.Compare(length(b), length(a))
+	})
+	var pass []model.Continuation
+	room := o.Tokens
+	for _, c := range most {
+		if over := length(c) - room; len(pass) > 0 && over > 0 { // the next is cut to fill the pass
+			if over >= len(c.Context) {
+				break
+			}
+			c.Context = c.Context[over:]
+		}
+		pass = append(pass, c)
+		room -= length(c)
+	}
+	first, tokens := 0, 0
+	for ; first < len(cs) && tokens < 4*o.Tokens; first++ {
+		tokens += length(cs[first])
+	}
+	o.Progress = nil
+	if _, err := d.Score(ctx, cs[:first], o); err != nil {
+		return err
+	}
+	_, err := d.Score(ctx, pass, o)
+	return err
+}
+
+// Generate plans [model.Decoder.Generate] of reqs on d, a decoder of the plan:
+// of the longest requests, each up to its first token.
+func Generate(ctx context.Context, d *model.Decoder, reqs []model.Request, o model.GenerateOptions) error {
+	limit := func(r model.Request) int { return len(r.Prompt) + r.MaxTokens }
+	most, tokens := slices.SortedStableFunc(slices.Values(reqs), func(a, b model.Request) int {
+		return cmp.Compare(limit(b), limit(a))
+	}), 0
+	for i := range most {
+		most[i].Stop = func([]int32) bool { return true }
+		if tokens += limit(most[i]); tokens > 2*max(o.CacheTokens, 16384) && i >= max(o.Batch, 16) {
+			most = most[:i+1]
+			break
+		}
+	}
+	return d.Generate(ctx, most, o, func(int, model.Result) error { return nil })
+}

@@ -1,0 +1,180 @@
+package cpu
+
+import "pipe/tensor"
+
+// Operations of a plan: each touches its operands and counts the scratch that
+// the operation of the same name takes.
+
+func (p *plan) Upload(dst *tensor.Tensor, _ []float32)   { p.use("upload", dst) }
+func (p *plan) UploadInts(dst *tensor.Tensor, _ []int32) { p.use("upload", dst) }
+func (p *plan) UploadBytes(dst *tensor.Tensor, _ []byte) { p.use("upload", dst) }
+
+func (p *plan) Download(dst []float32, src *tensor.Tensor) {
+	p.use("download", src)
+	for i := range dst {
+		dst[i] = 1
+	}
+}
+
+func (p *plan) DownloadInts(dst []int32, src *tensor.Tensor) {
+	p.use("download", src)
+	for i := range dst {
+		dst[i] = 1
+	}
+}
+
+func (p *plan) DownloadBytes(dst []byte, src *tensor.Tensor) { p.use("download", src) }
+
+func (p *plan) Zero(t *tensor.Tensor)                             { p.use("zero", t) }
+func (p *plan) Copy(dst, src *tensor.Tensor)                      { p.use("copy", dst, src) }
+func (p *plan) Add(dst, a, b *tensor.Tensor, _ float32)           { p.use("add", dst, a, b) }
+func (p *plan) AddRow(dst, r *tensor.Tensor)                      { p.use("add row", dst, r) }
+func (p *plan) ScaleCols(dst, x, s *tensor.Tensor)                { p.use("scale columns", dst, x, s) }
+func (p *plan) RowDot(dst, a, b *tensor.Tensor)                   { p.use("row dots", dst, a, b) }
+func (p *plan) AddDiv(dst, a, b *tensor.Tensor)                   { p.use("add quotient", dst, a, b) }
+func (p *plan) Dequantize(dst, src *tensor.Tensor)                { p.use("dequantize", dst, src) }
+func (p *plan) Embed(dst, table, ids *tensor.Tensor)              { p.use("embed", dst, table, ids) }
+func (p *plan) EmbedGrad(dtable, ids, dy *tensor.Tensor)          { p.use("embed gradient", dtable, ids, dy) }
+func (p *plan) GatherRows(dst, x, idx *tensor.Tensor)             { p.use("gather rows", dst, x, idx) }
+func (p *plan) ScatterAddRows(dst, src, idx *tensor.Tensor)       { p.use("scatter rows", dst, src, idx) }
+func (p *plan) RMSNorm(dst, rstd, x, w *tensor.Tensor, _ float32) { p.use("rmsnorm", dst, rstd, x, w) }
+func (p *plan) SwiGLU(dst, gate, up *tensor.Tensor)               { p.use("swiglu", dst, gate, up) }
+
+func (p *plan) Dropout(dst, x *tensor.Tensor, _ float32, _ uint64) { p.use("dropout", dst, x) }
+
+func (p *plan) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
+	p.use("rmsnorm gradient", dx, dw, x, w, rstd, dy)
+}
+
+func (p *plan) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
+	p.use("swiglu gradient", dgate, dup, gate, up, dy)
+}
+
+func (p *plan) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, _ float32) {
+	p.use("dora scale", ratio, c, w2, bp, bq, m)
+}
+
+func (p *plan) ColSum(dst, x *tensor.Tensor) {
+	p.use("column sums", dst, x)
+	more(&p.work.wide, x.Cols())
+	p.grown()
+}
+
+func (p *plan) ScaleRows(dst, x, s *tensor.Tensor) { p.use("scale rows", dst, x, s) }
+
+func (p *plan) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
+	p.use("scale columns gradient", dx, dsy, y, s, dy)
+	more(&p.work.wide, y.Cols())
+	more(&p.work.row, y.Cols())
+	p.grown()
+}
+
+func (p *plan) RowSquares(dst, w *tensor.Tensor) {
+	p.use("row squares", dst, w)
+	more(&p.work.rows, w.Cols())
+	p.grown()
+}
+
+func (p *plan) Rope(x, pos, inv *tensor.Tensor, _ bool) {
+	p.use("rope", x, pos, inv)
+	more(&p.shared.rotation, 2*pos.Len()*inv.Len()+pos.Len()+inv.Len())
+	p.grown()
+}
+
+// MatMul implements [tensor.Linear].
+func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	p.use("matmul", dst, a, o.ColScale)
+	w := p.touch("matmul", b)
+	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, w: operand{dt: b.DType, half: w.half}}
+	if o.TransA {
+		x.m, x.k = x.k, x.m
+	}
+	if o.TransB {
+		x.n = b.Rows()
+	}
+	if l := o.LowRank; l != nil {
+		p.use("matmul", l.U, l.V)
+		x.low = &lowRank{r: l.U.Cols(), trans: l.TransV}
+	}
+	p.multiply(x, w, [2]int{b.Rows(), b.Cols()})
+}
+
+// Attention implements [tensor.Transformer].
+func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
+	p.use("attention", dst, lse, q, k, v)
+	p.attention(o)
+	p.grown()
+}
+
+func (p *plan) attention(o tensor.Attention) {
+	more(&p.work.probs, max(queryBlock*keyBlock, o.Heads/o.KVHeads*decodeBlock))
+	more(&p.work.more, 2*max(queryBlock, o.Heads))
+	more(&p.work.panels, keyBlock*o.HeadDim)
+	more(&p.work.rows, packRows*o.HeadDim)
+}
+
+// AttentionGrad implements [tensor.Transformer].
+func (p *plan) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
+	p.use("attention gradient", dq, dk, dv, q, k, v, dst, lse, dy)
+	p.attention(o)
+	more(&p.work.grads, queryBlock*keyBlock)
+	more(&p.work.values, keyBlock*o.HeadDim)
+	more(&p.shared.more, q.Rows()*o.Heads)
+	keys := 0
+	for _, n := range o.KLen {
+		keys += int(n)
+	}
+	more(&p.shared.panels, 2*keys*o.Heads*o.HeadDim)
+	p.grown()
+}
+
+// logits counts the products of one piece of the logits, rows × words, and of
+// what is made of them: x's gradient, and the weight's.
+func (p *plan) logits(x, w *tensor.Tensor, dx, dw bool) (rows int) {
+	rows, words, width := min(x.Rows(), logitRows), min(w.Rows(), logitWords), w.Cols()
+	m, all := p.touch("log prob", w), [2]int{w.Rows(), width}
+	o := operand{dt: w.DType, half: m.half}
+	more(&p.shared.probs, logitRows*words)
+	p.multiply(&product{m: rows, n: words, k: width, transW: true, w: o}, m, all)
+	if dx {
+		p.multiply(&product{m: rows, n: width, k: words, w: o}, m, all)
+	}
+	if dw {
+		p.multiply(&product{m: words, n: width, k: rows, transA: true, w: operand{dt: tensor.F32}}, nil, all)
+	}
+	more(&p.work.row, width)
+	p.grown()
+	return rows
+}
+
+// LogProb implements [tensor.Transformer].
+func (p *plan) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
+	p.use("log prob", logp, lse, argmax, dx, x, w, target)
+	rows := p.logits(x, w, dx != nil, false)
+	more(&p.shared.more, 2*rows)
+	more(&p.shared.wide, 2*rows)
+	p.grown()
+}
+
+// LogProbGrad implements [tensor.Transformer].
+func (p *plan) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
+	p.use("log prob gradient", dx, dw, x, w, target, lse, dy)
+	p.logits(x, w, true, dw != nil)
+}
+
+// SumSquares implements [tensor.Optimizer].
+func (p *plan) SumSquares(dst, x *tensor.Tensor) {
+	p.use("sum of squares", dst, x)
+	more(&p.shared.wide, x.Len()>>15+1)
+	p.grown()
+}
+
+// AdamW implements [tensor.Optimizer].
+func (p *plan) AdamW(w, g, m, v *tensor.Tensor, _ tensor.AdamW) { p.use("adamw", w, g, m, v) }
+
+// AdamW8bit implements [tensor.Optimizer].
+func (p *plan) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, _ tensor.AdamW) {
+	p.use("adamw8bit", w, g, m, v, mMax, vMax)
+	more(&p.work.rows, 4*tensor.AdamWBlock)
+	p.grown()
+}

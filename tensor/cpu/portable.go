@@ -12,7 +12,7 @@ import (
 func portable() *kernels {
 	return &kernels{
 		name: "generic:" + runtime.GOARCH,
-		tile: tileGo, dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDot: rowDotGo,
+		tile: tileGo, dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
@@ -61,7 +61,9 @@ func dotsGo(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * 
 	}
 }
 
-func rowDotGo([]float32, tensor.DType, []byte) (float32, bool) { return 0, false }
+func rowDotsGo(int, []byte, int, []float32, tensor.DType, *[dotRows * dotCols]float32) bool {
+	return false
+}
 
 func packGo(k int, dst, src []float32, sr int) {
 	for j := range tileCols {

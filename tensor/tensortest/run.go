@@ -38,6 +38,7 @@ var conformance = []struct {
 	{"matmul beta zero ignores garbage", testMatMulGarbage},
 	{"matmul weights of every type", testMatMulTypes},
 	{"matmul repeats exactly", testMatMulRepeats},
+	{"rows decoded together", testDecodeRows},
 	{"vectors and rows", testVectors},
 	{"bias gradient", testBias},
 	{"dropout", testDropout},

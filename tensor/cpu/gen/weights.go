@@ -17,60 +17,58 @@ func sorted(m map[string]string) iter.Seq2[string, string] {
 	}
 }
 
-// A format is a stored type. elements loads elements 8·i.. of the group at
-// (SI) into Y(i), i < 4, as integers or as they are; scaled tells that they
+// A format is a stored type. load puts elements 8·i.. of the group at a
+// register into Y(i), i < 4, as integers or as they are; scaled tells that they
 // have yet to be multiplied by Y14, the scale, and min that Y13 is added.
 type format struct {
 	name        string
 	bytes       int // of a group of 32 elements
 	scaled, min bool
-	load        func()
+	load        func(at string)
 }
 
-// weights writes, for each format, the expansion to float32 and the dot
-// product with a vector, both in groups of 32 elements.
+// weights writes, for each format, the expansion to float32 and the
+// product of four rows with a vector, both in groups of 32 elements.
 func (w *writer) weights() {
 	// Bytes become 32-bit lanes straight from memory, and only then halves:
 	// shuffles are what these kernels wait for.
-	nibbles := func(at int, signed bool) func() {
-		return func() {
-			w.p("VPMOVZXBD %d(SI), Y0\nVPMOVZXBD %d(SI), Y1", at, at+8)
-			w.p("VPSRLD $4, Y0, Y2\nVPSRLD $4, Y1, Y3\nVPAND Y12, Y0, Y0\nVPAND Y12, Y1, Y1")
-			for i := range 4 {
-				if signed {
-					w.p("VPSUBD Y11, Y%d, Y%d", i, i)
-				}
-				w.p("VCVTDQ2PS Y%d, Y%d", i, i)
+	nibbles := func(at string, from int, signed bool) {
+		w.p("VPMOVZXBD %d(%s), Y0\nVPMOVZXBD %d(%s), Y1", from, at, from+8, at)
+		w.p("VPSRLD $4, Y0, Y2\nVPSRLD $4, Y1, Y3\nVPAND Y12, Y0, Y0\nVPAND Y12, Y1, Y1")
+		for i := range 4 {
+			if signed {
+				w.p("VPSUBD Y11, Y%d, Y%d", i, i)
 			}
+			w.p("VCVTDQ2PS Y%d, Y%d", i, i)
 		}
 	}
-	scale := "VPBROADCASTW (SI), X4\nVCVTPH2PS X4, Y14"
+	scale := func(at string) { w.p("VPBROADCASTW (%s), X4\nVCVTPH2PS X4, Y14", at) }
 	formats := []format{
-		{name: "BF16", bytes: 64, load: func() {
+		{name: "BF16", bytes: 64, load: func(at string) {
 			for i := range 4 {
-				w.p("VPMOVZXWD %d(SI), Y%d\nVPSLLD $16, Y%d, Y%d", 16*i, i, i, i)
+				w.p("VPMOVZXWD %d(%s), Y%d\nVPSLLD $16, Y%d, Y%d", 16*i, at, i, i, i)
 			}
 		}},
-		{name: "F16", bytes: 64, load: func() {
+		{name: "F16", bytes: 64, load: func(at string) {
 			for i := range 4 {
-				w.p("VCVTPH2PS %d(SI), Y%d", 16*i, i)
+				w.p("VCVTPH2PS %d(%s), Y%d", 16*i, at, i)
 			}
 		}},
-		{name: "Q8_0", bytes: 34, scaled: true, load: func() {
-			w.p(scale)
+		{name: "Q8_0", bytes: 34, scaled: true, load: func(at string) {
+			scale(at)
 			for i := range 4 {
-				w.p("VPMOVSXBD %d(SI), Y%d\nVCVTDQ2PS Y%d, Y%d", 2+8*i, i, i, i)
+				w.p("VPMOVSXBD %d(%s), Y%d\nVCVTDQ2PS Y%d, Y%d", 2+8*i, at, i, i, i)
 			}
 		}},
-		{name: "Q4_0", bytes: 18, scaled: true, load: func() { w.p(scale); nibbles(2, true)() }},
-		{name: "Q4_1", bytes: 20, scaled: true, min: true, load: func() {
-			w.p("VBROADCASTSS (SI), X4\nVCVTPH2PS X4, Y4\nVMOVSLDUP Y4, Y14\nVMOVSHDUP Y4, Y13") // scale, minimum
-			nibbles(4, false)()
+		{name: "Q4_0", bytes: 18, scaled: true, load: func(at string) { scale(at); nibbles(at, 2, true) }},
+		{name: "Q4_1", bytes: 20, scaled: true, min: true, load: func(at string) {
+			w.p("VBROADCASTSS (%s), X4\nVCVTPH2PS X4, Y4\nVMOVSLDUP Y4, Y14\nVMOVSHDUP Y4, Y13", at) // scale, minimum
+			nibbles(at, 4, false)
 		}},
 	}
 	for _, f := range formats {
 		w.expand(f)
-		w.rowDot(f)
+		w.rowDots(f)
 	}
 }
 
@@ -78,15 +76,10 @@ func (w *writer) nibbleConstants() {
 	w.p("VMOVDQU %s, Y12\nVMOVDQU %s, Y11", w.vector("fifteen", 15), w.vector("eight", 8))
 }
 
-// expand rounds the product before it adds, as package quant does.
-func (w *writer) expand(f format) {
-	arg := w.function("expand"+f.name, "expands n groups of 32 elements.",
-		param{"n", "int"}, param{"dst", "*float32"}, param{"src", "*byte"})
-	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, SI", arg("n"), arg("dst"), arg("src"))
-	w.nibbleConstants()
-	loop := w.label()
-	w.p("%s:", loop)
-	f.load()
+// values loads the group at a register as float32. It rounds the product before
+// it adds, as package quant does.
+func (w *writer) values(f format, at string) {
+	f.load(at)
 	for i := range 4 {
 		if f.scaled {
 			w.p("VMULPS Y14, Y%d, Y%d", i, i)
@@ -94,36 +87,47 @@ func (w *writer) expand(f format) {
 		if f.min {
 			w.p("VADDPS Y13, Y%d, Y%d", i, i)
 		}
+	}
+}
+
+// expand writes float32 values.
+func (w *writer) expand(f format) {
+	arg := w.function("expand"+f.name, "expands n groups of 32 elements.",
+		param{"n", "int"}, param{"dst", "*float32"}, param{"src", "*byte"})
+	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, SI", arg("n"), arg("dst"), arg("src"))
+	w.nibbleConstants()
+	loop := w.label()
+	w.p("%s:", loop)
+	w.values(f, "SI")
+	for i := range 4 {
 		w.p("VMOVUPS Y%d, %d(DI)", i, 32*i)
 	}
 	w.p("ADDQ $%d, SI\nADDQ $128, DI\nDECQ CX\nJNZ %s", f.bytes, loop)
 	w.ret()
 }
 
-func (w *writer) rowDot(f format) {
-	arg := w.function("dot"+f.name, "sets out to eight partial sums over n groups of 32 elements.",
-		param{"n", "int"}, param{"x", "*float32"}, param{"row", "*byte"}, param{"out", "*float32"})
-	w.p("MOVQ %s, CX\nMOVQ %s, DX\nMOVQ %s, SI\nMOVQ %s, DI", arg("n"), arg("x"), arg("row"), arg("out"))
+// rowDots takes the steps of expand and dots in their order: the results are
+// the same bits.
+func (w *writer) rowDots(f format) {
+	arg := w.function("dots"+f.name, "sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.",
+		param{"n", "int"}, param{"x", "*float32"}, param{"w", "*byte"}, param{"wr", "int"}, param{"out", "*float32"})
+	w.p("MOVQ %s, CX\nMOVQ %s, DX\nMOVQ %s, SI\nMOVQ %s, R9\nMOVQ %s, DI", arg("n"), arg("x"), arg("w"), arg("wr"), arg("out"))
+	w.p("LEAQ (SI)(R9*1), R10\nLEAQ (R10)(R9*1), R11\nLEAQ (R11)(R9*1), R12")
 	w.nibbleConstants()
 	for i := 7; i < 11; i++ {
 		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
 	}
-	loop := w.label()
-	w.p("%s:\nPREFETCHT0 2048(SI)", loop) // hardware prefetch stops at the end of a page
-	f.load()
-	if f.scaled {
-		w.p("VMULPS (DX), Y0, Y0\nVMULPS 32(DX), Y1, Y1\nVFMADD231PS 64(DX), Y2, Y0\nVFMADD231PS 96(DX), Y3, Y1")
-		w.p("VFMADD231PS Y0, Y14, Y7\nVFMADD231PS Y1, Y14, Y8")
-	} else {
+	loop, rows := w.label(), []string{"SI", "R10", "R11", "R12"}
+	w.p("%s:", loop)
+	for r, at := range rows {
+		w.p("PREFETCHT0 2048(%s)", at) // hardware prefetch stops at the end of a page
+		w.values(f, at)
 		for i := range 4 {
-			w.p("VFMADD231PS %d(DX), Y%d, Y%d", 32*i, i, 7+i)
+			w.p("VFMADD231PS %d(DX), Y%d, Y%d", 32*i, i, 7+r)
 		}
+		w.p("ADDQ $%d, %s", f.bytes, at)
 	}
-	if f.min {
-		w.p("VMOVUPS (DX), Y5\nVMOVUPS 32(DX), Y6\nVADDPS 64(DX), Y5, Y5\nVADDPS 96(DX), Y6, Y6\nVADDPS Y6, Y5, Y5")
-		w.p("VFMADD231PS Y5, Y13, Y9")
-	}
-	w.p("ADDQ $%d, SI\nADDQ $128, DX\nDECQ CX\nJNZ %s", f.bytes, loop)
-	w.p("VADDPS Y8, Y7, Y7\nVADDPS Y10, Y9, Y9\nVADDPS Y9, Y7, Y7\nVMOVUPS Y7, (DI)")
+	w.p("ADDQ $128, DX\nDECQ CX\nJNZ %s", loop)
+	w.sums(7, 8, 9, 10, "(DI)")
 	w.ret()
 }

@@ -47,7 +47,8 @@ type Pass struct {
 	// Seed makes the dropout masks of the pass.
 	Seed uint64
 
-	cache *cache // keys and values of earlier tokens; nil: none
+	cache *cache         // keys and values of earlier tokens; nil: none
+	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
 	f32   arena
 	i32   arena
 }
@@ -100,19 +101,29 @@ func (p *Pass) start(n int, starts []int32) {
 			pos = append(pos, j)
 		}
 	}
-	p.cache = nil
+	p.cache, p.keys = nil, nil
 	p.Positions = p.Ints(pos)
 }
 
-// An arena hands out views of a few large slabs, as a stack.
+// An arena hands out views of a few large slabs, as a stack. It keeps the views
+// and hands them out again to the next pass that asks for the same: a pass of
+// the same shapes allocates nothing.
 type arena struct {
 	dt    tensor.DType
 	slabs []*tensor.Tensor
+	views []view // by height of the stack
 	at    spot
 }
 
-// A spot is the first free element: of which slab, and where in it.
-type spot struct{ slab, off int }
+// A view is a tensor and where it lies.
+type view struct {
+	t         *tensor.Tensor
+	slab, off int
+}
+
+// A spot is a height of the stack: how many views there are, and the first
+// free element: of which slab, and where in it.
+type spot struct{ views, slab, off int }
 
 const slabLen = 1 << 20 // elements of the first slab
 
@@ -121,11 +132,11 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	for _, d := range shape {
 		n *= d
 	}
-	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.slab + 1, 0}) {
-		s := a.slabs[a.at.slab]
-		if a.at.off+n <= s.Len() {
-			t := b.View(s, a.at.off, slices.Clone(shape)...)
+	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.views, a.at.slab + 1, 0}) {
+		if a.at.off+n <= a.slabs[a.at.slab].Len() {
+			t := a.view(b, shape)
 			a.at.off += (n + 15) &^ 15 // 64 bytes: whole cache lines
+			a.at.views++
 			return t
 		}
 	}
@@ -143,6 +154,19 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	return a.get(b, shape)
 }
 
+// view returns a tensor that lies at the top of the stack.
+func (a *arena) view(b tensor.Backend, shape []int) *tensor.Tensor {
+	if a.at.views == len(a.views) {
+		a.views = append(a.views, view{})
+	}
+	v := &a.views[a.at.views]
+	if v.t == nil || v.slab != a.at.slab || v.off != a.at.off || !slices.Equal(v.t.Shape, shape) {
+		own := append([]int(nil), shape...)
+		*v = view{b.View(a.slabs[a.at.slab], a.at.off, own...), a.at.slab, a.at.off}
+	}
+	return v.t
+}
+
 func (a *arena) total() int {
 	n := 0
 	for _, s := range a.slabs {
@@ -155,7 +179,7 @@ func (a *arena) free(b tensor.Backend) {
 	for _, s := range a.slabs {
 		b.Free(s)
 	}
-	a.slabs, a.at = nil, spot{}
+	a.slabs, a.views, a.at = nil, nil, spot{}
 }
 
 // outOfMemory carries a failed allocation from deep inside the layers to the

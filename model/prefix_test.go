@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"pipe/model"
+	"pipe/model/modeltest"
 	"pipe/tensor"
 	"pipe/tensor/quant"
 )
@@ -207,5 +208,60 @@ func TestCacheIsReused(t *testing.T) {
 	cancel()
 	if err := d.Generate(ctx, reqs, model.GenerateOptions{}, nil); err == nil {
 		t.Error("cancelled: no error")
+	}
+}
+
+// TestScoreShares: continuations that begin alike score like each alone, and
+// what they have in common is read once.
+func TestScoreShares(t *testing.T) {
+	d, b := load(t, small, tensor.F32)
+	r := rand.New(rand.NewPCG(3, 3))
+	var cs []model.Continuation
+	for _, q := range family(r, 60) {
+		at := 1 + r.IntN(len(q.Prompt))
+		cs = append(cs, model.Continuation{Context: q.Prompt[:at], Target: q.Prompt[at:]})
+	}
+	cs = append(cs, cs[len(cs)-1])
+	slices.SortFunc(cs[:30], func(a, b model.Continuation) int { return slices.Compare(a.Context, b.Context) })
+	want := make([]model.Scores, len(cs))
+	for i := range cs {
+		s, err := d.Score(t.Context(), cs[i:i+1], model.ScoreOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[i] = s[0]
+	}
+	alone := b.tokens
+	for _, tokens := range []int{0, 1, 300, 100_000} {
+		b.tokens = 0
+		got, err := d.Score(t.Context(), cs, model.ScoreOptions{Tokens: tokens})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range cs {
+			modeltest.Close(t, "log-probabilities", got[i].LogP, want[i].LogP, 1e-5)
+			if !slices.Equal(got[i].ArgMax, want[i].ArgMax) {
+				t.Errorf("%d: most likely %v, alone %v", i, got[i].ArgMax, want[i].ArgMax)
+			}
+		}
+		if tokens != 1 && b.tokens >= alone {
+			t.Errorf("passes of %d: %d tokens read together, %d one by one", tokens, b.tokens, alone)
+		}
+	}
+
+	context := cs[0].Context
+	for i := range context {
+		context[i] = int32(i % 97)
+	}
+	four := make([]model.Continuation, 4)
+	for i := range four {
+		four[i] = model.Continuation{Context: context, Target: []int32{int32(i)}}
+	}
+	b.tokens = 0
+	if _, err := d.Score(t.Context(), four, model.ScoreOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if b.tokens != len(context) {
+		t.Errorf("four answers of a token: %d tokens read, the context has %d", b.tokens, len(context))
 	}
 }

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"slices"
-
-	"pipe/tensor"
-)
+import "pipe/tensor"
 
 // A Module is a layer. Backward answers the latest Forward of the same pass.
 type Module interface {
@@ -55,10 +51,10 @@ type Pass struct {
 
 // NewPass returns a pass over b.
 func NewPass(b tensor.Backend) *Pass {
-	return &Pass{Backend: b, f32: arena{dt: tensor.F32}, i32: arena{dt: tensor.I32}}
+	return &Pass{Backend: b, f32: newArena(tensor.F32), i32: newArena(tensor.I32)}
 }
 
-// New returns an F32 tensor of the workspace, its content undefined. It lives
+// New returns an F32 vector or matrix of the workspace, its content undefined. It lives
 // until the next pass, or until a Release of a mark taken before.
 func (p *Pass) New(shape ...int) *tensor.Tensor { return p.f32.get(p.Backend, shape) }
 
@@ -106,37 +102,41 @@ func (p *Pass) start(n int, starts []int32) {
 }
 
 // An arena hands out views of a few large slabs, as a stack. It keeps the views
-// and hands them out again to the next pass that asks for the same: a pass of
-// the same shapes allocates nothing.
+// and hands them out again to whoever asks for the same: a pass of shapes that
+// were there before allocates nothing.
 type arena struct {
 	dt    tensor.DType
 	slabs []*tensor.Tensor
-	views []view // by height of the stack
+	views map[view]*tensor.Tensor
 	at    spot
 }
 
-// A view is a tensor and where it lies.
+// A spot is the first free element: of which slab, and where in it.
+type spot struct{ slab, off int }
+
+// A view is where a vector or matrix begins and its shape.
 type view struct {
-	t         *tensor.Tensor
-	slab, off int
+	spot
+	rows, cols int // cols -1: a vector
 }
 
-// A spot is a height of the stack: how many views there are, and the first
-// free element: of which slab, and where in it.
-type spot struct{ views, slab, off int }
+// maxViews bounds the views that are kept: passes of ever new lengths would
+// fill the memory with them.
+const maxViews = 1 << 12
 
 const slabLen = 1 << 20 // elements of the first slab
+
+func newArena(dt tensor.DType) arena { return arena{dt: dt, views: map[view]*tensor.Tensor{}} }
 
 func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	n := 1
 	for _, d := range shape {
 		n *= d
 	}
-	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.views, a.at.slab + 1, 0}) {
+	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.slab + 1, 0}) {
 		if a.at.off+n <= a.slabs[a.at.slab].Len() {
 			t := a.view(b, shape)
 			a.at.off += (n + 15) &^ 15 // 64 bytes: whole cache lines
-			a.at.views++
 			return t
 		}
 	}
@@ -156,15 +156,19 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 
 // view returns a tensor that lies at the top of the stack.
 func (a *arena) view(b tensor.Backend, shape []int) *tensor.Tensor {
-	if a.at.views == len(a.views) {
-		a.views = append(a.views, view{})
+	key := view{a.at, shape[0], -1}
+	if len(shape) == 2 {
+		key.cols = shape[1]
 	}
-	v := &a.views[a.at.views]
-	if v.t == nil || v.slab != a.at.slab || v.off != a.at.off || !slices.Equal(v.t.Shape, shape) {
-		own := append([]int(nil), shape...)
-		*v = view{b.View(a.slabs[a.at.slab], a.at.off, own...), a.at.slab, a.at.off}
+	if t := a.views[key]; t != nil {
+		return t
 	}
-	return v.t
+	if len(a.views) >= maxViews {
+		clear(a.views)
+	}
+	t := b.View(a.slabs[a.at.slab], a.at.off, append([]int(nil), shape...)...)
+	a.views[key] = t
+	return t
 }
 
 func (a *arena) total() int {
@@ -179,7 +183,8 @@ func (a *arena) free(b tensor.Backend) {
 	for _, s := range a.slabs {
 		b.Free(s)
 	}
-	a.slabs, a.views, a.at = nil, nil, spot{}
+	clear(a.views)
+	a.slabs, a.at = nil, spot{}
 }
 
 // outOfMemory carries a failed allocation from deep inside the layers to the

@@ -164,11 +164,12 @@ func (t *Teacher) request(r teacher.Request) (model.Request, error) {
 	}
 	req := model.Request{
 		Prompt: t.model.Tokenizer.Encode(text), MaxTokens: r.MaxTokens, Seed: r.Seed, StopIDs: t.model.EOS,
-		Sampling: model.Sampling{Temperature: r.Temperature, TopK: r.TopK, TopP: r.TopP},
-		Stop:     func(ids []int32) bool { return cut(t.model.Tokenizer.Decode(ids), r.Stop) >= 0 },
+		Sampling: model.Sampling{Temperature: r.Temperature, TopK: r.TopK, TopP: r.TopP, MinP: r.MinP, RepetitionPenalty: r.RepetitionPenalty},
+		Stop:     func([]int32) bool { return false },
 	}
-	if len(r.Stop) == 0 {
-		req.Stop = func([]int32) bool { return false }
+	if len(r.Stop) > 0 {
+		stop := t.model.Tokenizer.StopAt(r.Stop...)
+		req.Stop = func(ids []int32) bool { return stop(ids[len(ids)-1]) }
 	}
 	most := t.model.Config.MaxPositions
 	switch {

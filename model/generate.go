@@ -117,6 +117,7 @@ func (g *generator) queue(reqs []Request) error {
 		}
 		g.waiting = append(g.waiting, s)
 	}
+	sortByPrefix(g.waiting)
 	return nil
 }
 

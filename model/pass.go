@@ -44,6 +44,7 @@ type Pass struct {
 	Seed uint64
 
 	cache *cache         // keys and values of earlier tokens; nil: none
+	fill  bool           // only fill the cache: compute nothing else in the last layer
 	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
 	f32   arena
 	i32   arena
@@ -97,7 +98,7 @@ func (p *Pass) start(n int, starts []int32) {
 			pos = append(pos, j)
 		}
 	}
-	p.cache, p.keys = nil, nil
+	p.cache, p.keys, p.fill = nil, nil, false
 	p.Positions = p.Ints(pos)
 }
 

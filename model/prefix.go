@@ -1,6 +1,9 @@
 package model
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // # Shared prefixes
 //
@@ -51,6 +54,27 @@ func shared(s, t *sequence) int {
 		return n // the last piece too
 	}
 	return wholePieces(n)
+}
+
+// sortByPrefix brings together sequences that begin with the same piece, in the
+// order in which each such family appears, and within it those that have most in
+// common: what they share is then still in the cache.
+func sortByPrefix(list []*sequence) {
+	first := map[[firstPiece]int32]int{}
+	family := make(map[*sequence]int, len(list))
+	for i, s := range list {
+		key := [firstPiece]int32{} // ids+1, so that the end is told from id 0
+		for j := range min(firstPiece, s.prefill) {
+			key[j] = s.ids[j] + 1
+		}
+		if _, ok := first[key]; !ok {
+			first[key] = i
+		}
+		family[s] = first[key]
+	}
+	slices.SortStableFunc(list, func(a, b *sequence) int {
+		return cmp.Or(cmp.Compare(family[a], family[b]), slices.Compare(a.ids[:a.prefill], b.ids[:b.prefill]))
+	})
 }
 
 // source returns the sequence with the most tokens of the prompt of s beyond

@@ -157,18 +157,23 @@ func TestPrefixIsReadOnce(t *testing.T) {
 		own             int // and after these
 		o               model.GenerateOptions
 		read            int // tokens
+		stems           int // beginnings, in turn
 	}{
-		{"samples of one prompt", 20, 301, 0, model.GenerateOptions{}, 300 + 20},
-		{"one after the other", 20, 301, 0, model.GenerateOptions{Batch: 1}, 300 + 20},
-		{"in a cache for one", 20, 301, 0, model.GenerateOptions{Batch: 1, CacheTokens: 1}, 300 + 20},
-		{"questions after examples", 20, 256, 10, model.GenerateOptions{}, 256 + 20*10},
-		{"a cut within a piece", 20, 300, 10, model.GenerateOptions{}, 256 + 20*(44+10)},
-		{"in a cache for a few", 20, 256, 10, model.GenerateOptions{Batch: 2, CacheTokens: 700}, 256 + 20*10},
-		{"nothing in common", 5, 0, 50, model.GenerateOptions{}, 5 * 50},
+		{"samples of one prompt", 20, 301, 0, model.GenerateOptions{}, 300 + 20, 1},
+		{"one after the other", 20, 301, 0, model.GenerateOptions{Batch: 1}, 300 + 20, 1},
+		{"in a cache for one", 20, 301, 0, model.GenerateOptions{Batch: 1, CacheTokens: 1}, 300 + 20, 1},
+		{"questions after examples", 20, 256, 10, model.GenerateOptions{}, 256 + 20*10, 1},
+		{"a cut within a piece", 20, 300, 10, model.GenerateOptions{}, 256 + 20*(44+10), 1},
+		{"in a cache for a few", 20, 256, 10, model.GenerateOptions{Batch: 2, CacheTokens: 700}, 256 + 20*10, 1},
+		{"nothing in common", 5, 0, 50, model.GenerateOptions{}, 5 * 50, 1},
+		{"two kinds in turn", 20, 256, 10, model.GenerateOptions{Batch: 1, CacheTokens: 300}, 2*256 + 20*10, 2},
 	} {
 		reqs := make([]model.Request, c.prompts)
 		for i := range reqs {
 			p := slices.Clone(stem[:min(c.prompt, len(stem))])
+			if c.prompt > 0 {
+				p[0] = int32(i % c.stems)
+			}
 			if c.prompt > len(stem) {
 				p = append(p, 1)
 			}

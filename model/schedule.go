@@ -62,6 +62,7 @@ func (g *generator) step() error {
 func (g *generator) read(s *sequence) error {
 	g.start()
 	g.add(s, min(pieceEnd(s.done), s.prefill)-s.done)
+	g.p.fill = true
 	g.run()
 	return g.p.Sync()
 }
@@ -88,6 +89,7 @@ func (g *generator) decode(group []*sequence) error {
 // start begins a pass.
 func (g *generator) start() {
 	g.p.Release(Mark{})
+	g.p.fill = false
 	seg, t := &g.p.Segments, &g.tokens
 	seg.Q, seg.K, seg.KLen = append(seg.Q[:0], 0), seg.K[:0], seg.KLen[:0]
 	t.ids, t.pos, t.at = t.ids[:0], t.pos[:0], t.at[:0]

@@ -71,7 +71,7 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
 	defer catch(&err)
 	p.Release(Mark{})
-	p.cache, p.keys = nil, nil
+	p.cache, p.keys, p.fill = nil, nil, false
 	p.Segments, p.Positions = f.Segments, p.Ints(f.pos)
 	if f.shares {
 		p.keys = p.Ints(f.keys)

@@ -23,7 +23,7 @@ type Request struct {
 type GenerateOptions struct {
 	Batch int // sequences that run at once; 0: 16
 	// CacheTokens is the size of the key-value cache; 0: what Batch requests
-	// need, up to 16384 tokens or 2 GiB, whichever is more. It is never less
+	// need, up to 16384 tokens or 1 GiB, whichever is more. It is never less
 	// than what one request needs.
 	CacheTokens int
 	Base        bool // run without the adapter
@@ -49,34 +49,33 @@ type Result struct {
 //
 // Requests that begin with the same tokens are cheap: what they share is
 // computed once, as long as it stays in the cache.
-func (d *Decoder) Generate(ctx context.Context, reqs []Request, o GenerateOptions, emit func(i int, r Result) error) (err error) {
-	defer catch(&err)
-	if o.Batch <= 0 {
-		o.Batch = 16
-	}
-	g := &generator{d: d, o: o, emit: emit, p: NewPass(d.backend)}
-	defer g.p.Close()
-	g.p.Base = o.Base
-	if err := g.queue(reqs); err != nil {
-		return err
+func (d *Decoder) Generate(ctx context.Context, reqs []Request, o GenerateOptions, emit func(i int, r Result) error) error {
+	g := d.newGenerator(o, emit)
+	defer g.close()
+	for i, r := range reqs {
+		if err := g.queue(i, r); err != nil {
+			return err
+		}
 	}
 	if len(g.waiting) == 0 {
 		return nil
 	}
-	if g.cache, err = d.newCache(g.rows()); err != nil {
-		return fmt.Errorf("allocate the key-value cache: %w", err)
+	sortByPrefix(g.waiting)
+	if err := g.allocate(g.rows()); err != nil {
+		return err
 	}
-	defer g.cache.close()
-	for len(g.waiting) > 0 || len(g.running) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		g.admit()
-		if err := g.step(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.run(ctx, nil)
+}
+
+// Serve is [Decoder.Generate] for requests that come while others run: a
+// request starts as soon as there is a place for it. Serve calls next when it
+// could start one more; next reports whether there is one, and waits for it if
+// wait is set, because nothing else is to be done. It returns when next reports
+// false although it might have waited. Requests are numbered from 0.
+func (d *Decoder) Serve(ctx context.Context, o GenerateOptions, next func(wait bool) (Request, bool), emit func(i int, r Result) error) error {
+	g := d.newGenerator(o, emit)
+	defer g.close()
+	return g.run(ctx, next)
 }
 
 // A sequence is a request on its way.
@@ -91,40 +90,34 @@ type sequence struct {
 	rng     Stream
 }
 
-// queue checks the requests.
-func (g *generator) queue(reqs []Request) error {
+// queue checks request i and adds it to those that wait.
+func (g *generator) queue(i int, r Request) error {
 	most := g.d.Config.MaxPositions
-	for i, r := range reqs {
-		if len(r.Prompt) == 0 {
-			return fmt.Errorf("request %d: the prompt is empty; it needs at least one token", i)
-		}
-		if len(r.Prompt) >= most {
-			return fmt.Errorf("request %d: the prompt has %d tokens; the model's context of %d leaves no room for an answer", i, len(r.Prompt), most)
-		}
-		if err := r.Sampling.Check(); err != nil {
-			return fmt.Errorf("request %d: %w", i, err)
-		}
-		if err := g.d.Check(Batch{IDs: r.Prompt, Starts: []int32{0}}); err != nil {
-			return fmt.Errorf("request %d: %w", i, err)
-		}
-		s := &sequence{Request: r, index: i, ids: r.Prompt, prefill: len(r.Prompt) - 1, rng: NewStream(r.Seed, "sample")}
-		s.limit = len(s.ids) + min(max(r.MaxTokens, 0), most-len(s.ids))
-		if s.limit == len(s.ids) {
-			if err := g.emit(i, Result{Reason: StopMax}); err != nil {
-				return err
-			}
-			continue
-		}
-		g.waiting = append(g.waiting, s)
+	if len(r.Prompt) == 0 {
+		return fmt.Errorf("request %d: the prompt is empty; it needs at least one token", i)
 	}
-	sortByPrefix(g.waiting)
+	if len(r.Prompt) >= most {
+		return fmt.Errorf("request %d: the prompt has %d tokens; the model's context of %d leaves no room for an answer", i, len(r.Prompt), most)
+	}
+	if err := r.Sampling.Check(); err != nil {
+		return fmt.Errorf("request %d: %w", i, err)
+	}
+	if err := g.d.checkIDs(r.Prompt); err != nil {
+		return fmt.Errorf("request %d: %w", i, err)
+	}
+	s := &sequence{Request: r, index: i, ids: r.Prompt, prefill: len(r.Prompt) - 1, rng: NewStream(r.Seed, "sample")}
+	s.limit = len(s.ids) + min(max(r.MaxTokens, 0), most-len(s.ids))
+	if s.limit == len(s.ids) {
+		return g.emit(i, Result{Reason: StopMax})
+	}
+	g.waiting = append(g.waiting, s)
 	return nil
 }
 
 // The cache is given this much room without being asked, and no less than
 // cacheTokens.
 const (
-	cacheBytes  = 2 << 30
+	cacheBytes  = 1 << 30
 	cacheTokens = 16384
 )
 
@@ -140,10 +133,14 @@ func (g *generator) rows() int {
 	for _, n := range limits[:min(len(limits), g.o.Batch)] {
 		need += n
 	}
-	most := g.o.CacheTokens
-	if most <= 0 {
-		c := &g.d.Config
-		most = max(cacheTokens, cacheBytes/(2*4*c.Layers*c.KVHeads*c.HeadDim))
+	return max(limits[0], min(need, g.mostRows()))
+}
+
+// mostRows is the size of a cache for requests that are not known.
+func (g *generator) mostRows() int {
+	if g.o.CacheTokens > 0 {
+		return g.o.CacheTokens
 	}
-	return max(limits[0], min(need, most))
+	c := &g.d.Config
+	return max(cacheTokens, cacheBytes/(2*4*c.Layers*c.KVHeads*c.HeadDim))
 }

@@ -21,11 +21,12 @@ var small = model.Config{VocabSize: 97, Hidden: 64, Intermediate: 96, Layers: 2,
 // counting is a backend that counts the tokens that models on it read.
 type counting struct {
 	tensor.Backend
-	tokens int
+	tokens, passes int
 }
 
 func (c *counting) Embed(dst, table, ids *tensor.Tensor) {
 	c.tokens += ids.Len()
+	c.passes++
 	c.Backend.Embed(dst, table, ids)
 }
 

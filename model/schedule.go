@@ -1,6 +1,8 @@
 package model
 
 import (
+	"context"
+	"fmt"
 	"slices"
 
 	"pipe/tensor"
@@ -26,12 +28,80 @@ type generator struct {
 	logits []float32
 }
 
+func (d *Decoder) newGenerator(o GenerateOptions, emit func(int, Result) error) *generator {
+	if o.Batch <= 0 {
+		o.Batch = 16
+	}
+	g := &generator{d: d, o: o, emit: emit, p: NewPass(d.backend)}
+	g.p.Base = o.Base
+	return g
+}
+
+func (g *generator) close() {
+	if g.cache != nil {
+		g.cache.close()
+	}
+	g.p.Close()
+}
+
+// allocate makes an empty cache, instead of that which there is. Nothing may
+// be running.
+func (g *generator) allocate(rows int) (err error) {
+	if g.cache != nil {
+		g.cache.close()
+		g.cache, g.idle = nil, nil
+	}
+	if g.cache, err = g.d.newCache(rows); err != nil {
+		return fmt.Errorf("allocate the key-value cache: %w", err)
+	}
+	return nil
+}
+
+// run takes steps until all is done, and next, unless it is nil, has no more.
+func (g *generator) run(ctx context.Context, next func(wait bool) (Request, bool)) (err error) {
+	defer catch(&err)
+	for i := 0; ; {
+		for next != nil && len(g.waiting)+len(g.running) < g.o.Batch {
+			r, ok := next(len(g.waiting)+len(g.running) == 0)
+			if !ok {
+				break
+			}
+			if err := g.queue(i, r); err != nil {
+				return err
+			}
+			i++
+		}
+		if len(g.waiting)+len(g.running) == 0 {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := g.admit(); err != nil {
+			return err
+		}
+		if err := g.step(); err != nil {
+			return err
+		}
+	}
+}
+
 // admit starts waiting sequences, in order, while there is room.
-func (g *generator) admit() {
-	for len(g.waiting) > 0 && len(g.running) < g.o.Batch && g.place(g.waiting[0]) {
-		g.running = append(g.running, g.waiting[0])
+func (g *generator) admit() error {
+	for len(g.waiting) > 0 && len(g.running) < g.o.Batch {
+		s := g.waiting[0]
+		if g.cache == nil || len(g.running) == 0 && s.limit > int(g.cache.rows) {
+			if err := g.allocate(max(s.limit, g.mostRows())); err != nil {
+				return err
+			}
+		}
+		if !g.place(s) {
+			return nil
+		}
+		g.running = append(g.running, s)
 		g.waiting = g.waiting[1:]
 	}
+	return nil
 }
 
 // step reads the prompts of sequences that have just started, so that the
@@ -63,7 +133,7 @@ func (g *generator) read(s *sequence) error {
 	g.start()
 	g.add(s, min(pieceEnd(s.done), s.prefill)-s.done)
 	g.p.fill = true
-	g.run()
+	g.forward()
 	return g.p.Sync()
 }
 
@@ -73,7 +143,7 @@ func (g *generator) decode(group []*sequence) error {
 	for _, s := range group {
 		g.add(s, 1)
 	}
-	logits, err := g.scores(g.run())
+	logits, err := g.scores(g.forward())
 	if err != nil {
 		return err
 	}
@@ -106,8 +176,8 @@ func (g *generator) add(s *sequence, n int) {
 	seg.K, seg.KLen = append(seg.K, s.slot.from), append(seg.KLen, int32(s.done))
 }
 
-// run takes the pass through the layers.
-func (g *generator) run() *tensor.Tensor {
+// forward takes the pass through the layers.
+func (g *generator) forward() *tensor.Tensor {
 	p, t := g.p, &g.tokens
 	p.Positions, p.cache = p.Ints(t.pos), g.cache
 	g.cache.at = p.Ints(t.at)

@@ -1,6 +1,6 @@
-// Package local is a teacher that runs a model in this process. Requests that
-// come at the same time are decoded together; an answer is a function of its
-// request alone.
+// Package local is a teacher that runs a model in this process. Requests are
+// decoded together, each from when it comes until it ends; an answer is a
+// function of its request alone.
 package local
 
 import (
@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -28,9 +27,6 @@ type Config struct {
 	Backend  tensor.Backend // not closed by Close; for nobody else until then
 	Batch    int            // requests decoded at once; 0: 16
 }
-
-// gather is how long the first request waits for others to join it.
-const gather = 5 * time.Millisecond
 
 // A Teacher is a model in memory.
 type Teacher struct {

@@ -120,7 +120,7 @@ func (w *writer) rowDots(f format) {
 	loop, rows := w.label(), []string{"SI", "R10", "R11", "R12"}
 	w.p("%s:", loop)
 	for r, at := range rows {
-		w.p("PREFETCHT0 2048(%s)", at) // hardware prefetch stops at the end of a page
+		w.p("PREFETCHT0 4096(%s)", at) // hardware prefetch stops at the end of a page
 		w.values(f, at)
 		for i := range 4 {
 			w.p("VFMADD231PS %d(DX), Y%d, Y%d", 32*i, i, 7+r)

@@ -14,12 +14,9 @@ type Attention struct {
 
 // Forward implements Module.
 func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	a.q, a.k, a.v = a.Q.Forward(p, x), a.K.Forward(p, x), a.V.Forward(p, x)
+	a.q = a.Q.Forward(p, x)
 	p.Rope(a.q, p.Positions, a.InvFreq, false)
-	p.Rope(a.k, p.Positions, a.InvFreq, false)
-	if p.cache != nil {
-		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)
-	}
+	a.keysAndValues(p, x)
 	a.out, a.lse = p.New(a.q.Shape...), p.New(x.Rows(), a.Heads)
 	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
 	return a.O.Forward(p, a.out)
@@ -46,6 +43,27 @@ func (a *Attention) Params(visit func(string, *Param)) {
 	params("k_proj", a.K, visit)
 	params("v_proj", a.V, visit)
 	params("o_proj", a.O, visit)
+}
+
+// keysAndValues sets k and v to what the segments of p read, of x and of the
+// tokens before.
+func (a *Attention) keysAndValues(p *Pass, x *tensor.Tensor) {
+	a.k, a.v = a.K.Forward(p, x), a.V.Forward(p, x)
+	p.Rope(a.k, p.Positions, a.InvFreq, false)
+	switch {
+	case p.cache != nil:
+		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)
+	case p.keys != nil:
+		a.k, a.v = p.gatherKeys(a.k), p.gatherKeys(a.v)
+	}
+}
+
+// gatherKeys lays out the keys or values x of a pass in the order in which its
+// segments read them.
+func (p *Pass) gatherKeys(x *tensor.Tensor) *tensor.Tensor {
+	y := p.New(p.keys.Len(), x.Cols()) // [keys, kvHeads·headDim]
+	p.GatherRows(y, x, p.keys)
+	return y
 }
 
 func (a *Attention) shape(p *Pass) tensor.Attention {

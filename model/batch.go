@@ -82,7 +82,12 @@ func (d *Decoder) Check(b Batch) error {
 			return fmt.Errorf("row %d of %d tokens", r, len(b.IDs))
 		}
 	}
-	for _, ids := range [][]int32{b.IDs, b.Targets} {
+	return d.checkIDs(b.IDs, b.Targets)
+}
+
+// checkIDs reports a token that the model does not know.
+func (d *Decoder) checkIDs(lists ...[]int32) error {
+	for _, ids := range lists {
 		for _, id := range ids {
 			if id < 0 || int(id) >= d.Config.VocabSize {
 				return fmt.Errorf("token id %d is outside the model's vocabulary of %d: tokenizer and model do not match", id, d.Config.VocabSize)

@@ -124,14 +124,19 @@ func (d *Decoder) Close() {
 }
 
 // run takes ids through the layers and returns the residual stream [tokens, H].
-// p says where documents lie.
+// p says where documents lie, and whether only the cache is filled: then the
+// result is good for nothing.
 func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
 	d.ids = p.Ints(ids)
 	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)
 	d.inputs = d.inputs[:0]
-	for _, l := range d.Layers {
+	for i, l := range d.Layers {
 		d.inputs = append(d.inputs, h)
+		if p.fill && i == len(d.Layers)-1 {
+			l.Attn.keysAndValues(p, l.InputNorm.Forward(p, h))
+			break
+		}
 		if p.Train && !p.Recompute {
 			h = l.Forward(p, h)
 			continue

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-
-	"pipe/tensor"
 )
 
 // A Request is one text to be continued.
@@ -23,10 +21,14 @@ type Request struct {
 // GenerateOptions bounds the memory and the width of generation. They change
 // speed, never a result.
 type GenerateOptions struct {
-	Batch       int  // sequences that run at once; 0: 16
-	CacheTokens int  // tokens of the key-value cache; 0: 16384, or what one request needs
-	Chunk       int  // prompt tokens of a sequence per pass; 0: 256
+	Batch int // sequences that run at once; 0: 16
+	// CacheTokens is the size of the key-value cache; 0: what Batch requests
+	// need, up to 16384 tokens or 1 GiB, whichever is more. It is never less
+	// than what one request needs.
+	CacheTokens int
 	Base        bool // run without the adapter
+
+	trace func(i int, logits []float32) // unless nil, sees what each token of request i is chosen by
 }
 
 // Why a continuation ended.
@@ -44,211 +46,101 @@ type Result struct {
 // Generate continues all requests, many at a time, and calls emit with each
 // result as soon as it is known: i is the index of its request. It stops at
 // the first error of emit. A result is a function of its request alone.
-func (d *Decoder) Generate(ctx context.Context, reqs []Request, o GenerateOptions, emit func(i int, r Result) error) (err error) {
-	defer catch(&err)
-	g := &generator{d: d, o: o, emit: emit, p: NewPass(d.backend)}
-	defer g.p.Close()
-	g.p.Base = o.Base
-	if g.o.Batch <= 0 {
-		g.o.Batch = 16
-	}
-	if g.o.Chunk <= 0 {
-		g.o.Chunk = 256
-	}
-	if g.o.CacheTokens <= 0 {
-		g.o.CacheTokens = 16384
-	}
-	if err := g.queue(reqs); err != nil {
-		return err
+//
+// Requests that begin with the same tokens are cheap: what they share is
+// computed once, as long as it stays in the cache.
+func (d *Decoder) Generate(ctx context.Context, reqs []Request, o GenerateOptions, emit func(i int, r Result) error) error {
+	g := d.newGenerator(o, emit)
+	defer g.close()
+	for i, r := range reqs {
+		if err := g.queue(i, r); err != nil {
+			return err
+		}
 	}
 	if len(g.waiting) == 0 {
 		return nil
 	}
-	if g.cache, err = d.newCache(g.rows()); err != nil {
-		return fmt.Errorf("allocate the key-value cache: %w", err)
+	sortByPrefix(g.waiting)
+	if err := g.allocate(g.rows()); err != nil {
+		return err
 	}
-	defer g.cache.close(d.backend)
-	for len(g.waiting) > 0 || len(g.running) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		g.admit()
-		if err := g.step(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.run(ctx, nil)
+}
+
+// Serve is [Decoder.Generate] for requests that come while others run: a
+// request starts as soon as there is a place for it. Serve calls next when it
+// could start one more; next reports whether there is one, and waits for it if
+// wait is set, because nothing else is to be done. It returns when next reports
+// false although it might have waited. Requests are numbered from 0.
+func (d *Decoder) Serve(ctx context.Context, o GenerateOptions, next func(wait bool) (Request, bool), emit func(i int, r Result) error) error {
+	g := d.newGenerator(o, emit)
+	defer g.close()
+	return g.run(ctx, next)
 }
 
 // A sequence is a request on its way.
 type sequence struct {
 	Request
-	index int
-	ids   []int32 // prompt and continuation
-	limit int     // length that ids may reach
-	slot  span    // rows of the cache
-	done  int     // tokens whose keys are in the cache
-	rng   Stream
+	index   int
+	ids     []int32 // prompt and continuation
+	prefill int     // tokens that are read in pieces: the prompt without its last
+	limit   int     // length that ids may reach
+	slot    span    // rows of the cache
+	done    int     // tokens whose keys are in the cache
+	rng     Stream
 }
 
-type generator struct {
-	d                *Decoder
-	o                GenerateOptions
-	emit             func(int, Result) error
-	p                *Pass
-	cache            *cache
-	waiting, running []*sequence
-	sampler          sampler
-	logits           []float32
-}
-
-// queue checks the requests.
-func (g *generator) queue(reqs []Request) error {
+// queue checks request i and adds it to those that wait.
+func (g *generator) queue(i int, r Request) error {
 	most := g.d.Config.MaxPositions
-	for i, r := range reqs {
-		if len(r.Prompt) == 0 {
-			return fmt.Errorf("request %d: the prompt is empty; it needs at least one token", i)
-		}
-		if len(r.Prompt) >= most {
-			return fmt.Errorf("request %d: the prompt has %d tokens; the model's context of %d leaves no room for an answer", i, len(r.Prompt), most)
-		}
-		if err := r.Sampling.Check(); err != nil {
-			return fmt.Errorf("request %d: %w", i, err)
-		}
-		if err := g.d.Check(Batch{IDs: r.Prompt, Starts: []int32{0}}); err != nil {
-			return fmt.Errorf("request %d: %w", i, err)
-		}
-		s := &sequence{Request: r, index: i, ids: slices.Clone(r.Prompt), limit: min(len(r.Prompt)+r.MaxTokens, most), rng: NewStream(r.Seed, "sample")}
-		if s.limit == len(s.ids) {
-			if err := g.emit(i, Result{Reason: StopMax}); err != nil {
-				return err
-			}
-			continue
-		}
-		g.waiting = append(g.waiting, s)
+	if len(r.Prompt) == 0 {
+		return fmt.Errorf("request %d: the prompt is empty; it needs at least one token", i)
 	}
+	if len(r.Prompt) >= most {
+		return fmt.Errorf("request %d: the prompt has %d tokens; the model's context of %d leaves no room for an answer", i, len(r.Prompt), most)
+	}
+	if err := r.Sampling.Check(); err != nil {
+		return fmt.Errorf("request %d: %w", i, err)
+	}
+	if err := g.d.checkIDs(r.Prompt); err != nil {
+		return fmt.Errorf("request %d: %w", i, err)
+	}
+	s := &sequence{Request: r, index: i, ids: r.Prompt, prefill: len(r.Prompt) - 1, rng: NewStream(r.Seed, "sample")}
+	s.limit = len(s.ids) + min(max(r.MaxTokens, 0), most-len(s.ids))
+	if s.limit == len(s.ids) {
+		return g.emit(i, Result{Reason: StopMax})
+	}
+	g.waiting = append(g.waiting, s)
 	return nil
 }
+
+// The cache is given this much room without being asked, and no less than
+// cacheTokens.
+const (
+	cacheBytes  = 1 << 30
+	cacheTokens = 16384
+)
 
 // rows is the size of the cache: enough for the largest request, and no more
-// than all of them can use.
+// than the largest that can run at once use.
 func (g *generator) rows() int {
-	largest, sum := 0, 0
+	var limits []int
 	for _, s := range g.waiting {
-		largest, sum = max(largest, s.limit), sum+s.limit
+		limits = append(limits, s.limit)
 	}
-	return max(largest, min(sum, g.o.CacheTokens))
+	slices.SortFunc(limits, func(a, b int) int { return b - a })
+	need := 0
+	for _, n := range limits[:min(len(limits), g.o.Batch)] {
+		need += n
+	}
+	return max(limits[0], min(need, g.mostRows()))
 }
 
-// admit starts waiting sequences, in order, while there is room.
-func (g *generator) admit() {
-	for len(g.waiting) > 0 && len(g.running) < g.o.Batch {
-		s := g.waiting[0]
-		slot, ok := g.cache.take(int32(s.limit))
-		if !ok {
-			return
-		}
-		s.slot = slot
-		g.running = append(g.running, s)
-		g.waiting = g.waiting[1:]
+// mostRows is the size of a cache for requests that are not known.
+func (g *generator) mostRows() int {
+	if g.o.CacheTokens > 0 {
+		return g.o.CacheTokens
 	}
-}
-
-// decodeRows is the most sequences that one pass extends. Backends may round
-// differently for few rows and for many, so a pass either reads a piece of one
-// prompt or extends at most so many sequences by a token: what a sequence is
-// computed with then never changes its numbers.
-const decodeRows = 16
-
-// step runs one pass over a piece of a prompt, if there is one to read, or
-// else passes that extend every running sequence.
-func (g *generator) step() error {
-	for _, s := range g.running {
-		if n := min(len(s.ids)-s.done, g.o.Chunk); n > 1 {
-			return g.run([]*sequence{s}, n)
-		}
-	}
-	for group := range slices.Chunk(slices.Clone(g.running), decodeRows) {
-		if err := g.run(group, 1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// run takes the next n tokens of each sequence through the model, and extends
-// those whose tokens are all read.
-func (g *generator) run(group []*sequence, n int) error {
-	p := g.p
-	p.Release(Mark{})
-	seg := &p.Segments
-	seg.Q, seg.K, seg.KLen = append(seg.Q[:0], 0), seg.K[:0], seg.KLen[:0]
-	p.cache = g.cache
-	g.cache.at = g.cache.at[:0]
-	var ids, pos, rows []int32
-	var ready []*sequence
-	for _, s := range group {
-		for j := range n {
-			ids, pos = append(ids, s.ids[s.done+j]), append(pos, int32(s.done+j))
-		}
-		seg.Q = append(seg.Q, int32(len(ids)))
-		seg.K = append(seg.K, s.slot.from)
-		g.cache.at = append(g.cache.at, s.slot.from+int32(s.done))
-		s.done += n
-		seg.KLen = append(seg.KLen, int32(s.done))
-		if s.done == len(s.ids) {
-			ready, rows = append(ready, s), append(rows, int32(len(ids)-1))
-		}
-	}
-	p.Positions = p.Ints(pos)
-	h := g.d.run(p, ids)
-	if len(ready) == 0 {
-		return p.Sync()
-	}
-	logits, err := g.scores(h, rows)
-	if err != nil {
-		return err
-	}
-	v := g.d.Config.VocabSize
-	for i, s := range ready {
-		if err := g.extend(s, logits[i*v:(i+1)*v]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// scores returns the logits [len(rows), V] after the given rows.
-func (g *generator) scores(h *tensor.Tensor, rows []int32) ([]float32, error) {
-	p := g.p
-	x := g.d.gather(p, h, p.Ints(rows))
-	z := p.New(len(rows), g.d.Config.VocabSize)
-	p.MatMul(z, x, g.d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
-	g.logits = slices.Grow(g.logits[:0], z.Len())[:z.Len()]
-	p.Download(g.logits, z)
-	return g.logits, p.Sync()
-}
-
-// extend adds the next token to s and retires s when it is complete.
-func (g *generator) extend(s *sequence, logits []float32) error {
-	made := len(s.ids) - len(s.Prompt)
-	id := g.sampler.next(s.Sampling, logits, s.ids, s.rng.Float(uint64(made)))
-	reason := ""
-	if slices.Contains(s.StopIDs, id) {
-		reason = StopToken
-	} else {
-		s.ids = append(s.ids, id)
-		switch {
-		case s.Stop != nil && s.Stop(s.ids[len(s.Prompt):]):
-			reason = StopToken
-		case len(s.ids) == s.limit:
-			reason = StopMax
-		}
-	}
-	if reason == "" {
-		return nil
-	}
-	g.cache.give(s.slot)
-	g.running = slices.DeleteFunc(g.running, func(x *sequence) bool { return x == s })
-	return g.emit(s.index, Result{s.ids[len(s.Prompt):], reason})
+	c := &g.d.Config
+	return max(cacheTokens, cacheBytes/(2*4*c.Layers*c.KVHeads*c.HeadDim))
 }

@@ -36,7 +36,7 @@ func TestGreedy(t *testing.T) {
 	for _, name := range []string{"plain", "bias"} {
 		d := modeltest.Decoder(t, backend(t), name, false)
 		want := modeltest.Load(t, name+".safetensors").Ints("greedy")
-		got := collect(t, d, []model.Request{{Prompt: modeltest.Docs()[0], MaxTokens: len(want)}}, model.GenerateOptions{Chunk: 3})
+		got := collect(t, d, []model.Request{{Prompt: modeltest.Docs()[0], MaxTokens: len(want)}}, model.GenerateOptions{})
 		if !slices.Equal(got[0].IDs, want) || got[0].Reason != model.StopMax {
 			t.Errorf("%s: %v, want %v", name, got[0], want)
 		}
@@ -70,7 +70,7 @@ func TestBatching(t *testing.T) {
 	d := modeltest.Decoder(t, backend(t), "plain", false)
 	reqs := requests()
 	want := collect(t, d, reqs, model.GenerateOptions{Batch: 1})
-	for _, o := range []model.GenerateOptions{{Batch: 3}, {Batch: 8}, {Batch: 8, CacheTokens: 70}, {Batch: 4, Chunk: 2}} {
+	for _, o := range []model.GenerateOptions{{Batch: 3}, {Batch: 8}, {Batch: 8, CacheTokens: 70}, {Batch: 4, CacheTokens: 1}} {
 		got := collect(t, d, reqs, o)
 		for i := range reqs {
 			if !slices.Equal(got[i].IDs, want[i].IDs) || got[i].Reason != want[i].Reason {

@@ -24,13 +24,17 @@ func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
 	defer catch(&err)
 	p.start(len(b.IDs), b.Starts)
 	h := d.run(p, b.IDs)
-	n := len(b.Rows)
-	if n == 0 {
+	if len(b.Rows) == 0 {
 		d.head = headState{}
 		return s, p.Sync()
 	}
-	t := &d.head
-	t.rows, t.targets = p.Ints(b.Rows), p.Ints(b.Targets)
+	return d.logProb(p, h, b.Rows, b.Targets)
+}
+
+// logProb scores targets after the rows of the residual stream h.
+func (d *Decoder) logProb(p *Pass, h *tensor.Tensor, rows, targets []int32) (Scores, error) {
+	n, t := len(rows), &d.head
+	t.rows, t.targets = p.Ints(rows), p.Ints(targets)
 	t.x = d.gather(p, h, t.rows) // [n, H]
 	logp, argmax := p.New(n), p.i32.get(p.Backend, []int{n})
 	t.lse = p.New(n)
@@ -39,7 +43,7 @@ func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
 		t.dx = p.New(n, d.Config.Hidden)
 	}
 	p.LogProb(logp, t.lse, argmax, t.dx, t.x, d.Head.Value, t.targets)
-	s = Scores{make([]float32, n), make([]int32, n)}
+	s := Scores{make([]float32, n), make([]int32, n)}
 	p.Download(s.LogP, logp)
 	p.DownloadInts(s.ArgMax, argmax)
 	return s, p.Sync()

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"slices"
-
-	"pipe/tensor"
-)
+import "pipe/tensor"
 
 // A Module is a layer. Backward answers the latest Forward of the same pass.
 type Module interface {
@@ -49,17 +45,19 @@ type Pass struct {
 	// Seed makes the dropout masks of the pass.
 	Seed uint64
 
-	cache *cache // keys and values of earlier tokens; nil: none
+	cache *cache         // keys and values of earlier tokens; nil: none
+	fill  bool           // only fill the cache: compute nothing else in the last layer
+	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
 	f32   arena
 	i32   arena
 }
 
 // NewPass returns a pass over b.
 func NewPass(b tensor.Backend) *Pass {
-	return &Pass{Backend: b, f32: arena{dt: tensor.F32}, i32: arena{dt: tensor.I32}}
+	return &Pass{Backend: b, f32: newArena(tensor.F32), i32: newArena(tensor.I32)}
 }
 
-// New returns an F32 tensor of the workspace, its content undefined. It lives
+// New returns an F32 vector or matrix of the workspace, its content undefined. It lives
 // until the next pass, or until a Release of a mark taken before.
 func (p *Pass) New(shape ...int) *tensor.Tensor { return p.f32.get(p.Backend, shape) }
 
@@ -105,21 +103,36 @@ func (p *Pass) start(n int, starts []int32) {
 			pos = append(pos, j)
 		}
 	}
-	p.cache = nil
+	p.cache, p.keys, p.fill = nil, nil, false
 	p.Positions = p.Ints(pos)
 }
 
-// An arena hands out views of a few large slabs, as a stack.
+// An arena hands out views of a few large slabs, as a stack. It keeps the views
+// and hands them out again to whoever asks for the same: a pass of shapes that
+// were there before allocates nothing.
 type arena struct {
 	dt    tensor.DType
 	slabs []*tensor.Tensor
+	views map[view]*tensor.Tensor
 	at    spot
 }
 
 // A spot is the first free element: of which slab, and where in it.
 type spot struct{ slab, off int }
 
+// A view is where a vector or matrix begins and its shape.
+type view struct {
+	spot
+	rows, cols int // cols -1: a vector
+}
+
+// maxViews bounds the views that are kept: passes of ever new lengths would
+// fill the memory with them.
+const maxViews = 1 << 12
+
 const slabLen = 1 << 20 // elements of the first slab
+
+func newArena(dt tensor.DType) arena { return arena{dt: dt, views: map[view]*tensor.Tensor{}} }
 
 func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	n := 1
@@ -127,9 +140,8 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 		n *= d
 	}
 	for ; a.at.slab < len(a.slabs); a.at = (spot{a.at.slab + 1, 0}) {
-		s := a.slabs[a.at.slab]
-		if a.at.off+n <= s.Len() {
-			t := b.View(s, a.at.off, slices.Clone(shape)...)
+		if a.at.off+n <= a.slabs[a.at.slab].Len() {
+			t := a.view(b, shape)
 			a.at.off += (n + 15) &^ 15 // 64 bytes: whole cache lines
 			return t
 		}
@@ -149,6 +161,23 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 	return a.get(b, shape)
 }
 
+// view returns a tensor that lies at the top of the stack.
+func (a *arena) view(b tensor.Backend, shape []int) *tensor.Tensor {
+	key := view{a.at, shape[0], -1}
+	if len(shape) == 2 {
+		key.cols = shape[1]
+	}
+	if t := a.views[key]; t != nil {
+		return t
+	}
+	if len(a.views) >= maxViews {
+		clear(a.views)
+	}
+	t := b.View(a.slabs[a.at.slab], a.at.off, append([]int(nil), shape...)...)
+	a.views[key] = t
+	return t
+}
+
 func (a *arena) total() int {
 	n := 0
 	for _, s := range a.slabs {
@@ -161,6 +190,7 @@ func (a *arena) free(b tensor.Backend) {
 	for _, s := range a.slabs {
 		b.Free(s)
 	}
+	clear(a.views)
 	a.slabs, a.at = nil, spot{}
 }
 

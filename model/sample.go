@@ -1,7 +1,6 @@
 package model
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -35,48 +34,85 @@ func (s Sampling) Check() error {
 	return nil
 }
 
-type candidate struct {
-	id int32
-	p  float64 // weight, then probability
+// A sampler chooses tokens by logits. Its memory is used again.
+type sampler struct {
+	weights []float32   // of every token
+	sums    []float64   // of every weightBlock weights
+	kept    []candidate // those that may be drawn
+	seen    []uint32    // by token: the latest call that penalized it
+	calls   uint32
 }
 
-// A sampler chooses tokens by logits. scratch is reused between calls.
-type sampler struct{ scratch []candidate }
+type candidate struct {
+	id int32
+	z  float32 // logit
+	w  float32 // weight: exp of the logit over the temperature, 1 at most
+}
 
 // next returns the token for logits, which it may change. seen are the tokens
 // before it and u is a number in [0, 1) that decides.
+//
+// Unlikely tokens are cut in the order of transformers: top-k, top-p of what
+// is left, min-p. Only what may be kept is ever sorted.
 func (s *sampler) next(o Sampling, logits []float32, seen []int32, u float64) int32 {
 	if o.RepetitionPenalty != 0 && o.RepetitionPenalty != 1 {
-		penalize(logits, seen, float32(o.RepetitionPenalty))
+		s.penalize(logits, seen, float32(o.RepetitionPenalty))
 	}
-	best := 0
+	best := argmax(logits)
+	if o.Temperature == 0 {
+		return best
+	}
+	top, t := logits[best], 1/o.Temperature
+	nucleus := o.TopP > 0 && o.TopP < 1
+	switch {
+	case o.TopK > 0 && o.TopK < len(logits):
+		s.largest(logits, o.TopK)
+		s.weigh(top, t)
+	case nucleus:
+		total := s.weighAll(logits, top, t)
+		// All tokens below this weight together are less than 1-TopP of the
+		// total, so none of them is in the nucleus.
+		s.above(logits, float32((1-o.TopP)*total/float64(len(logits))))
+		return s.draw(s.head(o, total), best, u)
+	case o.MinP > 0: // these can be told by their logits, with a margin for rounding
+		s.likely(logits, float32(float64(top)+o.Temperature*(math.Log(o.MinP)-1e-3)))
+		s.weigh(top, t)
+		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return c.w < float32(o.MinP) })
+		return s.draw(s.kept, best, u)
+	default:
+		return s.drawAll(s.weighAll(logits, top, t), best, u)
+	}
+	if !nucleus {
+		o.TopP = 1
+	}
+	return s.draw(s.head(o, total(s.kept)), best, u)
+}
+
+// argmax returns the first largest logit.
+func argmax(logits []float32) int32 {
+	best, most := 0, logits[0]
 	for i, z := range logits {
-		if z > logits[best] {
-			best = i
+		if z > most {
+			best, most = i, z
 		}
 	}
-	if o.Temperature == 0 {
-		return int32(best)
-	}
-	c := s.scratch[:0]
-	top, sum := float64(logits[best]), 0.0
-	for i, z := range logits {
-		w := math.Exp((float64(z) - top) / o.Temperature)
-		sum += w
-		c = append(c, candidate{int32(i), w})
-	}
-	s.scratch = c
-	return choose(o.keep(c, sum), u)
+	return int32(best)
 }
 
 // penalize changes the logit of each seen token once.
-func penalize(logits []float32, seen []int32, by float32) {
-	done := make(map[int32]bool, len(seen))
+func (s *sampler) penalize(logits []float32, seen []int32, by float32) {
+	if len(s.seen) < len(logits) {
+		s.seen = make([]uint32, len(logits))
+	}
+	if s.calls++; s.calls == 0 {
+		clear(s.seen)
+		s.calls = 1
+	}
 	for _, id := range seen {
-		if done[id] || int(id) >= len(logits) {
+		if int(id) >= len(logits) || s.seen[id] == s.calls {
 			continue
 		}
-		done[id] = true
+		s.seen[id] = s.calls
 		if logits[id] > 0 {
 			logits[id] /= by
 		} else {
@@ -85,57 +121,164 @@ func penalize(logits []float32, seen []int32, by float32) {
 	}
 }
 
-// keep drops unlikely candidates in the order of transformers: top-k, top-p of
-// what is left, min-p. sum is the total weight of c.
-func (o Sampling) keep(c []candidate, sum float64) []candidate {
-	if o.TopK > 0 && o.TopK < len(c) {
-		sortCandidates(c)
-		c = c[:o.TopK]
-		sum = total(c)
-	}
-	if o.TopP > 0 && o.TopP < 1 {
-		// All tokens below this weight together are less than 1-TopP of the
-		// total, so none of them is in the nucleus: no need to sort them.
-		floor := (1 - o.TopP) * sum / float64(len(c))
-		c = slices.DeleteFunc(c, func(x candidate) bool { return x.p < floor })
-		sortCandidates(c)
-		acc := 0.0
-		for i, x := range c {
-			acc += x.p
-			if acc >= o.TopP*sum {
-				c = c[:i+1]
-				break
-			}
-		}
-	}
-	if o.MinP > 0 {
-		most := 0.0
-		for _, x := range c {
-			most = max(most, x.p)
-		}
-		c = slices.DeleteFunc(c, func(x candidate) bool { return x.p < o.MinP*most })
-	}
-	return c
-}
+// weightBlock is how many weights are summed before the sum of all: draws skip
+// whole blocks.
+const weightBlock = 256
 
-func sortCandidates(c []candidate) {
-	slices.SortFunc(c, func(a, b candidate) int { return cmp.Or(cmp.Compare(b.p, a.p), cmp.Compare(a.id, b.id)) })
-}
-
-func total(c []candidate) (sum float64) {
-	for _, x := range c {
-		sum += x.p
+// weighAll sets the weight of every token and returns their sum.
+func (s *sampler) weighAll(logits []float32, top float32, t float64) (sum float64) {
+	s.weights = slices.Grow(s.weights[:0], len(logits))[:len(logits)]
+	s.sums = s.sums[:0]
+	for i := 0; i < len(logits); i += weightBlock {
+		block := logits[i:min(i+weightBlock, len(logits))]
+		weights, part := s.weights[i:][:len(block)], 0.0
+		for j, z := range block {
+			w := float32(expNegative(float64(z-top) * t))
+			weights[j] = w
+			part += float64(w)
+		}
+		s.sums = append(s.sums, part)
+		sum += part
 	}
 	return sum
 }
 
-// choose returns the candidate in which u of the total weight falls.
-func choose(c []candidate, u float64) int32 {
+// likely keeps the tokens whose logit is at least the floor, in order.
+func (s *sampler) likely(logits []float32, floor float32) {
+	s.kept = s.kept[:0]
+	for i, z := range logits {
+		if z >= floor {
+			s.kept = append(s.kept, candidate{id: int32(i), z: z})
+		}
+	}
+}
+
+// above keeps the tokens whose weight is at least the floor, in order.
+func (s *sampler) above(logits []float32, floor float32) {
+	s.kept = s.kept[:0]
+	for i, w := range s.weights {
+		if w >= floor {
+			s.kept = append(s.kept, candidate{int32(i), logits[i], w})
+		}
+	}
+}
+
+// weigh sets the weights of the tokens kept.
+func (s *sampler) weigh(top float32, t float64) {
+	for i := range s.kept {
+		c := &s.kept[i]
+		c.w = float32(expNegative(float64(c.z-top) * t))
+	}
+}
+
+// before orders tokens by logit, the first of equals first; NaN comes last.
+func (c candidate) before(d candidate) bool {
+	return c.z > d.z || c.z == d.z && c.id < d.id || d.z != d.z && (c.z == c.z || c.id < d.id)
+}
+
+// largest keeps the k most likely tokens, in a heap whose root is the least.
+func (s *sampler) largest(logits []float32, k int) {
+	h := s.kept[:0]
+	for i, z := range logits[:k] {
+		h = append(h, candidate{id: int32(i), z: z})
+	}
+	s.kept = h
+	less := func(a, b candidate) bool { return b.before(a) }
+	for i := k/2 - 1; i >= 0; i-- {
+		sink(h, i, less)
+	}
+	for i := k; i < len(logits); i++ {
+		if z := logits[i]; z > h[0].z || h[0].z != h[0].z { // the first of equals stays
+			if c := (candidate{id: int32(i), z: z}); c.before(h[0]) {
+				h[0] = c
+				sink(h, 0, less)
+			}
+		}
+	}
+}
+
+// head cuts the tokens kept by top-p and min-p and returns them, the most
+// likely first. total is the weight that top-p is a part of.
+func (s *sampler) head(o Sampling, total float64) []candidate {
+	h := s.kept
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		sink(h, i, candidate.before)
+	}
+	// The root moves behind the heap, which shrinks: the end is in order.
+	n, sum := len(h), 0.0
+	for n > 0 {
+		c := h[0]
+		if o.MinP > 0 && n < len(h) && c.w < float32(o.MinP) {
+			break
+		}
+		n--
+		h[0], h[n] = h[n], c
+		sink(h[:n], 0, candidate.before)
+		if sum += float64(c.w); o.TopP < 1 && sum >= o.TopP*total {
+			break
+		}
+	}
+	h = h[n:]
+	slices.Reverse(h)
+	return h
+}
+
+// sink restores the heap h, in which only element i may stand too high.
+func sink(h []candidate, i int, before func(a, b candidate) bool) {
+	for {
+		j := 2*i + 1
+		if j >= len(h) {
+			return
+		}
+		if j+1 < len(h) && before(h[j+1], h[j]) {
+			j++
+		}
+		if !before(h[j], h[i]) {
+			return
+		}
+		h[i], h[j] = h[j], h[i]
+		i = j
+	}
+}
+
+func total(c []candidate) (sum float64) {
+	for _, x := range c {
+		sum += float64(x.w)
+	}
+	return sum
+}
+
+// draw returns the candidate in which u of the total weight falls.
+func (s *sampler) draw(c []candidate, best int32, u float64) int32 {
 	left := u * total(c)
 	for _, x := range c {
-		if left -= x.p; left < 0 {
+		if left -= float64(x.w); left < 0 {
 			return x.id
 		}
 	}
-	return c[len(c)-1].id
+	return best // rounding, or no weight at all: logits that are not finite
+}
+
+// drawAll is draw among all tokens.
+func (s *sampler) drawAll(sum float64, best int32, u float64) int32 {
+	left := u * sum
+	for b, part := range s.sums {
+		if left >= part {
+			left -= part
+			continue
+		}
+		from := b * weightBlock
+		last := best // of this block, when rounding leaves none
+		for i, w := range s.weights[from:min(from+weightBlock, len(s.weights))] {
+			if w == 0 {
+				continue
+			}
+			last = int32(from + i)
+			if left -= float64(w); left < 0 {
+				break
+			}
+		}
+		return last
+	}
+	return best
 }

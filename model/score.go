@@ -14,7 +14,8 @@ type Continuation struct {
 // ScoreTokens is how many tokens a pass of [Decoder.Score] has by default.
 const ScoreTokens = 2048
 
-// ScoreOptions bounds the memory of [Decoder.Score]. It changes no result.
+// ScoreOptions bounds the memory of [Decoder.Score]. Beyond the last digits,
+// it changes no result.
 type ScoreOptions struct {
 	Tokens int  // tokens of a pass; 0: ScoreTokens. A longer continuation runs alone
 	Base   bool // run without the adapter
@@ -23,7 +24,9 @@ type ScoreOptions struct {
 }
 
 // Score returns, for each continuation, the log-probability of each target
-// token and the most likely token in its place.
+// token and the most likely token in its place. What a continuation has in
+// common with the one before it, such as the context of several answers, is
+// computed once.
 func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) ([]Scores, error) {
 	if o.Tokens <= 0 {
 		o.Tokens = ScoreTokens
@@ -34,6 +37,9 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 		} else if n > d.Config.MaxPositions {
 			return nil, fmt.Errorf("continuation %d has %d tokens; the model's context is %d", i, n, d.Config.MaxPositions)
 		}
+		if err := d.checkIDs(c.Context, c.Target); err != nil {
+			return nil, fmt.Errorf("continuation %d: %w", i, err)
+		}
 	}
 	p := NewPass(d.backend)
 	defer p.Close()
@@ -43,16 +49,12 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		var b Batch
+		var f forest
 		first, last := len(out), len(out)
-		for ; last < len(cs); last++ {
-			c := cs[last]
-			if last > first && len(b.IDs)+len(c.Context)+len(c.Target) > o.Tokens {
-				break
-			}
-			b.Add(c)
+		for last < len(cs) && f.add(cs[last], o.Tokens) {
+			last++
 		}
-		s, err := d.LogProb(p, b)
+		s, err := d.score(p, &f)
 		if err != nil {
 			return nil, fmt.Errorf("score continuations %d to %d: %w", first, last-1, err)
 		}
@@ -66,6 +68,76 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 		}
 	}
 	return out, nil
+}
+
+// score runs the continuations of f.
+func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
+	defer catch(&err)
+	p.Release(Mark{})
+	p.cache, p.keys, p.fill = nil, nil, false
+	p.Segments, p.Positions = f.Segments, p.Ints(f.pos)
+	if f.shares {
+		p.keys = p.Ints(f.keys)
+	}
+	if len(f.rows) == 0 {
+		return s, nil
+	}
+	return d.logProb(p, d.run(p, f.ids), f.rows, f.targets)
+}
+
+// A forest lays continuations out for one pass. One that begins like the
+// continuation before it has only the rest of its tokens in the pass, as a
+// segment whose keys are those of both.
+type forest struct {
+	Segments
+	ids, pos      []int32 // tokens of the pass and their positions
+	keys          []int32 // token of the pass that each key row is
+	rows, targets []int32 // see Batch
+	shares        bool    // keys are not the tokens in order
+
+	last []int32 // token of the pass that each token of the latest continuation is
+}
+
+// keysOfToken bounds the copies of shared keys: so many for each token of a
+// pass.
+const keysOfToken = 16
+
+// add appends c. It reports whether there is room within so many tokens.
+func (f *forest) add(c Continuation, most int) bool {
+	if len(c.Target) == 0 {
+		return true
+	}
+	at := func(i int) int32 { // the last target token is not read
+		if i < len(c.Context) {
+			return c.Context[i]
+		}
+		return c.Target[i-len(c.Context)]
+	}
+	n, same := len(c.Context)+len(c.Target)-1, 0
+	for same < min(n, len(f.last)) && f.ids[f.last[same]] == at(same) {
+		same++
+	}
+	if len(f.ids) > 0 && (len(f.ids)+n-same > most || len(f.keys)+n > keysOfToken*most || len(f.rows)+len(c.Target) > most) {
+		return false
+	}
+	f.last = f.last[:same]
+	for i := same; i < n; i++ {
+		f.last = append(f.last, int32(len(f.ids)))
+		f.ids, f.pos = append(f.ids, at(i)), append(f.pos, int32(i))
+	}
+	if same < n {
+		if len(f.Q) == 0 {
+			f.Q = append(f.Q, 0)
+		}
+		f.Q = append(f.Q, int32(len(f.ids)))
+		f.K, f.KLen = append(f.K, int32(len(f.keys))), append(f.KLen, int32(n))
+		f.keys = append(f.keys, f.last...)
+		f.shares = f.shares || same > 0
+	}
+	for i, id := range c.Target {
+		f.rows, f.targets = append(f.rows, f.last[len(c.Context)-1+i]), append(f.targets, id)
+	}
+	return true
 }
 
 // Embed returns the mean of the final hidden states of each document, [H]

@@ -32,9 +32,12 @@ type Request struct {
 	Temperature float64   `json:"temperature"`
 	TopP        float64   `json:"top_p"`
 	TopK        int       `json:"top_k,omitempty"`
-	Stop        []string  `json:"stop,omitempty"`
-	Seed        uint64    `json:"seed"`
-	Attempt     int       `json:"attempt"`
+	MinP        float64   `json:"min_p,omitempty"`
+	// RepetitionPenalty is 0 or 1 for none.
+	RepetitionPenalty float64  `json:"repetition_penalty,omitempty"`
+	Stop              []string `json:"stop,omitempty"`
+	Seed              uint64   `json:"seed"`
+	Attempt           int      `json:"attempt"`
 }
 
 // A Message is one turn of a conversation.

@@ -12,6 +12,11 @@ package tensor
 //
 // Results do not depend on the number of threads. A Backend is used by one
 // goroutine at a time.
+//
+// Sequences that are decoded together do not change one another: of at most
+// [DecodeRows] rows, each row of the result of a forward operation has the
+// bits that it would have alone. MatMul promises this for frozen weights and
+// TransB, Attention for segments of one query, wherever their keys lie.
 type Backend interface {
 	Memory
 	Linear
@@ -29,6 +34,9 @@ type Backend interface {
 	// Close frees the device. Tensors of this backend are dead after it.
 	Close() error
 }
+
+// DecodeRows is the most rows of which each is computed as if it were alone.
+const DecodeRows = 16
 
 // Memory allocates and moves tensors.
 type Memory interface {

@@ -103,37 +103,11 @@ func (g *Guard) Decoder(c model.Config, src model.Source, peft string) (*model.D
 	return d, err
 }
 
-// Score plans [model.Decoder.Score] of cs on d, a decoder of the plan: its first
-// passes, and one that is as large as any can be.
+// Score plans [model.Decoder.Score] of cs on d, a decoder of the plan, pass by
+// pass: what passes hold depends on what the continuations have in common.
 func Score(ctx context.Context, d *model.Decoder, cs []model.Continuation, o model.ScoreOptions) error {
-	if o.Tokens <= 0 {
-		o.Tokens = model.ScoreTokens
-	}
-	length := func(c model.Continuation) int { return len(c.Context) + len(c.Target) }
-	most := slices.SortedStableFunc(slices.Values(cs), func(a, b model.Continuation) int {
-		return cmp.Compare(length(b), length(a))
-	})
-	var pass []model.Continuation
-	room := o.Tokens
-	for _, c := range most {
-		if over := length(c) - room; len(pass) > 0 && over > 0 { // the next is cut to fill the pass
-			if over >= len(c.Context) {
-				break
-			}
-			c.Context = c.Context[over:]
-		}
-		pass = append(pass, c)
-		room -= length(c)
-	}
-	first, tokens := 0, 0
-	for ; first < len(cs) && tokens < 4*o.Tokens; first++ {
-		tokens += length(cs[first])
-	}
 	o.Progress = nil
-	if _, err := d.Score(ctx, cs[:first], o); err != nil {
-		return err
-	}
-	_, err := d.Score(ctx, pass, o)
+	_, err := d.Score(ctx, cs, o)
 	return err
 }
 

@@ -128,12 +128,14 @@ func TestLargest(t *testing.T) {
 		return g.Plan.Peak()
 	}
 	ctx := context.Background()
-	some := peak(func(d *model.Decoder) error { return Score(ctx, d, cs, model.ScoreOptions{}) })
-	all := peak(func(d *model.Decoder) error { _, err := d.Score(ctx, cs, model.ScoreOptions{}); return err })
-	near(t, "score", some, all)
+	score := peak(func(d *model.Decoder) error { return Score(ctx, d, cs, model.ScoreOptions{}) })
+	short := peak(func(d *model.Decoder) error { return Score(ctx, d, cs[:1], model.ScoreOptions{}) })
+	if !(short.Bytes < score.Bytes/2) {
+		t.Errorf("one continuation needs %d bytes, all of them %d", short.Bytes, score.Bytes)
+	}
 	o := model.GenerateOptions{CacheTokens: 4000}
-	some = peak(func(d *model.Decoder) error { return Generate(ctx, d, reqs, o) })
-	all = peak(func(d *model.Decoder) error {
+	some := peak(func(d *model.Decoder) error { return Generate(ctx, d, reqs, o) })
+	all := peak(func(d *model.Decoder) error {
 		return d.Generate(ctx, slices.Clone(reqs), o, func(int, model.Result) error { return nil })
 	})
 	near(t, "generate", some, all)

@@ -37,7 +37,9 @@ type TeacherConfig struct {
 	Model       *Model   `hcl:"model,optional" doc:"The model block to run (local)"`
 	Temperature float64  `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
 	TopP        float64  `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
-	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (local only)"`
+	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (not every openai endpoint knows it)"`
+	MinP        float64  `hcl:"min_p,optional" doc:"Keep tokens at least this likely relative to the most likely; 0 keeps all (not every openai endpoint knows it)"`
+	Penalty     float64  `hcl:"repetition_penalty,optional" doc:"Divide the positive and multiply the negative logits of tokens seen before by this; 1 changes nothing (not every openai endpoint knows it)"`
 	MaxTokens   int      `hcl:"max_tokens,optional" doc:"Longest answer, in tokens"`
 	Stop        []string `hcl:"stop,optional" doc:"Strings that end an answer"`
 	Concurrency int      `hcl:"concurrency,optional" json:"-" doc:"Requests in flight at once"`
@@ -48,7 +50,7 @@ type TeacherConfig struct {
 
 // NewTeacherConfig returns the defaults.
 func NewTeacherConfig() *TeacherConfig {
-	return &TeacherConfig{Temperature: 0.7, TopP: 1, MaxTokens: 512, Concurrency: 8, Timeout: "120s", Retries: 5}
+	return &TeacherConfig{Temperature: 0.7, TopP: 1, Penalty: 1, MaxTokens: 512, Concurrency: 8, Timeout: "120s", Retries: 5}
 }
 
 // Check reports what is wrong with the configuration by itself.
@@ -86,6 +88,12 @@ func (t *TeacherConfig) Check() error {
 	if t.TopK < 0 {
 		bad("top_k", "is %d; must be 0 (all tokens) or more", t.TopK)
 	}
+	if !(t.MinP >= 0 && t.MinP <= 1) {
+		bad("min_p", "is %v; must be between 0 and 1", t.MinP)
+	}
+	if !(t.Penalty > 0 && t.Penalty <= 10) {
+		bad("repetition_penalty", "is %v; must be above 0 and at most 10, usually 1 to 1.3", t.Penalty)
+	}
 	if t.MaxTokens < 1 || t.MaxTokens > 1<<20 {
 		bad("max_tokens", "is %d; must be between 1 and 1048576", t.MaxTokens)
 	}
@@ -113,9 +121,14 @@ func marshalTeacher(c *TeacherConfig) ([]byte, error) {
 		Temperature float64          `json:"temperature"`
 		TopP        float64          `json:"top_p"`
 		TopK        int              `json:"top_k"`
+		MinP        float64          `json:"min_p,omitempty"`
+		Penalty     float64          `json:"repetition_penalty,omitempty"` // 0 for 1, as before there was one
 		MaxTokens   int              `json:"max_tokens"`
 		Stop        []string         `json:"stop,omitempty"`
-	}{ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MaxTokens: c.MaxTokens, Stop: c.Stop}
+	}{ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MinP: c.MinP, MaxTokens: c.MaxTokens, Stop: c.Stop}
+	if c.Penalty != 1 {
+		v.Penalty = c.Penalty
+	}
 	if c.Model != nil {
 		v.Model = &c.Model.Digest
 	}

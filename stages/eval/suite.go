@@ -173,15 +173,34 @@ func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 		if reqs[i], err = r.request(ctx, u.MaxTokens); err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		if r.subject.Template == nil {
+			reqs[i].Stop = r.untilNext()
+		}
 	}
 	texts, err := r.complete(reqs)
 	for i, t := range texts {
-		t, _, _ = strings.Cut(strings.TrimLeft(t, "\n"), "\n\n") // plain text: the next example begins
 		if r.subject.Template == nil {
-			texts[i] = t
+			texts[i], _ = untilNext(t)
 		}
 	}
 	return texts, err
+}
+
+// untilNext returns the answer that plain text begins with, and whether it is
+// followed by the beginning of another example.
+func untilNext(text string) (answer string, more bool) {
+	answer, _, more = strings.Cut(strings.TrimLeft(text, "\n"), "\n\n")
+	return answer, more
+}
+
+// untilNext returns a [model.Request]'s Stop, for one request.
+func (r *runner) untilNext() func(ids []int32) bool {
+	s, text := r.subject.Tokenizer.NewStream(true), ""
+	return func(ids []int32) bool {
+		text += s.Push(ids[len(ids)-1])
+		_, more := untilNext(text)
+		return more
+	}
 }
 
 // request is a greedy continuation of a prompt, whose beginning is cut when

@@ -33,7 +33,8 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 	for attempt := range a.spec.Attempts {
 		r := teacher.Request{
 			Messages:  []teacher.Message{{Role: "user", Content: prompt}},
-			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, Stop: c.Stop,
+			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK,
+			MinP: c.MinP, RepetitionPenalty: penalty(c.Penalty), Stop: c.Stop,
 			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt,
 		}
 		ans, err := a.teacher.Complete(ctx, r)
@@ -61,6 +62,15 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 		last = fmt.Errorf("%w; the reply was %q", err, clip(ans.Content, 200))
 	}
 	return "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
+}
+
+// penalty is 0 for a penalty that changes nothing, so that requests are those of
+// journals that were written before there was one.
+func penalty(p float64) float64 {
+	if p == 1 {
+		return 0
+	}
+	return p
 }
 
 // sampleSeed is a hash of what tells one request of a recipe from another.

@@ -1,6 +1,6 @@
-// Package local is a teacher that runs a model in this process. Requests that
-// come at the same time are decoded together; an answer is a function of its
-// request alone.
+// Package local is a teacher that runs a model in this process. Requests are
+// decoded together, each from when it comes until it ends; an answer is a
+// function of its request alone.
 package local
 
 import (
@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -31,9 +30,6 @@ type Config struct {
 	Batch    int            // requests decoded at once; 0: 16
 }
 
-// gather is how long the first request waits for others to join it.
-const gather = 5 * time.Millisecond
-
 // A Teacher is a model in memory.
 type Teacher struct {
 	id      string
@@ -41,7 +37,8 @@ type Teacher struct {
 	decoder *model.Decoder
 	batch   int
 	guard   *memory.Guard
-	shadow  *model.Decoder // on the plan of guard
+	shadow  *model.Decoder               // on the plan of guard
+	planned struct{ prompt, answer int } // the longest so far
 
 	jobs    chan *job
 	stop    context.CancelFunc // ends the work
@@ -173,11 +170,12 @@ func (t *Teacher) request(r teacher.Request) (model.Request, error) {
 	}
 	req := model.Request{
 		Prompt: t.model.Tokenizer.Encode(text), MaxTokens: r.MaxTokens, Seed: r.Seed, StopIDs: t.model.EOS,
-		Sampling: model.Sampling{Temperature: r.Temperature, TopK: r.TopK, TopP: r.TopP},
-		Stop:     func(ids []int32) bool { return cut(t.model.Tokenizer.Decode(ids), r.Stop) >= 0 },
+		Sampling: model.Sampling{Temperature: r.Temperature, TopK: r.TopK, TopP: r.TopP, MinP: r.MinP, RepetitionPenalty: r.RepetitionPenalty},
+		Stop:     func([]int32) bool { return false },
 	}
-	if len(r.Stop) == 0 {
-		req.Stop = func([]int32) bool { return false }
+	if len(r.Stop) > 0 {
+		stop := t.model.Tokenizer.StopAt(r.Stop...)
+		req.Stop = func(ids []int32) bool { return stop(ids[len(ids)-1]) }
 	}
 	most := t.model.Config.MaxPositions
 	switch {

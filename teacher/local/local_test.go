@@ -230,3 +230,34 @@ func TestOpen(t *testing.T) {
 		t.Errorf("base model: %v", err)
 	}
 }
+
+// TestSampling: every setting of a request reaches the sampler.
+func TestSampling(t *testing.T) {
+	x := open(t, Config{ID: "x"})
+	answer := func(change func(r *teacher.Request)) string {
+		r := ask("sample", 5)
+		r.MaxTokens, r.Temperature = 40, 1.5
+		change(&r)
+		a, err := x.Complete(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Content
+	}
+	free, greedy := answer(func(*teacher.Request) {}), answer(func(r *teacher.Request) { r.Temperature = 0 })
+	if free == greedy {
+		t.Fatal("the sample is the greedy answer; the test would show nothing")
+	}
+	for name, change := range map[string]func(r *teacher.Request){
+		"top_k": func(r *teacher.Request) { r.TopK = 1 },
+		"top_p": func(r *teacher.Request) { r.TopP = 1e-9 },
+		"min_p": func(r *teacher.Request) { r.MinP = 1 },
+	} {
+		if got := answer(change); got != greedy {
+			t.Errorf("%s leaves one token, but gives %q; greedy is %q", name, got, greedy)
+		}
+	}
+	if got := answer(func(r *teacher.Request) { r.Temperature, r.RepetitionPenalty = 0, 100 }); got == greedy {
+		t.Errorf("with a penalty too it is %q", got)
+	}
+}

@@ -25,7 +25,9 @@ type request struct {
 	MaxTokens   int               `json:"max_tokens"`
 	Temperature float64           `json:"temperature"`
 	TopP        float64           `json:"top_p"`
-	TopK        int               `json:"top_k,omitempty"` // vLLM, SGLang, llama.cpp
+	TopK        int               `json:"top_k,omitempty"` // this and the next two: vLLM, SGLang
+	MinP        float64           `json:"min_p,omitempty"`
+	Penalty     float64           `json:"repetition_penalty,omitempty"`
 	Stop        []string          `json:"stop,omitempty"`
 	Seed        uint64            `json:"seed"`
 }
@@ -37,7 +39,7 @@ func (t *Teacher) encode(r teacher.Request) ([]byte, error) {
 	}
 	b, err := json.Marshal(request{
 		Model: t.config.Model, Messages: r.Messages, MaxTokens: r.MaxTokens, Temperature: r.Temperature,
-		TopP: topP, TopK: r.TopK, Stop: r.Stop,
+		TopP: topP, TopK: r.TopK, MinP: r.MinP, Penalty: r.RepetitionPenalty, Stop: r.Stop,
 		Seed: r.Seed >> 11, // 53 bits: exact in any JSON, positive in an int64
 	})
 	if err != nil {

@@ -35,7 +35,7 @@ func avx2() *kernels {
 		name: "fma",
 		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
-		dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDot: rowDotAVX2,
+		dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDots: rowDotsAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {
 			if n := len(dst); n > 0 {
@@ -136,10 +136,11 @@ func edgeAVX2(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c
 
 func dotsAVX2(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32) {
 	_, _ = w[3*wr+k-1], x[(n-1)*xr+k-1]
-	group, f := 8, dots3
+	const group = 8
+	f := dots3
 	switch n {
 	case 1:
-		group, f = 16, dots1
+		f = dots1
 	case 2:
 		f = dots2
 	}
@@ -248,37 +249,24 @@ func expandAVX2(dst []float32, dt tensor.DType, src []byte) {
 	}
 }
 
-func rowDotAVX2(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool) {
-	group := max(32, dt.Block())
-	whole := len(x) / group * group
-	at := dt.Bytes(whole)
-	if whole > 0 {
-		_ = row[at-1]
-		// Direct calls: through a function value, s would be allocated.
-		var s [8]float32
-		n, x, row := whole/group, &x[0], &row[0]
-		switch dt {
-		case tensor.F16:
-			dotF16(n, x, row, &s[0])
-		case tensor.BF16:
-			dotBF16(n, x, row, &s[0])
-		case tensor.Q8_0:
-			dotQ8_0(n, x, row, &s[0])
-		case tensor.Q4_0:
-			dotQ4_0(n, x, row, &s[0])
-		case tensor.Q4_1:
-			dotQ4_1(n, x, row, &s[0])
-		case tensor.NF4:
-			dotNF4(n, x, row, &s[0])
-		default:
-			return 0, false
-		}
-		sum = sum8(&s)
+func rowDotsAVX2(k int, w []byte, wr int, x []float32, dt tensor.DType, out *[dotRows * dotCols]float32) bool {
+	if k%32 != 0 || k == 0 {
+		return false
 	}
-	if whole < len(x) {
-		var rest [32]float32
-		quant.Dequantize(rest[:len(x)-whole], dt, row[at:])
-		sum += dotGo(x[whole:], rest[:])
+	_, _ = w[3*wr+dt.Bytes(k)-1], x[k-1]
+	switch dt {
+	case tensor.F16:
+		dotsF16(k/32, &x[0], &w[0], wr, &out[0])
+	case tensor.BF16:
+		dotsBF16(k/32, &x[0], &w[0], wr, &out[0])
+	case tensor.Q8_0:
+		dotsQ8_0(k/32, &x[0], &w[0], wr, &out[0])
+	case tensor.Q4_0:
+		dotsQ4_0(k/32, &x[0], &w[0], wr, &out[0])
+	case tensor.Q4_1:
+		dotsQ4_1(k/32, &x[0], &w[0], wr, &out[0])
+	default:
+		return false
 	}
-	return sum, true
+	return true
 }

@@ -52,17 +52,17 @@ func edge3(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr
 //go:noescape
 func edge4(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, add int, cols int, alpha float32)
 
-// dots1 is kernels.dots for 1 vectors; k is in groups of 16.
+// dots1 is kernels.dots for n = 1; k is in groups of 8.
 //
 //go:noescape
 func dots1(k int, w *float32, wr int, x *float32, xr int, out *float32)
 
-// dots2 is kernels.dots for 2 vectors; k is in groups of 8.
+// dots2 is kernels.dots for n = 2; k is in groups of 8.
 //
 //go:noescape
 func dots2(k int, w *float32, wr int, x *float32, xr int, out *float32)
 
-// dots3 is kernels.dots for 3 vectors; k is in groups of 8.
+// dots3 is kernels.dots for n = 3; k is in groups of 8.
 //
 //go:noescape
 func dots3(k int, w *float32, wr int, x *float32, xr int, out *float32)
@@ -142,57 +142,52 @@ func adamw8(n int, w *float32, m *float32, v *float32, grad *float32, gradScale 
 //go:noescape
 func expandBF16(n int, dst *float32, src *byte)
 
-// dotBF16 sets out to eight partial sums over n groups of 32 elements.
+// dotsBF16 sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.
 //
 //go:noescape
-func dotBF16(n int, x *float32, row *byte, out *float32)
+func dotsBF16(n int, x *float32, w *byte, wr int, out *float32)
 
 // expandF16 expands n groups of 32 elements.
 //
 //go:noescape
 func expandF16(n int, dst *float32, src *byte)
 
-// dotF16 sets out to eight partial sums over n groups of 32 elements.
+// dotsF16 sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.
 //
 //go:noescape
-func dotF16(n int, x *float32, row *byte, out *float32)
+func dotsF16(n int, x *float32, w *byte, wr int, out *float32)
 
 // expandQ8_0 expands n groups of 32 elements.
 //
 //go:noescape
 func expandQ8_0(n int, dst *float32, src *byte)
 
-// dotQ8_0 sets out to eight partial sums over n groups of 32 elements.
+// dotsQ8_0 sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.
 //
 //go:noescape
-func dotQ8_0(n int, x *float32, row *byte, out *float32)
+func dotsQ8_0(n int, x *float32, w *byte, wr int, out *float32)
 
 // expandQ4_0 expands n groups of 32 elements.
 //
 //go:noescape
 func expandQ4_0(n int, dst *float32, src *byte)
 
-// dotQ4_0 sets out to eight partial sums over n groups of 32 elements.
+// dotsQ4_0 sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.
 //
 //go:noescape
-func dotQ4_0(n int, x *float32, row *byte, out *float32)
+func dotsQ4_0(n int, x *float32, w *byte, wr int, out *float32)
 
 // expandQ4_1 expands n groups of 32 elements.
 //
 //go:noescape
 func expandQ4_1(n int, dst *float32, src *byte)
 
-// dotQ4_1 sets out to eight partial sums over n groups of 32 elements.
+// dotsQ4_1 sets out to the products of four rows, wr bytes apart, and x; n is in groups of 32.
 //
 //go:noescape
-func dotQ4_1(n int, x *float32, row *byte, out *float32)
+func dotsQ4_1(n int, x *float32, w *byte, wr int, out *float32)
 
-// expandNF4 expands n groups of 64 elements.
+// expandNF4 expands n blocks of 64 elements.
 //
 //go:noescape
 func expandNF4(n int, dst *float32, src *byte)
-
-// dotNF4 sets out to eight partial sums over n groups of 64 elements.
-//
-//go:noescape
-func dotNF4(n int, x *float32, row *byte, out *float32)

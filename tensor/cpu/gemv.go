@@ -3,7 +3,8 @@ package cpu
 import "pipe/tensor"
 
 // multiplyRows computes a product of few rows: each stored row of w is read,
-// and expanded, once and multiplied with all rows of a.
+// and expanded, once and multiplied with all rows of a. The bits of a row of
+// the result depend on that row of a alone: see [tensor.Linear].
 func (b *Backend) multiplyRows(p *product) {
 	unit := float64(p.k) * (0.15 + 0.04*float64(p.m)) // nanoseconds of a row of w
 	b.split(p.n, dotRows, unit, func(lo, hi, thread int) {
@@ -19,7 +20,11 @@ func (b *Backend) multiplyFour(p *product, j, n, thread int) {
 	if p.w.dt == tensor.F32 {
 		w = w[j*ld:]
 	} else {
-		if p.m == 1 && b.multiplyStored(p, j, n) {
+		out := &b.work[thread].out
+		if p.m == 1 && n == dotRows && b.k.rowDots(p.k, p.w.raw[j*ld:], ld, p.a, p.w.dt, out) {
+			for c := range dotRows {
+				p.put(0, j+c, out[c])
+			}
 			return
 		}
 		w, ld = grow(&b.work[thread].rows, dotRows*p.k), p.k
@@ -45,20 +50,6 @@ func (b *Backend) multiplyFour(p *product, j, n, thread int) {
 			}
 		}
 	}
-}
-
-// multiplyStored computes columns j..j+n of a single row without expanding w,
-// if there is a kernel for its type.
-func (b *Backend) multiplyStored(p *product, j, n int) bool {
-	ld := p.w.ld
-	for ; n > 0; j, n = j+1, n-1 {
-		v, ok := b.k.rowDot(p.a[:p.k], p.w.dt, p.w.raw[j*ld:][:ld])
-		if !ok {
-			return false
-		}
-		p.put(0, j, v)
-	}
-	return true
 }
 
 func (p *product) put(i, j int, v float32) {

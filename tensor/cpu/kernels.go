@@ -31,7 +31,8 @@ type kernels struct {
 	halfTile tile
 
 	// dots sets out[4*j+i] to the dot product of rows i of w (four, wr apart)
-	// and j of x (n ≤ dotCols, xr apart), of k elements.
+	// and j of x (n ≤ dotCols, xr apart), of k elements. The bits of a product
+	// do not depend on n.
 	dots func(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32)
 	// few returns how weights of a type are arranged for products with few rows;
 	// nil, or a nil function: not at all.
@@ -47,9 +48,9 @@ type kernels struct {
 	round func(dst, x []float32)
 	// expand sets dst to the elements of src.
 	expand func(dst []float32, dt tensor.DType, src []byte)
-	// rowDot returns the dot product of x and a stored row, and whether it
-	// knows the type; other types are expanded first.
-	rowDot func(x []float32, dt tensor.DType, row []byte) (sum float32, ok bool)
+	// rowDots is expand and dots for one vector, bit for bit, of four rows of
+	// stored elements, wr bytes apart. It reports whether it knows the type.
+	rowDots func(k int, w []byte, wr int, x []float32, dt tensor.DType, out *[dotRows * dotCols]float32) bool
 
 	dot   func(x, y []float32) float32
 	dot64 func(x, y []float32) float64 // products and sum in float64

@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"pipe/tensor"
@@ -337,12 +338,13 @@ func TestWeightParity(t *testing.T) {
 			fast.expand(y, dt, data)
 			agree(t, fmt.Sprintf("%s of %d", dt, n), y, x, 0, 0)
 			check(t, dt.String())
-			if _, ok := fast.rowDot(y, dt, data); ok && quant.CanQuantize(dt) {
-				quant.Quantize(data, dt, quantised)
-				slow.expand(x, dt, data)
-				v := wave(n + 1)[1:]
-				got, _ := fast.rowDot(v, dt, data)
-				agree(t, "dot with "+dt.String(), []float32{got}, []float32{slow.dot(v, x)}, 1e-5, 1e-5)
+			rows := slices.Repeat(data, 4)
+			quant.Dequantize(x, dt, data)
+			v := wave(n + 1)[1:]
+			var got, want [dotRows * dotCols]float32
+			if fast.rowDots(n, rows, len(data), v, dt, &got) {
+				fast.dots(1, n, slices.Repeat(x, 4), n, v, n, &want)
+				agree(t, "products with "+dt.String(), got[:dotRows], want[:dotRows], 0, 0)
 			}
 		}
 	}

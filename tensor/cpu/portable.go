@@ -14,7 +14,7 @@ func portable() *kernels {
 		name: "generic:" + runtime.GOARCH,
 		rows: 6, cols: 16, tile: tileGo, step: func(n int) int { return min(n, 6) },
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
-		dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDot: rowDotGo,
+		dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, scaleDot: scaleDotGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
@@ -117,7 +117,9 @@ func dotsGo(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * 
 	}
 }
 
-func rowDotGo([]float32, tensor.DType, []byte) (float32, bool) { return 0, false }
+func rowDotsGo(int, []byte, int, []float32, tensor.DType, *[dotRows * dotCols]float32) bool {
+	return false
+}
 
 func packGo(k int, dst []float32, dr int, src []float32, sr int) {
 	for j := range packRows {

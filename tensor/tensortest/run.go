@@ -40,6 +40,7 @@ var conformance = []struct {
 	{"matmul with an update and factors", testMatMulEpilogue},
 	{"matmul in bfloat16", testPrecision},
 	{"matmul repeats exactly", testMatMulRepeats},
+	{"rows decoded together", testDecodeRows},
 	{"vectors and rows", testVectors},
 	{"bias gradient", testBias},
 	{"dropout", testDropout},

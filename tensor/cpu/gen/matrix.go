@@ -91,43 +91,30 @@ func (w *writer) sums(a, b, c, d int, dst string) {
 	w.p("VEXTRACTF128 $1, Y%d, X%d\nVADDPS X%d, X%d, X%d\nVMOVUPS X%d, %s", a, b, b, a, a, a, dst)
 }
 
-// dots writes the product of four rows with n vectors. One vector alone has
-// two accumulators a row.
+// dots writes the product of four rows with n vectors. Each result is one
+// chain of sums in eight lanes, whatever n is.
 func (w *writer) dots(n int) {
-	arg := w.function(fmt.Sprintf("dots%d", n), fmt.Sprintf("is kernels.dots for %d vectors; k is in groups of %d.", n, map[int]int{1: 16, 2: 8, 3: 8}[n]),
+	arg := w.function(fmt.Sprintf("dots%d", n), fmt.Sprintf("is kernels.dots for n = %d; k is in groups of 8.", n),
 		param{"k", "int"}, param{"w", "*float32"}, param{"wr", "int"}, param{"x", "*float32"}, param{"xr", "int"}, param{"out", "*float32"})
 	for _, v := range [][2]string{{"k", "CX"}, {"w", "BX"}, {"wr", "R9"}, {"x", "SI"}, {"xr", "R8"}, {"out", "DI"}} {
 		w.p("MOVQ %s, %s", arg(v[0]), v[1])
 	}
 	w.p("LEAQ (R9)(R9*2), R10")
-	for i := 4; i < 16; i++ {
+	for i := 4; i < 4+4*n; i++ {
 		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
 	}
-	row := []string{"(BX)", "(BX)(R9*1)", "(BX)(R9*2)", "(BX)(R10*1)"}
 	loop := w.label()
-	w.p("%s:\nVMOVUPS (SI), Y0", loop)
-	if n == 1 {
-		w.p("VMOVUPS 32(SI), Y1")
-		for i := range 4 {
-			w.p("VFMADD231PS %s, Y0, Y%d\nVFMADD231PS 32%s, Y1, Y%d", row[i], 4+i, row[i], 8+i)
-		}
-		w.p("ADDQ $64, SI\nADDQ $64, BX\nDECQ CX\nJNZ %s", loop)
-		for i := range 4 {
-			w.p("VADDPS Y%d, Y%d, Y%d", 8+i, 4+i, 4+i)
-		}
-	} else {
-		w.p("VMOVUPS (SI)(R8*1), Y1")
-		if n == 3 {
-			w.p("VMOVUPS (SI)(R8*2), Y2")
-		}
-		for i := range 4 {
-			w.p("VMOVUPS %s, Y3", row[i])
-			for j := range n {
-				w.p("VFMADD231PS Y3, Y%d, Y%d", j, 4+4*j+i)
-			}
-		}
-		w.p("ADDQ $32, SI\nADDQ $32, BX\nDECQ CX\nJNZ %s", loop)
+	w.p("%s:", loop)
+	for j, x := range []string{"(SI)", "(SI)(R8*1)", "(SI)(R8*2)"}[:n] {
+		w.p("VMOVUPS %s, Y%d", x, j)
 	}
+	for i, row := range []string{"(BX)", "(BX)(R9*1)", "(BX)(R9*2)", "(BX)(R10*1)"} {
+		w.p("VMOVUPS %s, Y3", row)
+		for j := range n {
+			w.p("VFMADD231PS Y3, Y%d, Y%d", j, 4+4*j+i)
+		}
+	}
+	w.p("ADDQ $32, SI\nADDQ $32, BX\nDECQ CX\nJNZ %s", loop)
 	for j := range n {
 		w.sums(4+4*j, 5+4*j, 6+4*j, 7+4*j, fmt.Sprintf("%d(DI)", 16*j))
 	}

@@ -38,7 +38,7 @@ func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	if l.Adapter != nil && !p.Base {
 		l.Adapter.Forward(p, l, y, x)
 	} else {
-		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
 	}
 	if l.B != nil {
 		p.AddRow(y, l.B.Value)

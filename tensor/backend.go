@@ -52,7 +52,8 @@ type Memory interface {
 	// Precision declares how products with the weight t are formed, by MatMul
 	// and LogProb: F32, the default, or BF16, where both operands are rounded
 	// to bfloat16 (to nearest, ties to even) before they are multiplied and
-	// sums are float32. Views made later have the same precision.
+	// sums are float32; of weights in blocks the codes may be rounded instead
+	// of the elements. Views made later have the same precision.
 	Precision(t *Tensor, dt DType)
 	// View returns a tensor of the given shape that shares t's memory from
 	// element offset on. It allocates no device memory and is not freed.
@@ -113,8 +114,11 @@ type Linear interface {
 type MatMul struct {
 	TransA, TransB bool
 	Alpha, Beta    float32
-	LowRank        *LowRank // nil: none
-	ColScale       *Tensor  // [cols of dst] factor of each column; nil: 1. It needs Beta 0
+	// Uniform: the bits of a row of the result do not depend on the number of
+	// rows. Without it, products of few rows may round in another way.
+	Uniform  bool
+	LowRank  *LowRank // nil: none
+	ColScale *Tensor  // [cols of dst] factor of each column; nil: 1. It needs Beta 0
 }
 
 // LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of
@@ -157,7 +161,8 @@ type Transformer interface {
 	// lse[t] = log Σ exp z, and argmax[t] (I32, first maximum; may be nil).
 	// Unless dx is nil, dx[t] is set to the gradient of logp[t] with respect
 	// to x[t], w[target] - Σ softmax(z)·w, from the same logits. Logits are
-	// formed chunk by chunk and never kept.
+	// formed chunk by chunk and never kept. With dx, rows are computed as with
+	// MatMul.Uniform.
 	LogProb(logp, lse, argmax, dx, x, w, target *Tensor)
 	// LogProbGrad sets dx and, unless dw is nil, accumulates dw, for dy[t] =
 	// dL/dlogp[t]. It forms the logits again.

@@ -36,6 +36,7 @@ import (
 	"pipe/model"
 	"pipe/model/pretrained"
 	"pipe/tensor/cpu"
+	"pipe/train"
 )
 
 //go:embed peer.py
@@ -43,6 +44,7 @@ var peer []byte
 
 type options struct {
 	model, python, workload, profile          string
+	precision                                 string
 	rounds, threads, tokens, prompt, parallel int
 }
 
@@ -52,6 +54,7 @@ func main() {
 	flag.StringVar(&o.python, "python", "", "a Python with numpy and llama-cpp-python; none: pipe alone")
 	flag.StringVar(&o.workload, "workload", "", "only this one: one, prefill or parallel")
 	flag.StringVar(&o.profile, "cpuprofile", "", "write pipe's profile to this file")
+	flag.StringVar(&o.precision, "precision", "f32", "of pipe's products with the weights: f32 or bf16")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds that count")
 	flag.IntVar(&o.threads, "threads", 2, "threads of each")
 	flag.IntVar(&o.tokens, "tokens", 128, "length of a continuation")
@@ -119,6 +122,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	d.SetPrecision(train.Precision(o.precision))
 	defer d.Close()
 	var theirs *process
 	if o.python != "" {

@@ -29,17 +29,17 @@ type lora struct {
 func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
 	u := a.dropped(p, x)
 	a.au = p.New(x.Rows(), a.a.Value.Rows()) // [tokens, r]
-	p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
 	a.low = tensor.LowRank{U: a.au, V: a.b.Value, TransV: true, Alpha: a.scale}
 	if a.m == nil {
-		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, LowRank: &a.low})
+		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train, LowRank: &a.low})
 		return
 	}
 	if u != x {
 		a.forwardDropped(p, l, y, x, u)
 		return
 	}
-	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, LowRank: &a.low, ColScale: a.ratio})
+	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train, LowRank: &a.low, ColScale: a.ratio})
 	a.scaled = y
 	if p.Train && l.B != nil { // y gets a bias
 		a.scaled = p.New(y.Shape...)
@@ -50,11 +50,11 @@ func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
 // forwardDropped is DoRA with dropout, where the base output keeps the
 // undropped x: y = W·x - W·u + ratio ⊙ (W·u + scale·B·A·u), as PEFT has it.
 func (a *lora) forwardDropped(p *model.Pass, l *model.Linear, y, x, u *tensor.Tensor) {
-	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
 	z := p.New(y.Shape...)
-	p.MatMul(z, u, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(z, u, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
 	p.Add(y, y, z, -1)
-	p.MatMul(z, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1})
+	p.MatMul(z, a.au, a.b.Value, tensor.MatMul{TransB: true, Alpha: a.scale, Beta: 1, Uniform: p.Train})
 	p.ScaleCols(z, z, a.ratio)
 	p.Add(y, y, z, 1)
 	a.scaled = z

@@ -24,7 +24,7 @@ func accelerated(limit string) *kernels {
 	}
 	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
-		k.name = "fma+bf16"
+		k.name = "fma+pairs"
 		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
 	}
 	return k
@@ -35,7 +35,7 @@ func avx2() *kernels {
 		name: "fma",
 		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
-		dots: dotsAVX2, pack: packAVX2, expand: expandAVX2, rowDots: rowDotsAVX2,
+		dots: dotsAVX2, pack: packAVX2, pack8: pack8AVX2, expand: expandAVX2, rowDots: rowDotsAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {
 			if n := len(dst); n > 0 {
@@ -169,6 +169,19 @@ func packAVX2(k int, dst []float32, dr int, src []float32, sr int) {
 	for p := whole; p < k; p++ {
 		for j := range packRows {
 			dst[p*dr+j] = src[j*sr+p]
+		}
+	}
+}
+
+func pack8AVX2(k int, dst, src []float32, sr int) {
+	_, _ = dst[8*k-1], src[7*sr+k-1]
+	whole := k &^ 7
+	if whole > 0 {
+		pack8(k/8, &dst[0], 32, &src[0], 4*sr)
+	}
+	for p := whole; p < k; p++ {
+		for j := range 8 {
+			dst[p*8+j] = src[j*sr+p]
 		}
 	}
 }

@@ -67,7 +67,12 @@ func dots2(k int, w *float32, wr int, x *float32, xr int, out *float32)
 //go:noescape
 func dots3(k int, w *float32, wr int, x *float32, xr int, out *float32)
 
-// pack16 is kernels.pack for 16 rows; k is in groups of 8.
+// pack8 writes the transpose of 8 rows, sr apart, in rows dr apart; k is in groups of 8.
+//
+//go:noescape
+func pack8(k int, dst *float32, dr int, src *float32, sr int)
+
+// pack16 writes the transpose of 16 rows, sr apart, in rows dr apart; k is in groups of 8.
 //
 //go:noescape
 func pack16(k int, dst *float32, dr int, src *float32, sr int)

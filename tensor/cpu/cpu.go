@@ -80,7 +80,7 @@ func newBackend(threads int, k *kernels) *Backend {
 	return &Backend{k: k, pool: newPool(threads), work: make([]scratch, threads), maxKept: panelCache}
 }
 
-// Name is "cpu:fma", "cpu:fma+bf16", or "cpu:generic:" and the architecture: compilers fuse
+// Name is "cpu:fma", "cpu:fma+pairs", or "cpu:generic:" and the architecture: compilers fuse
 // multiplications and additions on some architectures and not on others.
 func (b *Backend) Name() string { return "cpu:" + b.k.name }
 

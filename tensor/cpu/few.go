@@ -5,35 +5,40 @@ import "pipe/tensor"
 // A stored is a frozen weight [n,k] arranged for products with few rows: panels
 // of 16 of its rows, in each blocks of 32 terms, in each the scales (and the
 // minima) of the 16 rows and their terms, one row beside the other. It takes the
-// memory of the weight again, and the elements that the kernels make of it are
-// those of the weight, to the bit.
+// memory of the weight again.
 //
-// Sums are the chains of the tile kernels, pass by pass: a row of a product has
-// the same bits alone, with others, and in a product of many rows.
+// The sum of a block is formed of codes and scaled once, all blocks in one
+// chain: a row of a product has the same bits alone and with others. Codes of 4
+// and 8 bits are exact in bfloat16 (those of NF4 are rounded), so that this
+// precision rounds nothing but the other operand.
 type stored struct {
-	f      *fewFormat
-	n, k   int
-	panel  int // bytes of a panel
-	data   []byte
-	blocks int // of a panel
+	f     *fewFormat
+	n, k  int
+	panel int // bytes of a panel
+	data  []byte
 }
 
 // fewFormat is how a type is arranged, and its kernels.
 type fewFormat struct {
 	block   int // bytes of 32 terms of 16 rows
+	minimum bool
 	arrange func(dst []byte, src [][]byte)
-	kernels [2][5]fewKernel // f32 and bfloat16, of 1, 2, 4, 8 and 16 rows
+	kernels [2][4]fewKernel // f32 and bfloat16, of 1, 2, 4 and 8 rows
 }
 
 // A fewKernel computes c [rows, 16·panels] = alpha*x·w, or adds it: x [terms,
-// rows], or pairs of terms, for blocks of 32 terms; the panels of w lie panel
-// bytes apart.
-type fewKernel func(blocks int, x *float32, w *byte, panel int, c *float32, cr, mask, add int, alpha float32)
+// rows], or pairs of terms, for blocks of 32 terms, and with minima the sums
+// [blocks, rows] of their terms; the panels of w lie panel bytes apart.
+type fewKernel func(blocks int, x, sums *float32, w *byte, panel int, c *float32, cr, mask, add int, alpha float32)
 
-// fewPanels are the panels that a kernel of so many rows reads side by side.
-var fewPanels = [5]int{4, 4, 2, 1, 1}
+// fewPanels are the panels that a kernel of 1, 2, 4 and 8 rows reads side by
+// side.
+var fewPanels = [4]int{4, 4, 2, 1}
 
-const fewGroup = 4 // the panels of a weight are a multiple of this
+const (
+	fewGroup = 4 // the panels of a weight are a multiple of this
+	fewMost  = 8 // rows of a kernel
+)
 
 // storedPanels returns the arranged weight of a product and the first of its
 // rows that the product reads; nil when there is no kernel for it.
@@ -44,7 +49,7 @@ func (b *Backend) storedPanels(p *product) (*stored, int) {
 	}
 	if o.weight.few == nil {
 		f := b.k.few(o.dt)
-		s := &stored{f: f, n: o.weight.rows, k: o.cols, blocks: o.cols / 32, panel: o.cols / 32 * f.block}
+		s := &stored{f: f, n: o.weight.rows, k: o.cols, panel: o.cols / 32 * f.block}
 		s.data = b.zeroBytes(o.weight, arrangedBytes(f, s.n, s.k))
 		b.arrange(s, o)
 		o.weight.few = s
@@ -63,15 +68,6 @@ func arrangedBytes(f *fewFormat, n, k int) int {
 	return (n + 16*fewGroup - 1) / (16 * fewGroup) * fewGroup * (k / 32) * f.block
 }
 
-// fewSize is the number of rows that the kernels take for those of p.
-func (p *product) fewSize() int {
-	rows := 1
-	for rows < p.m {
-		rows *= 2
-	}
-	return rows
-}
-
 // arrange fills s from the whole weight of o.
 func (b *Backend) arrange(s *stored, o *operand) {
 	bytes := o.dt.Bytes(o.dt.Block()) * max(1, 32/o.dt.Block())
@@ -79,7 +75,7 @@ func (b *Backend) arrange(s *stored, o *operand) {
 	b.split((s.n+15)/16, 1, float64(16*s.k), func(lo, hi, _ int) {
 		rows := make([][]byte, 16)
 		for p := lo; p < hi; p++ {
-			for i := 0; i < s.blocks; i += step {
+			for i := 0; i < s.k/32; i += step {
 				for r := range rows {
 					rows[r] = nil
 					if j := 16*p + r; j < s.n {
@@ -92,83 +88,129 @@ func (b *Backend) arrange(s *stored, o *operand) {
 	})
 }
 
+// A fewPart is some rows of a product with its own kernel.
+type fewPart struct {
+	first, m, rows int // rows of the product, and of the kernel
+	panels         int // of the kernel
+	x, sums        []float32
+	kernel         fewKernel
+}
+
 // multiplyFew computes a product of at most 16 rows with an arranged weight.
 func (b *Backend) multiplyFew(p *product, s *stored, first int) {
-	size := 0
-	for 1<<size < p.m {
-		size++
-	}
-	rows, panels := 1<<size, fewPanels[size]
-	terms, perBlock, precision := p.k, 32, 0
+	terms, precision := b.k.terms(p.k, p.w.half), 0
 	if p.w.half {
-		terms, perBlock, precision = p.k/2, 16, 1
+		precision = 1
 	}
-	x := b.fewLeft(p, rows, terms)
-	kernel, depth := s.f.kernels[precision][size], panelDepth(terms)
-	group := 16 * panels
-	groups := (p.n + group - 1) / group
-	unit := float64(p.k*group) * (0.06 + 0.01*float64(rows))
-	b.split(groups, 1, unit, func(lo, hi, thread int) {
-		tmp := grow(&b.work[thread].rows, rows*group)
-		for g := lo; g < hi; g++ {
-			j := g * group
-			n := min(group, p.n-j)
-			c, ldc := p.c[j:], p.ldc
-			if rows != p.m {
-				c, ldc = tmp, group
-				for i := 0; p.beta != 0 && i < p.m; i++ {
-					copy(tmp[i*group:][:n], p.c[i*p.ldc+j:])
-				}
-			}
-			w := s.data[(first+j)/16*s.panel:]
-			_, _ = c[(rows-1)*ldc+n-1], w[panels*s.panel-1]
-			for k := 0; k < terms; k += depth {
-				blocks, add := min(depth, terms-k)/perBlock, 0
-				if k > 0 || p.beta != 0 {
-					add = 1
-				}
-				kernel(blocks, &x[k*rows], &w[k/perBlock*s.f.block], s.panel, &c[0], 4*ldc, int(uint64(1)<<n-1), add, p.alpha)
-			}
-			for i := 0; rows != p.m && i < p.m; i++ {
-				copy(p.c[i*p.ldc+j:][:n], tmp[i*group:])
+	buf := grow(&b.shared.rows, fewScratch(p.m, p.k))
+	var parts [(smallM + fewMost - 1) / fewMost]fewPart
+	n := 0
+	for i := 0; i < p.m; i += fewMost {
+		f := &parts[n]
+		n++
+		*f = fewPart{first: i, m: min(fewMost, p.m-i), rows: 1}
+		size := 0
+		for f.rows < f.m {
+			f.rows *= 2
+			size++
+		}
+		f.panels, f.kernel = fewPanels[size], s.f.kernels[precision][size]
+		f.x, buf = buf[:terms*f.rows], buf[terms*f.rows:]
+		f.sums, buf = buf[:p.k/32*f.rows], buf[p.k/32*f.rows:]
+		b.fewLeft(p, f, buf, s.f.minimum)
+	}
+	unit := 16 * fewGroup * float64(p.k) * (0.05 + 0.01*float64(p.m))
+	b.split((p.n+16*fewGroup-1)/(16*fewGroup), 1, unit, func(lo, hi, thread int) {
+		tmp := grow(&b.work[thread].rows, fewMost*16*fewGroup)
+		for j := lo * 16 * fewGroup; j < min(p.n, hi*16*fewGroup); j += 16 * fewGroup {
+			for i := range parts[:n] {
+				parts[i].columns(p, s, first, j, min(j+16*fewGroup, p.n), tmp)
 			}
 		}
 	})
 }
 
-// fewLeft returns the first operand as [terms, rows], pairs of bfloat16 if the
-// weight has that precision; rows beyond those of p are zero.
-func (b *Backend) fewLeft(p *product, rows, terms int) []float32 {
-	buf := grow(&b.shared.rows, 2*rows*terms)
-	x, flat := buf[:rows*terms], buf[rows*terms:]
-	src, ld := p.a, p.lda
-	if p.w.half || rows == packRows && p.m < rows {
-		src, ld = flat, terms
-		for i := range p.m {
-			if row := p.a[i*p.lda:][:p.k]; p.w.half {
-				b.k.halves(flat[i*terms:][:terms], row)
+// columns computes the columns j..end.
+func (f *fewPart) columns(p *product, s *stored, first, j, end int, tmp []float32) {
+	beta := p.beta != 0
+	for ; j < end; j += 16 * f.panels {
+		n := min(16*f.panels, end-j)
+		c, ldc, add := p.c[f.first*p.ldc+j:], p.ldc, 0
+		if f.rows != f.m {
+			c, ldc = tmp, 16*f.panels
+			for i := 0; beta && i < f.m; i++ {
+				copy(tmp[i*ldc:][:n], p.c[(f.first+i)*p.ldc+j:])
+			}
+		}
+		if beta {
+			add = 1
+		}
+		w := s.data[(first+j)/16*s.panel:]
+		_, _ = c[(f.rows-1)*ldc+n-1], w[f.panels*s.panel-1]
+		f.kernel(s.k/32, &f.x[0], &f.sums[0], &w[0], s.panel, &c[0], 4*ldc, int(uint64(1)<<n-1), add, p.alpha)
+		for i := 0; f.rows != f.m && i < f.m; i++ {
+			copy(p.c[(f.first+i)*p.ldc+j:][:n], tmp[i*ldc:])
+		}
+	}
+}
+
+// fewScratch is how many elements the first operand takes: arranged, the sums
+// of its blocks, and as many rows as a kernel has.
+func fewScratch(m, k int) int { return 2*fewMost*(k+k/32) + fewMost*k }
+
+// fewLeft fills the first operand of f, [terms, rows], pairs of bfloat16 if the
+// weight has that precision; rows beyond those of the product are zero. tmp has
+// room for the rows of a kernel.
+func (b *Backend) fewLeft(p *product, f *fewPart, tmp []float32, sums bool) {
+	terms := len(f.x) / f.rows
+	src, ld := p.a[f.first*p.lda:], p.lda
+	if sums {
+		b.fewSums(p, f, tmp)
+	}
+	if p.w.half || f.m < f.rows {
+		for i := range f.m {
+			if row := src[i*ld:][:p.k]; p.w.half {
+				b.k.halves(tmp[i*terms:][:terms], row)
 			} else {
-				copy(flat[i*terms:], row)
+				copy(tmp[i*terms:][:terms], row)
 			}
 		}
-		clear(flat[p.m*terms:])
+		clear(tmp[f.m*terms : f.rows*terms])
+		src, ld = tmp, terms
 	}
-	switch {
-	case rows == packRows:
-		b.k.pack(terms, x, rows, src, ld)
-	case rows == 1:
-		copy(x, src[:terms])
+	switch f.rows {
+	case 1:
+		copy(f.x, src[:terms])
+	case fewMost:
+		b.k.pack8(terms, f.x, src, ld)
 	default:
-		if p.m < rows {
-			clear(x)
-		}
-		for i := range p.m {
+		for i := range f.rows {
 			for t, v := range src[i*ld:][:terms] {
-				x[t*rows+i] = v
+				f.x[t*f.rows+i] = v
 			}
 		}
 	}
-	return x
+}
+
+// fewSums fills the sums of the blocks of f, of the numbers that are multiplied.
+func (b *Backend) fewSums(p *product, f *fewPart, tmp []float32) {
+	if f.m < f.rows {
+		clear(f.sums)
+	}
+	for i := range f.m {
+		row := p.a[(f.first+i)*p.lda:][:p.k]
+		if p.w.half {
+			b.k.round(tmp[:p.k], row)
+			row = tmp[:p.k]
+		}
+		for j := range p.k / 32 {
+			var sum [8]float32
+			for k, v := range row[32*j:][:32] {
+				sum[k%8] += v
+			}
+			f.sums[j*f.rows+i] = sum[0] + sum[4] + (sum[2] + sum[6]) + (sum[1] + sum[5] + (sum[3] + sum[7]))
+		}
+	}
 }
 
 // arrangeNibbles arranges blocks of 32 codes of 4 bits behind head bytes, of
@@ -184,9 +226,19 @@ func arrangeNibbles(head int) func(dst []byte, src [][]byte) {
 			}
 			codes := row[head:]
 			at := func(k int) byte { return codes[k&15] >> (k >> 4 << 2) & 15 }
-			for pair := range 16 {
-				dst[16*head+pair/4*64+4*r+pair%4] = at(2*pair) | at(2*pair+1)<<4
-			}
+			putCodes(dst[16*head+4*r:], at)
+		}
+	}
+}
+
+// putCodes sets four words, 64 bytes apart, to eight of 32 codes each: pair i of
+// a word is its codes i and i+4.
+func putCodes(dst []byte, at func(k int) byte) {
+	for g := range 4 {
+		for i := range 4 {
+			// Nibbles 2i and 2i+1 of the word, each code 2j or 2j+1 of pair j.
+			code := func(nibble int) byte { return at(8*g + nibble%4*2 + nibble/4) }
+			dst[64*g+i] = code(2*i) | code(2*i+1)<<4
 		}
 	}
 }
@@ -201,10 +253,8 @@ func arrangeNF4(dst []byte, src [][]byte) {
 		for block := range 2 {
 			d := dst[block*320:]
 			copy(d[4*r:][:4], row)
-			for pair := range 16 {
-				c := row[4+16*block+pair]
-				d[64+pair/4*64+4*r+pair%4] = c>>4 | c<<4
-			}
+			codes := row[4+16*block:]
+			putCodes(d[64+4*r:], func(k int) byte { return codes[k/2] >> (4 - k%2*4) & 15 })
 		}
 	}
 }

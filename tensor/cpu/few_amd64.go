@@ -2,252 +2,202 @@
 
 package cpu
 
-// few1x64Q4_0 is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few1x64Q4_0 is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q4_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q4_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q4_0 is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few2x64Q4_0 is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q4_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q4_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q4_0 is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few4x32Q4_0 is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q4_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q4_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q4_0 is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few8x16Q4_0 is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q4_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q4_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q4_0 is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few1x64Q4_0Half is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q4_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q4_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64Q4_0Half is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few2x64Q4_0Half is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q4_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q4_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q4_0Half is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few4x32Q4_0Half is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q4_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q4_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q4_0Half is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few8x16Q4_0Half is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q4_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q4_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q4_0Half is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few1x64Q4_1 is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q4_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q4_1(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q4_0Half is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few2x64Q4_1 is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q4_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q4_1(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64Q4_1 is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few4x32Q4_1 is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q4_1(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q4_1(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q4_1 is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few8x16Q4_1 is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q4_1(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q4_1(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q4_1 is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few1x64Q4_1Half is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q4_1(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q4_1Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q4_1 is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few2x64Q4_1Half is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q4_1(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q4_1Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q4_1 is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few4x32Q4_1Half is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q4_1(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q4_1Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64Q4_1Half is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few8x16Q4_1Half is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q4_1Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q4_1Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q4_1Half is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few1x64NF4 is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q4_1Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64NF4(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q4_1Half is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few2x64NF4 is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q4_1Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64NF4(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q4_1Half is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few4x32NF4 is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q4_1Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32NF4(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q4_1Half is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few8x16NF4 is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q4_1Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16NF4(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64NF4 is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few1x64NF4Half is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few1x64NF4(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64NF4Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64NF4 is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few2x64NF4Half is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few2x64NF4(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64NF4Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32NF4 is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few4x32NF4Half is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few4x32NF4(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32NF4Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16NF4 is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few8x16NF4Half is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few8x16NF4(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16NF4Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16NF4 is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few1x64Q8_0 is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few16x16NF4(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q8_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64NF4Half is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few2x64Q8_0 is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few1x64NF4Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q8_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64NF4Half is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few4x32Q8_0 is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few2x64NF4Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q8_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32NF4Half is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few8x16Q8_0 is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few4x32NF4Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q8_0(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16NF4Half is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few1x64Q8_0Half is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few8x16NF4Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64Q8_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16NF4Half is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few2x64Q8_0Half is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few16x16NF4Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64Q8_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64Q8_0 is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few4x32Q8_0Half is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q8_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32Q8_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q8_0 is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few8x16Q8_0Half is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q8_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16Q8_0Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q8_0 is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few1x64BF16 is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q8_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64BF16(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q8_0 is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few2x64BF16 is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q8_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64BF16(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q8_0 is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few4x32BF16 is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q8_0(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32BF16(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few1x64Q8_0Half is stored.kernels for 1 rows and 64 columns, those set in mask.
+// few8x16BF16 is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few1x64Q8_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16BF16(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few2x64Q8_0Half is stored.kernels for 2 rows and 64 columns, those set in mask.
+// few1x64BF16Half is a fewKernel for 1 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few2x64Q8_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few1x64BF16Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few4x32Q8_0Half is stored.kernels for 4 rows and 32 columns, those set in mask.
+// few2x64BF16Half is a fewKernel for 2 rows and 64 columns, those set in mask.
 //
 //go:noescape
-func few4x32Q8_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few2x64BF16Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few8x16Q8_0Half is stored.kernels for 8 rows and 16 columns, those set in mask.
+// few4x32BF16Half is a fewKernel for 4 rows and 32 columns, those set in mask.
 //
 //go:noescape
-func few8x16Q8_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few4x32BF16Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
 
-// few16x16Q8_0Half is stored.kernels for 16 rows and 16 columns, those set in mask.
+// few8x16BF16Half is a fewKernel for 8 rows and 16 columns, those set in mask.
 //
 //go:noescape
-func few16x16Q8_0Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few1x64BF16 is stored.kernels for 1 rows and 64 columns, those set in mask.
-//
-//go:noescape
-func few1x64BF16(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few2x64BF16 is stored.kernels for 2 rows and 64 columns, those set in mask.
-//
-//go:noescape
-func few2x64BF16(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few4x32BF16 is stored.kernels for 4 rows and 32 columns, those set in mask.
-//
-//go:noescape
-func few4x32BF16(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few8x16BF16 is stored.kernels for 8 rows and 16 columns, those set in mask.
-//
-//go:noescape
-func few8x16BF16(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few16x16BF16 is stored.kernels for 16 rows and 16 columns, those set in mask.
-//
-//go:noescape
-func few16x16BF16(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few1x64BF16Half is stored.kernels for 1 rows and 64 columns, those set in mask.
-//
-//go:noescape
-func few1x64BF16Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few2x64BF16Half is stored.kernels for 2 rows and 64 columns, those set in mask.
-//
-//go:noescape
-func few2x64BF16Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few4x32BF16Half is stored.kernels for 4 rows and 32 columns, those set in mask.
-//
-//go:noescape
-func few4x32BF16Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few8x16BF16Half is stored.kernels for 8 rows and 16 columns, those set in mask.
-//
-//go:noescape
-func few8x16BF16Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
-
-// few16x16BF16Half is stored.kernels for 16 rows and 16 columns, those set in mask.
-//
-//go:noescape
-func few16x16BF16Half(blocks int, x *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)
+func few8x16BF16Half(blocks int, x *float32, sums *float32, w *byte, panel int, c *float32, cr int, mask int, add int, alpha float32)

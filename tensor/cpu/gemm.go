@@ -71,6 +71,7 @@ type product struct {
 	w           operand
 	transW      bool // w is stored [n,k]
 	alpha, beta float32
+	uniform     bool      // see tensor.MatMul
 	low         *lowRank  // nil: none
 	scale       []float32 // of the columns [n]; nil: 1. It needs beta 0
 }
@@ -99,7 +100,7 @@ func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
 	const op = "matmul"
 	c, x, wo := output(op, dst), input(op, a), b.operand(op, w)
 	m, k := matrix(op, a)
-	p := product{m: m, k: k, c: c, a: x, lda: k, transA: o.TransA, w: wo, transW: o.TransB, alpha: o.Alpha, beta: o.Beta}
+	p := product{m: m, k: k, c: c, a: x, lda: k, transA: o.TransA, w: wo, transW: o.TransB, alpha: o.Alpha, beta: o.Beta, uniform: o.Uniform}
 	if o.TransA {
 		p.m, p.k = k, m
 	}
@@ -210,12 +211,14 @@ func panelDepth(k int) int {
 }
 
 // inPlace reports whether the rows of w are read where they lie.
-func (p *product) inPlace() bool { return p.m <= smallM && p.transW && !p.transA && !p.w.half }
+func (p *product) inPlace() bool {
+	return p.m <= smallM && p.transW && !p.transA && !p.w.half && !p.uniform
+}
 
 // fewRows reports whether p is one for the kernels of few rows, if there are any
 // for its weight.
 func (k *kernels) fewRows(p *product) bool {
-	return p.m <= smallM && p.transW && !p.transA && p.k > 0 && (!p.w.half || k.halfTile != nil)
+	return p.m <= smallM && p.transW && !p.transA && !p.uniform && p.k > 0 && (!p.w.half || k.halfTile != nil)
 }
 
 // terms is the length of a row of n numbers: the number of pairs in half

@@ -40,6 +40,8 @@ type kernels struct {
 	// pack writes the transpose of 16 rows of k elements, sr apart, to k rows of
 	// 16 in dst, dr apart. It moves bits: elements may be pairs of bfloat16.
 	pack func(k int, dst []float32, dr int, src []float32, sr int)
+	// pack8 is pack of 8 rows to k rows of 8, without a gap.
+	pack8 func(k int, dst, src []float32, sr int)
 	// halves sets dst [⌈n/2⌉] to the n elements of x as pairs of bfloat16, the
 	// last one padded by zero; halfPairs makes pairs of low[i] and high[i].
 	halves    func(dst, x []float32)

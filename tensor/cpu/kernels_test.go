@@ -312,6 +312,12 @@ func TestPackParity(t *testing.T) {
 		slow.pack(k, x, 16, src, k+3)
 		fast.pack(k, y, 16, src, k+3)
 		agree(t, fmt.Sprintf("pack %d", k), y, x, 0, 0)
+		x = make([]float32, 8*k)
+		z, check8 := guarded(x)
+		slow.pack8(k, x, src, k+3)
+		fast.pack8(k, z, src, k+3)
+		agree(t, fmt.Sprintf("pack8 %d", k), z, x, 0, 0)
+		check8(t, "pack8")
 		check(t, "pack")
 	}
 }

@@ -71,7 +71,9 @@ func (b *Backend) logits(s *softmax, acc, x []float32, o operand, goal []int32, 
 		v1 := min(o.rows, v0+logitWords)
 		words := v1 - v0
 		z := grow(&b.shared.probs, logitRows*words)[:(t1-t0)*words]
-		b.multiply(headProduct(z, x, o, t0, t1, v0, v1))
+		p := headProduct(z, x, o, t0, t1, v0, v1)
+		p.uniform = acc != nil
+		b.multiply(p)
 		b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
 			for t := lo; t < hi; t++ {
 				shrink := s.add(b.k, t, z[t*words:][:words], v0, int(goal[t0+t]))

@@ -134,9 +134,8 @@ func (p *plan) multiply(x *product, w *planned, all [2]int) {
 	keeps := w != nil && w.keep
 	switch {
 	case p.k.fewRows(x) && keeps && p.k.arranges(dt, x.k):
-		size := x.fewSize()
-		more(&p.shared.rows, 2*size*p.k.terms(x.k, x.w.half))
-		more(&p.work.rows, 16*fewGroup*16)
+		more(&p.shared.rows, fewScratch(x.m, x.k))
+		more(&p.work.rows, fewMost*16*fewGroup)
 		if w.few == 0 {
 			w.few = arrangedBytes(p.k.few(dt), all[0], all[1])
 			p.add(tensor.ForPanels, int64(w.few))

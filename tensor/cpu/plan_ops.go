@@ -85,7 +85,7 @@ func (p *plan) Rope(x, pos, inv *tensor.Tensor, _ bool) {
 func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 	p.use("matmul", dst, a, o.ColScale)
 	w := p.touch("matmul", b)
-	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, w: operand{dt: b.DType, half: w.half}}
+	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half}}
 	if o.TransA {
 		x.m, x.k = x.k, x.m
 	}
@@ -135,7 +135,7 @@ func (p *plan) logits(x, w *tensor.Tensor, dx, dw bool) (rows int) {
 	m, all := p.touch("log prob", w), [2]int{w.Rows(), width}
 	o := operand{dt: w.DType, half: m.half}
 	more(&p.shared.probs, logitRows*words)
-	p.multiply(&product{m: rows, n: words, k: width, transW: true, w: o}, m, all)
+	p.multiply(&product{m: rows, n: words, k: width, transW: true, uniform: dx, w: o}, m, all)
 	if dx {
 		p.multiply(&product{m: rows, n: width, k: words, w: o}, m, all)
 	}

@@ -27,7 +27,7 @@ type batch struct {
 	stop bool // workers end
 }
 
-const spins = 2000 // about 20 microseconds
+const spins = 20000 // about 200 microseconds: longer than what lies between two products
 
 func newPool(threads int) *pool {
 	p := &pool{threads: threads}
@@ -110,9 +110,13 @@ func (p *pool) run(n int, f func(job, thread int)) {
 
 func (p *pool) close() { p.publish(&batch{stop: true}) }
 
-// An operation that takes less than this many units stays on one thread: at
-// about one unit a nanosecond, waking the others costs as much as it saves.
-const oneThread = 100_000
+// An operation that takes less than this many units, of about a nanosecond,
+// stays on one thread: sharing costs a microsecond or two while workers spin.
+// A job is at least so many.
+const (
+	oneThread = 15_000
+	leastJob  = 2_000
+)
 
 // split cuts 0..n into ranges that begin at multiples of align and calls f on
 // each; unit is the estimated nanoseconds of one element.
@@ -123,7 +127,7 @@ func (b *Backend) split(n, align int, unit float64, f func(lo, hi, thread int)) 
 	cost := float64(n) * unit
 	parts := 1
 	if cost > oneThread && b.pool.threads > 1 {
-		parts = min(int(cost/(oneThread/4)), 4*b.pool.threads)
+		parts = min(int(cost/leastJob), 8*b.pool.threads)
 	}
 	per := (n + parts - 1) / parts
 	per = (per + align - 1) / align * align

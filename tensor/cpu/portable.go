@@ -14,7 +14,7 @@ func portable() *kernels {
 		name: "generic:" + runtime.GOARCH,
 		rows: 6, cols: 16, tile: tileGo, step: func(n int) int { return min(n, 6) },
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
-		dots: dotsGo, pack: packGo, expand: quant.Dequantize, rowDots: rowDotsGo,
+		dots: dotsGo, pack: packGo, pack8: pack8Go, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, scaleDot: scaleDotGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
@@ -125,6 +125,14 @@ func packGo(k int, dst []float32, dr int, src []float32, sr int) {
 	for j := range packRows {
 		for p, v := range src[j*sr:][:k] {
 			dst[p*dr+j] = v
+		}
+	}
+}
+
+func pack8Go(k int, dst, src []float32, sr int) {
+	for j := range 8 {
+		for p, v := range src[j*sr:][:k] {
+			dst[p*8+j] = v
 		}
 	}
 }

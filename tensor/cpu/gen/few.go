@@ -4,75 +4,90 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"pipe/tensor/quant"
 )
 
 // A stored is a weight in panels of 16 rows, as package cpu keeps it for
 // products with few rows: blocks of 32 terms, each with scales (and minima) of
-// the 16 rows and then 16 pairs of terms. load sets Z0 and Z1 to the two terms
-// of pair i of a group at the given address, keeping what later pairs need in
-// register raw; they are yet to be multiplied by the scales, if there are any,
-// and a minimum added.
+// the 16 rows and then 16 pairs of terms.
 type stored struct {
-	name            string
-	scales          int // bytes of the scales of 16 rows: 32 of float16, 64 of float32, 0
-	pairs, group    int // pairs of a group, and bytes of it
-	minimum, packed bool
-	table           string // of the values of 4-bit codes
-	load            func(w *writer, at func(off int) string, i, raw int)
+	name         string
+	scales       int // bytes of the scales of 16 rows: 32 of float16, 64 of float32, 0
+	pairs, group int // pairs of a group, and bytes of it
+	minimum      bool
+	table        string // of the values of 4-bit codes
+	// load sets Z0 and Z1 to the two terms, not scaled, of pair i of a group at
+	// the given address; half sets Z0 to the pair in bfloat16. Both keep what
+	// later pairs need in register raw.
+	load, half func(w *writer, at func(off int) string, i, raw int)
 }
 
-// codes reads eight codes of each row from one lane of 32 bits: VPERMPS looks at
-// the lowest four bits.
+// Eight codes of a row lie in a lane of 32 bits: pair i is codes i and i+4.
+// VPERMPS looks at the lowest four bits of a lane, VPERMW at the lowest five of
+// each half, of which it ignores the highest since the table repeats.
 func codes(w *writer, at func(int) string, i, raw int) {
 	if i == 0 {
 		w.p("VMOVUPS %s, Z%d\nVPERMPS Z4, Z%d, Z0", at(0), raw, raw)
 	} else {
-		w.p("VPSRLD $%d, Z%d, Z0\nVPERMPS Z4, Z0, Z0", 8*i, raw)
+		w.p("VPSRLD $%d, Z%d, Z0\nVPERMPS Z4, Z0, Z0", 4*i, raw)
 	}
-	w.p("VPSRLD $%d, Z%d, Z1\nVPERMPS Z4, Z1, Z1", 8*i+4, raw)
+	w.p("VPSRLD $%d, Z%d, Z1\nVPERMPS Z4, Z1, Z1", 4*i+16, raw)
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
+func halfCodes(w *writer, at func(int) string, i, raw int) {
+	if i == 0 {
+		w.p("VMOVUPS %s, Z%d\nVPERMW Z4, Z%d, Z0", at(0), raw, raw)
+	} else {
+		w.p("VPSRLD $%d, Z%d, Z0\nVPERMW Z4, Z0, Z0", 4*i, raw)
 	}
-	return 0
+}
+
+func bytes8(w *writer, at func(int) string, _, _ int) {
+	w.p("VPMOVSXBD %s, Z0\nVPMOVSXBD %s, Z1\nVCVTDQ2PS Z0, Z0\nVCVTDQ2PS Z1, Z1", at(0), at(16))
 }
 
 var storeds = []stored{
-	{name: "Q4_0", scales: 32, pairs: 4, group: 64, table: "signed4", load: codes},
-	{name: "Q4_1", scales: 32, pairs: 4, group: 64, table: "unsigned4", minimum: true, load: codes},
-	{name: "NF4", scales: 64, pairs: 4, group: 64, table: "normal4", load: codes},
-	{name: "Q8_0", scales: 32, pairs: 1, group: 32, load: func(w *writer, at func(off int) string, _, _ int) {
-		w.p("VPMOVSXBD %s, Z0\nVPMOVSXBD %s, Z1\nVCVTDQ2PS Z0, Z0\nVCVTDQ2PS Z1, Z1", at(0), at(16))
+	{name: "Q4_0", scales: 32, pairs: 4, group: 64, table: "signed4", load: codes, half: halfCodes},
+	{name: "Q4_1", scales: 32, pairs: 4, group: 64, table: "unsigned4", minimum: true, load: codes, half: halfCodes},
+	{name: "NF4", scales: 64, pairs: 4, group: 64, table: "normal4", load: codes, half: halfCodes},
+	{name: "Q8_0", scales: 32, pairs: 1, group: 32, load: bytes8, half: func(w *writer, at func(int) string, _, _ int) {
+		bytes8(w, at, 0, 0)
+		w.twoHalves(1, 0, 0)
+		w.p("VPERMW Z0, Z5, Z0")
 	}},
-	{name: "BF16", pairs: 1, group: 64, packed: true, load: func(w *writer, at func(off int) string, _, _ int) {
+	{name: "BF16", pairs: 1, group: 64, load: func(w *writer, at func(int) string, _, _ int) {
 		w.p("VMOVUPS %s, Z1\nVPSLLD $16, Z1, Z0\nVPANDD Z4, Z1, Z1", at(0))
-	}},
+	}, half: func(w *writer, at func(int) string, _, _ int) { w.p("VMOVUPS %s, Z0", at(0)) }},
 }
 
 // fewShapes are the rows of a kernel and the panels it reads side by side:
 // enough sums for the latency of a multiplication and addition.
-var fewShapes = [][2]int{{1, 4}, {2, 4}, {4, 2}, {8, 1}, {16, 1}}
+var fewShapes = [][2]int{{1, 4}, {2, 4}, {4, 2}, {8, 1}}
 
 func (w *writer) few() {
-	floats := func(name string, v func(i int) float32) {
+	lanes := func(name string, v func(i int) uint32) {
 		var b strings.Builder
 		for i := range 8 {
-			fmt.Fprintf(&b, "DATA %s<>+%d(SB)/8, $0x%08x%08x\n", name, 8*i, math.Float32bits(v(2*i+1)), math.Float32bits(v(2*i)))
+			fmt.Fprintf(&b, "DATA %s<>+%d(SB)/8, $0x%08x%08x\n", name, 8*i, v(2*i+1), v(2*i))
 		}
 		w.table(b.String() + fmt.Sprintf("GLOBL %s<>(SB), RODATA|NOPTR, $64\n", name))
 	}
-	floats("signed4", func(i int) float32 { return float32(i - 8) })
-	floats("unsigned4", func(i int) float32 { return float32(i) })
-	nf4 := [16]float32{-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-		-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
-		0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-		0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1}
-	floats("normal4", func(i int) float32 { return nf4[i] })
-	floats("highHalves", func(int) float32 { return math.Float32frombits(0xffff0000) })
+	table := func(name string, v func(i int) float32) {
+		lanes(name, func(i int) uint32 { return math.Float32bits(v(i)) })
+		half := func(i int) uint32 { // rounded to even
+			u := math.Float32bits(v(i % 16))
+			return (u + 0x7fff + u>>16&1) >> 16
+		}
+		lanes(name+"Half", func(i int) uint32 { return half(2*i) | half(2*i+1)<<16 })
+	}
+	table("signed4", func(i int) float32 { return float32(i - 8) })
+	table("unsigned4", func(i int) float32 { return float32(i) })
+	nf4 := quant.NF4Map()
+	table("normal4", func(i int) float32 { return nf4[i] })
+	lanes("highHalves", func(int) uint32 { return 0xffff0000 })
 	// Places of 16-bit lanes: those of the first 16 and of the last, in turn.
-	floats("interleave", func(i int) float32 { return math.Float32frombits(uint32(i) | uint32(16+i)<<16) })
+	lanes("interleave", func(i int) uint32 { return uint32(i) | uint32(16+i)<<16 })
 	for _, s := range storeds {
 		for _, half := range []bool{false, true} {
 			for _, z := range fewShapes {
@@ -82,17 +97,39 @@ func (w *writer) few() {
 	}
 }
 
-// fewKernel writes the product of rows rows with panels·16 stored rows. Sums are
-// Z14 and up, panels a row; Z6 and up are the scales, Z10 and up the minima.
+// A fewKernel is the product of rows rows with panels·16 stored rows. Sums are
+// Z6 and up, panels a row; those of a block, before they are scaled, Z14 and up.
+type fewKernel struct {
+	stored
+	rows, panels int
+	half         bool
+}
+
+func (f fewKernel) total(r, p int) int { return 6 + f.panels*r + p }
+func (f fewKernel) part(r, p int) int {
+	if f.scales == 0 {
+		return f.total(r, p)
+	}
+	return 14 + f.panels*r + p
+}
+
+// at returns the address of panel p, off bytes on.
+func (f fewKernel) at(p int) func(off int) string {
+	return func(off int) string {
+		return fmt.Sprintf("%d%s", off, []string{"(BX)", "(BX)(R11*1)", "(BX)(R11*2)", "(R12)"}[p])
+	}
+}
+
 func (w *writer) fewKernel(s stored, rows, panels int, half bool) {
+	f := fewKernel{s, rows, panels, half}
 	name := fmt.Sprintf("few%dx%d%s", rows, 16*panels, s.name)
 	if half {
 		name += "Half"
 	}
-	arg := w.function(name, fmt.Sprintf("is stored.kernels for %d rows and %d columns, those set in mask.", rows, 16*panels),
-		param{"blocks", "int"}, param{"x", "*float32"}, param{"w", "*byte"}, param{"panel", "int"}, param{"c", "*float32"},
-		param{"cr", "int"}, param{"mask", "int"}, param{"add", "int"}, param{"alpha", "float32"})
-	for _, v := range [][2]string{{"mask", "DX"}, {"blocks", "CX"}, {"x", "AX"}, {"w", "BX"}, {"panel", "R11"}, {"c", "DI"}, {"cr", "R8"}} {
+	arg := w.function(name, fmt.Sprintf("is a fewKernel for %d rows and %d columns, those set in mask.", rows, 16*panels),
+		param{"blocks", "int"}, param{"x", "*float32"}, param{"sums", "*float32"}, param{"w", "*byte"}, param{"panel", "int"},
+		param{"c", "*float32"}, param{"cr", "int"}, param{"mask", "int"}, param{"add", "int"}, param{"alpha", "float32"})
+	for _, v := range [][2]string{{"mask", "DX"}, {"blocks", "CX"}, {"x", "AX"}, {"sums", "SI"}, {"w", "BX"}, {"panel", "R11"}, {"c", "DI"}, {"cr", "R8"}} {
 		w.p("MOVQ %s, %s", arg(v[0]), v[1])
 	}
 	for p := range panels {
@@ -105,137 +142,137 @@ func (w *writer) fewKernel(s stored, rows, panels int, half bool) {
 		w.p("LEAQ (BX)(R11*2), R12\nADDQ R11, R12")
 	}
 	switch {
+	case s.table != "" && half:
+		w.p("VMOVUPS %sHalf<>(SB), Z4", s.table)
 	case s.table != "":
 		w.p("VMOVUPS %s<>(SB), Z4", s.table)
-	case s.packed && !half:
+	case s.name == "BF16":
 		w.p("VMOVUPS highHalves<>(SB), Z4")
-	}
-	if half && !s.packed {
+	case half:
 		w.p("VMOVUPS interleave<>(SB), Z5")
 	}
-	for i := range rows * panels {
-		w.p("VXORPS Z%d, Z%d, Z%d", 14+i, 14+i, 14+i)
-	}
-	at := func(p int) func(off int) string {
-		return func(off int) string {
-			return fmt.Sprintf("%d%s", off, []string{"(BX)", "(BX)(R11*1)", "(BX)(R11*2)", "(R12)"}[p])
+	for r := range rows {
+		for p := range panels {
+			w.p("VXORPS X%[1]d, X%[1]d, X%[1]d", f.total(r, p))
 		}
+	}
+	w.fewBlocks(f)
+	w.fewStore(f, arg)
+}
+
+// fewBlocks is the loop over blocks.
+func (w *writer) fewBlocks(f fewKernel) {
+	block, group := w.label(), w.label()
+	head := f.scales
+	if f.minimum {
+		head *= 2
 	}
 	advance := func(n int) {
 		w.p("ADDQ $%d, BX", n)
-		if panels == 4 {
+		if f.panels == 4 {
 			w.p("ADDQ $%d, R12", n)
 		}
 	}
-	block, pair := w.label(), w.label()
 	w.p("%s:", block)
-	for p := range panels {
-		w.scales(s, at(p), p)
-	}
-	if head := s.head(); head > 0 {
+	if f.scales > 0 {
 		advance(head)
+		for r := range f.rows {
+			for p := range f.panels {
+				w.p("VXORPS X%[1]d, X%[1]d, X%[1]d", f.part(r, p))
+			}
+		}
 	}
-	w.p("MOVQ $%d, R13\nPCALIGN $16\n%s:", 16/s.pairs, pair)
-	for i := range s.pairs {
-		if rows == 1 {
-			w.p("VBROADCASTSS %d(AX), Z2", 4*i*(2-b2i(half)))
-			if !half {
+	w.p("MOVQ $%d, R13\nPCALIGN $16\n%s:", 16/f.pairs, group)
+	step := 8 * f.rows * f.pairs
+	if f.half {
+		step /= 2
+	}
+	for i := range f.pairs {
+		if f.rows == 1 {
+			w.p("VBROADCASTSS %d(AX), Z2", step/f.pairs*i)
+			if !f.half {
 				w.p("VBROADCASTSS %d(AX), Z3", 8*i+4)
 			}
 		}
-		for p := range panels {
-			w.fewPair(s, rows, panels, p, i, half, at(p))
+		for p := range f.panels {
+			w.fewPair(f, p, i)
 		}
 	}
-	step := 8 * rows * s.pairs
-	if half {
-		step /= 2
+	advance(f.group)
+	w.p("ADDQ $%d, AX\nDECQ R13\nJNZ %s", step, group)
+	if f.scales > 0 {
+		w.fewScale(f, head+16/f.pairs*f.group)
 	}
-	advance(s.group)
-	w.p("ADDQ $%d, AX\nDECQ R13\nJNZ %s\nDECQ CX\nJNZ %s", step, pair, block)
-	w.fewStore(rows, panels, arg)
+	w.p("DECQ CX\nJNZ %s", block)
 }
 
-// head returns the bytes before the pairs of a block.
-func (s stored) head() int {
-	if s.minimum {
-		return 2 * s.scales
-	}
-	return s.scales
-}
-
-func (w *writer) scales(s stored, at func(int) string, p int) {
-	switch s.scales {
-	case 32:
-		w.p("VCVTPH2PS %s, Z%d", at(0), 6+p)
-		if s.minimum {
-			w.p("VCVTPH2PS %s, Z%d", at(32), 10+p)
-		}
-	case 64:
-		w.p("VMOVUPS %s, Z%d", at(0), 6+p)
-	}
-}
-
-// fewPair multiplies pair i of a group of a panel.
-func (w *writer) fewPair(s stored, rows, panels, p, i int, half bool, at func(int) string) {
-	if half && s.packed {
-		w.p("VMOVUPS %s, Z0", at(0))
+// fewPair multiplies pair i of a group of a panel. For one row, Z2 and Z3 hold
+// its two numbers, or Z2 the pair.
+func (w *writer) fewPair(f fewKernel, p, i int) {
+	raw := 28 + p
+	if f.half {
+		f.stored.half(w, f.at(p), i, raw)
 	} else {
-		raw := 26 + p
-		if panels == 1 {
-			raw = 30
+		f.load(w, f.at(p), i, raw)
+	}
+	switch {
+	case f.rows == 1 && f.half:
+		w.dotHalf(2, 0, f.part(0, p))
+	case f.rows == 1:
+		w.p("VFMADD231PS Z0, Z2, Z%d\nVFMADD231PS Z1, Z3, Z%d", f.part(0, p), f.part(0, p))
+	case f.half:
+		for r := range f.rows {
+			w.dotHalfAX(f.rows*i+r, 0, f.part(r, p))
 		}
-		s.load(w, at, i, raw)
+	default:
 		for z := range 2 {
-			if s.scales > 0 {
-				w.p("VMULPS Z%d, Z%d, Z%d", 6+p, z, z)
+			for r := range f.rows {
+				w.p("VFMADD231PS.BCST %d(AX), Z%d, Z%d", 4*(f.rows*(2*i+z)+r), z, f.part(r, p))
 			}
-			if s.minimum {
-				w.p("VADDPS Z%d, Z%d, Z%d", 10+p, z, z)
-			}
-		}
-		if half {
-			w.twoHalves(1, 0, 0)
-			w.p("VPERMW Z0, Z5, Z0")
-		}
-	}
-	if rows == 1 {
-		if acc := 14 + p; half {
-			w.dotHalf(2, 0, acc)
-		} else {
-			w.p("VFMADD231PS Z0, Z2, Z%d\nVFMADD231PS Z1, Z3, Z%d", acc, acc)
-		}
-		return
-	}
-	if half {
-		for r := range rows {
-			w.dotHalfAX(rows*i+r, 0, 14+panels*r+p)
-		}
-		return
-	}
-	for z := range 2 {
-		for r := range rows {
-			w.p("VFMADD231PS.BCST %d(AX), Z%d, Z%d", 4*(rows*(2*i+z)+r), z, 14+panels*r+p)
 		}
 	}
 }
 
-func (w *writer) fewStore(rows, panels int, arg func(string) string) {
+// fewScale adds the sums of a block, scaled, and its minima times the sums of
+// the terms of each row. The block began so many bytes before.
+func (w *writer) fewScale(f fewKernel, size int) {
+	for p := range f.panels {
+		at := f.at(p)
+		if f.scales == 32 {
+			w.p("VCVTPH2PS %s, Z0", at(-size))
+		} else {
+			w.p("VMOVUPS %s, Z0", at(-size))
+		}
+		if f.minimum {
+			w.p("VCVTPH2PS %s, Z1", at(32-size))
+		}
+		for r := range f.rows {
+			w.p("VFMADD231PS Z0, Z%d, Z%d", f.part(r, p), f.total(r, p))
+			if f.minimum {
+				w.p("VFMADD231PS.BCST %d(SI), Z1, Z%d", 4*r, f.total(r, p))
+			}
+		}
+	}
+	if f.minimum {
+		w.p("ADDQ $%d, SI", 4*f.rows)
+	}
+}
+
+func (w *writer) fewStore(f fewKernel, arg func(string) string) {
 	plain := w.label()
 	w.p("VBROADCASTSS %s, Z0\nCMPQ %s, $0\nJEQ %s", arg("alpha"), arg("add"), plain)
 	for _, add := range []bool{true, false} {
 		if !add {
 			w.p("%s:", plain)
 		}
-		for r := range rows {
-			for p := range panels {
-				acc := 14 + panels*r + p
+		for r := range f.rows {
+			for p := range f.panels {
 				if add {
-					w.p("VFMADD213PS %d(DI), Z0, K%d, Z%d", 64*p, p+1, acc)
+					w.p("VFMADD213PS %d(DI), Z0, K%d, Z%d", 64*p, p+1, f.total(r, p))
 				} else {
-					w.p("VMULPS Z0, Z%d, Z%d", acc, acc)
+					w.p("VMULPS Z0, Z%d, Z%d", f.total(r, p), f.total(r, p))
 				}
-				w.p("VMOVUPS Z%d, K%d, %d(DI)", acc, p+1, 64*p)
+				w.p("VMOVUPS Z%d, K%d, %d(DI)", f.total(r, p), p+1, 64*p)
 			}
 			w.p("ADDQ R8, DI")
 		}

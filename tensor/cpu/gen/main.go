@@ -86,7 +86,8 @@ func main() {
 	for n := 1; n <= 3; n++ {
 		w.dots(n)
 	}
-	w.transpose()
+	w.transpose(8)
+	w.transpose(16)
 	w.reductions()
 	w.elementwise()
 	w.weights()

@@ -121,16 +121,16 @@ func (w *writer) dots(n int) {
 	w.ret()
 }
 
-// transpose writes the transposition of 16 rows, eight columns at a time.
-func (w *writer) transpose() {
-	arg := w.function("pack16", "is kernels.pack for 16 rows; k is in groups of 8.",
+// transpose writes the transposition of 8 or 16 rows, eight columns at a time.
+func (w *writer) transpose(rows int) {
+	arg := w.function(fmt.Sprintf("pack%d", rows), fmt.Sprintf("writes the transpose of %d rows, sr apart, in rows dr apart; k is in groups of 8.", rows),
 		param{"k", "int"}, param{"dst", "*float32"}, param{"dr", "int"}, param{"src", "*float32"}, param{"sr", "int"})
 	w.p("MOVQ %s, CX\nMOVQ %s, DI\nMOVQ %s, R8\nMOVQ %s, SI\nMOVQ %s, R9", arg("k"), arg("dst"), arg("dr"), arg("src"), arg("sr"))
 	w.p("LEAQ (R8)(R8*2), AX\nLEAQ (DI)(R8*4), BX")
 	w.p("LEAQ (R9)(R9*2), R10\nLEAQ (SI)(R9*4), R11\nLEAQ (SI)(R9*8), R12\nLEAQ (R12)(R9*4), R13")
 	loop := w.label()
 	w.p("%s:", loop)
-	for h, bases := range [][2]string{{"SI", "R11"}, {"R12", "R13"}} {
+	for h, bases := range [][2]string{{"SI", "R11"}, {"R12", "R13"}}[:rows/8] {
 		for i, f := range []string{"(%s)", "(%s)(R9*1)", "(%s)(R9*2)", "(%s)(R10*1)"} {
 			w.p("VMOVUPS "+f+", Y%d\nVMOVUPS "+f+", Y%d", bases[0], i, bases[1], i+4)
 		}

@@ -124,19 +124,18 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	})
 }
 
-// ScaleColsGrad implements [tensor.Linear]. A job takes some of the columns;
-// 64 rows are summed in float32 and added to the others in float64.
-func (b *Backend) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
-	const op, few = "scale columns gradient", 64
-	d, ds, v, f, g := output(op, dx), output(op, dsy), input(op, y), input(op, s), input(op, dy)
-	sameShape(op, dx, y, dy)
-	rows, cols := matrix(op, y)
-	checkLen(op, len(ds), cols)
-	checkLen(op, len(f), cols)
+// ColDot implements [tensor.Linear]. A job takes some of the columns; 64 rows
+// are summed in float32 and added to the others in float64.
+func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
+	const op, few = "column dots", 64
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	sameShape(op, x, y)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(d), cols)
 	if b.err != nil {
 		return
 	}
-	b.split(cols, 16, float64(rows)*0.7, func(lo, hi, thread int) {
+	b.split(cols, 16, float64(rows)*0.4, func(lo, hi, thread int) {
 		n := hi - lo
 		sum, part := grow(&b.work[thread].wide, n), grow(&b.work[thread].row, n)
 		clear(sum)
@@ -144,14 +143,14 @@ func (b *Backend) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
 			clear(part)
 			for t := t0; t < min(rows, t0+few); t++ {
 				at := t*cols + lo
-				b.k.scaleDot(d[at:at+n], part, g[at:at+n], v[at:at+n], f[lo:hi])
+				b.k.addMul(part, p[at:at+n], q[at:at+n], 1)
 			}
-			for j, p := range part {
-				sum[j] += float64(p)
+			for j, v := range part {
+				sum[j] += float64(v)
 			}
 		}
-		for j, s := range sum {
-			ds[lo+j] += float32(s)
+		for j, v := range sum {
+			d[lo+j] += float32(v)
 		}
 	})
 }

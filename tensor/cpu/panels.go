@@ -194,16 +194,25 @@ func (b *Backend) packLeft(p *product, i, m int) []float32 {
 	return dst
 }
 
-// halfLeft returns rows i..i+m of a, terms in a row: pairs of bfloat16, or
-// numbers rounded to it where there is no kernel for pairs.
-func (b *Backend) halfLeft(p *product, i, m, terms int) []float32 {
+// copyLeft returns rows i..i+m of a times the factors of the terms. With half,
+// they are pairs of bfloat16, or numbers rounded to it where there is no kernel
+// for pairs.
+func (b *Backend) copyLeft(p *product, i, m, terms int, half bool) []float32 {
 	dst := grow(&b.shared.rows, m*terms)
-	b.split(m, 1, float64(p.k)*0.1, func(lo, hi, _ int) {
+	b.split(m, 1, float64(p.k)*0.1, func(lo, hi, thread int) {
+		tmp := grow(&b.work[thread].row, p.k)
 		for r := lo; r < hi; r++ {
 			d, src := dst[r*terms:][:terms], p.a[(i+r)*p.lda:][:p.k]
-			if b.k.halfTile != nil {
+			if p.terms != nil {
+				b.k.mul(tmp, src, p.terms, 1)
+				src = tmp
+			}
+			switch {
+			case !half:
+				copy(d, src)
+			case b.k.halfTile != nil:
 				b.k.halves(d, src)
-			} else {
+			default:
 				b.k.round(d, src)
 			}
 		}

@@ -30,6 +30,7 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 	"pipe/train"
 )
@@ -191,7 +192,7 @@ func ours(ctx context.Context, o options, rows []model.Batch, turn <-chan chan l
 	b := cpu.New(o.threads)
 	defer b.Close()
 	c := adapter.Config{Rank: 16, Alpha: 32, DoRA: o.adapter == "dora", Targets: []string{"all-linear"}}
-	s, err := train.OpenStudent(b, o.model, train.Tuning{New: &c, Seed: 1, Precision: train.Precision(o.precision)})
+	s, err := train.OpenStudent(b, o.model, train.Tuning{New: &c, Seed: 1, Precision: tensor.Precision(o.precision)})
 	if err != nil {
 		return err
 	}

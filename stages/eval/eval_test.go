@@ -17,6 +17,7 @@ import (
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
 
@@ -201,7 +202,7 @@ func TestScores(t *testing.T) {
 	}
 	backend := cpu.New(1)
 	defer backend.Close()
-	sub, err := openSubject(backend, b.in.models["model.base"])
+	sub, err := openSubject(backend, b.in.models["model.base"], tensor.F32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +274,7 @@ func TestNeedlePrompts(t *testing.T) {
 	dir := directory(t, 2048)
 	backend := cpu.New(1)
 	defer backend.Close()
-	sub, err := openSubject(backend, stage.ModelPath{Base: dir})
+	sub, err := openSubject(backend, stage.ModelPath{Base: dir}, tensor.F32)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -237,6 +237,7 @@ func TestOnlyWhatChangedRunsAgain(t *testing.T) {
 		"renamed model, data":     edit(`"tiny" {`, `"base" {`, "model.tiny", "model.base", `"docs"`, `"corpus"`, "data.docs", "data.corpus", `"t" {`, `"u" {`, "teacher.t\n", "teacher.u\n"),
 		"a number written anew":   edit("1e-3", "0.001", "0.95", "0.950"),
 		"a default written out":   edit("max_steps  = 2", "max_steps  = 2\n  batch_size = "+fmt.Sprint(defaultOf(t, "sft", "BatchSize"))),
+		"precisions written out":  edit("max_steps  = 2", "max_steps  = 2\n  precision = \"f32\"", "= sft.tuned.model", "= sft.tuned.model\n  precision = \"f32\""),
 		"memory and checkpoints":  edit("max_steps  = 2", "max_steps  = 2\n  gradient_checkpointing = true\n  checkpoint_every = 1\n  save_total_limit = 7"),
 		"how the teacher is kept": edit("retries  = 0", "retries = 3\n  concurrency = 1\n  timeout = \"7s\""),
 		"a gate":                  edit("{ data = data.bench }", "{ data = data.bench }\n gate \"g\" {\n condition = true\n error_message = \"no\"\n }"),
@@ -244,6 +245,9 @@ func TestOnlyWhatChangedRunsAgain(t *testing.T) {
 	} {
 		k.run(what, src)
 	}
+
+	k.run("another precision of evaluation", edit("= sft.tuned.model", "= sft.tuned.model\n  precision = \"bf16\""), "eval.final")
+	k.run("another precision of training", edit("max_steps  = 2", "max_steps  = 2\n  precision = \"bf16\""), "sft.tuned", "eval.final")
 
 	k.write("bench.jsonl", `{"text":"the notice of the authors"}`+"\n"+`{"text":"a warranty is given"}`+"\n")
 	k.run("changed questions", recipe, "data.bench", "eval.final")

@@ -38,10 +38,11 @@ type job struct {
 	seq, rows int // tokens of a row, rows of a micro-batch
 	recompute bool
 	eight     bool
+	half      bool // products in bfloat16
 }
 
 func (j job) String() string {
-	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight)
+	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t/bf16 %t", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight, j.half)
 }
 
 var planJobs = []job{
@@ -59,6 +60,10 @@ var planJobs = []job{
 	{dtype: tensor.F32, rows: 8, seq: 384},
 	{dtype: tensor.BF16, rows: 16, seq: 768},
 	{dtype: tensor.Q8_0, rows: 4, seq: 192},
+	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, half: true},
+	{dtype: tensor.F32, tune: "full", rows: 1, seq: 192, half: true},
+	{dtype: tensor.Q8_0, tune: "lora", rank: 16, rows: 2, seq: 384, recompute: true, half: true},
+	{dtype: tensor.Q8_0, rows: 8, seq: 384, half: true},
 }
 
 // run does the work of j on b: a plan, or a real backend.
@@ -68,6 +73,9 @@ func (j job) run(b tensor.Backend, src model.Source) error {
 		return err
 	}
 	defer d.Close()
+	if j.half {
+		d.SetPrecision(tensor.BF16)
+	}
 	if j.tune == "" {
 		return j.generate(d)
 	}
@@ -232,7 +240,7 @@ func measure(j job, dir string) (int64, error) {
 // the plan.
 func TestPlan(t *testing.T) {
 	if testing.Short() {
-		t.Skip("trains 14 models")
+		t.Skip("trains 18 models")
 	}
 	if _, err := status("VmHWM"); err != nil {
 		t.Skip("this system does not tell the peak of a process")

@@ -45,17 +45,6 @@ type Tuning struct {
 	Precision tensor.DType
 }
 
-// Precisions are the names of the values of Tuning.Precision.
-func Precisions() []string { return []string{tensor.F32.String(), tensor.BF16.String()} }
-
-// Precision returns the value of a name; an unknown one is F32.
-func Precision(name string) tensor.DType {
-	if name == tensor.BF16.String() {
-		return tensor.BF16
-	}
-	return tensor.F32
-}
-
 // ErrHasAdapter says that a new adapter was asked for on top of another.
 var ErrHasAdapter = errors.New("the base carries an adapter already, which is trained on: leave out the adapter block, or start from the base of that adapter")
 

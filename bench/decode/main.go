@@ -35,8 +35,8 @@ import (
 
 	"pipe/model"
 	"pipe/model/pretrained"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
-	"pipe/train"
 )
 
 //go:embed peer.py
@@ -122,7 +122,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	d.SetPrecision(train.Precision(o.precision))
+	d.SetPrecision(tensor.Precision(o.precision))
 	defer d.Close()
 	var theirs *process
 	if o.python != "" {

@@ -16,6 +16,7 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 	"pipe/train"
 )
@@ -80,7 +81,7 @@ func (w *worker) serve(in io.Reader, out io.Writer) error {
 	b := cpu.New(w.threads)
 	defer b.Close()
 	c := adapter.Config{Rank: 16, Alpha: 32, DoRA: w.adapter == "dora", Targets: []string{"all-linear"}}
-	s, err := train.OpenStudent(b, w.model, train.Tuning{New: &c, Seed: 1, Precision: train.Precision(w.precision), Quantize: w.quantize})
+	s, err := train.OpenStudent(b, w.model, train.Tuning{New: &c, Seed: 1, Precision: tensor.Precision(w.precision), Quantize: w.quantize})
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,8 @@ func usage(w io.Writer) {
 		fmt.Fprintf(w, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
 	}
 	fmt.Fprint(w, "\npipe help COMMAND lists a command's flags; pipe help KIND explains a stage.\n"+
-		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed, 130 interrupted.\n")
+		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed, 130 interrupted.\n"+
+		"PIPE_CPU=generic, avx2 or avx512 in the environment is the most of the processor that is used.\n")
 }
 
 // errUsage marks errors of usage that were printed already.

@@ -95,9 +95,13 @@ func Parts(u tensor.Usage) string {
 
 // Decoder loads a frozen model on the plan, with the PEFT adapter of a
 // directory unless that is "".
-func (g *Guard) Decoder(c model.Config, src model.Source, peft string) (*model.Decoder, error) {
+func (g *Guard) Decoder(c model.Config, src model.Source, peft string, precision tensor.DType) (*model.Decoder, error) {
 	d, err := model.Load(g.Plan, c, model.Described(src), false)
-	if err == nil && peft != "" {
+	if err != nil {
+		return nil, err
+	}
+	d.SetPrecision(precision)
+	if peft != "" {
 		_, err = adapter.Load(d, peft)
 	}
 	return d, err

@@ -118,7 +118,7 @@ func TestLargest(t *testing.T) {
 	}
 	peak := func(work func(d *model.Decoder) error) tensor.Usage {
 		g := guard(t, 0)
-		d, err := g.Decoder(c, model.Random(c, 1), "")
+		d, err := g.Decoder(c, model.Random(c, 1), "", tensor.F32)
 		if err == nil {
 			err = work(d)
 		}

@@ -3,9 +3,11 @@ package stage
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"pipe/runtime/artifact"
+	"pipe/tensor"
 )
 
 // A ModelBlock is the configuration of a model block.
@@ -35,6 +37,7 @@ type TeacherConfig struct {
 	APIKeyEnv   string   `hcl:"api_key_env,optional" json:"-" doc:"Name of the environment variable that holds the API key; the value is never stored"`
 	ModelID     string   `hcl:"model_id,optional" doc:"Model name sent to the endpoint (openai) or recorded in the journal (journal)"`
 	Model       *Model   `hcl:"model,optional" doc:"The model block to run (local)"`
+	Precision   string   `hcl:"precision,optional" doc:"Of products with the model's matrices (local, and journal for what it recorded): f32, the default, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
 	Temperature float64  `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
 	TopP        float64  `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
 	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (not every openai endpoint knows it)"`
@@ -79,6 +82,11 @@ func (t *TeacherConfig) Check() error {
 	default:
 		bad("provider", "is %q; must be \"openai\", \"local\" or \"journal\"", t.Provider)
 	}
+	if t.Precision != "" && t.Provider == "openai" {
+		bad("precision", "is not used by provider \"openai\"; remove it")
+	} else if t.Precision != "" && !slices.Contains(tensor.Precisions(), t.Precision) {
+		bad("precision", "is %q; must be one of %q", t.Precision, tensor.Precisions())
+	}
 	if !(t.Temperature >= 0 && t.Temperature <= 2) {
 		bad("temperature", "is %v; must be between 0 and 2", t.Temperature)
 	}
@@ -118,6 +126,7 @@ func marshalTeacher(c *TeacherConfig) ([]byte, error) {
 	v := struct {
 		ModelID     string           `json:"model_id,omitempty"`
 		Model       *artifact.Digest `json:"model,omitempty"`
+		Precision   string           `json:"precision,omitempty"` // "" for f32, as before there was one
 		Temperature float64          `json:"temperature"`
 		TopP        float64          `json:"top_p"`
 		TopK        int              `json:"top_k"`
@@ -128,6 +137,9 @@ func marshalTeacher(c *TeacherConfig) ([]byte, error) {
 	}{ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MinP: c.MinP, MaxTokens: c.MaxTokens, Stop: c.Stop}
 	if c.Penalty != 1 {
 		v.Penalty = c.Penalty
+	}
+	if dt := tensor.Precision(c.Precision); dt != tensor.F32 {
+		v.Precision = dt.String()
 	}
 	if c.Model != nil {
 		v.Model = &c.Model.Digest

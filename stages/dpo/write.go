@@ -6,6 +6,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/train"
 )
 
@@ -17,6 +18,9 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	}
 	settings := s.options(env).Settings()
 	settings["steps"], settings["loss"], settings["beta"], settings["max_len"] = fmt.Sprint(r.Steps), s.Loss, fmt.Sprint(s.Beta), fmt.Sprint(s.MaxLen)
+	if tensor.Precision(s.Precision) != tensor.F32 {
+		settings["precision"] = s.Precision
+	}
 	manifest := artifact.ModelManifest{Training: slices.Concat(paths.Training, []artifact.Training{{Kind: Kind.Name, Settings: settings}})}
 	if student.Adapter != nil {
 		manifest.Base = paths.Root

@@ -14,6 +14,7 @@ import (
 	"pipe/model/memory"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/train"
 )
 
@@ -33,9 +34,10 @@ var Kind = stage.Kind{
 
 // spec is the block.
 type spec struct {
-	Model    stage.Model  `hcl:"model" doc:"The model to evaluate"`
-	Baseline *stage.Model `hcl:"baseline,optional" doc:"The model to compare with; without it, the same weights with the adapter off"`
-	Batch    int          `hcl:"batch,optional" doc:"Tokens of a scoring pass: speed and memory, and the last bits of log-probabilities"`
+	Model     stage.Model  `hcl:"model" doc:"The model to evaluate"`
+	Baseline  *stage.Model `hcl:"baseline,optional" doc:"The model to compare with; without it, the same weights with the adapter off"`
+	Batch     int          `hcl:"batch,optional" doc:"Tokens of a scoring pass: speed and memory, and the last bits of log-probabilities"`
+	Precision string       `hcl:"precision,optional" doc:"Of products with the model's matrices, and with those of the baseline: f32, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
 
 	Suites []suite      `hcl:"suite,block" doc:"A set of items that are measured alike"`
 	Needle *needle      `hcl:"needle,block" doc:"Facts hidden in long texts: a grid of lengths by depths"`
@@ -57,7 +59,7 @@ type suite struct {
 // SetDefaults sets what a block may leave out.
 func (s *suite) SetDefaults() { s.MaxTokens, s.Normalizer, s.Window = 64, "text", 1024 }
 
-func newStage() stage.Stage { return &spec{Batch: 2048} }
+func newStage() stage.Stage { return &spec{Batch: 2048, Precision: tensor.F32.String()} }
 
 // suiteTypes are the types of suites, each with its function.
 var suiteTypes = map[string]func(*runner, *suite, []artifact.Row) (*result, error){
@@ -74,6 +76,7 @@ func (s *spec) Check() error {
 	}
 	bad(len(s.Suites) == 0 && s.Needle == nil, "suite", "is missing; an eval needs a suite or needle block")
 	bad(s.Batch < 1, "batch", "is %d; must be at least 1", s.Batch)
+	bad(!slices.Contains(tensor.Precisions(), s.Precision), "precision", "is %q; must be one of %q", s.Precision, tensor.Precisions())
 	seen := map[string]bool{}
 	for _, u := range s.Suites {
 		bad(seen[u.Name], "suite.name", "%q is used twice", u.Name)
@@ -129,7 +132,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	m, err := openSubject(env.Backend, paths)
+	m, err := openSubject(env.Backend, paths, tensor.Precision(s.Precision))
 	if err != nil {
 		return err
 	}
@@ -173,7 +176,7 @@ func (s *spec) baseline(r *runner, jobs []job) ([]*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.subject, err = openSubject(r.env.Backend, paths); err != nil {
+	if r.subject, err = openSubject(r.env.Backend, paths, tensor.Precision(s.Precision)); err != nil {
 		return nil, err
 	}
 	defer r.subject.close()

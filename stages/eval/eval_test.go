@@ -17,6 +17,7 @@ import (
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
 
@@ -190,6 +191,40 @@ func TestEverything(t *testing.T) {
 	}
 }
 
+// TestPrecision: in bfloat16 log-probabilities are nearly those of float32, and
+// the spec, of which the key is made, is another.
+func TestPrecision(t *testing.T) {
+	b, s := everything(t)
+	key := func() string {
+		j, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(j)
+	}
+	exact, _, err := b.run(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, was := b.output["items"].Digest(), key()
+	s.Precision = "bf16"
+	rounded, _, err := b.run(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.output["items"].Digest() == digest || key() == was {
+		t.Error("nothing differs; the test shows nothing")
+	}
+	for _, m := range []map[string]artifact.Metric{exact.Metrics, exact.Baseline} {
+		for _, name := range []string{"text.nll", "text.bits_per_byte", "text.perplexity", "prefer.margin"} {
+			got, want := rounded.Metrics[name].Value, m[name].Value
+			if !(math.Abs(got-want) <= 0.01*math.Abs(want)) {
+				t.Errorf("%s: %v; in f32 %v", name, got, want)
+			}
+		}
+	}
+}
+
 // TestScores compares a suite's numbers with the model's log-probabilities,
 // taken one by one.
 func TestScores(t *testing.T) {
@@ -201,7 +236,7 @@ func TestScores(t *testing.T) {
 	}
 	backend := cpu.New(1)
 	defer backend.Close()
-	sub, err := openSubject(backend, b.in.models["model.base"])
+	sub, err := openSubject(backend, b.in.models["model.base"], tensor.F32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +308,7 @@ func TestNeedlePrompts(t *testing.T) {
 	dir := directory(t, 2048)
 	backend := cpu.New(1)
 	defer backend.Close()
-	sub, err := openSubject(backend, stage.ModelPath{Base: dir})
+	sub, err := openSubject(backend, stage.ModelPath{Base: dir}, tensor.F32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,6 +387,7 @@ func TestCheck(t *testing.T) {
 	for field, change := range map[string]func(*spec){
 		"suite":            func(s *spec) { s.Suites, s.Needle = nil, nil },
 		"batch":            func(s *spec) { s.Batch = 0 },
+		"precision":        func(s *spec) { s.Precision = "fp8" },
 		"suite.name":       func(s *spec) { s.Suites[0].Name = "a.b" },
 		"suite.type":       func(s *spec) { s.Suites[0].Type = "quiz" },
 		"suite.normalizer": func(s *spec) { s.Suites[0].Normalizer = "soft" },

@@ -28,14 +28,14 @@ type subject struct {
 	shadow *model.Decoder // on the plan of guard
 }
 
-func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
+func openSubject(b tensor.Backend, p stage.ModelPath, precision tensor.DType) (*subject, error) {
 	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template), pretrained.WithQuantization(p.Quantize))
 	if err != nil {
 		return nil, err
 	}
 	s := &subject{Model: m, guard: memory.NewGuard(b)}
 	if s.guard != nil {
-		if s.shadow, err = s.guard.Decoder(m.Config, m.Weights, p.Adapter); err != nil {
+		if s.shadow, err = s.guard.Decoder(m.Config, m.Weights, p.Adapter, precision); err != nil {
 			m.Close()
 			return nil, fmt.Errorf("load %s: %w", p.Base, err)
 		}
@@ -44,6 +44,7 @@ func openSubject(b tensor.Backend, p stage.ModelPath) (*subject, error) {
 		m.Close()
 		return nil, fmt.Errorf("load %s: %w", p.Base, err)
 	}
+	s.decoder.SetPrecision(precision)
 	if p.Adapter != "" {
 		if _, err := adapter.Load(s.decoder, p.Adapter); err != nil {
 			s.close()

@@ -132,7 +132,7 @@ func (s *spec) Check() error {
 	}
 	bad(!(s.Eps > 0 && s.Eps < 1), "eps", "is %v; must be above 0 and below 1", s.Eps)
 	bad(!(s.MaxGradNorm >= 0), "max_grad_norm", "is %v; must be 0 or more", s.MaxGradNorm)
-	bad(!slices.Contains(train.Precisions(), s.Precision), "precision", "is %q; must be one of %q", s.Precision, train.Precisions())
+	bad(!slices.Contains(tensor.Precisions(), s.Precision), "precision", "is %q; must be one of %q", s.Precision, tensor.Precisions())
 	bad(s.CheckpointEvery < 0, "checkpoint_every", "is %d; must be 0 or more", s.CheckpointEvery)
 	bad(s.SaveTotalLimit < 1, "save_total_limit", "is %d; must be at least 1", s.SaveTotalLimit)
 	return errors.Join(append(errs, s.Adapter.check()...)...)
@@ -164,7 +164,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, Quantize: paths.Quantize, New: s.Adapter.config(), Seed: env.Seed, Precision: train.Precision(s.Precision), Random: s.Init == "random"}
+	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, Quantize: paths.Quantize, New: s.Adapter.config(), Seed: env.Seed, Precision: tensor.Precision(s.Precision), Random: s.Init == "random"}
 	t.Full = t.New == nil
 	if paths.Adapter != "" && s.Adapter == nil {
 		t.New = nil // trained on
@@ -254,6 +254,9 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 	}
 	settings := s.options(env).Settings()
 	settings["steps"], settings["init"] = fmt.Sprint(r.Steps), cmp.Or(s.Init, "base")
+	if tensor.Precision(s.Precision) != tensor.F32 {
+		settings["precision"] = s.Precision
+	}
 	manifest := artifact.ModelManifest{Training: []artifact.Training{{Kind: Kind.Name, Settings: settings}}}
 	if s.Init != "random" {
 		manifest.Training = slices.Concat(paths.Training, manifest.Training)

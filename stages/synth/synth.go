@@ -118,7 +118,7 @@ func (s *spec) dial(ctx context.Context, env *stage.Env) (teacher.Teacher, func(
 	}
 	d := dial.Config{
 		Provider: c.Provider, Endpoint: c.Endpoint, APIKeyEnv: c.APIKeyEnv, ModelID: c.ModelID,
-		Backend: env.Backend, Concurrency: c.Concurrency, Timeout: timeout, Retries: c.Retries,
+		Precision: c.Precision, Backend: env.Backend, Concurrency: c.Concurrency, Timeout: timeout, Retries: c.Retries,
 	}
 	if c.Model != nil {
 		d.ModelDigest = c.Model.Digest.String()

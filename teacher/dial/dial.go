@@ -26,6 +26,7 @@ type Config struct {
 
 	ModelPath, AdapterPath, TemplatePath string // local
 	Quantize                             string // local: as in a model block
+	Precision                            string // local: as in a teacher block; bf16 is part of the name
 	ModelDigest                          string // names the model where ModelID does not
 	Backend                              tensor.Backend
 
@@ -39,10 +40,14 @@ type Config struct {
 // ID returns the name under which answers are recorded. It is the same for the
 // provider that records and the provider that replays.
 func (c Config) ID() string {
-	if c.ModelID != "" || c.ModelDigest == "" {
-		return c.ModelID
+	id := c.ModelID
+	if id == "" && c.ModelDigest != "" {
+		id = "sha256:" + strings.TrimPrefix(c.ModelDigest, "sha256:")
 	}
-	return "sha256:" + strings.TrimPrefix(c.ModelDigest, "sha256:")
+	if id != "" && tensor.Precision(c.Precision) == tensor.BF16 {
+		id += "+bf16" // it answers otherwise than in f32
+	}
+	return id
 }
 
 // Open opens the teacher. It answers from WriteTo, then from Journal, and then
@@ -99,7 +104,7 @@ func (c Config) connect() (teacher.Teacher, func() error, error) {
 		t := newLazy(c.ID(), func() (*local.Teacher, error) {
 			return local.Open(local.Config{
 				ID: c.ID(), Model: c.ModelPath, Adapter: c.AdapterPath, Template: c.TemplatePath, Quantize: c.Quantize,
-				Backend: c.Backend, Batch: c.Concurrency,
+				Precision: tensor.Precision(c.Precision), Backend: c.Backend, Batch: c.Concurrency,
 			})
 		})
 		return t, t.Close, nil

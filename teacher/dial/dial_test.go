@@ -57,6 +57,13 @@ func TestLocal(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, want)
 		}
 	}
+	c.Precision = "bf16"
+	if got, err := once(t, c); err != nil || got.Replayed {
+		t.Errorf("in another precision: %+v, %v; want it to be asked", got, err)
+	}
+	if got, err := once(t, Config{Provider: "journal", ModelDigest: "ab12", Precision: "bf16", Journal: file}); err != nil || !got.Replayed {
+		t.Errorf("the answer in another precision: %+v, %v; want it replayed", got, err)
+	}
 	if _, err := once(t, Config{Provider: "journal", ModelDigest: "cd34", Journal: file}); !errors.Is(err, journal.ErrMissing) {
 		t.Errorf("another model: %v", err)
 	}

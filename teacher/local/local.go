@@ -28,6 +28,9 @@ type Config struct {
 	Quantize string         // "nf4" quantises the linear layers; "": none
 	Backend  tensor.Backend // not closed by Close; for nobody else until then
 	Batch    int            // requests decoded at once; 0: 16
+
+	// Precision of products with the model's matrices: F32 or BF16.
+	Precision tensor.DType
 }
 
 // A Teacher is a model in memory.
@@ -66,13 +69,14 @@ func Open(c Config) (_ *Teacher, err error) {
 		return nil, fmt.Errorf("the teacher %s has no chat template: it is a base model; take its instruct version, or give a template in the model block", c.Model)
 	}
 	if t.guard = memory.NewGuard(c.Backend); t.guard != nil {
-		if t.shadow, err = t.guard.Decoder(m.Config, m.Weights, c.Adapter); err != nil {
+		if t.shadow, err = t.guard.Decoder(m.Config, m.Weights, c.Adapter, c.Precision); err != nil {
 			return nil, fmt.Errorf("load the teacher %s: %w", c.Model, err)
 		}
 	}
 	if t.decoder, err = model.Load(c.Backend, m.Config, m.Weights, false); err != nil {
 		return nil, fmt.Errorf("load the teacher %s: %w", c.Model, err)
 	}
+	t.decoder.SetPrecision(c.Precision)
 	if c.Adapter != "" {
 		if _, err := adapter.Load(t.decoder, c.Adapter); err != nil {
 			return nil, fmt.Errorf("load the teacher's adapter %s: %w", c.Adapter, err)

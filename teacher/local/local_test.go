@@ -12,6 +12,7 @@ import (
 
 	"pipe/model/modeltest"
 	"pipe/teacher"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
 
@@ -37,6 +38,12 @@ func ask(s string, seed uint64) teacher.Request {
 
 // TestBatching: an answer does not depend on what is decoded with it.
 func TestBatching(t *testing.T) {
+	for _, name := range tensor.Precisions() {
+		t.Run(name, func(t *testing.T) { testBatching(t, tensor.Precision(name)) })
+	}
+}
+
+func testBatching(t *testing.T, precision tensor.DType) {
 	dir := modeltest.Directory(t, true)
 	const n = 24
 	request := func(i int) teacher.Request {
@@ -44,7 +51,7 @@ func TestBatching(t *testing.T) {
 		r.MaxTokens = 1 + i%13
 		return r
 	}
-	alone := open(t, Config{ID: "x", Model: dir, Batch: 1})
+	alone := open(t, Config{ID: "x", Model: dir, Batch: 1, Precision: precision})
 	var want [n]teacher.Answer
 	different := map[string]bool{}
 	for i := range n {
@@ -60,7 +67,7 @@ func TestBatching(t *testing.T) {
 	if len(different) < n/2 {
 		t.Fatalf("only %d different answers; the test would show nothing", len(different))
 	}
-	together := open(t, Config{ID: "x", Model: dir, Batch: 5})
+	together := open(t, Config{ID: "x", Model: dir, Batch: 5, Precision: precision})
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {

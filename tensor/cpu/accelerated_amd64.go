@@ -11,8 +11,8 @@ import (
 )
 
 // accelerated returns the fastest kernels of the processor up to limit, nil if
-// it lacks AVX2. With AVX-512 only the tiles change: they give the same bits,
-// so the name stays. Its products of bfloat16 do not, and have another name.
+// it lacks AVX2. The tiles of AVX-512 give the same bits; its products of few
+// rows with stored weights, and of bfloat16, do not, and have names of their own.
 func accelerated(limit string) *kernels {
 	x := &cpu.X86
 	if !x.HasAVX2 || !x.HasFMA || !x.HasF16C {
@@ -22,9 +22,10 @@ func accelerated(limit string) *kernels {
 	if limit == "avx2" || !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
 		return k
 	}
+	k.name += "+few"
 	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
-		k.name = "fma+pairs"
+		k.name += "+pairs"
 		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
 	}
 	return k

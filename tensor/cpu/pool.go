@@ -49,7 +49,8 @@ func (p *pool) worker(thread int) {
 	}
 }
 
-// await returns when there are jobs. It reports false when the pool was closed.
+// await returns when there are jobs, or were when it was roused: it spins again
+// then. It reports false when the pool was closed.
 func (p *pool) await() bool {
 	for i := range spins {
 		if p.left.Load() > 0 {
@@ -63,13 +64,10 @@ func (p *pool) await() bool {
 	defer p.mu.Unlock()
 	p.parked.Add(1) // before the test: rouse looks after the change
 	defer p.parked.Add(-1)
-	for p.left.Load() <= 0 {
-		if p.closed.Load() {
-			return false
-		}
+	if p.left.Load() <= 0 && !p.closed.Load() {
 		p.wake.Wait()
 	}
-	return true
+	return !p.closed.Load()
 }
 
 func (p *pool) rouse() {

@@ -71,8 +71,8 @@ type Memory interface {
 // Linear is the algebra of projections and adapters. All operands are F32
 // unless said otherwise.
 type Linear interface {
-	// MatMul sets dst = ColScale ⊙ (Alpha*op(a)*op(b) + LowRank) + Beta*dst. a
-	// is F32; b may be any float or quantised type (a frozen weight), which is
+	// MatMul sets dst = ColScale ⊙ (Alpha*op(a)*diag(TermScale)*op(b) + LowRank)
+	// + Beta*dst. a is F32; b may be any float or quantised type (a frozen weight), which is
 	// expanded on the fly and never written. With Beta 0, dst may hold garbage
 	// (NaN included).
 	MatMul(dst, a, b *Tensor, o MatMul)
@@ -90,10 +90,9 @@ type Linear interface {
 	ScaleRows(dst, x, s *Tensor)
 	// ScaleCols sets dst[:,j] = s[j]*x[:,j]. dst may be x.
 	ScaleCols(dst, x, s *Tensor)
-	// ScaleColsGrad is the gradient of y = ScaleCols(x, s), from y: it sets
-	// dx[:,j] = s[j]*dy[:,j] and adds the dot product of dy[:,j] and y[:,j],
-	// which is s[j] times the gradient of s[j], to dsy[j]. dx may be dy.
-	ScaleColsGrad(dx, dsy, y, s, dy *Tensor)
+	// ColDot adds the dot product of columns a[:,j] and b[:,j] to dst[j]. Of dy
+	// and y = ScaleCols(x, s) it is s[j] times the gradient of s[j].
+	ColDot(dst, a, b *Tensor)
 	// RowSquares sets dst[j] to the sum of squares of row j of w (any type).
 	RowSquares(dst, w *Tensor)
 	// RowDot sets dst[j] to the dot product of rows a[j,:] and b[j,:].
@@ -116,9 +115,12 @@ type MatMul struct {
 	Alpha, Beta    float32
 	// Uniform: the bits of a row of the result do not depend on the number of
 	// rows. Without it, products of few rows may round in another way.
-	Uniform  bool
-	LowRank  *LowRank // nil: none
-	ColScale *Tensor  // [cols of dst] factor of each column; nil: 1. It needs Beta 0
+	Uniform bool
+	LowRank *LowRank // nil: none
+	// TermScale [cols of a] is the factor of each term; nil: 1. It needs a that is
+	// not transposed.
+	TermScale *Tensor
+	ColScale  *Tensor // [cols of dst] factor of each column; nil: 1. It needs Beta 0
 }
 
 // LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of

@@ -139,6 +139,7 @@ func (s *Set) attach(path string, rank int, scale float32) (*lora, error) {
 		m, vector := param(out), func() *tensor.Tensor { return alloc(tensor.ForAdapter, out) }
 		a.m = &m
 		a.w2, a.c, a.ratio, a.eye = vector(), vector(), vector(), alloc(tensor.ForAdapter, rank, rank)
+		a.rb = alloc(tensor.ForAdapter, out, rank)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attach adapter to %s: %w", path, err)

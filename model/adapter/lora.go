@@ -18,6 +18,7 @@ type lora struct {
 	eye      *tensor.Tensor // [r, r] identity
 	w2       *tensor.Tensor // [out] squared row norms of W
 	c, ratio *tensor.Tensor // [out] row norms of W + scale·B·A, and m/c
+	rb       *tensor.Tensor // [out, r] ratio ⊙ B
 
 	// Of the latest Forward: u·Aᵀ, and, with a magnitude, the part of the output
 	// that is rescaled.
@@ -78,33 +79,46 @@ func (a *lora) seed(p *model.Pass) uint64 { return model.Stream(p.Seed).At(a.id)
 func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor, beta float32) {
 	mark := p.Mark()
 	defer p.Release(mark)
-	u := a.dropped(p, x)
-	g := dy // gradient of W·u + scale·B·A·u
+	u, b := a.dropped(p, x), a.b.Value
 	if a.m != nil {
-		g = p.New(dy.Shape...)
+		b = a.rb
 		ds := p.New(a.ratio.Len())
 		p.Zero(ds)
-		p.ScaleColsGrad(g, ds, a.scaled, a.ratio, dy)
+		p.ColDot(ds, dy, a.scaled)
 		p.AddDiv(a.m.Grad, ds, a.m.Value)
 	}
-	p.AddOuter(a.b.Grad, g, a.au, a.scale)
+	a.gradB(p, dy)
 	dau := p.New(a.au.Shape...) // [tokens, r]
-	p.MatMul(dau, g, a.b.Value, tensor.MatMul{Alpha: a.scale})
+	p.MatMul(dau, dy, b, tensor.MatMul{Alpha: a.scale})
 	p.AddOuter(a.a.Grad, dau, u, 1)
 	if u == x {
 		a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}
-		p.MatMul(dx, g, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta, LowRank: &a.low})
+		p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta, LowRank: &a.low, TermScale: a.ratio})
 		return
 	}
 	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
 	du := p.New(x.Shape...) // [tokens, in]
 	p.MatMul(du, dau, a.a.Value, tensor.MatMul{Alpha: 1})
-	if a.m != nil {
+	if a.m != nil { // W·u is rescaled, and taken from the base output
+		g := p.New(dy.Shape...)
+		p.ScaleCols(g, dy, a.ratio)
 		p.Add(g, g, dy, -1)
 		p.MatMul(du, g, l.W.Value, tensor.MatMul{Alpha: 1, Beta: 1})
 	}
 	p.Dropout(du, du, a.drop, a.seed(p))
 	p.Add(dx, dx, du, 1)
+}
+
+// gradB adds to the gradient of B, scale·ratio ⊙ dyᵀ·u·Aᵀ.
+func (a *lora) gradB(p *model.Pass, dy *tensor.Tensor) {
+	if a.m == nil {
+		p.AddOuter(a.b.Grad, dy, a.au, a.scale)
+		return
+	}
+	g := p.New(a.b.Value.Shape...) // [out, r]
+	p.MatMul(g, dy, a.au, tensor.MatMul{TransA: true, Alpha: a.scale})
+	p.ScaleRows(g, g, a.ratio)
+	p.Add(a.b.Grad, a.b.Grad, g, 1)
 }
 
 // Params implements model.Adapter.
@@ -126,8 +140,8 @@ func (a *lora) Refresh(p *model.Pass, l *model.Linear) {
 	mark := p.Mark()
 	defer p.Release(mark)
 	out, r := a.b.Value.Rows(), a.b.Value.Cols()
-	aw, waT := p.New(r, out), p.New(out, r) // A·Wᵀ and its transpose
-	p.MatMul(aw, a.a.Value, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	aw, waT := p.New(r, out), p.New(out, r)                                                  // A·Wᵀ and its transpose
+	p.MatMul(aw, a.a.Value, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true}) // as training has it
 	p.MatMul(waT, aw, a.eye, tensor.MatMul{TransA: true, Alpha: 1})
 	bp, bq := p.New(out), p.New(out)
 	p.RowDot(bp, a.b.Value, waT)
@@ -136,4 +150,5 @@ func (a *lora) Refresh(p *model.Pass, l *model.Linear) {
 	p.MatMul(baa, a.b.Value, aa, tensor.MatMul{Alpha: 1})
 	p.RowDot(bq, baa, a.b.Value)
 	p.DoRAScale(a.ratio, a.c, a.w2, bp, bq, a.m.Value, a.scale)
+	p.ScaleRows(a.rb, a.b.Value, a.ratio)
 }

@@ -121,7 +121,11 @@ func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 				if o.TransB {
 					q = j*k + l
 				}
-				sum += float64(x[p]) * float64(y[q])
+				term := float64(x[p]) * float64(y[q])
+				if o.TermScale != nil {
+					term *= float64(fl(o.TermScale)[l])
+				}
+				sum += term
 			}
 			sum *= float64(o.Alpha)
 			if l := o.LowRank; l != nil {
@@ -201,12 +205,11 @@ func (Reference) ScaleRows(dst, x, s *tensor.Tensor) {
 	}
 }
 
-// ScaleColsGrad implements tensor.Linear.
-func (r Reference) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
-	for i, v := range fl(dy) {
-		fl(dsy)[i%dsy.Len()] += v * fl(y)[i]
+// ColDot implements tensor.Linear.
+func (Reference) ColDot(dst, a, b *tensor.Tensor) {
+	for i, v := range fl(a) {
+		fl(dst)[i%dst.Len()] += v * fl(b)[i]
 	}
-	r.ScaleCols(dx, dy, s)
 }
 
 // RowSquares implements tensor.Linear.

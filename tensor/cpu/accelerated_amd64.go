@@ -57,11 +57,6 @@ func avx2() *kernels {
 				addMul8(n, &dst[0], &x[:n][0], &y[:n][0], s)
 			}
 		},
-		scaleDot: func(dst, sum, x, y, s []float32) {
-			if n := len(dst); n > 0 {
-				scaleDot8(n, &dst[0], &sum[:n][0], &x[:n][0], &y[:n][0], &s[:n][0])
-			}
-		},
 		exp: expAVX2,
 		swiglu: func(dst, g, u []float32) {
 			if n := len(dst); n > 0 {

@@ -112,11 +112,6 @@ func mul8(n int, dst *float32, x *float32, y *float32, s float32)
 //go:noescape
 func addMul8(n int, dst *float32, x *float32, y *float32, s float32)
 
-// scaleDot8 is kernels.scaleDot.
-//
-//go:noescape
-func scaleDot8(n int, dst *float32, sum *float32, x *float32, y *float32, s *float32)
-
 // exp8 is kernels.exp, with eight partial sums in sum.
 //
 //go:noescape

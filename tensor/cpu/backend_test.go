@@ -44,7 +44,7 @@ func step(t testing.TB, b *Backend) (all []float32) {
 	b.MatMul(dw, y, dx, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	b.RMSNormGrad(dx, g, x, g, r, dx)
 	b.ColSum(cols, y)
-	b.ScaleColsGrad(y, cols, y, cols, y)
+	b.ColDot(cols, y, y)
 	b.SwiGLU(y, y, y)
 	b.Attention(dx, al, x, k, v, o)
 	b.AttentionGrad(dx, dk, dv, x, k, v, dx, al, x, o)

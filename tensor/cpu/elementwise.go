@@ -127,22 +127,21 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	})
 }
 
-// ScaleColsGrad implements [tensor.Linear]. A job takes some of the columns;
-// 64 rows are summed in float32 and added to the others in float64.
-func (b *Backend) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
-	const op = "scale columns gradient"
-	d, ds, v, f, g := output(op, dx), output(op, dsy), input(op, y), input(op, s), input(op, dy)
-	sameShape(op, dx, y, dy)
-	rows, cols := matrix(op, y)
-	checkLen(op, len(ds), cols)
-	checkLen(op, len(f), cols)
+// ColDot implements [tensor.Linear]. A job takes some of the columns; 64 rows
+// are summed in float32 and added to the others in float64.
+func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
+	const op = "column dots"
+	d, p, q := output(op, dst), input(op, x), input(op, y)
+	sameShape(op, x, y)
+	rows, cols := matrix(op, x)
+	checkLen(op, len(d), cols)
 	if b.err != nil {
 		return
 	}
-	b.split(cols, 16, float64(rows)*0.7, args{dst: d, dst2: ds, x: v, y: g, z: f, rows: rows, cols: cols}, (*args).scaleColsGrad)
+	b.split(cols, 16, float64(rows)*0.4, args{dst: d, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
 }
 
-func (a *args) scaleColsGrad(lo, hi, thread int) {
+func (a *args) colDot(lo, hi, thread int) {
 	const few = 64
 	n, w := hi-lo, &a.b.work[thread]
 	sum, part := grow(&w.wide, n), grow(&w.row, n)
@@ -151,14 +150,14 @@ func (a *args) scaleColsGrad(lo, hi, thread int) {
 		clear(part)
 		for t := t0; t < min(a.rows, t0+few); t++ {
 			at := t*a.cols + lo
-			a.b.k.scaleDot(a.dst[at:at+n], part, a.y[at:at+n], a.x[at:at+n], a.z[lo:hi])
+			a.b.k.addMul(part, a.x[at:at+n], a.y[at:at+n], 1)
 		}
-		for j, p := range part {
-			sum[j] += float64(p)
+		for j, v := range part {
+			sum[j] += float64(v)
 		}
 	}
-	for j, s := range sum {
-		a.dst2[lo+j] += float32(s)
+	for j, v := range sum {
+		a.dst[lo+j] += float32(v)
 	}
 }
 

@@ -1,6 +1,10 @@
 package cpu
 
-import "pipe/tensor"
+import (
+	"encoding/binary"
+
+	"pipe/tensor"
+)
 
 // A stored is a frozen weight [n,k] arranged for products with few rows: panels
 // of 16 of its rows, in each blocks of 32 terms, in each the scales (and the
@@ -223,7 +227,8 @@ func (b *Backend) fewSums(p *product, f *fewPart, tmp []float32) {
 }
 
 // arrangeNibbles arranges blocks of 32 codes of 4 bits behind head bytes, of
-// which byte j holds codes j and j+16: eight of a row lie in 32 bits.
+// which byte j holds codes j and j+16: eight of a row lie in 32 bits, those of
+// even places in the lower half.
 func arrangeNibbles(head int) func(dst []byte, src [][]byte) {
 	return func(dst []byte, src [][]byte) {
 		for r, row := range src {
@@ -233,23 +238,27 @@ func arrangeNibbles(head int) func(dst []byte, src [][]byte) {
 			for h := 0; h < head; h += 2 {
 				copy(dst[16*h+2*r:][:2], row[h:])
 			}
-			codes := row[head:]
-			at := func(k int) byte { return codes[k&15] >> (k >> 4 << 2) & 15 }
-			putCodes(dst[16*head+4*r:], at)
+			d := dst[16*head+4*r:]
+			for g := range 2 {
+				v := binary.LittleEndian.Uint64(row[head+8*g:])
+				binary.LittleEndian.PutUint32(d[64*g:], eight(v))
+				binary.LittleEndian.PutUint32(d[64*(g+2):], eight(v>>4))
+			}
 		}
 	}
 }
 
-// putCodes sets four words, 64 bytes apart, to eight of 32 codes each: pair i of
-// a word is its codes i and i+4.
-func putCodes(dst []byte, at func(k int) byte) {
-	for g := range 4 {
-		for i := range 4 {
-			// Nibbles 2i and 2i+1 of the word, each code 2j or 2j+1 of pair j.
-			code := func(nibble int) byte { return at(8*g + nibble%4*2 + nibble/4) }
-			dst[64*g+i] = code(2*i) | code(2*i+1)<<4
-		}
-	}
+// eight gathers the low nibbles of eight bytes, those of even bytes in the lower
+// half.
+func eight(v uint64) uint32 {
+	return four(v) | four(v>>8)<<16
+}
+
+// four gathers the low nibbles of bytes 0, 2, 4 and 6.
+func four(v uint64) uint32 {
+	v &= 0x000f000f000f000f
+	v = (v | v>>12) & 0x000000ff000000ff
+	return uint32(v|v>>24) & 0xffff
 }
 
 // arrangeNF4 arranges a block of 64 codes, whose first is in the high half of
@@ -262,8 +271,12 @@ func arrangeNF4(dst []byte, src [][]byte) {
 		for block := range 2 {
 			d := dst[block*320:]
 			copy(d[4*r:][:4], row)
-			codes := row[4+16*block:]
-			putCodes(d[64+4*r:], func(k int) byte { return codes[k/2] >> (4 - k%2*4) & 15 })
+			for g := range 4 {
+				v := uint64(binary.LittleEndian.Uint32(row[4+16*block+4*g:]))
+				v = (v | v<<16) & 0x0000ffff0000ffff // two bytes a half: byte j at 16·j
+				v = (v | v<<8) & 0x00ff00ff00ff00ff
+				binary.LittleEndian.PutUint32(d[64+64*g+4*r:], four(v>>4)|four(v)<<16)
+			}
 		}
 	}
 }

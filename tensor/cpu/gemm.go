@@ -74,6 +74,7 @@ type product struct {
 	uniform     bool      // see tensor.MatMul
 	low         *lowRank  // nil: none
 	scale       []float32 // of the columns [n]; nil: 1. It needs beta 0
+	terms       []float32 // factors of the terms [k]; nil: 1
 }
 
 // lowRank is a further product of few terms: u [m,r] and v, F32.
@@ -128,6 +129,13 @@ func (b *Backend) epilogue(p *product, o tensor.MatMul) {
 		checkLen(op, len(p.scale), p.n)
 		if o.Beta != 0 {
 			panic("cpu: matmul: ColScale needs Beta 0")
+		}
+	}
+	if o.TermScale != nil {
+		p.terms = input(op, o.TermScale)
+		checkLen(op, len(p.terms), p.k)
+		if o.TransA {
+			panic("cpu: matmul: TermScale needs a that is not transposed")
 		}
 	}
 	if o.LowRank == nil {
@@ -217,13 +225,13 @@ func panelDepth(k int) int {
 
 // inPlace reports whether the rows of w are read where they lie.
 func (p *product) inPlace() bool {
-	return p.m <= smallM && p.transW && !p.transA && !p.w.half && !p.uniform
+	return p.m <= smallM && p.transW && !p.transA && !p.w.half && !p.uniform && p.terms == nil
 }
 
 // fewRows reports whether p is one for the kernels of few rows, if there are any
 // for its weight.
 func (k *kernels) fewRows(p *product) bool {
-	return p.m <= smallM && p.transW && !p.transA && !p.uniform && p.k > 0 && (!p.w.half || k.halfTile != nil)
+	return p.m <= smallM && p.transW && !p.transA && !p.uniform && p.terms == nil && p.k > 0 && (!p.w.half || k.halfTile != nil)
 }
 
 // terms is the length of a row of n numbers: the number of pairs in half
@@ -285,8 +293,8 @@ func (b *Backend) left(p *product, i, m, terms int, half bool) left {
 	switch {
 	case p.transA:
 		return left{a: b.packLeft(p, i, m), row: 1, col: b.k.rows, group: b.k.rows * p.k}
-	case half:
-		return left{a: b.halfLeft(p, i, m, terms), row: terms, col: 1}
+	case half || p.terms != nil:
+		return left{a: b.copyLeft(p, i, m, terms, half), row: terms, col: 1}
 	default:
 		return left{a: p.a[i*p.lda:], row: p.lda, col: 1}
 	}

@@ -62,7 +62,6 @@ type kernels struct {
 	scale      func(dst, x []float32, s float32)          // dst = s*x
 	mul        func(dst, x, y []float32, s float32)       // dst = s*x*y
 	addMul     func(dst, x, y []float32, s float32)       // dst += s*x*y
-	scaleDot   func(dst, sum, x, y, s []float32)          // dst = x*s, sum += x*y; dst may be x
 	exp        func(dst, x []float32, by float32) float32 // dst = exp(x-by); the sum
 	swiglu     func(dst, g, u []float32)                  // dst = silu(g)*u
 	swigluGrad func(dg, du, g, u, dy []float32)

@@ -163,8 +163,9 @@ func (p *plan) multiplyPanels(x *product, w *planned, all [2]int) {
 	switch {
 	case x.transA:
 		more(&p.shared.rows, p.k.leftSize(rows, x.k))
-	case half:
+	case half || x.terms != nil:
 		more(&p.shared.rows, x.m*terms)
+		more(&p.work.row, x.k)
 	}
 	if !kept {
 		more(&p.shared.panels, p.k.newPanels(terms, cols, half).size())

@@ -62,10 +62,10 @@ func (p *plan) ColSum(dst, x *tensor.Tensor) {
 
 func (p *plan) ScaleRows(dst, x, s *tensor.Tensor) { p.use("scale rows", dst, x, s) }
 
-func (p *plan) ScaleColsGrad(dx, dsy, y, s, dy *tensor.Tensor) {
-	p.use("scale columns gradient", dx, dsy, y, s, dy)
-	more(&p.work.wide, y.Cols())
-	more(&p.work.row, y.Cols())
+func (p *plan) ColDot(dst, a, b *tensor.Tensor) {
+	p.use("column dots", dst, a, b)
+	more(&p.work.wide, a.Cols())
+	more(&p.work.row, a.Cols())
 	p.grown()
 }
 
@@ -83,7 +83,7 @@ func (p *plan) Rope(x, pos, inv *tensor.Tensor, _ bool) {
 
 // MatMul implements [tensor.Linear].
 func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
-	p.use("matmul", dst, a, o.ColScale)
+	p.use("matmul", dst, a, o.ColScale, o.TermScale)
 	w := p.touch("matmul", b)
 	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half}}
 	if o.TransA {
@@ -91,6 +91,9 @@ func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 	}
 	if o.TransB {
 		x.n = b.Rows()
+	}
+	if o.TermScale != nil {
+		x.terms = []float32{}
 	}
 	if l := o.LowRank; l != nil {
 		p.use("matmul", l.U, l.V)

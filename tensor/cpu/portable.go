@@ -16,7 +16,7 @@ func portable() *kernels {
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
 		dots: dotsGo, pack: packGo, pack8: pack8Go, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
-		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, scaleDot: scaleDotGo,
+		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
 	}
 }
@@ -86,13 +86,6 @@ func halvesGo(dst, x []float32) {
 func halfPairsGo(dst, low, high []float32) {
 	for i := range dst {
 		dst[i] = math.Float32frombits(half(low[i]) | half(high[i])<<16)
-	}
-}
-
-func scaleDotGo(dst, sum, x, y, s []float32) {
-	for i, v := range x {
-		sum[i] += v * y[i]
-		dst[i] = v * s[i]
 	}
 }
 

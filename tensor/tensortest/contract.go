@@ -37,7 +37,7 @@ func testEmpty(s *suite) {
 	before, beforeRow := s.get(g), s.get(h)
 	s.b.MatMul(g, e, e, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	s.b.ColSum(h, e)
-	s.b.ScaleColsGrad(e, h, e, v, e)
+	s.b.ColDot(h, e, e)
 	s.b.EmbedGrad(g, i, e)
 	s.b.ScatterAddRows(g, e, i)
 	s.b.RMSNormGrad(e, h, e, v, z, e)
@@ -167,6 +167,7 @@ func testPanics(s *suite) {
 		"matmul over a weight":  func() { s.b.MatMul(w, sq, m, one) },
 		"matmul scale":          func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, ColScale: l}) },
 		"matmul scale and beta": func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Beta: 1, ColScale: v}) },
+		"matmul terms":          func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, TermScale: v}) },
 		"matmul update":         func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: sq}}) },
 		"precision":             func() { s.b.Precision(w, tensor.Q8_0) },
 		"matmul of ints":        func() { s.b.MatMul(d, i, m, one) },

@@ -89,6 +89,18 @@ func testMatMulEpilogue(s *suite) {
 			y := s.garbage(m, n)
 			s.b.MatMul(y, at, bt, o)
 			s.check(fmt.Sprintf("%v rank %d, scaled", z, r), y, plain, F32)
+			g, ag := s.normal(k), make([]float64, m*k)
+			for i := range ag {
+				ag[i] = a[i] * g[i%k]
+			}
+			o.TermScale = s.put(g, k)
+			terms := refMatMul(nil, ag, b, m, n, k, tensor.MatMul{Alpha: 0.5, TransB: o.TransB})
+			for i := range terms {
+				terms[i] = (terms[i] + low[i]) * f[i%n]
+			}
+			s.b.MatMul(y, at, bt, o)
+			s.check(fmt.Sprintf("%v rank %d, factors of terms", z, r), y, terms, F32)
+			o.TermScale = nil
 			o.ColScale, o.Beta = nil, 1
 			y = s.put(c, m, n)
 			s.b.MatMul(y, at, bt, o)
@@ -231,8 +243,7 @@ func testVectors(s *suite) {
 		dots := s.garbage(rows)
 		s.b.RowDot(dots, xt, yt)
 		s.check("row dots", dots, rowDot, F32)
-		s.b.ScaleColsGrad(xt, dst, yt, s.put(v, cols), xt) // in place
-		s.check("scale columns gradient", xt, scaled, F32)
+		s.b.ColDot(dst, xt, yt)
 		s.check("column dots", dst, colDot, F32)
 	}
 	a, b, c := s.normal(9), s.normal(9), s.normal(9)

@@ -128,8 +128,6 @@ func (w *writer) elementwise() {
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVMULPS Y1, Y0, Y0") }})
 	w.mapping(mapping{name: "addMul8", doc: "is kernels.addMul.", in: []string{"x", "y", "dst"}, out: dst, outs: []int{2},
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVFMADD231PS Y1, Y0, Y2") }})
-	w.mapping(mapping{name: "scaleDot8", doc: "is kernels.scaleDot.", in: []string{"x", "y", "s", "sum"}, out: []string{"dst", "sum"}, outs: []int{4, 3},
-		body: func(bool) { w.p("VMULPS Y0, Y2, Y4\nVFMADD231PS Y0, Y1, Y3") }})
 	w.mapping(mapping{name: "exp8", doc: "is kernels.exp, with eight partial sums in sum.", in: []string{"x"}, out: dst, outs: []int{0},
 		scalars: []string{"by"}, sum: "sum",
 		before: func() { w.expLimits(); w.p("VXORPS Y11, Y11, Y11") },

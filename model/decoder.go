@@ -76,16 +76,20 @@ func (d *Decoder) Params(visit func(name string, p *Param)) {
 // to, with its module path, such as "model.layers.0.self_attn.q_proj".
 func (d *Decoder) Linears(visit func(path string, l *Linear)) {
 	for i, l := range d.Layers {
-		n := layerName(i)
-		visit(n+".self_attn.q_proj", l.Attn.Q)
-		visit(n+".self_attn.k_proj", l.Attn.K)
-		visit(n+".self_attn.v_proj", l.Attn.V)
-		visit(n+".self_attn.o_proj", l.Attn.O)
-		if f, ok := l.FF.(*SwiGLU); ok {
-			visit(n+".mlp.gate_proj", f.Gate)
-			visit(n+".mlp.up_proj", f.Up)
-			visit(n+".mlp.down_proj", f.Down)
-		}
+		name := layerName(i)
+		l.linears(func(path string, l *Linear) { visit(name+path, l) })
+	}
+}
+
+func (l *Layer) linears(visit func(path string, l *Linear)) {
+	visit(".self_attn.q_proj", l.Attn.Q)
+	visit(".self_attn.k_proj", l.Attn.K)
+	visit(".self_attn.v_proj", l.Attn.V)
+	visit(".self_attn.o_proj", l.Attn.O)
+	if f, ok := l.FF.(*SwiGLU); ok {
+		visit(".mlp.gate_proj", f.Gate)
+		visit(".mlp.up_proj", f.Up)
+		visit(".mlp.down_proj", f.Down)
 	}
 }
 
@@ -101,11 +105,13 @@ func (d *Decoder) Refresh(p *Pass) (err error) {
 	defer catch(&err)
 	m := p.Mark()
 	defer p.Release(m)
-	d.Linears(func(_ string, l *Linear) {
-		if l.Adapter != nil {
-			l.Adapter.Refresh(p, l)
-		}
-	})
+	for _, l := range d.Layers {
+		l.linears(func(_ string, l *Linear) {
+			if l.Adapter != nil {
+				l.Adapter.Refresh(p, l)
+			}
+		})
+	}
 	return nil
 }
 

@@ -1,6 +1,10 @@
 package model
 
-import "pipe/tensor"
+import (
+	"slices"
+
+	"pipe/tensor"
+)
 
 // headState is what the loss head keeps between forward and backward.
 type headState struct {
@@ -8,7 +12,8 @@ type headState struct {
 	dx                    *tensor.Tensor // of each log-probability; nil when the head is trained
 }
 
-// Scores are the model's opinion of a batch's targets.
+// Scores are the model's opinion of a batch's targets. Those of a pass live until
+// its next one.
 type Scores struct {
 	LogP   []float32 // log-probability of each target
 	ArgMax []int32   // the most likely token there
@@ -43,10 +48,11 @@ func (d *Decoder) logProb(p *Pass, h *tensor.Tensor, rows, targets []int32) (Sco
 		t.dx = p.New(n, d.Config.Hidden)
 	}
 	p.LogProb(logp, t.lse, argmax, t.dx, t.x, d.Head.Value, t.targets)
-	s := Scores{make([]float32, n), make([]int32, n)}
+	s := &p.scores
+	s.LogP, s.ArgMax = slices.Grow(s.LogP[:0], n)[:n], slices.Grow(s.ArgMax[:0], n)[:n]
 	p.Download(s.LogP, logp)
 	p.DownloadInts(s.ArgMax, argmax)
-	return s, p.Sync()
+	return *s, p.Sync()
 }
 
 // Logits runs b and returns the logits [len(b.Rows), V] at its rows, row by

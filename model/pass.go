@@ -50,6 +50,9 @@ type Pass struct {
 	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
 	f32   arena
 	i32   arena
+
+	pos    []int32 // what Positions was made from
+	scores Scores  // of the latest LogProb
 }
 
 // NewPass returns a pass over b.
@@ -95,16 +98,16 @@ func (p *Pass) start(n int, starts []int32) {
 	s.Q = append(s.Q, int32(n))
 	s.K = append(s.K[:0], starts...)
 	s.KLen = s.KLen[:0]
-	pos := make([]int32, 0, n)
+	p.pos = p.pos[:0]
 	for i := range starts {
 		length := s.Q[i+1] - s.Q[i]
 		s.KLen = append(s.KLen, length)
 		for j := range length {
-			pos = append(pos, j)
+			p.pos = append(p.pos, j)
 		}
 	}
 	p.cache, p.keys, p.fill = nil, nil, false
-	p.Positions = p.Ints(pos)
+	p.Positions = p.Ints(p.pos)
 }
 
 // An arena hands out views of a few large slabs, as a stack. It keeps the views

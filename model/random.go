@@ -3,7 +3,6 @@ package model
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"math"
 	"slices"
@@ -19,11 +18,16 @@ type Stream uint64
 
 // NewStream returns the stream of a purpose: labels keep the streams of one
 // seed apart.
-func NewStream(seed uint64, label string) Stream {
-	h := fnv.New64a()
-	h.Write(binary.LittleEndian.AppendUint64(nil, seed))
-	h.Write([]byte(label))
-	return Stream(mix(h.Sum64()))
+func NewStream[Label string | []byte](seed uint64, label Label) Stream {
+	const offset, prime = 0xcbf29ce484222325, 0x100000001b3 // FNV-1a
+	h := uint64(offset)
+	for i := range 8 {
+		h = (h ^ seed>>(8*i)&255) * prime
+	}
+	for i := range len(label) {
+		h = (h ^ uint64(label[i])) * prime
+	}
+	return Stream(mix(h))
 }
 
 // At returns number i.
@@ -41,14 +45,19 @@ func (s Stream) Normal(i uint64) float64 {
 // Perm returns a permutation of the numbers below n (Fisher & Yates).
 func (s Stream) Perm(n int) []int {
 	p := make([]int, n)
+	s.Order(p)
+	return p
+}
+
+// Order sets p to Perm of its length.
+func (s Stream) Order(p []int) {
 	for i := range p {
 		p[i] = i
 	}
-	for i := n - 1; i > 0; i-- {
+	for i := len(p) - 1; i > 0; i-- {
 		j := int(s.Float(uint64(i)) * float64(i+1))
 		p[i], p[j] = p[j], p[i]
 	}
-	return p
 }
 
 func mix(z uint64) uint64 {

@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // A Continuation is a text whose probability is asked for.
@@ -70,7 +71,7 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 	return out, nil
 }
 
-// score runs the continuations of f.
+// score runs the continuations of f. The result is the caller's.
 func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
 	defer catch(&err)
 	p.Release(Mark{})
@@ -82,7 +83,8 @@ func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
 	if len(f.rows) == 0 {
 		return s, nil
 	}
-	return d.logProb(p, d.run(p, f.ids), f.rows, f.targets)
+	s, err = d.logProb(p, d.run(p, f.ids), f.rows, f.targets)
+	return Scores{slices.Clone(s.LogP), slices.Clone(s.ArgMax)}, err
 }
 
 // A forest lays continuations out for one pass. One that begins like the

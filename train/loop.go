@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 
 	"pipe/model"
 )
@@ -16,7 +17,8 @@ type Task interface {
 	// Step runs the examples micro, which are part of the window of examples
 	// of one optimizer step, forward and backward. Gradients accumulate so
 	// that all micro-batches of a window together give the gradient of the
-	// window's loss. The first mean is the loss.
+	// window's loss. The first mean is the loss; the means are the task's own,
+	// which the next Step overwrites.
 	Step(p *model.Pass, micro, window []int) ([]Mean, error)
 }
 
@@ -145,7 +147,7 @@ func Run(ctx context.Context, d *model.Decoder, task Task, o Options) (*Result, 
 		return nil, fmt.Errorf("batch of %d × %d over %d epochs: each must be at least 1", o.BatchSize, o.GradAccum, o.Epochs)
 	}
 	steps := o.Steps(task.Len())
-	r := &run{Options: o, d: d, task: task, sched: o.schedule(steps), order: map[int][]int{}}
+	r := &run{Options: o, d: d, task: task, sched: o.schedule(steps), epoch: -1, order: make([]int, task.Len())}
 	if err := r.sched.Check(); err != nil {
 		return nil, err
 	}
@@ -183,9 +185,12 @@ type run struct {
 	sched Schedule
 	opt   *optimizer
 	pass  *model.Pass
-	order map[int][]int // permutation of the present epoch
-	row   int           // skipped steps in a row
+	epoch int   // the present one; -1: none
+	order []int // of its examples
+	means []Mean
+	row   int // skipped steps in a row
 	res   Result
+	label []byte
 }
 
 // begin goes on from the newest checkpoint, or starts.
@@ -221,35 +226,40 @@ func (r *run) begin() error {
 // window returns the examples of the step after done steps: each epoch has
 // its own order, made from the seed.
 func (r *run) window(done int) []int {
-	n, size := r.task.Len(), r.BatchSize*r.GradAccum
+	n, size := len(r.order), r.BatchSize*r.GradAccum
 	per := (n + size - 1) / size
-	epoch := done / per
-	if r.order[epoch] == nil {
-		clear(r.order)
-		r.order[epoch] = model.NewStream(r.Seed, fmt.Sprintf("order of epoch %d", epoch)).Perm(n)
+	if epoch := done / per; r.epoch != epoch {
+		r.stream("order of epoch ", epoch).Order(r.order)
+		r.epoch = epoch
 	}
 	from := done % per * size
-	return r.order[epoch][from:min(from+size, n)]
+	return r.order[from:min(from+size, n)]
+}
+
+// stream returns the random numbers of step or epoch i.
+func (r *run) stream(label string, i int) model.Stream {
+	r.label = strconv.AppendInt(append(r.label[:0], label...), int64(i), 10)
+	return model.NewStream(r.Seed, r.label)
 }
 
 // step does one optimizer step.
 func (r *run) step() error {
 	window := r.window(r.res.Steps)
 	r.opt.zero()
-	dropout := model.NewStream(r.Seed, fmt.Sprintf("dropout of step %d", r.res.Steps))
-	var means []Mean
+	dropout := r.stream("dropout of step ", r.res.Steps)
+	r.means = r.means[:0]
 	for i := 0; i < len(window); i += r.BatchSize {
 		r.pass.Train, r.pass.Seed = true, dropout.At(uint64(i))
 		part, err := r.task.Step(r.pass, window[i:min(i+r.BatchSize, len(window))], window)
 		if err != nil {
 			return err
 		}
-		means = add(means, part)
+		r.means = add(r.means, part)
 	}
 	if err := r.pass.Sync(); err != nil {
 		return err
 	}
-	if loss := means[0].Value(); math.IsNaN(loss) || math.IsInf(loss, 0) {
+	if loss := r.means[0].Value(); math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return fmt.Errorf("the loss is %v: training has diverged; lower lr, raise warmup_ratio, or check the data", loss)
 	}
 	lr, norm := r.LR*r.sched.At(r.res.Steps), r.opt.norm()
@@ -269,13 +279,13 @@ func (r *run) step() error {
 		return err
 	}
 	r.res.Steps++
-	r.report(means, lr, norm)
+	r.report(lr, norm)
 	return nil
 }
 
-func (r *run) report(means []Mean, lr, norm float64) {
+func (r *run) report(lr, norm float64) {
 	step, first := int64(r.res.Steps), len(r.res.Series)
-	for _, m := range means {
+	for _, m := range r.means {
 		r.res.Series = append(r.res.Series, Point{m.Name, step, m.Value()})
 	}
 	r.res.Series = append(r.res.Series, Point{"learning_rate", step, lr})

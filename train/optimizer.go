@@ -66,6 +66,7 @@ type optimizer struct {
 	b       tensor.Backend
 	slots   []slot
 	sum     *tensor.Tensor // [1]
+	total   [1]float32     // its content
 	updates int            // applied so far
 }
 
@@ -141,9 +142,8 @@ func (o *optimizer) norm() float64 {
 	for _, s := range o.slots {
 		o.b.SumSquares(o.sum, s.p.Grad)
 	}
-	var sum [1]float32
-	o.b.Download(sum[:], o.sum)
-	return math.Sqrt(float64(sum[0]))
+	o.b.Download(o.total[:], o.sum)
+	return math.Sqrt(float64(o.total[0]))
 }
 
 // step updates the parameters at lr, for gradients of the given norm.

@@ -42,7 +42,9 @@ type Preferences struct {
 	Ref []Pair
 
 	batch model.Batch
+	text  []int32 // prompt and answer of ORPO's likelihood
 	grad  []float32
+	means []Mean
 }
 
 // Len implements Task.
@@ -63,11 +65,11 @@ func (t *Preferences) Step(p *model.Pass, micro, window []int) ([]Mean, error) {
 			tokens += len(t.Pairs[i].Prompt) + len(t.Pairs[i].Chosen) - 1
 		}
 	}
-	var means []Mean
+	t.means = t.means[:0]
 	for _, i := range micro {
-		means = add(means, t.pair(&g, i, float64(len(window)), float64(tokens)))
+		t.pair(&g, i, float64(len(window)), float64(tokens))
 	}
-	return means, t.Model.Backward(p, t.grad)
+	return t.means, t.Model.Backward(p, t.grad)
 }
 
 // fill lays out the pairs: chosen and rejected one after the other. ORPO also
@@ -77,7 +79,8 @@ func (t *Preferences) fill(micro []int) {
 	for _, i := range micro {
 		x := t.Pairs[i]
 		if t.Loss == LossORPO {
-			t.batch.Add(model.Continuation{Context: x.Prompt[:1], Target: slices.Concat(x.Prompt[1:], x.Chosen)})
+			t.text = append(append(t.text[:0], x.Prompt[1:]...), x.Chosen...)
+			t.batch.Add(model.Continuation{Context: x.Prompt[:1], Target: t.text})
 		} else {
 			t.batch.Add(model.Continuation{Context: x.Prompt, Target: x.Chosen})
 		}
@@ -97,9 +100,9 @@ func (g *pairGrad) take(n int) (logp, grad []float32) {
 	return logp, grad
 }
 
-// pair computes the loss of pair i and the gradients of its tokens, for a
+// pair adds the means of pair i and sets the gradients of its tokens, for a
 // window of so many pairs and tokens.
-func (t *Preferences) pair(g *pairGrad, i int, pairs, tokens float64) []Mean {
+func (t *Preferences) pair(g *pairGrad, i int, pairs, tokens float64) {
 	x := t.Pairs[i]
 	nll := 0.0
 	if t.Loss == LossORPO {
@@ -113,17 +116,15 @@ func (t *Preferences) pair(g *pairGrad, i int, pairs, tokens float64) []Mean {
 	nc, nr := float64(len(x.Chosen)), float64(len(x.Rejected))
 	var loss float64
 	var grad, reward Pair
-	var extra []Mean
-	switch t.Loss {
-	case LossORPO:
-		avg := Pair{policy.Chosen / nc, policy.Rejected / nr}
+	var avg Pair
+	if t.Loss == LossORPO {
+		avg = Pair{policy.Chosen / nc, policy.Rejected / nr}
 		nll -= policy.Chosen
 		odds, dodds := ORPO(t.Beta, avg)
 		grad = Pair{dodds.Chosen/nc - pairs/tokens, dodds.Rejected / nr}
 		loss = odds + nll*pairs/tokens
 		reward = Pair{t.Beta * avg.Chosen, t.Beta * avg.Rejected}
-		extra = []Mean{{"nll_loss", nll * pairs / tokens, 1}, {"log_odds", LogOdds(avg), 1}}
-	default:
+	} else {
 		ref := t.Ref[i]
 		switch t.Loss {
 		case LossHinge:
@@ -141,11 +142,14 @@ func (t *Preferences) pair(g *pairGrad, i int, pairs, tokens float64) []Mean {
 	if reward.Chosen > reward.Rejected {
 		right = 1
 	}
-	return append([]Mean{
+	t.means = add(t.means, []Mean{
 		{"loss", loss, 1}, {"rewards/chosen", reward.Chosen, 1}, {"rewards/rejected", reward.Rejected, 1},
 		{"rewards/accuracies", right, 1}, {"rewards/margins", reward.Chosen - reward.Rejected, 1},
 		{"logps/chosen", policy.Chosen, 1}, {"logps/rejected", policy.Rejected, 1},
-	}, extra...)
+	})
+	if t.Loss == LossORPO {
+		t.means = add(t.means, []Mean{{"nll_loss", nll * pairs / tokens, 1}, {"log_odds", LogOdds(avg), 1}})
+	}
 }
 
 func sum(v []float32) (s float64) {

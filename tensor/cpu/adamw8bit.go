@@ -28,7 +28,7 @@ func (b *Backend) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, o tensor.Adam
 	mm, vm := wantType(op, m, tensor.U8), wantType(op, v, tensor.U8)
 	writable(op, mm)
 	writable(op, vm)
-	s := &moments{w: output(op, w), g: input(op, g), m: mm.raw, v: vm.raw, mMax: output(op, mMax), vMax: output(op, vMax)}
+	s := moments{w: output(op, w), g: input(op, g), m: mm.raw, v: vm.raw, mMax: output(op, mMax), vMax: output(op, vMax)}
 	sameShape(op, w, g, m, v)
 	blocks := tensor.AdamWBlocks(len(s.w))
 	checkLen(op, len(s.mMax), blocks)
@@ -42,12 +42,13 @@ func (b *Backend) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, o tensor.Adam
 	if b.maps == nil {
 		b.maps = &momentMaps{quant.NewDynamic(true), quant.NewDynamic(false)}
 	}
-	s.momentMaps, s.adamw = b.maps, *newAdamW(o)
+	s.momentMaps, s.adamw = b.maps, newAdamW(o)
 	s.decay, s.adamw.decay = s.adamw.decay, 1
-	b.split(blocks, 1, 8*tensor.AdamWBlock, func(lo, hi, thread int) {
-		buf := grow(&b.work[thread].rows, 4*tensor.AdamWBlock)
+	b.op.moments = s
+	b.split(blocks, 1, 8*tensor.AdamWBlock, args{}, func(a *args, lo, hi, thread int) {
+		buf := grow(&a.b.work[thread].rows, 4*tensor.AdamWBlock)
 		for i := lo; i < hi; i++ {
-			s.step(b.k, i, buf)
+			a.b.op.moments.step(a.b.k, i, buf)
 		}
 	})
 }

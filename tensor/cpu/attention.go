@@ -30,14 +30,15 @@ type heads struct {
 	totalPairs float64 // of queries and keys
 }
 
-func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) *heads {
+func (b *Backend) newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) *heads {
 	bad := func(format string, args ...any) {
 		panic("cpu: " + op + ": " + fmt.Sprintf(format, args...))
 	}
 	if o.HeadDim <= 0 || o.KVHeads <= 0 || o.Heads <= 0 || o.Heads%o.KVHeads != 0 {
 		bad("%d heads, %d key heads of width %d", o.Heads, o.KVHeads, o.HeadDim)
 	}
-	h := &heads{Attention: o, q: input(op, q), k: input(op, k), v: input(op, v), group: o.Heads / o.KVHeads,
+	h := &b.op.heads
+	*h = heads{Attention: o, q: input(op, q), k: input(op, k), v: input(op, v), group: o.Heads / o.KVHeads,
 		ldq: o.Heads * o.HeadDim, ldk: o.KVHeads * o.HeadDim, scale: float32(1 / math.Sqrt(float64(o.HeadDim)))}
 	h.queries, _ = matrix(op, q)
 	h.keys, _ = matrix(op, k)
@@ -73,9 +74,8 @@ type strip struct {
 
 func (s *strip) sees(r int) int { return s.visible + r*s.visibleUp }
 
-// strips lists the jobs of a forward pass.
-func (h *heads) strips() []strip {
-	var list []strip
+// strips appends the jobs of a forward pass to list.
+func (h *heads) strips(list []strip) []strip {
 	for s := range h.segments {
 		q0, n, keys := int(h.Q[s]), int(h.Q[s+1]-h.Q[s]), int(h.KLen[s])
 		if n <= decodeAtMost {
@@ -109,16 +109,17 @@ func (h *heads) strip(s, head, i, rows int) strip {
 // running softmax (Dao et al. 2022, algorithm 1).
 func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	const op = "attention"
-	h := newHeads(op, q, k, v, o)
+	h := b.newHeads(op, q, k, v, o)
 	d, l := output(op, dst), output(op, lse)
 	sameShape(op, dst, q)
 	checkMatrix(op, lse, h.queries, o.Heads)
 	if b.err != nil {
 		return
 	}
-	list := h.strips()
-	b.jobs(len(list), h.totalPairs*float64(h.ldq)*4/40, func(job, thread int) {
-		b.attend(h, &list[job], d, l, &b.work[thread])
+	b.op.strips = h.strips(b.op.strips[:0])
+	list := b.op.strips
+	b.each(len(list), h.totalPairs*float64(h.ldq)*4/40, args{dst: d, dst2: l}, func(a *args, job, _, thread int) {
+		a.b.attend(&a.b.op.heads, &a.b.op.strips[job], a.dst, a.dst2, &a.b.work[thread])
 	})
 }
 

@@ -17,6 +17,7 @@ type attentionGrad struct {
 	// the same element.
 	dkHead, dvHead []float32
 	parts          []int
+	order          []int // of the jobs, segment*heads+head
 }
 
 // AttentionGrad implements [tensor.Transformer]. Probabilities are formed again
@@ -24,8 +25,9 @@ type attentionGrad struct {
 // job; the heads that share keys are added up in order.
 func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
 	const op = "attention gradient"
-	g := &attentionGrad{heads: newHeads(op, q, k, v, o), dq: output(op, dq), dk: output(op, dk), dv: output(op, dv),
-		dy: input(op, dy), lse: input(op, lse)}
+	g := &b.op.grad
+	*g = attentionGrad{heads: b.newHeads(op, q, k, v, o), dq: output(op, dq), dk: output(op, dk), dv: output(op, dv),
+		dy: input(op, dy), lse: input(op, lse), order: g.order[:0], parts: g.parts[:0]}
 	out := input(op, dst)
 	sameShape(op, dq, q, dst, dy)
 	sameShape(op, dk, k, dv)
@@ -35,38 +37,39 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	}
 	d := o.HeadDim
 	g.delta = grow(&b.shared.more, g.queries*o.Heads)
-	b.split(g.queries*o.Heads, 1, float64(d)*0.5, func(lo, hi, _ int) {
+	b.split(g.queries*o.Heads, 1, float64(d)*0.5, args{dst: g.delta, x: g.dy, y: out, cols: d}, func(a *args, lo, hi, _ int) {
 		for i := lo; i < hi; i++ {
-			g.delta[i] = b.k.dot(g.dy[i*d:][:d], out[i*d:][:d])
+			a.dst[i] = a.b.k.dot(a.x[i*a.cols:][:a.cols], a.y[i*a.cols:][:a.cols])
 		}
 	})
-	jobs, size := g.jobs()
+	size := g.plan()
 	both := grow(&b.shared.panels, 2*size)
 	g.dkHead, g.dvHead = both[:size], both[size:]
 	cost := g.totalPairs * float64(g.ldq) * 2 / 40
-	b.jobs(len(jobs), 5*cost, func(job, thread int) {
-		b.headGrad(g, jobs[job]/o.Heads, jobs[job]%o.Heads, &b.work[thread])
+	b.each(len(g.order), 5*cost, args{}, func(a *args, job, _, thread int) {
+		g := &a.b.op.grad
+		a.b.headGrad(g, g.order[job]/g.Heads, g.order[job]%g.Heads, &a.b.work[thread])
 	})
-	b.split(o.KVHeads, 1, float64(size)/float64(max(1, o.KVHeads)), func(lo, hi, _ int) {
+	b.split(o.KVHeads, 1, float64(size)/float64(max(1, o.KVHeads)), args{}, func(a *args, lo, hi, _ int) {
 		for kv := lo; kv < hi; kv++ {
-			b.addHeads(g, kv)
+			a.b.addHeads(&a.b.op.grad, kv)
 		}
 	})
 }
 
-// jobs lists segment*heads+head, the longest first, and sets parts. size is
-// the number of elements of all parts.
-func (g *attentionGrad) jobs() (jobs []int, size int) {
+// plan sets order, the longest first, and parts. It returns the number of
+// elements of all parts.
+func (g *attentionGrad) plan() (size int) {
 	for s := range g.segments {
 		for head := range g.Heads {
-			jobs = append(jobs, s*g.Heads+head)
+			g.order = append(g.order, s*g.Heads+head)
 			g.parts = append(g.parts, size)
 			size += int(g.KLen[s]) * g.HeadDim
 		}
 	}
 	length := func(j int) int32 { return g.Q[j/g.Heads+1] - g.Q[j/g.Heads] }
-	slices.SortStableFunc(jobs, func(a, b int) int { return cmp.Compare(length(b), length(a)) })
-	return jobs, size
+	slices.SortStableFunc(g.order, func(a, b int) int { return cmp.Compare(length(b), length(a)) })
+	return size
 }
 
 // scores turns probs into the probabilities and grads into the gradients of

@@ -47,8 +47,9 @@ type Backend struct {
 	pool    *pool
 	work    []scratch // one per thread
 	shared  scratch   // of the operation in progress
-	err     error     // the first failure
-	kept    int       // bytes of kept panels
+	op      operation
+	err     error // the first failure
+	kept    int   // bytes of kept panels
 	rotate  rotation
 	maps    *momentMaps // of AdamW8bit, once it has run
 	maxKept int

@@ -14,7 +14,9 @@ func (b *Backend) Add(dst, x, y *tensor.Tensor, scale float32) {
 	if b.err != nil {
 		return
 	}
-	b.split(len(d), 16, 0.3, func(lo, hi, _ int) { b.k.addScaled(d[lo:hi], p[lo:hi], q[lo:hi], scale) })
+	b.split(len(d), 16, 0.3, args{dst: d, x: p, y: q, scale: scale}, func(a *args, lo, hi, _ int) {
+		a.b.k.addScaled(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi], a.scale)
+	})
 }
 
 // AddRow implements [tensor.Linear].
@@ -26,10 +28,10 @@ func (b *Backend) AddRow(dst, r *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.3, args{dst: d, x: v, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			row := d[t*cols:][:cols]
-			b.k.addScaled(row, row, v, 1)
+			row := a.dst[t*a.cols:][:a.cols]
+			a.b.k.addScaled(row, row, a.x, 1)
 		}
 	})
 }
@@ -43,16 +45,16 @@ func (b *Backend) ColSum(dst, x *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(cols, 16, float64(rows), func(lo, hi, thread int) {
-		sum := grow(&b.work[thread].wide, hi-lo)
+	b.split(cols, 16, float64(rows), args{dst: d, x: v, rows: rows, cols: cols}, func(a *args, lo, hi, thread int) {
+		sum := grow(&a.b.work[thread].wide, hi-lo)
 		clear(sum)
-		for t := range rows {
-			for j, v := range v[t*cols+lo:][:len(sum)] {
+		for t := range a.rows {
+			for j, v := range a.x[t*a.cols+lo:][:len(sum)] {
 				sum[j] += float64(v)
 			}
 		}
 		for j, s := range sum {
-			d[lo+j] += float32(s)
+			a.dst[lo+j] += float32(s)
 		}
 	})
 }
@@ -69,10 +71,11 @@ func (b *Backend) Dropout(dst, x *tensor.Tensor, p float32, seed uint64) {
 	if b.err != nil {
 		return
 	}
-	scale := 1 / (1 - p)
-	b.split(len(d), 1, 1.5, func(lo, hi, _ int) {
-		for i := lo; i < hi; i++ {
-			if uniform(seed, i) >= p {
+	b.split(len(d), 1, 1.5, args{dst: d, x: v, scale: p, seed: seed}, func(a *args, lo, hi, _ int) {
+		p, seed, scale := a.scale, a.seed, 1/(1-a.scale)
+		d, v := a.dst[lo:hi], a.x[lo:hi]
+		for i := range d {
+			if uniform(seed, lo+i) >= p {
 				d[i] = scale * v[i]
 			} else {
 				d[i] = 0
@@ -100,9 +103,9 @@ func (b *Backend) ScaleCols(dst, x, s *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.3, args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			b.k.mul(d[t*cols:][:cols], v[t*cols:][:cols], f, 1)
+			a.b.k.mul(a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols], a.y, 1)
 		}
 	})
 }
@@ -117,9 +120,9 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.3, func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.3, args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			b.k.scale(d[t*cols:][:cols], v[t*cols:][:cols], f[t])
+			a.b.k.scale(a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols], a.y[t])
 		}
 	})
 }
@@ -127,7 +130,7 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 // ColDot implements [tensor.Linear]. A job takes some of the columns; 64 rows
 // are summed in float32 and added to the others in float64.
 func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
-	const op, few = "column dots", 64
+	const op = "column dots"
 	d, p, q := output(op, dst), input(op, x), input(op, y)
 	sameShape(op, x, y)
 	rows, cols := matrix(op, x)
@@ -135,24 +138,27 @@ func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(cols, 16, float64(rows)*0.4, func(lo, hi, thread int) {
-		n := hi - lo
-		sum, part := grow(&b.work[thread].wide, n), grow(&b.work[thread].row, n)
-		clear(sum)
-		for t0 := 0; t0 < rows; t0 += few {
-			clear(part)
-			for t := t0; t < min(rows, t0+few); t++ {
-				at := t*cols + lo
-				b.k.addMul(part, p[at:at+n], q[at:at+n], 1)
-			}
-			for j, v := range part {
-				sum[j] += float64(v)
-			}
+	b.split(cols, 16, float64(rows)*0.4, args{dst: d, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
+}
+
+func (a *args) colDot(lo, hi, thread int) {
+	const few = 64
+	n, w := hi-lo, &a.b.work[thread]
+	sum, part := grow(&w.wide, n), grow(&w.row, n)
+	clear(sum)
+	for t0 := 0; t0 < a.rows; t0 += few {
+		clear(part)
+		for t := t0; t < min(a.rows, t0+few); t++ {
+			at := t*a.cols + lo
+			a.b.k.addMul(part, a.x[at:at+n], a.y[at:at+n], 1)
 		}
-		for j, v := range sum {
-			d[lo+j] += float32(v)
+		for j, v := range part {
+			sum[j] += float64(v)
 		}
-	})
+	}
+	for j, v := range sum {
+		a.dst[lo+j] += float32(v)
+	}
 }
 
 // RowSquares implements [tensor.Linear].
@@ -163,11 +169,11 @@ func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(o.rows, 1, float64(o.cols), func(lo, hi, thread int) {
-		row := grow(&b.work[thread].rows, o.cols)
+	b.split(o.rows, 1, float64(o.cols), args{dst: d, o: o}, func(a *args, lo, hi, thread int) {
+		row := grow(&a.b.work[thread].rows, a.o.cols)
 		for j := lo; j < hi; j++ {
-			o.expandRow(b.k, row, j, 0)
-			d[j] = float32(b.k.dot64(row, row))
+			a.o.expandRow(a.b.k, row, j, 0)
+			a.dst[j] = float32(a.b.k.dot64(row, row))
 		}
 	})
 }
@@ -182,9 +188,9 @@ func (b *Backend) RowDot(dst, x, y *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.5, func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.5, args{dst: d, x: p, y: q, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			d[t] = float32(b.k.dot64(p[t*cols:][:cols], q[t*cols:][:cols]))
+			a.dst[t] = float32(a.b.k.dot64(a.x[t*a.cols:][:a.cols], a.y[t*a.cols:][:a.cols]))
 		}
 	})
 }
@@ -232,9 +238,9 @@ func (b *Backend) Dequantize(dst, src *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(o.rows, 1, float64(o.cols), func(lo, hi, _ int) {
+	b.split(o.rows, 1, float64(o.cols), args{dst: d, o: o}, func(a *args, lo, hi, _ int) {
 		for r := lo; r < hi; r++ {
-			o.expandRow(b.k, d[r*o.cols:][:o.cols], r, 0)
+			a.o.expandRow(a.b.k, a.dst[r*a.o.cols:][:a.o.cols], r, 0)
 		}
 	})
 }
@@ -247,7 +253,9 @@ func (b *Backend) SwiGLU(dst, gate, up *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(len(d), 16, 1, func(lo, hi, _ int) { b.k.swiglu(d[lo:hi], g[lo:hi], u[lo:hi]) })
+	b.split(len(d), 16, 1, args{dst: d, x: g, y: u}, func(a *args, lo, hi, _ int) {
+		a.b.k.swiglu(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi])
+	})
 }
 
 // SwiGLUGrad implements [tensor.Transformer].
@@ -259,7 +267,7 @@ func (b *Backend) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(len(dg), 16, 1.5, func(lo, hi, _ int) {
-		b.k.swigluGrad(dg[lo:hi], du[lo:hi], g[lo:hi], u[lo:hi], y[lo:hi])
+	b.split(len(dg), 16, 1.5, args{dst: dg, dst2: du, x: g, y: u, z: y}, func(a *args, lo, hi, _ int) {
+		a.b.k.swigluGrad(a.dst[lo:hi], a.dst2[lo:hi], a.x[lo:hi], a.y[lo:hi], a.z[lo:hi])
 	})
 }

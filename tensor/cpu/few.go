@@ -75,8 +75,8 @@ func arrangedBytes(f *fewFormat, n, k int) int {
 // arrange fills s from the whole weight of o.
 func (b *Backend) arrange(s *stored, o *operand) {
 	bytes := o.dt.Bytes(o.dt.Block()) * max(1, 32/o.dt.Block())
-	step := max(1, o.dt.Block()/32) // blocks of 32 terms of a stored block
-	b.split((s.n+15)/16, 1, float64(16*s.k), func(lo, hi, _ int) {
+	step := max(1, o.dt.Block()/32)                                                 // blocks of 32 terms of a stored block
+	b.split((s.n+15)/16, 1, float64(16*s.k), args{}, func(_ *args, lo, hi, _ int) { // once: it may capture
 		rows := make([][]byte, 16)
 		for p := lo; p < hi; p++ {
 			for i := 0; i < s.k/32; i += step {
@@ -100,6 +100,15 @@ type fewPart struct {
 	kernel         fewKernel
 }
 
+// fewParts are the parts of a product with the rows of s from first on.
+type fewParts struct {
+	p     *product
+	s     *stored
+	first int
+	parts [(smallM + fewMost - 1) / fewMost]fewPart
+	n     int
+}
+
 // multiplyFew computes a product of at most 16 rows with an arranged weight.
 func (b *Backend) multiplyFew(p *product, s *stored, first int) {
 	terms, precision := b.k.terms(p.k, p.w.half), 0
@@ -107,11 +116,11 @@ func (b *Backend) multiplyFew(p *product, s *stored, first int) {
 		precision = 1
 	}
 	buf := grow(&b.shared.rows, fewScratch(p.m, p.k))
-	var parts [(smallM + fewMost - 1) / fewMost]fewPart
-	n := 0
+	few := &b.op.few
+	*few = fewParts{p: p, s: s, first: first}
 	for i := 0; i < p.m; i += fewMost {
-		f := &parts[n]
-		n++
+		f := &few.parts[few.n]
+		few.n++
 		*f = fewPart{first: i, m: min(fewMost, p.m-i), rows: 1}
 		size := 0
 		for f.rows < f.m {
@@ -124,11 +133,11 @@ func (b *Backend) multiplyFew(p *product, s *stored, first int) {
 		b.fewLeft(p, f, buf, s.f.minimum)
 	}
 	unit := 16 * fewGroup * float64(p.k) * (0.05 + 0.01*float64(p.m))
-	b.split((p.n+16*fewGroup-1)/(16*fewGroup), 1, unit, func(lo, hi, thread int) {
-		tmp := grow(&b.work[thread].rows, fewMost*16*fewGroup)
-		for j := lo * 16 * fewGroup; j < min(p.n, hi*16*fewGroup); j += 16 * fewGroup {
-			for i := range parts[:n] {
-				parts[i].columns(p, s, first, j, min(j+16*fewGroup, p.n), tmp)
+	b.split((p.n+16*fewGroup-1)/(16*fewGroup), 1, unit, args{}, func(a *args, lo, hi, thread int) {
+		few, tmp := &a.b.op.few, grow(&a.b.work[thread].rows, fewMost*16*fewGroup)
+		for j, n := lo*16*fewGroup, few.p.n; j < min(n, hi*16*fewGroup); j += 16 * fewGroup {
+			for i := range few.parts[:few.n] {
+				few.parts[i].columns(few.p, few.s, few.first, j, min(j+16*fewGroup, n), tmp)
 			}
 		}
 	})

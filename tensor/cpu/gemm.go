@@ -143,7 +143,8 @@ func (b *Backend) epilogue(p *product, o tensor.MatMul) {
 	}
 	u, v := o.LowRank.U, o.LowRank.V
 	input(op, v)
-	low := &lowRank{u: input(op, u), v: b.operand(op, v), trans: o.LowRank.TransV, alpha: o.LowRank.Alpha}
+	b.op.low = lowRank{u: input(op, u), v: b.operand(op, v), trans: o.LowRank.TransV, alpha: o.LowRank.Alpha}
+	low := &b.op.low
 	_, low.r = matrix(op, u)
 	checkMatrix(op, u, p.m, low.r)
 	if low.trans {
@@ -156,10 +157,13 @@ func (b *Backend) epilogue(p *product, o tensor.MatMul) {
 	}
 }
 
-func (b *Backend) multiply(p *product) {
-	if p.m == 0 || p.n == 0 {
+// multiply computes a product, of which it takes a copy: see operation.
+func (b *Backend) multiply(wanted *product) {
+	if wanted.m == 0 || wanted.n == 0 {
 		return
 	}
+	b.op.product = *wanted
+	p := &b.op.product
 	if p.k == 0 || p.beta != 0 && p.beta != 1 {
 		b.prescale(p)
 	}
@@ -180,10 +184,11 @@ func (b *Backend) multiply(p *product) {
 		return
 	}
 	if l := p.low; l != nil {
-		b.multiplyPanels(&product{m: p.m, n: p.n, k: l.r, c: p.c, ldc: p.ldc, a: l.u, lda: l.r, w: l.v, transW: l.trans, alpha: l.alpha, beta: 1})
+		b.op.second = product{m: p.m, n: p.n, k: l.r, c: p.c, ldc: p.ldc, a: l.u, lda: l.r, w: l.v, transW: l.trans, alpha: l.alpha, beta: 1}
+		b.multiplyPanels(&b.op.second)
 	}
 	if p.scale != nil {
-		b.split(p.m, 1, float64(p.n)*0.2, func(lo, hi, _ int) { b.scaleCols(p, lo, hi, 0, p.n) })
+		b.split(p.m, 1, float64(p.n)*0.2, args{p: p}, func(a *args, lo, hi, _ int) { a.b.scaleCols(a.p, lo, hi, 0, a.p.n) })
 	}
 }
 
@@ -197,13 +202,13 @@ func (b *Backend) scaleCols(p *product, lo, hi, jlo, jhi int) {
 
 // prescale turns c into beta*c, and beta into the 1 that then is left.
 func (b *Backend) prescale(p *product) {
-	b.split(p.m, 1, float64(p.n)*0.2, func(lo, hi, _ int) {
+	b.split(p.m, 1, float64(p.n)*0.2, args{p: p}, func(a *args, lo, hi, _ int) {
 		for i := lo; i < hi; i++ {
-			c := p.c[i*p.ldc:][:p.n]
-			if p.beta == 0 {
+			c := a.p.c[i*a.p.ldc:][:a.p.n]
+			if a.p.beta == 0 {
 				clear(c)
 			} else {
-				b.k.scale(c, c, p.beta)
+				a.b.k.scale(c, c, a.p.beta)
 			}
 		}
 	})
@@ -265,7 +270,8 @@ func (b *Backend) multiplyPanels(p *product) {
 			w := kept
 			w.col += j
 			if w.w == nil {
-				w = section{w: b.k.newPanels(terms, n, half)}
+				b.op.packed = *b.k.newPanels(terms, n, half)
+				w = section{w: &b.op.packed}
 				w.w.data = grow(&b.shared.panels, max(packFloats, w.w.size()))[:w.w.size()]
 				b.pack(w.w, &p.w, p.transW, j)
 			}
@@ -304,6 +310,19 @@ func (l *left) at(i, k, n, rows int) ([]float32, int) {
 	return l.a[i*l.row+k*l.col:], n
 }
 
+// tiles is a part of a product that is computed from panels: rows i0..i0+m and
+// columns j0..j0+n of p.c.
+type tiles struct {
+	p            *product
+	l            left
+	w            section
+	low          *panels // nil: none
+	terms        int
+	i0, m, j0, n int
+	tile         tile
+	rows         int // of a job
+}
+
 // multiplyTiles computes rows i0..i0+m and columns j0..j0+n of p.c.
 func (b *Backend) multiplyTiles(p *product, l left, w section, terms, i0, m, j0, n int) {
 	per, low := b.k.jobRows(), b.lowPanels(p, j0, n)
@@ -316,32 +335,38 @@ func (b *Backend) multiplyTiles(p *product, l left, w section, terms, i0, m, j0,
 	if w.w.half {
 		tile = b.k.halfTile
 	}
-	job := func(job, _ int) {
-		ilo, jlo := job%mj*per, job/mj*jobCols
-		ihi, jhi := min(m, ilo+per), min(n, jlo+jobCols)
-		for k := 0; k < terms; k += w.w.depth {
-			depth, add := min(w.w.depth, terms-k), k > 0 || p.beta != 0
-			for j := jlo; j < jhi; j += b.k.cols {
-				panel := w.w.at(w.col+j, w.term+k)
-				for i, r := ilo, 0; i < ihi; i += r {
-					a, near := l.at(i, k, ihi-i, b.k.rows)
-					r = b.k.step(near)
-					tile(r, min(b.k.cols, jhi-j), depth, a, l.row, l.col, panel, b.k.cols, p.c[(i0+i)*p.ldc+j0+j:], p.ldc, p.alpha, add)
-				}
-			}
-		}
-		for j := jlo; low != nil && j < jhi; j += b.k.cols {
-			panel := low.at(j, 0)
+	b.op.tiles = tiles{p, l, w, low, terms, i0, m, j0, n, tile, per}
+	cost := 2 * float64(m) * float64(n) * float64(p.k) / 50
+	b.each(mj*nj, cost, args{}, func(a *args, job, _, _ int) { a.b.op.tiles.multiply(a.b, job) })
+}
+
+// multiply does one of the jobs, which go down the rows first.
+func (t *tiles) multiply(b *Backend, job int) {
+	p, l, w := t.p, &t.l, &t.w
+	mj := (t.m + t.rows - 1) / t.rows
+	ilo, jlo := job%mj*t.rows, job/mj*jobCols
+	ihi, jhi := min(t.m, ilo+t.rows), min(t.n, jlo+jobCols)
+	for k := 0; k < t.terms; k += w.w.depth {
+		depth, add := min(w.w.depth, t.terms-k), k > 0 || p.beta != 0
+		for j := jlo; j < jhi; j += b.k.cols {
+			panel := w.w.at(w.col+j, w.term+k)
 			for i, r := ilo, 0; i < ihi; i += r {
-				r = b.k.step(ihi - i)
-				b.k.tile(r, min(b.k.cols, jhi-j), p.low.r, p.low.u[(i0+i)*p.low.r:], p.low.r, 1, panel, b.k.cols, p.c[(i0+i)*p.ldc+j0+j:], p.ldc, p.low.alpha, true)
+				a, near := l.at(i, k, ihi-i, b.k.rows)
+				r = b.k.step(near)
+				t.tile(r, min(b.k.cols, jhi-j), depth, a, l.row, l.col, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.alpha, add)
 			}
-		}
-		if p.scale != nil {
-			b.scaleCols(p, i0+ilo, i0+ihi, j0+jlo, j0+jhi)
 		}
 	}
-	b.jobs(mj*nj, 2*float64(m)*float64(n)*float64(p.k)/50, job)
+	for j := jlo; t.low != nil && j < jhi; j += b.k.cols {
+		panel := t.low.at(j, 0)
+		for i, r := ilo, 0; i < ihi; i += r {
+			r = b.k.step(ihi - i)
+			b.k.tile(r, min(b.k.cols, jhi-j), p.low.r, p.low.u[(t.i0+i)*p.low.r:], p.low.r, 1, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.low.alpha, true)
+		}
+	}
+	if p.scale != nil {
+		b.scaleCols(p, t.i0+ilo, t.i0+ihi, t.j0+jlo, t.j0+jhi)
+	}
 }
 
 // lowPanels packs the columns j.. of the second operand of the product of few
@@ -350,20 +375,10 @@ func (b *Backend) lowPanels(p *product, j, n int) *panels {
 	if p.low == nil {
 		return nil
 	}
-	w := b.k.newPanels(p.low.r, n, false)
+	w := &b.op.terms
+	*w = *b.k.newPanels(p.low.r, n, false)
 	w.depth = p.low.r
 	w.data = grow(&b.shared.low, w.size())
 	b.pack(w, &p.low.v, p.low.trans, j)
 	return w
-}
-
-// jobs runs n jobs that together take the given nanoseconds.
-func (b *Backend) jobs(n int, cost float64, job func(job, thread int)) {
-	if cost > oneThread {
-		b.pool.run(n, job)
-		return
-	}
-	for i := range n {
-		job(i, 0)
-	}
 }

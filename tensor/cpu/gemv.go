@@ -7,9 +7,9 @@ import "pipe/tensor"
 // the result depend on that row of a alone: see [tensor.Linear].
 func (b *Backend) multiplyRows(p *product) {
 	unit := float64(p.k) * (0.15 + 0.04*float64(p.m)) // nanoseconds of a row of w
-	b.split(p.n, dotRows, unit, func(lo, hi, thread int) {
+	b.split(p.n, dotRows, unit, args{p: p}, func(a *args, lo, hi, thread int) {
 		for j := lo; j < hi; j += dotRows {
-			b.multiplyFour(p, j, min(dotRows, hi-j), thread)
+			a.b.multiplyFour(a.p, j, min(dotRows, hi-j), thread)
 		}
 	})
 }

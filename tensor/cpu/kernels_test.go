@@ -85,7 +85,8 @@ func TestElementwiseParity(t *testing.T) {
 		{"swiglu gradient", 2e-6, 1e-6, 2, func(k *kernels, x inputs) { k.swigluGrad(x[0], x[1], x[2], x[3], x[4]) }},
 		{"score gradient", 0, 0, 1, func(k *kernels, x inputs) { k.scoreGrad(x[0], x[1], 0.2, 0.125) }},
 		{"adamw", 2e-6, 1e-6, 3, func(k *kernels, x inputs) {
-			k.adamw(x[0], x[3], x[1], x[2], newAdamW(tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, GradScale: 0.5, Step: 3}))
+			c := newAdamW(tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1, GradScale: 0.5, Step: 3})
+			k.adamw(x[0], x[3], x[1], x[2], &c)
 		}},
 	} {
 		for _, n := range append([]int{0}, lengths...) {

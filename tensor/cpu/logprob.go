@@ -15,8 +15,8 @@ const (
 
 // headProduct returns the product that forms the logits of rows t0..t1 and
 // words v0..v1 in z.
-func headProduct(z, x []float32, w operand, t0, t1, v0, v1 int) *product {
-	return &product{m: t1 - t0, n: v1 - v0, k: w.cols, c: z, ldc: v1 - v0,
+func headProduct(z, x []float32, w operand, t0, t1, v0, v1 int) product {
+	return product{m: t1 - t0, n: v1 - v0, k: w.cols, c: z, ldc: v1 - v0,
 		a: x[t0*w.cols:], lda: w.cols, w: w.slice(v0, v1), transW: true, alpha: 1}
 }
 
@@ -49,8 +49,8 @@ func (b *Backend) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
 		if d != nil {
 			acc = d[t0*o.cols : t1*o.cols]
 		}
-		s := newSoftmax(b, t1-t0)
-		b.logits(s, acc, h, o, goal, t0, t1)
+		s := b.newSoftmax(t1 - t0)
+		b.logits(acc, h, o, goal, t0, t1)
 		for t := t0; t < t1; t++ {
 			total := float64(s.max[t-t0]) + math.Log(s.sum[t-t0])
 			ls[t], lp[t] = float32(total), float32(float64(s.target[t-t0])-total)
@@ -59,30 +59,22 @@ func (b *Backend) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
 			}
 		}
 		if d != nil {
-			b.fromTargets(s, acc, o, goal[t0:t1])
+			b.fromTargets(acc, o, goal[t0:t1])
 		}
 	}
 }
 
 // logits takes the rows t0..t1 through all words. acc, unless nil, becomes the
 // sum of exp(z)·w, relative to the largest logit of its row.
-func (b *Backend) logits(s *softmax, acc, x []float32, o operand, goal []int32, t0, t1 int) {
+func (b *Backend) logits(acc, x []float32, o operand, goal []int32, t0, t1 int) {
 	for v0 := 0; v0 < o.rows; v0 += logitWords {
 		v1 := min(o.rows, v0+logitWords)
 		words := v1 - v0
 		z := grow(&b.shared.probs, logitRows*words)[:(t1-t0)*words]
 		p := headProduct(z, x, o, t0, t1, v0, v1)
 		p.uniform = acc != nil
-		b.multiply(p)
-		b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
-			for t := lo; t < hi; t++ {
-				shrink := s.add(b.k, t, z[t*words:][:words], v0, int(goal[t0+t]))
-				if acc != nil && v0 > 0 && shrink != 1 {
-					row := acc[t*o.cols:][:o.cols]
-					b.k.scale(row, row, shrink)
-				}
-			}
-		})
+		b.multiply(&p)
+		b.split(t1-t0, 1, float64(words)*0.7, args{dst: acc, dst2: z, ids: goal[t0:t1], first: v0, rows: words, cols: o.cols}, (*args).addLogits)
 		if acc != nil {
 			p := &product{m: t1 - t0, n: o.cols, k: words, c: acc, ldc: o.cols, a: z, lda: words, w: o.slice(v0, v1), alpha: 1}
 			if v0 > 0 {
@@ -93,14 +85,26 @@ func (b *Backend) logits(s *softmax, acc, x []float32, o operand, goal []int32, 
 	}
 }
 
+// addLogits adds the logits of the words from first on to the softmax.
+func (a *args) addLogits(lo, hi, _ int) {
+	b, acc := a.b, a.dst
+	for t := lo; t < hi; t++ {
+		shrink := b.op.softmax.add(b.k, t, a.dst2[t*a.rows:][:a.rows], a.first, int(a.ids[t]))
+		if acc != nil && a.first > 0 && shrink != 1 {
+			row := acc[t*a.cols:][:a.cols]
+			b.k.scale(row, row, shrink)
+		}
+	}
+}
+
 // fromTargets turns the sums acc into w[target] - acc/Σ exp(z).
-func (b *Backend) fromTargets(s *softmax, acc []float32, o operand, goal []int32) {
-	b.split(len(goal), 1, float64(o.cols), func(lo, hi, thread int) {
-		row := grow(&b.work[thread].row, o.cols)
+func (b *Backend) fromTargets(acc []float32, o operand, goal []int32) {
+	b.split(len(goal), 1, float64(o.cols), args{dst: acc, o: o, ids: goal}, func(a *args, lo, hi, thread int) {
+		k, row := a.b.k, grow(&a.b.work[thread].row, a.o.cols)
 		for t := lo; t < hi; t++ {
-			o.expandRow(b.k, row, int(goal[t]), 0)
-			d := acc[t*o.cols:][:o.cols]
-			b.k.addScaled(d, row, d, float32(-1/s.sum[t]))
+			a.o.expandRow(k, row, int(a.ids[t]), 0)
+			d := a.dst[t*len(row):][:len(row)]
+			k.addScaled(d, row, d, float32(-1/a.b.op.softmax.sum[t]))
 		}
 	})
 }
@@ -111,9 +115,10 @@ type softmax struct {
 	sum, arg    []float64 // arg holds indices
 }
 
-func newSoftmax(b *Backend, n int) *softmax {
+func (b *Backend) newSoftmax(n int) *softmax {
 	m, w := grow(&b.shared.more, 2*n), grow(&b.shared.wide, 2*n)
-	s := &softmax{max: m[:n], target: m[n:], sum: w[:n], arg: w[n:]}
+	s := &b.op.softmax
+	*s = softmax{max: m[:n], target: m[n:], sum: w[:n], arg: w[n:]}
 	for t := range n {
 		s.max[t], s.sum[t], s.arg[t] = float32(math.Inf(-1)), 0, 0
 	}
@@ -178,17 +183,9 @@ func (b *Backend) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 			v1 := min(o.rows, v0+logitWords)
 			words := v1 - v0
 			z := grow(&b.shared.probs, logitRows*words)[:(t1-t0)*words]
-			b.multiply(headProduct(z, h, o, t0, t1, v0, v1))
-			b.split(t1-t0, 1, float64(words)*0.7, func(lo, hi, _ int) {
-				for t := lo; t < hi; t++ {
-					z := z[t*words:][:words]
-					b.k.exp(z, z, ls[t0+t])
-					b.k.scale(z, z, -g[t0+t])
-					if i := int(goal[t0+t]) - v0; i >= 0 && i < words {
-						z[i] += g[t0+t]
-					}
-				}
-			})
+			p := headProduct(z, h, o, t0, t1, v0, v1)
+			b.multiply(&p)
+			b.split(t1-t0, 1, float64(words)*0.7, args{dst: z, x: ls[t0:t1], y: g[t0:t1], ids: goal[t0:t1], first: v0, rows: words}, (*args).logitsGrad)
 			beta := float32(1)
 			if v0 == 0 {
 				beta = 0
@@ -199,6 +196,18 @@ func (b *Backend) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 				b.multiply(&product{m: words, n: cols, k: t1 - t0, c: gw[v0*cols:], ldc: cols,
 					a: z, lda: words, transA: true, w: floatOperand(h[t0*cols:t1*cols], cols), alpha: 1, beta: 1})
 			}
+		}
+	}
+}
+
+// logitsGrad turns logits of the words from first on into their gradients.
+func (a *args) logitsGrad(lo, hi, _ int) {
+	for t := lo; t < hi; t++ {
+		z, g := a.dst[t*a.rows:][:a.rows], a.y[t]
+		a.b.k.exp(z, z, a.x[t])
+		a.b.k.scale(z, z, -g)
+		if i := int(a.ids[t]) - a.first; i >= 0 && i < len(z) {
+			z[i] += g
 		}
 	}
 }

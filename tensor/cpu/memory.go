@@ -138,6 +138,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 	m := mem("free", t)
 	b.drop(m)
 	b.release(m)
+	b.op = operation{} // it may hold the last of m
 	*m = memory{dead: true}
 }
 
@@ -225,7 +226,7 @@ func (b *Backend) Zero(t *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(len(m.f32), 1024, 0.1, func(lo, hi, _ int) { clear(m.f32[lo:hi]) })
+	b.split(len(m.f32), 1024, 0.1, args{dst: m.f32}, func(a *args, lo, hi, _ int) { clear(a.dst[lo:hi]) })
 	clear(m.i32)
 	clear(m.raw)
 }

@@ -18,12 +18,12 @@ func (b *Backend) RMSNorm(dst, rstd, x, w *tensor.Tensor, eps float32) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.5, func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.5, args{dst: d, dst2: r, x: v, w: g, cols: cols, scale: eps}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			v := v[t*cols:][:cols]
-			mean := b.k.dot64(v, v) / float64(cols)
-			r[t] = float32(1 / math.Sqrt(mean+float64(eps)))
-			b.k.mul(d[t*cols:][:cols], v, g, r[t])
+			v, r := a.x[t*a.cols:][:a.cols], a.dst2
+			mean := a.b.k.dot64(v, v) / float64(a.cols)
+			r[t] = float32(1 / math.Sqrt(mean+float64(a.scale)))
+			a.b.k.mul(a.dst[t*a.cols:][:a.cols], v, a.w, r[t])
 		}
 	})
 }
@@ -46,18 +46,19 @@ func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
 		return
 	}
 	if dw != nil { // before dx, which may be dy
-		b.split(cols, 16, float64(rows)*0.4, func(lo, hi, _ int) {
-			for t := range rows {
-				b.k.addMul(dg[lo:hi], v[t*cols+lo:t*cols+hi], y[t*cols+lo:t*cols+hi], r[t])
+		b.split(cols, 16, float64(rows)*0.4, args{dst: dg, x: v, y: y, z: r, rows: rows, cols: cols}, func(a *args, lo, hi, _ int) {
+			for t := range a.rows {
+				lo, hi, dw := t*a.cols+lo, t*a.cols+hi, a.dst[lo:hi]
+				a.b.k.addMul(dw, a.x[lo:hi], a.y[lo:hi], a.z[t])
 			}
 		})
 	}
-	b.split(rows, 1, float64(cols), func(lo, hi, _ int) {
+	b.split(rows, 1, float64(cols), args{dst: d, x: v, y: y, z: r, w: g, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			d, v := d[t*cols:][:cols], v[t*cols:][:cols]
-			b.k.mul(d, y[t*cols:][:cols], g, r[t])
-			s := float64(r[t])
-			b.k.addScaled(d, d, v, float32(-s*s*b.k.dot64(d, v)/float64(cols)))
+			d, v := a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols]
+			a.b.k.mul(d, a.y[t*a.cols:][:a.cols], a.w, a.z[t])
+			s := float64(a.z[t])
+			a.b.k.addScaled(d, d, v, float32(-s*s*a.b.k.dot64(d, v)/float64(a.cols)))
 		}
 	})
 }
@@ -99,13 +100,14 @@ func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
 	if b.err != nil {
 		return
 	}
-	r := &b.rotate
-	r.set(at, inv)
-	b.split(rows, 1, float64(cols)*0.7, func(lo, hi, _ int) {
+	b.rotate.set(at, inv)
+	b.split(rows, 1, float64(cols)*0.7, args{dst: v, cols: cols, on: inverse}, func(a *args, lo, hi, _ int) {
+		r := &a.b.rotate
+		v, half := a.dst, len(r.inv)
 		for t := lo; t < hi; t++ {
 			cos, sin := r.cos[t*half:][:half], r.sin[t*half:][:half]
-			for h := t * cols; h < (t+1)*cols; h += 2 * half {
-				rotate(v[h:][:half], v[h+half:][:half], cos, sin, inverse)
+			for h := t * a.cols; h < (t+1)*a.cols; h += 2 * half {
+				rotate(v[h:][:half], v[h+half:][:half], cos, sin, a.on)
 			}
 		}
 	})
@@ -123,9 +125,9 @@ func rotate(x, y, cos, sin []float32, inverse bool) {
 }
 
 // newAdamW works out the constants of an update in float64.
-func newAdamW(o tensor.AdamW) *adamw {
+func newAdamW(o tensor.AdamW) adamw {
 	t := float64(o.Step)
-	return &adamw{
+	return adamw{
 		gradScale: float32(o.GradScale), decay: float32(1 - o.LR*o.WeightDecay),
 		beta1c: float32(1 - o.Beta1), beta2: float32(o.Beta2), beta2c: float32(1 - o.Beta2),
 		step: float32(o.LR / (1 - math.Pow(o.Beta1, t))),

@@ -80,15 +80,14 @@ func (b *Backend) keptPanels(p *product, terms int, half bool) section {
 
 // pack fills w with the columns of op(o) from first on, a multiple of 256.
 func (b *Backend) pack(w *panels, o *operand, trans bool, first int) {
-	const strip = jobCols
-	n := (w.n + strip - 1) / strip
-	b.jobs(n, float64(w.size()), func(job, thread int) {
-		lo := job * strip
-		hi := min(w.n, lo+strip)
-		if trans {
-			b.packRows(w, o, first, lo, hi, thread)
+	n := (w.n + jobCols - 1) / jobCols
+	b.each(n, float64(w.size()), args{panels: w, o: *o, first: first, on: trans}, func(a *args, job, _, thread int) {
+		lo := job * jobCols
+		hi := min(a.panels.n, lo+jobCols)
+		if a.on {
+			a.b.packRows(a.panels, &a.o, a.first, lo, hi, thread)
 		} else {
-			b.packCols(w, o, first, lo, hi, thread)
+			a.b.packCols(a.panels, &a.o, a.first, lo, hi, thread)
 		}
 	})
 }
@@ -182,12 +181,13 @@ func (b *Backend) packLeft(p *product, i, m int) []float32 {
 	rows := b.k.rows
 	groups := (m + rows - 1) / rows
 	dst := grow(&b.shared.rows, b.k.leftSize(m, p.k))
-	b.split(groups, 1, float64(p.k*rows)*0.5, func(lo, hi, _ int) {
+	b.split(groups, 1, float64(p.k*rows)*0.5, args{p: p, dst: dst, first: i, rows: m}, func(a *args, lo, hi, _ int) {
+		p, rows := a.p, a.b.k.rows
 		for t := range p.k {
-			src := p.a[t*p.lda+i:]
+			src := p.a[t*p.lda+a.first:]
 			for g := lo; g < hi; g++ {
-				d := dst[(g*p.k+t)*rows:]
-				copy(d[:min(rows, m-g*rows)], src[g*rows:])
+				d := a.dst[(g*p.k+t)*rows:]
+				copy(d[:min(rows, a.rows-g*rows)], src[g*rows:])
 			}
 		}
 	})
@@ -199,16 +199,17 @@ func (b *Backend) packLeft(p *product, i, m int) []float32 {
 // for pairs.
 func (b *Backend) copyLeft(p *product, i, m, terms int, half bool) []float32 {
 	dst := grow(&b.shared.rows, m*terms)
-	b.split(m, 1, float64(p.k)*0.1, func(lo, hi, thread int) {
+	b.split(m, 1, float64(p.k)*0.1, args{p: p, dst: dst, first: i, cols: terms, on: half}, func(a *args, lo, hi, thread int) {
+		b, p := a.b, a.p
 		tmp := grow(&b.work[thread].row, p.k)
 		for r := lo; r < hi; r++ {
-			d, src := dst[r*terms:][:terms], p.a[(i+r)*p.lda:][:p.k]
+			d, src := a.dst[r*a.cols:][:a.cols], p.a[(a.first+r)*p.lda:][:p.k]
 			if p.terms != nil {
 				b.k.mul(tmp, src, p.terms, 1)
 				src = tmp
 			}
 			switch {
-			case !half:
+			case !a.on:
 				copy(d, src)
 			case b.k.halfTile != nil:
 				b.k.halves(d, src)

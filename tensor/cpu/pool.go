@@ -11,21 +11,26 @@ import (
 // microseconds, then parks.
 type pool struct {
 	threads int
-	current atomic.Pointer[batch]
 	parked  atomic.Int32
+	closed  atomic.Bool
 	mu      sync.Mutex
 	wake    *sync.Cond
+
+	// The operation: written while no job is left, read by who has taken one.
+	n, per int // elements, and those of a job
+	args   *args
+	f      part
+	jobs   int64
+
+	_    [64]byte
+	left atomic.Int64 // jobs not taken; less when workers looked for more
+	_    [64]byte
+	done atomic.Int64
 }
 
-// A batch is the jobs of one operation. Late workers may still look at an old
-// batch: all its jobs are taken by then.
-type batch struct {
-	n    int64
-	next atomic.Int64 // first job not taken
-	done atomic.Int64
-	run  func(job, thread int)
-	stop bool // workers end
-}
+// A part does the elements lo..hi of an operation. thread is the same for no two
+// calls that overlap. It captures nothing: see operation.
+type part func(a *args, lo, hi, thread int)
 
 const spins = 20000 // about 200 microseconds: longer than what lies between two products
 
@@ -39,21 +44,17 @@ func newPool(threads int) *pool {
 }
 
 func (p *pool) worker(thread int) {
-	var last *batch
-	for {
-		last = p.await(last)
-		if last.stop {
-			return
-		}
-		last.take(thread)
+	for p.await() {
+		p.take(thread)
 	}
 }
 
-// await returns the batch that follows last.
-func (p *pool) await(last *batch) *batch {
+// await returns when there are jobs, or were when it was roused: it spins again
+// then. It reports false when the pool was closed.
+func (p *pool) await() bool {
 	for i := range spins {
-		if c := p.current.Load(); c != last {
-			return c
+		if p.left.Load() > 0 {
+			return true
 		}
 		if i%64 == 63 {
 			runtime.Gosched()
@@ -61,16 +62,15 @@ func (p *pool) await(last *batch) *batch {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.parked.Add(1) // before the test: publish looks after it has stored
+	p.parked.Add(1) // before the test: rouse looks after the change
 	defer p.parked.Add(-1)
-	for p.current.Load() == last {
+	if p.left.Load() <= 0 && !p.closed.Load() {
 		p.wake.Wait()
 	}
-	return p.current.Load()
+	return !p.closed.Load()
 }
 
-func (p *pool) publish(c *batch) {
-	p.current.Store(c)
+func (p *pool) rouse() {
 	if p.parked.Load() > 0 {
 		p.mu.Lock()
 		p.wake.Broadcast()
@@ -78,37 +78,46 @@ func (p *pool) publish(c *batch) {
 	}
 }
 
-func (c *batch) take(thread int) {
+// take runs jobs, the first one first, while there are any. Whoever comes late
+// takes nothing, or jobs of the next operation.
+func (p *pool) take(thread int) {
 	for {
-		i := c.next.Add(1) - 1
-		if i >= c.n {
+		left := p.left.Add(-1)
+		if left < 0 {
 			return
 		}
-		c.run(int(i), thread)
-		c.done.Add(1)
+		lo := int(p.jobs-1-left) * p.per
+		p.f(p.args, lo, min(p.n, lo+p.per), thread)
+		p.done.Add(1)
 	}
 }
 
-// run calls f for the jobs 0..n-1 and returns when all have finished. thread
-// is the same for no two calls that overlap.
-func (p *pool) run(n int, f func(job, thread int)) {
-	if n == 1 || p.threads == 1 {
-		for i := range n {
-			f(i, 0)
+// run calls f for the elements 0..n-1, per at a time, and returns when all are
+// done.
+func (p *pool) run(n, per int, a *args, f part) {
+	if n <= per || p.threads == 1 {
+		for i := 0; i < n; i += per {
+			f(a, i, min(n, i+per), 0)
 		}
 		return
 	}
-	c := &batch{n: int64(n), run: f}
-	p.publish(c)
-	c.take(0)
-	for i := 0; c.done.Load() < c.n; i++ {
+	p.n, p.per, p.args, p.f = n, per, a, f
+	p.jobs = int64((n + per - 1) / per)
+	p.done.Store(0)
+	p.left.Store(p.jobs)
+	p.rouse()
+	p.take(0)
+	for i := 0; p.done.Load() < p.jobs; i++ {
 		if i%64 == 63 {
 			runtime.Gosched()
 		}
 	}
 }
 
-func (p *pool) close() { p.publish(&batch{stop: true}) }
+func (p *pool) close() {
+	p.closed.Store(true)
+	p.rouse()
+}
 
 // An operation that takes less than this many units, of about a nanosecond,
 // stays on one thread: sharing costs a microsecond or two while workers spin.
@@ -120,7 +129,7 @@ const (
 
 // split cuts 0..n into ranges that begin at multiples of align and calls f on
 // each; unit is the estimated nanoseconds of one element.
-func (b *Backend) split(n, align int, unit float64, f func(lo, hi, thread int)) {
+func (b *Backend) split(n, align int, unit float64, a args, f part) {
 	if n == 0 {
 		return
 	}
@@ -131,7 +140,18 @@ func (b *Backend) split(n, align int, unit float64, f func(lo, hi, thread int)) 
 	}
 	per := (n + parts - 1) / parts
 	per = (per + align - 1) / align * align
-	b.pool.run((n+per-1)/per, func(job, thread int) {
-		f(job*per, min(n, (job+1)*per), thread)
-	})
+	b.op.args, b.op.args.b = a, b
+	b.pool.run(n, per, &b.op.args, f)
+}
+
+// each calls f for each of n jobs, which together take the given nanoseconds.
+func (b *Backend) each(n int, cost float64, a args, f part) {
+	b.op.args, b.op.args.b = a, b
+	if cost > oneThread {
+		b.pool.run(n, 1, &b.op.args, f)
+		return
+	}
+	for i := range n {
+		f(&b.op.args, i, i+1, 0)
+	}
 }

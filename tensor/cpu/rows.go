@@ -14,9 +14,9 @@ func (b *Backend) Embed(dst, table, ids *tensor.Tensor) {
 	if b.err != nil || !b.checkIndex(op, idx, o.rows) {
 		return
 	}
-	b.split(len(idx), 1, float64(o.cols), func(lo, hi, _ int) {
+	b.split(len(idx), 1, float64(o.cols), args{dst: d, o: o, ids: idx}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			o.expandRow(b.k, d[t*o.cols:][:o.cols], int(idx[t]), 0)
+			a.o.expandRow(a.b.k, a.dst[t*a.o.cols:][:a.o.cols], int(a.ids[t]), 0)
 		}
 	})
 }
@@ -59,27 +59,31 @@ func (b *Backend) addRows(op string, dst, src, idx *tensor.Tensor) {
 	if b.err != nil || !b.checkIndex(op, at, rows) {
 		return
 	}
-	b.split(cols, 16, float64(len(at))*0.5, func(lo, hi, _ int) {
-		for i, r := range at {
-			row := d[int(r)*cols+lo : int(r)*cols+hi]
-			b.k.addScaled(row, row, s[i*cols+lo:i*cols+hi], 1)
+	b.split(cols, 16, float64(len(at))*0.5, args{dst: d, x: s, ids: at, cols: cols}, func(a *args, lo, hi, _ int) {
+		for i, r := range a.ids {
+			row := a.dst[int(r)*a.cols+lo : int(r)*a.cols+hi]
+			a.b.k.addScaled(row, row, a.x[i*a.cols+lo:i*a.cols+hi], 1)
 		}
 	})
 }
 
+// squares is how many numbers are squared and added up at a time.
+const squares = 1 << 15
+
 // SumSquares implements [tensor.Optimizer].
 func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
-	const op, part = "sum of squares", 1 << 15
+	const op = "sum of squares"
 	d, v := output(op, dst), input(op, x)
 	checkLen(op, len(d), 1)
 	if b.err != nil || len(v) == 0 {
 		return
 	}
-	parts := grow(&b.shared.wide, (len(v)+part-1)/part)
-	b.split(len(parts), 1, part*0.3, func(lo, hi, _ int) {
+	n := (len(v) + squares - 1) / squares
+	parts := grow(&b.shared.wide, n)
+	b.split(n, 1, squares*0.3, args{wide: parts, x: v}, func(a *args, lo, hi, _ int) {
 		for i := lo; i < hi; i++ {
-			v := v[i*part : min(len(v), (i+1)*part)]
-			parts[i] = b.k.dot64(v, v)
+			v := a.x[i*squares : min(len(a.x), (i+1)*squares)]
+			a.wide[i] = a.b.k.dot64(v, v)
 		}
 	})
 	sum := float64(d[0])
@@ -100,6 +104,8 @@ func (b *Backend) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
 	if b.err != nil {
 		return
 	}
-	c := newAdamW(o)
-	b.split(len(p), 16, 1, func(lo, hi, _ int) { b.k.adamw(p[lo:hi], q[lo:hi], r[lo:hi], s[lo:hi], c) })
+	b.op.adamw = newAdamW(o)
+	b.split(len(p), 16, 1, args{dst: p, x: q, y: r, z: s}, func(a *args, lo, hi, _ int) {
+		a.b.k.adamw(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi], a.z[lo:hi], &a.b.op.adamw)
+	})
 }

@@ -1,0 +1,39 @@
+package cpu
+
+// operation holds what the jobs of the operation in progress work on. Jobs run
+// on other goroutines too: what they were given from the caller's stack, a
+// closure included, would be allocated by each operation. So they are functions
+// that capture nothing, and this lies in the backend.
+type operation struct {
+	args    args
+	product product
+	second  product // that of few terms which follows product
+	low     lowRank // of product
+	few     fewParts
+	tiles   tiles
+	packed  panels // what is multiplied by tiles, unless it is kept
+	terms   panels // of low
+	softmax softmax
+	heads   heads
+	strips  []strip // of heads
+	grad    attentionGrad
+	adamw   adamw
+	moments moments
+}
+
+// args are the slices and numbers of a part; which is which is its own affair.
+type args struct {
+	b          *Backend
+	dst, dst2  []float32
+	x, y, z, w []float32
+	wide       []float64
+	ids        []int32
+	first      int
+	rows, cols int
+	scale      float32
+	seed       uint64
+	on         bool
+	o          operand
+	p          *product
+	panels     *panels
+}

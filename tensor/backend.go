@@ -169,6 +169,9 @@ type Transformer interface {
 	LogProbGrad(dx, dw, x, w, target, lse, dy *Tensor)
 	// GatherRows sets dst[i,:] = x[idx[i],:].
 	GatherRows(dst, x, idx *Tensor)
+	// ScatterRows sets dst[idx[i],:] = src[i,:], in order of i; dst may be BF16,
+	// to which src (F32) is rounded as [Memory.Precision] says.
+	ScatterRows(dst, src, idx *Tensor)
 	// ScatterAddRows adds src[i,:] to dst[idx[i],:], in order of i.
 	ScatterAddRows(dst, src, idx *Tensor)
 }

@@ -25,7 +25,7 @@ func accelerated(limit string) *kernels {
 	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
 		k.name = "fma+pairs"
-		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
+		k.halfTile, k.halves, k.halfPairs, k.roundBF16 = halfTileAVX512, halvesAVX512, halfPairsAVX512, roundBF16AVX512
 	}
 	return k
 }
@@ -34,7 +34,7 @@ func avx2() *kernels {
 	return &kernels{
 		name: "fma",
 		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
-		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
+		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo, roundBF16: roundBF16Go,
 		dots: dotsAVX2, pack: packAVX2, pack8: pack8AVX2, expand: expandAVX2, rowDots: rowDotsAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {

@@ -46,8 +46,9 @@ type kernels struct {
 	// last one padded by zero; halfPairs makes pairs of low[i] and high[i].
 	halves    func(dst, x []float32)
 	halfPairs func(dst, low, high []float32)
-	// round sets dst to x rounded to bfloat16.
-	round func(dst, x []float32)
+	// round sets dst to x rounded to bfloat16, roundBF16 to how that is stored.
+	round     func(dst, x []float32)
+	roundBF16 func(dst []byte, x []float32)
 	// expand sets dst to the elements of src.
 	expand func(dst []float32, dt tensor.DType, src []byte)
 	// rowDots is expand and dots for one vector, bit for bit, of four rows of

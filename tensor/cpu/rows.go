@@ -45,9 +45,31 @@ func (b *Backend) gather(op string, dst, x, idx *tensor.Tensor) {
 	}
 }
 
+// ScatterRows implements [tensor.Transformer].
+func (b *Backend) ScatterRows(dst, src, idx *tensor.Tensor) {
+	const op = "scatter rows"
+	m, s, at := mem(op, dst), input(op, src), ints(op, idx)
+	writable(op, m)
+	if dst.DType != tensor.F32 && dst.DType != tensor.BF16 {
+		panic(fmt.Sprintf("cpu: %s: the result is %s; must be f32 or bf16", op, dst.DType))
+	}
+	rows, cols := matrix(op, dst)
+	checkMatrix(op, src, len(at), cols)
+	if b.err != nil || !b.checkIndex(op, at, rows) {
+		return
+	}
+	for i, r := range at {
+		if row := s[i*cols:][:cols]; dst.DType == tensor.F32 {
+			copy(m.f32[int(r)*cols:], row)
+		} else {
+			b.k.roundBF16(m.raw[2*int(r)*cols:][:2*cols], row)
+		}
+	}
+}
+
 // ScatterAddRows implements [tensor.Transformer].
 func (b *Backend) ScatterAddRows(dst, src, idx *tensor.Tensor) {
-	b.addRows("scatter rows", dst, src, idx)
+	b.addRows("scatter add rows", dst, src, idx)
 }
 
 // addRows adds row i of src to row idx[i] of dst, in order of i: each thread

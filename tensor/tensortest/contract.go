@@ -39,6 +39,7 @@ func testEmpty(s *suite) {
 	s.b.ColSum(h, e)
 	s.b.ScaleColsGrad(e, h, e, v, e)
 	s.b.EmbedGrad(g, i, e)
+	s.b.ScatterRows(g, e, i)
 	s.b.ScatterAddRows(g, e, i)
 	s.b.RMSNormGrad(e, h, e, v, z, e)
 	s.b.LogProbGrad(e, g, e, w, i, z, z)
@@ -178,6 +179,9 @@ func testPanics(s *suite) {
 		"dequantize":            func() { s.b.Dequantize(sq, w) },
 		"embed width":           func() { s.b.Embed(sq, w, i) },
 		"embed ids":             func() { s.b.Embed(d, w, l) },
+		"scatter width":         func() { s.b.ScatterRows(d, sq, i) },
+		"scatter over weights":  func() { s.b.ScatterRows(w, m, i) },
+		"scatter to ints":       func() { s.b.ScatterRows(i, l, i) },
 		"rmsnorm weight":        func() { s.b.RMSNorm(d, l, m, l, 0) },
 		"rope positions":        func() { s.b.Rope(m, s.putInts([]int32{1}), s.put([]float64{1}, 1), false) },
 		"attention queries":     func() { s.b.Attention(d, lse, m, m, m, o(2, 3)) },
@@ -214,7 +218,8 @@ func testBadIndices(s *suite) {
 	for name, f := range map[string]func(s *suite, x, y *tensor.Tensor, bad *tensor.Tensor){
 		"embed":            func(s *suite, x, y, bad *tensor.Tensor) { s.b.Embed(y, x, bad) },
 		"gather":           func(s *suite, x, y, bad *tensor.Tensor) { s.b.GatherRows(y, x, bad) },
-		"scatter":          func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterAddRows(x, y, bad) },
+		"scatter":          func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterRows(x, y, bad) },
+		"scatter and add":  func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterAddRows(x, y, bad) },
 		"log prob targets": func(s *suite, x, y, bad *tensor.Tensor) { l := s.garbage(2); s.b.LogProb(l, l, nil, nil, y, x, bad) },
 	} {
 		for _, id := range []int32{-1, 3} {

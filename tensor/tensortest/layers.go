@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 func testRows(s *suite) {
@@ -36,7 +37,30 @@ func testRows(s *suite) {
 		table[int(ids[i/cols])*cols+i%cols] += v
 	}
 	s.check("embed gradient", a, table, F32)
-	s.check("scatter", b, table, F32)
+	s.check("scatter and add", b, table, F32)
+	s.scatterRows(ids, rows, cols)
+}
+
+// scatterRows writes rows over others, some of them twice.
+func (s *suite) scatterRows(ids []int32, rows, width int) {
+	for _, cols := range []int{width, 7, 96} {
+		x, table := s.normal(len(ids)*cols), s.normal(rows*cols)
+		rounded := s.alloc(tensor.BF16, rows, cols)
+		s.b.ScatterRows(rounded, s.put(table, rows, cols), s.putInts([]int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}))
+		plain, from, it := s.put(table, rows, cols), s.put(x, len(ids), cols), s.putInts(ids)
+		s.b.ScatterRows(plain, from, it)
+		s.b.ScatterRows(rounded, from, it)
+		for i, v := range x {
+			table[int(ids[i/cols])*cols+i%cols] = v
+		}
+		s.check("scatter", plain, table, Exact)
+		for i, v := range table {
+			table[i] = float64(quant.FromBF16(quant.ToBF16(float32(v))))
+		}
+		expanded := s.garbage(rows, cols)
+		s.b.Dequantize(expanded, rounded)
+		s.check("scatter in bfloat16", expanded, table, Exact)
+	}
 }
 
 func testRMSNorm(s *suite) {

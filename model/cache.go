@@ -6,7 +6,7 @@ import (
 	"pipe/tensor"
 )
 
-// A cache keeps the keys and values of sequences. Each has a range of rows of
+// A cache keeps the keys and values of sequences, in the decoder's precision. Each has a range of rows of
 // its own, the same in every layer.
 //
 // Sequences that begin with the same tokens have a copy each of the rows of
@@ -29,7 +29,7 @@ func (d *Decoder) newCache(rows int) (*cache, error) {
 	tensor.For(d.backend, tensor.ForCache)
 	for range d.Layers {
 		for _, list := range []*[]*tensor.Tensor{&c.k, &c.v} {
-			t, err := d.backend.Alloc(tensor.F32, rows, d.Config.KVHeads*d.Config.HeadDim)
+			t, err := d.backend.Alloc(d.precision, rows, d.Config.KVHeads*d.Config.HeadDim)
 			if err != nil {
 				c.close()
 				return nil, err

@@ -147,7 +147,8 @@ type Transformer interface {
 	Rope(x, pos, invFreq *Tensor, inverse bool)
 	// Attention is causal within each segment, with grouped queries:
 	// q [nq, heads·d], k and v [nk, kvHeads·d], dst like q, lse [nq, heads]
-	// the log-sum-exp of the scaled scores. Scores are scaled by 1/sqrt(d).
+	// the log-sum-exp of the scaled scores. Scores are scaled by 1/sqrt(d). k
+	// and v may both be BF16, from a cache.
 	Attention(dst, lse, q, k, v *Tensor, o Attention)
 	// AttentionGrad sets dq, dk and dv.
 	AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *Tensor, o Attention)

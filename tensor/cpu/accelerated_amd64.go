@@ -11,8 +11,9 @@ import (
 )
 
 // accelerated returns the fastest kernels of the processor up to limit, nil if
-// it lacks AVX2. With AVX-512 only the tiles change: they give the same bits,
-// so the name stays. Its products of bfloat16 do not, and have another name.
+// it lacks AVX2. The tiles of AVX-512 give the same bits, but its products of
+// few rows, its attention to keys in bfloat16 and its products of bfloat16 do
+// not, and have other names.
 func accelerated(limit string) *kernels {
 	x := &cpu.X86
 	if !x.HasAVX2 || !x.HasFMA || !x.HasF16C {
@@ -22,7 +23,9 @@ func accelerated(limit string) *kernels {
 	if limit == "avx2" || !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL {
 		return k
 	}
+	k.name = "fma+few"
 	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
+	k.scores, k.mix = scoresAVX512, mixAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
 		k.name = "fma+pairs"
 		k.halfTile, k.halves, k.halfPairs, k.roundBF16 = halfTileAVX512, halvesAVX512, halfPairsAVX512, roundBF16AVX512

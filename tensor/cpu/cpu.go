@@ -80,8 +80,9 @@ func newBackend(threads int, k *kernels) *Backend {
 	return &Backend{k: k, pool: newPool(threads), work: make([]scratch, threads), maxKept: panelCache}
 }
 
-// Name is "cpu:fma", "cpu:fma+pairs", or "cpu:generic:" and the architecture: compilers fuse
-// multiplications and additions on some architectures and not on others.
+// Name is "cpu:fma", "cpu:fma+few", "cpu:fma+pairs", or "cpu:generic:" and the
+// architecture: compilers fuse multiplications and additions on some
+// architectures and not on others.
 func (b *Backend) Name() string { return "cpu:" + b.k.name }
 
 // Sync returns the first failure.

@@ -104,6 +104,13 @@ func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	p.use("attention", dst, lse, q, k, v)
 	p.attention(o)
+	if k.DType == tensor.BF16 {
+		block := keyBlock
+		if !p.k.inPlace(o.HeadDim) {
+			block = decodeBlock
+		}
+		more(&p.work.values, block*o.HeadDim)
+	}
 	p.grown()
 }
 

@@ -187,6 +187,8 @@ func testPanics(s *suite) {
 		"attention queries":     func() { s.b.Attention(d, lse, m, m, m, o(2, 3)) },
 		"attention keys":        func() { s.b.Attention(d, lse, m, m, m, o(3, 4)) },
 		"attention too few":     func() { s.b.Attention(d, lse, m, m, m, o(3, 2)) },
+		"attention types":       func() { s.b.Attention(d, lse, m, m, s.alloc(tensor.BF16, 3, 4), o(3, 3)) },
+		"attention of halves":   func() { h := s.alloc(tensor.F16, 3, 4); s.b.Attention(d, lse, m, h, h, o(3, 3)) },
 		"swiglu":                func() { s.b.SwiGLU(d, m, sq) },
 		"log prob targets":      func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
 		"adamw":                 func() { s.b.AdamW(d, m, m, sq, tensor.AdamW{Step: 1}) },

@@ -186,7 +186,7 @@ func (b *Backend) Download(dst []float32, src *tensor.Tensor) {
 	s := input("download", src)
 	checkLen("download", len(dst), len(s))
 	if b.err == nil {
-		copy(dst, s)
+		b.split(len(s), 1024, 0.1, func(lo, hi, _ int) { copy(dst[lo:hi], s[lo:hi]) })
 	}
 }
 

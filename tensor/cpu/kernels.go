@@ -60,7 +60,8 @@ type kernels struct {
 	// last one padded by zero; halfPairs makes pairs of low[i] and high[i].
 	halves    func(dst, x []float32)
 	halfPairs func(dst, low, high []float32)
-	// round sets dst to x rounded to bfloat16, roundBF16 to how that is stored.
+	// round sets dst to x rounded to bfloat16, roundBF16 to how that is stored;
+	// there denormal numbers may become zeros.
 	round     func(dst, x []float32)
 	roundBF16 func(dst []byte, x []float32)
 	// expand sets dst to the elements of src.

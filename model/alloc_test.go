@@ -18,7 +18,7 @@ func (idle) RMSNorm(dst, rstd, x, w *tensor.Tensor, eps float32)            {}
 func (idle) Rope(x, pos, invFreq *tensor.Tensor, inverse bool)              {}
 func (idle) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {}
 func (idle) SwiGLU(dst, gate, up *tensor.Tensor)                            {}
-func (idle) ScatterAddRows(dst, src, idx *tensor.Tensor)                    {}
+func (idle) ScatterRows(dst, src, idx *tensor.Tensor)                       {}
 func (idle) Copy(dst, src *tensor.Tensor)                                   {}
 func (idle) Download(dst []float32, src *tensor.Tensor)                     {}
 

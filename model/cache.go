@@ -6,8 +6,8 @@ import (
 	"pipe/tensor"
 )
 
-// A cache keeps the keys and values of sequences. Each has a range of rows of
-// its own, the same in every layer. Rows that hold no token are zero.
+// A cache keeps the keys and values of sequences, in the decoder's precision. Each has a range of rows of
+// its own, the same in every layer.
 //
 // Sequences that begin with the same tokens have a copy each of the rows of
 // these tokens, because the attention of a segment reads one range of rows. A
@@ -29,7 +29,7 @@ func (d *Decoder) newCache(rows int) (*cache, error) {
 	tensor.For(d.backend, tensor.ForCache)
 	for range d.Layers {
 		for _, list := range []*[]*tensor.Tensor{&c.k, &c.v} {
-			t, err := d.backend.Alloc(tensor.F32, rows, d.Config.KVHeads*d.Config.HeadDim)
+			t, err := d.backend.Alloc(d.precision, rows, d.Config.KVHeads*d.Config.HeadDim)
 			if err != nil {
 				c.close()
 				return nil, err
@@ -69,8 +69,7 @@ func (c *cache) take(n int32) (span, bool) {
 	return span{}, false
 }
 
-// give returns a range, whose rows are zero by the time they are used again,
-// joining it with its neighbours.
+// give returns a range, joining it with its neighbours.
 func (c *cache) give(s span) {
 	if s.from == s.to {
 		return
@@ -96,13 +95,6 @@ func (c *cache) view(t *tensor.Tensor, s span) *tensor.Tensor {
 	return c.b.View(t, int(s.from)*w, int(s.to-s.from), w)
 }
 
-// zero empties rows.
-func (c *cache) zero(s span) {
-	if s.from < s.to {
-		c.each(func(t *tensor.Tensor) { c.b.Zero(c.view(t, s)) })
-	}
-}
-
 // copy copies n rows between ranges that do not overlap.
 func (c *cache) copy(to, from, n int32) {
 	c.each(func(t *tensor.Tensor) {
@@ -112,7 +104,7 @@ func (c *cache) copy(to, from, n int32) {
 
 // append adds the keys and values of a pass and returns all of a layer.
 func (c *cache) append(p *Pass, layer int, k, v *tensor.Tensor) (*tensor.Tensor, *tensor.Tensor) {
-	p.ScatterAddRows(c.k[layer], k, c.at) // to rows that are zero
-	p.ScatterAddRows(c.v[layer], v, c.at)
+	p.ScatterRows(c.k[layer], k, c.at)
+	p.ScatterRows(c.v[layer], v, c.at)
 	return c.k[layer], c.v[layer]
 }

@@ -11,9 +11,10 @@ type Decoder struct {
 	Norm      *Norm
 	Head      *Param // [V, H]; Embedding itself when tied
 
-	backend tensor.Backend
-	invFreq *tensor.Tensor
-	owned   *[]*tensor.Tensor
+	backend   tensor.Backend
+	precision tensor.DType // of products with weights, and of cached keys and values
+	invFreq   *tensor.Tensor
+	owned     *[]*tensor.Tensor
 
 	inputs []*tensor.Tensor // input of each layer, then of the head, when training
 	ids    *tensor.Tensor
@@ -94,8 +95,10 @@ func (l *Layer) linears(visit func(path string, l *Linear)) {
 }
 
 // SetPrecision declares how products with the model's matrices are formed, F32
-// or BF16 (see tensor.Memory). Activations, adapters and attention are F32.
+// or BF16 (see tensor.Memory); the keys and values that generation keeps are of
+// that type too. Activations, adapters and sums of attention are F32.
 func (d *Decoder) SetPrecision(dt tensor.DType) {
+	d.precision = dt
 	d.Linears(func(_ string, l *Linear) { d.backend.Precision(l.W.Value, dt) })
 	d.backend.Precision(d.Head.Value, dt)
 }

@@ -142,5 +142,5 @@ func (g *generator) mostRows() int {
 		return g.o.CacheTokens
 	}
 	c := &g.d.Config
-	return max(cacheTokens, cacheBytes/(2*4*c.Layers*c.KVHeads*c.HeadDim))
+	return max(cacheTokens, cacheBytes/(2*g.d.precision.Bytes(c.Layers*c.KVHeads*c.HeadDim)))
 }

@@ -123,16 +123,12 @@ func (g *generator) place(s *sequence) bool {
 		g.idle = slices.Delete(g.idle, 0, 1)
 		if old == t {
 			last = old.slot
-		} else {
-			g.cache.zero(old.slot)
 		}
 		g.cache.give(old.slot)
 	}
 	if last.from == s.slot.from && last.to > last.from { // they are where they should be
 		s.done = n
-		last.from += int32(n)
 	}
-	g.cache.zero(last)
 	s.ids = append(make([]int32, 0, s.limit), s.ids...)
 	g.share(s)
 	return true
@@ -160,9 +156,7 @@ func (g *generator) retire(s *sequence) {
 	if _, n := g.source(s, 0); n == s.prefill {
 		keep = 0
 	}
-	used := s.slot.from + int32(s.done)
 	rest := span{s.slot.from + keep, s.slot.to}
-	g.cache.zero(span{rest.from, used})
 	g.cache.give(rest)
 	if s.slot.to = rest.from; keep > 0 {
 		g.idle = append(g.idle, s)

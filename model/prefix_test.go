@@ -112,11 +112,13 @@ func family(r *rand.Rand, n int) []model.Request {
 
 // TestSharedPrefix: tokens and logits of a request are the same bits alone and
 // with others, whose prompts begin like its own or do not, in any order, with
-// any size of batch and cache, for every type of weights.
+// any size of batch and cache, for every type of weights and both precisions.
 func TestSharedPrefix(t *testing.T) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1} {
-		t.Run(dt.String(), func(t *testing.T) {
+		precision := tensor.F32
+		run := func(t *testing.T) {
 			d, b := load(t, small, dt)
+			d.SetPrecision(precision)
 			r := rand.New(rand.NewPCG(1, uint64(dt)))
 			reqs := family(r, 40)
 			want := make([]outcome, len(reqs))
@@ -141,7 +143,10 @@ func TestSharedPrefix(t *testing.T) {
 					t.Errorf("%+v: %d tokens read together, %d one by one", o, b.tokens, alone)
 				}
 			}
-		})
+		}
+		t.Run(dt.String(), run)
+		precision = tensor.BF16
+		t.Run(dt.String()+" in bfloat16", run)
 	}
 }
 

@@ -149,7 +149,8 @@ type Transformer interface {
 	Rope(x, pos, invFreq *Tensor, inverse bool)
 	// Attention is causal within each segment, with grouped queries:
 	// q [nq, heads·d], k and v [nk, kvHeads·d], dst like q, lse [nq, heads]
-	// the log-sum-exp of the scaled scores. Scores are scaled by 1/sqrt(d).
+	// the log-sum-exp of the scaled scores. Scores are scaled by 1/sqrt(d). k
+	// and v may both be BF16, from a cache.
 	Attention(dst, lse, q, k, v *Tensor, o Attention)
 	// AttentionGrad sets dq, dk and dv.
 	AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *Tensor, o Attention)
@@ -171,6 +172,9 @@ type Transformer interface {
 	LogProbGrad(dx, dw, x, w, target, lse, dy *Tensor)
 	// GatherRows sets dst[i,:] = x[idx[i],:].
 	GatherRows(dst, x, idx *Tensor)
+	// ScatterRows sets dst[idx[i],:] = src[i,:], in order of i; dst may be BF16,
+	// to which src (F32) is rounded as [Memory.Precision] says.
+	ScatterRows(dst, src, idx *Tensor)
 	// ScatterAddRows adds src[i,:] to dst[idx[i],:], in order of i.
 	ScatterAddRows(dst, src, idx *Tensor)
 }

@@ -14,7 +14,7 @@ import (
 type Reference struct{}
 
 type mem struct {
-	f []float32 // F32; of a frozen weight, expanded
+	f []float32 // F32; of BF16 and of a frozen weight, expanded
 	i []int32
 }
 
@@ -34,7 +34,7 @@ func (Reference) Close() error { return nil }
 func (Reference) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
 	t := &tensor.Tensor{DType: dt, Shape: shape}
 	switch dt {
-	case tensor.F32:
+	case tensor.F32, tensor.BF16:
 		t.Mem = &mem{f: make([]float32, t.Len())}
 	case tensor.I32:
 		t.Mem = &mem{i: make([]int32, t.Len())}

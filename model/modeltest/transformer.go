@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // Embed implements tensor.Transformer.
@@ -17,6 +18,19 @@ func (Reference) GatherRows(dst, x, idx *tensor.Tensor) {
 	n := x.Cols()
 	for i, id := range in(idx) {
 		copy(fl(dst)[i*n:(i+1)*n], fl(x)[int(id)*n:])
+	}
+}
+
+// ScatterRows implements tensor.Transformer.
+func (Reference) ScatterRows(dst, src, idx *tensor.Tensor) {
+	n := src.Cols()
+	for i, id := range in(idx) {
+		for j, v := range fl(src)[i*n : (i+1)*n] {
+			if dst.DType == tensor.BF16 {
+				v = quant.FromBF16(quant.ToBF16(v))
+			}
+			fl(dst)[int(id)*n+j] = v
+		}
 	}
 }
 

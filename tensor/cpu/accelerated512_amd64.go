@@ -1,5 +1,7 @@
 package cpu
 
+import "unsafe"
+
 // stepAVX512 cuts rows into tiles for which there are kernels.
 func stepAVX512(n int) int {
 	switch {
@@ -76,6 +78,14 @@ func halvesAVX512(dst, x []float32) {
 		halves32(n, &dst[:16*n][0], &x[0])
 	}
 	halvesGo(dst[16*n:], x[32*n:])
+}
+
+func roundBF16AVX512(dst []byte, x []float32) {
+	n := len(x) / 32
+	if n > 0 {
+		halves32(n, (*float32)(unsafe.Pointer(&dst[:64*n][0])), &x[0])
+	}
+	roundBF16Go(dst[64*n:], x[32*n:])
 }
 
 func halfPairsAVX512(dst, low, high []float32) {

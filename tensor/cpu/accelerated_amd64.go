@@ -11,8 +11,9 @@ import (
 )
 
 // accelerated returns the fastest kernels of the processor up to limit, nil if
-// it lacks AVX2. The tiles of AVX-512 give the same bits; its products of few
-// rows with stored weights, and of bfloat16, do not, and have names of their own.
+// it lacks AVX2. The tiles of AVX-512 give the same bits, but its products of
+// few rows, its attention to keys in bfloat16 and its products of bfloat16 do
+// not, and have other names.
 func accelerated(limit string) *kernels {
 	x := &cpu.X86
 	if !x.HasAVX2 || !x.HasFMA || !x.HasF16C {
@@ -24,9 +25,10 @@ func accelerated(limit string) *kernels {
 	}
 	k.name += "+few"
 	k.rows, k.cols, k.tile, k.step, k.few = 14, 32, tileAVX512, stepAVX512, fewAVX512
+	k.scores, k.mix = scoresAVX512, mixAVX512
 	if limit != "avx512" && x.HasAVX512BF16 {
 		k.name += "+pairs"
-		k.halfTile, k.halves, k.halfPairs = halfTileAVX512, halvesAVX512, halfPairsAVX512
+		k.halfTile, k.halves, k.halfPairs, k.roundBF16 = halfTileAVX512, halvesAVX512, halfPairsAVX512, roundBF16AVX512
 	}
 	return k
 }
@@ -35,7 +37,7 @@ func avx2() *kernels {
 	return &kernels{
 		name: "fma",
 		rows: 6, cols: 16, tile: tileAVX2, step: func(n int) int { return min(n, 6) },
-		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
+		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo, roundBF16: roundBF16Go,
 		dots: dotsAVX2, pack: packAVX2, pack8: pack8AVX2, expand: expandAVX2, rowDots: rowDotsAVX2,
 		dot: dotAVX2, dot64: dot64AVX2, max: maxAVX2,
 		addScaled: func(dst, a, b []float32, s float32) {

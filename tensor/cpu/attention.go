@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"unsafe"
 
 	"pipe/tensor"
 )
@@ -20,14 +21,25 @@ const (
 // heads is the checked description of an attention operation.
 type heads struct {
 	tensor.Attention
-	q, k, v    []float32
-	group      int // query heads of a key head
+	q          []float32
+	k, v       operand // F32, or BF16 in place
+	group      int     // query heads of a key head
 	ldq, ldk   int
 	scale      float32
 	segments   int
 	queries    int
 	keys       int
 	totalPairs float64 // of queries and keys
+}
+
+// keys returns keys or values, whose ld counts elements.
+func keys(op string, t *tensor.Tensor) operand {
+	m := mem(op, t)
+	if t.DType != tensor.F32 && t.DType != tensor.BF16 {
+		panic(fmt.Sprintf("cpu: %s: keys or values of %s; must be f32 or bf16", op, t.DType))
+	}
+	rows, cols := matrix(op, t)
+	return operand{dt: t.DType, f: m.f32, raw: m.raw, rows: rows, cols: cols, ld: cols}
 }
 
 func (b *Backend) newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) *heads {
@@ -38,13 +50,16 @@ func (b *Backend) newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention
 		bad("%d heads, %d key heads of width %d", o.Heads, o.KVHeads, o.HeadDim)
 	}
 	h := &b.op.heads
-	*h = heads{Attention: o, q: input(op, q), k: input(op, k), v: input(op, v), group: o.Heads / o.KVHeads,
+	*h = heads{Attention: o, q: input(op, q), k: keys(op, k), v: keys(op, v), group: o.Heads / o.KVHeads,
 		ldq: o.Heads * o.HeadDim, ldk: o.KVHeads * o.HeadDim, scale: float32(1 / math.Sqrt(float64(o.HeadDim)))}
 	h.queries, _ = matrix(op, q)
 	h.keys, _ = matrix(op, k)
 	checkMatrix(op, q, h.queries, h.ldq)
 	checkMatrix(op, k, h.keys, h.ldk)
 	sameShape(op, k, v)
+	if k.DType != v.DType {
+		bad("keys of %s, values of %s", k.DType, v.DType)
+	}
 	h.segments = len(o.K)
 	if len(o.Q) != h.segments+1 || len(o.KLen) != h.segments {
 		bad("%d query bounds, %d first keys, %d key counts", len(o.Q), len(o.K), len(o.KLen))
@@ -138,13 +153,7 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 	}
 	for k0 := 0; k0 < s.sees(s.rows-1); k0 += block {
 		n := min(block, s.sees(s.rows-1)-k0)
-		at := (s.keyRow+k0)*h.ldk + s.kvHead*d
-		if s.decode {
-			b.scoresInPlace(h, s, probs, block, at, n, w)
-		} else {
-			b.packKeys(&w.panels, h.k[at:], h.ldk, n, d, w)
-			b.timesKeys(s, h.q[s.at:], w.panels, probs, block, k0, n, d, h.scale)
-		}
+		b.scoreKeys(h, s, probs, block, k0, n, w)
 		for r := range s.rows {
 			p := probs[r*block:][:n]
 			seen := min(n, s.sees(r)-k0)
@@ -163,7 +172,7 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 			}
 			most[r], sum[r] = m, sum[r]+part
 		}
-		b.times(s.rows, probs, block, 1, h.v[at:], h.ldk, dst[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
+		b.addValues(h, s, probs, block, k0, n, dst, w)
 	}
 	for r := range s.rows {
 		row := dst[s.at+r*s.step:][:d]
@@ -172,22 +181,77 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 	}
 }
 
-// scoresInPlace sets p[r,j] to the scaled product of query row r and key j.
-func (b *Backend) scoresInPlace(h *heads, s *strip, p []float32, ldp, at, n int, w *scratch) {
+// at returns element col of row r of keys or values; rows r..r+n have it.
+func (o *operand) at(r, n, col int) unsafe.Pointer {
+	last := (r + n) * o.ld // a wrong size panics here
+	if o.dt == tensor.F32 {
+		_ = o.f[last-1]
+		return unsafe.Pointer(&o.f[r*o.ld+col])
+	}
+	size := o.dt.Bytes(1)
+	_ = o.raw[size*last-1]
+	return unsafe.Pointer(&o.raw[size*(r*o.ld+col)])
+}
+
+// inF32 returns the head of s of the keys or values o, n from k0 on, and how
+// far they are apart, expanded if need be.
+func (s *strip) inF32(b *Backend, o *operand, k0, n, d int, w *scratch) ([]float32, int) {
+	at := (s.keyRow+k0)*o.ld + s.kvHead*d
+	if o.dt == tensor.F32 {
+		return o.f[at:], o.ld
+	}
+	rows := grow(&w.values, n*d)
+	for i := range n {
+		b.k.expand(rows[i*d:][:d], o.dt, o.raw[o.dt.Bytes(at+i*o.ld):][:o.dt.Bytes(d)])
+	}
+	return rows, d
+}
+
+// inPlace reports whether there are kernels for few queries.
+func (k *kernels) inPlace(d int) bool { return k.scores != nil && d%attendGroup == 0 }
+
+// scoreKeys sets p[r,j] to the scaled product of query row r and key k0+j.
+func (b *Backend) scoreKeys(h *heads, s *strip, p []float32, ldp, k0, n int, w *scratch) {
+	d := h.HeadDim
+	if s.decode && h.k.dt == tensor.BF16 && b.k.inPlace(d) {
+		b.k.scores(s.rows, n, d, h.q[s.at:], s.step, h.k.at(s.keyRow+k0, n, s.kvHead*d), h.k.dt.Bytes(h.k.ld), p, ldp, h.scale)
+		return
+	}
+	keys, ld := s.inF32(b, &h.k, k0, n, d, w)
+	if s.decode {
+		b.scoresInPlace(h, s, p, ldp, keys, ld, n, w)
+		return
+	}
+	b.packKeys(&w.panels, keys, ld, n, d, w)
+	b.timesKeys(s, h.q[s.at:], w.panels, p, ldp, k0, n, d, h.scale)
+}
+
+// addValues adds the values of n keys from k0 on, weighted by p, to dst.
+func (b *Backend) addValues(h *heads, s *strip, p []float32, ldp, k0, n int, dst []float32, w *scratch) {
+	d := h.HeadDim
+	if s.decode && b.k.inPlace(d) {
+		b.k.mix(s.rows, n, d, p, ldp, h.v.at(s.keyRow+k0, n, s.kvHead*d), h.v.dt.Bytes(h.v.ld), h.v.dt, dst[s.at:], s.step)
+		return
+	}
+	values, ld := s.inF32(b, &h.v, k0, n, d, w)
+	b.times(s.rows, p, ldp, 1, values, ld, dst[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
+}
+
+// scoresInPlace is scoreKeys with keys ld apart.
+func (b *Backend) scoresInPlace(h *heads, s *strip, p []float32, ldp int, keys []float32, ld, n int, w *scratch) {
 	d := h.HeadDim
 	for j := 0; j < n; j += dotRows {
-		keys, ld := h.k[at+j*h.ldk:], h.ldk
 		if n-j < dotRows {
 			for r := range s.rows {
 				for i := j; i < n; i++ {
-					p[r*ldp+i] = h.scale * b.k.dot(h.q[s.at+r*s.step:][:d], h.k[at+i*h.ldk:])
+					p[r*ldp+i] = h.scale * b.k.dot(h.q[s.at+r*s.step:][:d], keys[i*ld:])
 				}
 			}
 			return
 		}
 		for r := 0; r < s.rows; r += dotCols {
 			m := min(dotCols, s.rows-r)
-			b.k.dots(m, d, keys, ld, h.q[s.at+r*s.step:], s.step, &w.out)
+			b.k.dots(m, d, keys[j*ld:], ld, h.q[s.at+r*s.step:], s.step, &w.out)
 			for i := range m {
 				for c := range dotRows {
 					p[(r+i)*ldp+j+c] = h.scale * w.out[i*dotRows+c]

@@ -29,6 +29,7 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	*g = attentionGrad{heads: b.newHeads(op, q, k, v, o), dq: output(op, dq), dk: output(op, dk), dv: output(op, dv),
 		dy: input(op, dy), lse: input(op, lse), order: g.order[:0], parts: g.parts[:0]}
 	out := input(op, dst)
+	wantType(op, k, tensor.F32)
 	sameShape(op, dq, q, dst, dy)
 	sameShape(op, dk, k, dv)
 	checkMatrix(op, lse, g.queries, o.Heads)
@@ -105,8 +106,8 @@ func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
 	for k0 := 0; k0 < keys; k0 += keyBlock {
 		n := min(keyBlock, keys-k0)
 		at := (int(g.K[segment])+k0)*g.ldk + head/g.group*d
-		b.packKeys(&w.panels, g.k[at:], g.ldk, n, d, w)
-		b.packKeys(&w.values, g.v[at:], g.ldk, n, d, w)
+		b.packKeys(&w.panels, g.k.f[at:], g.ldk, n, d, w)
+		b.packKeys(&w.values, g.v.f[at:], g.ldk, n, d, w)
 		for i := 0; i < queries; i += queryBlock {
 			s := g.strip(segment, head, i, min(queryBlock, queries-i))
 			if s.sees(s.rows-1) <= k0 {
@@ -115,7 +116,7 @@ func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
 			b.scores(g, &s, probs, grads, k0, n, w)
 			seen := func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) }
 			by := func(key int) (int, int) { return max(0, k0+key-s.visible+1), s.rows } // queries that see a key
-			b.times(s.rows, grads, keyBlock, 1, g.k[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
+			b.times(s.rows, grads, keyBlock, 1, g.k.f[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
 			b.times(n, probs, 1, keyBlock, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
 			b.times(n, grads, 1, keyBlock, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
 		}

@@ -159,6 +159,35 @@ func BenchmarkAttention(b *testing.B) {
 	})
 }
 
+// BenchmarkCache is the attention of a step of 16 sequences through 30 layers,
+// whose keys and values are too many for the caches.
+func BenchmarkCache(b *testing.B) {
+	const sequences, length, layers, heads, kvHeads, d = 16, 150, 30, 9, 3, 64
+	be := benchBackend(b)
+	o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0}}
+	for s := range int32(sequences) {
+		o.Q, o.K, o.KLen = append(o.Q, s+1), append(o.K, s*length), append(o.KLen, length)
+	}
+	q, y, lse := benchTensor(b, be, sequences, heads*d), benchTensor(b, be, sequences, heads*d), benchTensor(b, be, sequences, heads)
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		b.Run(dt.String(), func(b *testing.B) {
+			var k, v [layers]*tensor.Tensor
+			for i := range layers {
+				k[i], _ = be.Alloc(dt, sequences*length, kvHeads*d)
+				v[i], _ = be.Alloc(dt, sequences*length, kvHeads*d)
+				be.Zero(k[i])
+				be.Zero(v[i])
+			}
+			for b.Loop() {
+				for i := range layers {
+					be.Attention(y, lse, q, k[i], v[i], o)
+				}
+			}
+			b.ReportMetric(float64(2*layers*sequences*length*kvHeads*d*dt.Bytes(1))*float64(b.N)/b.Elapsed().Seconds()/1e9, "GB/s")
+		})
+	}
+}
+
 func BenchmarkElementwise(b *testing.B) {
 	const n = 512 * 1536
 	be := benchBackend(b)

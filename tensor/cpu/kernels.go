@@ -1,6 +1,10 @@
 package cpu
 
-import "pipe/tensor"
+import (
+	"unsafe"
+
+	"pipe/tensor"
+)
 
 // A tile computes c = alpha*a·b, or c += alpha*a·b, for rows×cols elements of c
 // and k terms each. Element (i, p) of a lies at i*ar+p*ac, (p, j) of b at
@@ -14,6 +18,8 @@ const (
 	dotCols = 3 // its most vectors
 
 	packRows = 16 // of one call of kernels.pack
+
+	attendGroup = 16 // elements of a head in whole groups of kernels.scores and mix
 )
 
 // kernels is the table of inner loops. Slices of one call have equal lengths
@@ -34,6 +40,14 @@ type kernels struct {
 	// and j of x (n ≤ dotCols, xr apart), of k elements. The bits of a product
 	// do not depend on n.
 	dots func(n, k int, w []float32, wr int, x []float32, xr int, out *[dotRows * dotCols]float32)
+	// scores and mix are attention of a few queries to n keys in place: nil:
+	// with dots and tile. d is in whole groups of attendGroup, kr and vr are
+	// bytes, and a row of p has room for 6 at least. scores sets p[j*pr+i] to the
+	// scaled product of rows j of q (qr apart) and i of k, in bfloat16: its bits
+	// depend on nothing else. mix is tile, with 1 and add, over values of either
+	// type: c[j*cr:] += Σ p[j*pr+i]·v[i].
+	scores func(rows, n, d int, q []float32, qr int, k unsafe.Pointer, kr int, p []float32, pr int, scale float32)
+	mix    func(rows, n, d int, p []float32, pr int, v unsafe.Pointer, vr int, dt tensor.DType, c []float32, cr int)
 	// few returns how weights of a type are arranged for products with few rows;
 	// nil, or a nil function: not at all.
 	few func(dt tensor.DType) *fewFormat
@@ -46,8 +60,10 @@ type kernels struct {
 	// last one padded by zero; halfPairs makes pairs of low[i] and high[i].
 	halves    func(dst, x []float32)
 	halfPairs func(dst, low, high []float32)
-	// round sets dst to x rounded to bfloat16.
-	round func(dst, x []float32)
+	// round sets dst to x rounded to bfloat16, roundBF16 to how that is stored;
+	// there denormal numbers may become zeros.
+	round     func(dst, x []float32)
+	roundBF16 func(dst []byte, x []float32)
 	// expand sets dst to the elements of src.
 	expand func(dst []float32, dt tensor.DType, src []byte)
 	// rowDots is expand and dots for one vector, bit for bit, of four rows of

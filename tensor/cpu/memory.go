@@ -187,7 +187,7 @@ func (b *Backend) Download(dst []float32, src *tensor.Tensor) {
 	s := input("download", src)
 	checkLen("download", len(dst), len(s))
 	if b.err == nil {
-		copy(dst, s)
+		b.split(len(s), 1024, 0.1, args{dst: dst, x: s}, func(a *args, lo, hi, _ int) { copy(a.dst[lo:hi], a.x[lo:hi]) })
 	}
 }
 

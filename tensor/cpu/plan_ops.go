@@ -36,7 +36,8 @@ func (p *plan) Dequantize(dst, src *tensor.Tensor)                { p.use("dequa
 func (p *plan) Embed(dst, table, ids *tensor.Tensor)              { p.use("embed", dst, table, ids) }
 func (p *plan) EmbedGrad(dtable, ids, dy *tensor.Tensor)          { p.use("embed gradient", dtable, ids, dy) }
 func (p *plan) GatherRows(dst, x, idx *tensor.Tensor)             { p.use("gather rows", dst, x, idx) }
-func (p *plan) ScatterAddRows(dst, src, idx *tensor.Tensor)       { p.use("scatter rows", dst, src, idx) }
+func (p *plan) ScatterRows(dst, src, idx *tensor.Tensor)          { p.use("scatter rows", dst, src, idx) }
+func (p *plan) ScatterAddRows(dst, src, idx *tensor.Tensor)       { p.use("scatter add rows", dst, src, idx) }
 func (p *plan) RMSNorm(dst, rstd, x, w *tensor.Tensor, _ float32) { p.use("rmsnorm", dst, rstd, x, w) }
 func (p *plan) SwiGLU(dst, gate, up *tensor.Tensor)               { p.use("swiglu", dst, gate, up) }
 
@@ -106,6 +107,13 @@ func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	p.use("attention", dst, lse, q, k, v)
 	p.attention(o)
+	if k.DType == tensor.BF16 {
+		block := keyBlock
+		if !p.k.inPlace(o.HeadDim) {
+			block = decodeBlock
+		}
+		more(&p.work.values, block*o.HeadDim)
+	}
 	p.grown()
 }
 

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"encoding/binary"
 	"math"
 	"runtime"
 
@@ -13,7 +14,7 @@ func portable() *kernels {
 	return &kernels{
 		name: "generic:" + runtime.GOARCH,
 		rows: 6, cols: 16, tile: tileGo, step: func(n int) int { return min(n, 6) },
-		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo,
+		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo, roundBF16: roundBF16Go,
 		dots: dotsGo, pack: packGo, pack8: pack8Go, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
 		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
@@ -92,6 +93,12 @@ func halfPairsGo(dst, low, high []float32) {
 func roundGo(dst, x []float32) {
 	for i, v := range x {
 		dst[i] = math.Float32frombits(half(v) << 16)
+	}
+}
+
+func roundBF16Go(dst []byte, x []float32) {
+	for i, v := range x {
+		binary.LittleEndian.PutUint16(dst[2*i:], uint16(half(v)))
 	}
 }
 

@@ -45,9 +45,37 @@ func (b *Backend) gather(op string, dst, x, idx *tensor.Tensor) {
 	}
 }
 
+// ScatterRows implements [tensor.Transformer].
+func (b *Backend) ScatterRows(dst, src, idx *tensor.Tensor) {
+	const op = "scatter rows"
+	m, s, at := mem(op, dst), input(op, src), ints(op, idx)
+	writable(op, m)
+	if dst.DType != tensor.F32 && dst.DType != tensor.BF16 {
+		panic(fmt.Sprintf("cpu: %s: the result is %s; must be f32 or bf16", op, dst.DType))
+	}
+	rows, cols := matrix(op, dst)
+	checkMatrix(op, src, len(at), cols)
+	if b.err != nil || !b.checkIndex(op, at, rows) {
+		return
+	}
+	// Each thread takes some of the columns; rows of a cache are seldom in the
+	// caches of a processor.
+	o := operand{dt: dst.DType, f: m.f32, raw: m.raw}
+	b.split(cols, 64, float64(len(at))*5, args{o: o, x: s, ids: at, cols: cols}, func(a *args, lo, hi, _ int) {
+		for i, r := range a.ids {
+			row, to := a.x[i*a.cols+lo:i*a.cols+hi], int(r)*a.cols+lo
+			if a.o.dt == tensor.F32 {
+				copy(a.o.f[to:], row)
+			} else {
+				a.b.k.roundBF16(a.o.raw[2*to:][:2*len(row)], row)
+			}
+		}
+	})
+}
+
 // ScatterAddRows implements [tensor.Transformer].
 func (b *Backend) ScatterAddRows(dst, src, idx *tensor.Tensor) {
-	b.addRows("scatter rows", dst, src, idx)
+	b.addRows("scatter add rows", dst, src, idx)
 }
 
 // addRows adds row i of src to row idx[i] of dst, in order of i: each thread

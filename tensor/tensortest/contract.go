@@ -39,6 +39,7 @@ func testEmpty(s *suite) {
 	s.b.ColSum(h, e)
 	s.b.ColDot(h, e, e)
 	s.b.EmbedGrad(g, i, e)
+	s.b.ScatterRows(g, e, i)
 	s.b.ScatterAddRows(g, e, i)
 	s.b.RMSNormGrad(e, h, e, v, z, e)
 	s.b.LogProbGrad(e, g, e, w, i, z, z)
@@ -154,8 +155,7 @@ func testNegativeZero(s *suite) {
 func testPanics(s *suite) {
 	m, sq, v, i := s.put(s.normal(12), 3, 4), s.put(s.normal(9), 3, 3), s.put(s.normal(4), 4), s.putInts([]int32{0, 1, 2})
 	w := s.load(tensor.F32, bytesOf(make([]float32, 12)), 3, 4)
-	d := s.put(make([]float64, 12), 3, 4)
-	l := s.put(make([]float64, 3), 3)
+	d, l := s.put(make([]float64, 12), 3, 4), s.put(make([]float64, 3), 3)
 	one := tensor.MatMul{Alpha: 1}
 	o := func(q, klen int32) tensor.Attention {
 		return tensor.Attention{Heads: 2, KVHeads: 2, HeadDim: 2, Q: []int32{0, q}, K: []int32{0}, KLen: []int32{klen}}
@@ -179,11 +179,14 @@ func testPanics(s *suite) {
 		"dequantize":            func() { s.b.Dequantize(sq, w) },
 		"embed width":           func() { s.b.Embed(sq, w, i) },
 		"embed ids":             func() { s.b.Embed(d, w, l) },
+		"scatter width":         func() { s.b.ScatterRows(d, sq, i) },
+		"scatter over weights":  func() { s.b.ScatterRows(w, m, i) },
 		"rmsnorm weight":        func() { s.b.RMSNorm(d, l, m, l, 0) },
 		"rope positions":        func() { s.b.Rope(m, s.putInts([]int32{1}), s.put([]float64{1}, 1), false) },
 		"attention queries":     func() { s.b.Attention(d, lse, m, m, m, o(2, 3)) },
 		"attention keys":        func() { s.b.Attention(d, lse, m, m, m, o(3, 4)) },
 		"attention too few":     func() { s.b.Attention(d, lse, m, m, m, o(3, 2)) },
+		"attention types":       func() { s.b.Attention(d, lse, m, m, s.alloc(tensor.BF16, 3, 4), o(3, 3)) },
 		"swiglu":                func() { s.b.SwiGLU(d, m, sq) },
 		"log prob targets":      func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
 		"adamw":                 func() { s.b.AdamW(d, m, m, sq, tensor.AdamW{Step: 1}) },
@@ -215,7 +218,8 @@ func testBadIndices(s *suite) {
 	for name, f := range map[string]func(s *suite, x, y *tensor.Tensor, bad *tensor.Tensor){
 		"embed":            func(s *suite, x, y, bad *tensor.Tensor) { s.b.Embed(y, x, bad) },
 		"gather":           func(s *suite, x, y, bad *tensor.Tensor) { s.b.GatherRows(y, x, bad) },
-		"scatter":          func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterAddRows(x, y, bad) },
+		"scatter":          func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterRows(x, y, bad) },
+		"scatter and add":  func(s *suite, x, y, bad *tensor.Tensor) { s.b.ScatterAddRows(x, y, bad) },
 		"log prob targets": func(s *suite, x, y, bad *tensor.Tensor) { l := s.garbage(2); s.b.LogProb(l, l, nil, nil, y, x, bad) },
 	} {
 		for _, id := range []int32{-1, 3} {

@@ -53,11 +53,19 @@ func (s *suite) alone(name string, in, out int, f func(dst, x *tensor.Tensor)) {
 
 // decodeAttention compares segments of one query, whose keys lie anywhere.
 func (s *suite) decodeAttention() {
-	const d, rows = 20, 1200
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, d := range []int{20, 64, 80} {
+			s.decodeHeads(dt, d)
+		}
+	}
+}
+
+func (s *suite) decodeHeads(dt tensor.DType, d int) {
+	const rows = 1200
 	o := tensor.Attention{Heads: 6, KVHeads: 2, HeadDim: d}
 	k, v, q := s.normal(rows*2*d), s.normal(rows*2*d), s.normal(4*6*d)
-	o.Q, o.K, o.KLen = []int32{0, 1, 2, 3, 4}, []int32{3, 0, 640, 1190}, []int32{600, 1, 513, 10}
-	kt, vt := s.put(k, rows, 2*d), s.put(v, rows, 2*d)
+	o.Q, o.K, o.KLen = []int32{0, 1, 2, 3, 4}, []int32{3, 0, 640, 1189}, []int32{600, 1, 513, 11}
+	kt, vt := s.rows(dt, k, rows, 2*d), s.rows(dt, v, rows, 2*d)
 	dst := s.garbage(4, 6*d)
 	s.b.Attention(dst, s.garbage(4, 6), s.put(q, 4, 6*d), kt, vt, o)
 	together := s.get(dst)
@@ -65,7 +73,7 @@ func (s *suite) decodeAttention() {
 		at, n := int(o.K[i])*2*d, int(o.KLen[i])
 		one := tensor.Attention{Heads: 6, KVHeads: 2, HeadDim: d, Q: []int32{0, 1}, K: []int32{0}, KLen: o.KLen[i : i+1]}
 		dst := s.garbage(1, 6*d)
-		s.b.Attention(dst, s.garbage(1, 6), s.put(q[i*6*d:(i+1)*6*d], 1, 6*d), s.put(k[at:at+n*2*d], n, 2*d), s.put(v[at:at+n*2*d], n, 2*d), one)
-		s.same(fmt.Sprintf("attention of segment %d", i), s.get(dst), together[i*6*d:(i+1)*6*d])
+		s.b.Attention(dst, s.garbage(1, 6), s.put(q[i*6*d:(i+1)*6*d], 1, 6*d), s.rows(dt, k[at:at+n*2*d], n, 2*d), s.rows(dt, v[at:at+n*2*d], n, 2*d), one)
+		s.same(fmt.Sprintf("attention of segment %d, heads of %d, keys of %s", i, d, dt), s.get(dst), together[i*6*d:(i+1)*6*d])
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 func testRows(s *suite) {
@@ -36,7 +37,30 @@ func testRows(s *suite) {
 		table[int(ids[i/cols])*cols+i%cols] += v
 	}
 	s.check("embed gradient", a, table, F32)
-	s.check("scatter", b, table, F32)
+	s.check("scatter and add", b, table, F32)
+	s.scatterRows(ids, rows, cols)
+}
+
+// scatterRows writes rows over others, some of them twice.
+func (s *suite) scatterRows(ids []int32, rows, width int) {
+	for _, cols := range []int{width, 7, 96} {
+		x, table := s.normal(len(ids)*cols), s.normal(rows*cols)
+		rounded := s.alloc(tensor.BF16, rows, cols)
+		s.b.ScatterRows(rounded, s.put(table, rows, cols), s.putInts([]int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}))
+		plain, from, it := s.put(table, rows, cols), s.put(x, len(ids), cols), s.putInts(ids)
+		s.b.ScatterRows(plain, from, it)
+		s.b.ScatterRows(rounded, from, it)
+		for i, v := range x {
+			table[int(ids[i/cols])*cols+i%cols] = v
+		}
+		s.check("scatter", plain, table, Exact)
+		for i, v := range table {
+			table[i] = float64(quant.FromBF16(quant.ToBF16(float32(v))))
+		}
+		expanded := s.garbage(rows, cols)
+		s.b.Dequantize(expanded, rounded)
+		s.check("scatter in bfloat16", expanded, table, Exact)
+	}
 }
 
 func testRMSNorm(s *suite) {
@@ -117,6 +141,7 @@ var attentionCases = []struct {
 	{12, tensor.Attention{Heads: 3, KVHeads: 1, HeadDim: 5, Q: []int32{0, 7, 7, 12}, K: []int32{0, 7, 7}, KLen: []int32{7, 0, 5}}},
 	{40, tensor.Attention{Heads: 4, KVHeads: 2, HeadDim: 24, Q: []int32{0, 9, 10, 12}, K: []int32{20, 3, 33}, KLen: []int32{20, 17, 6}}},
 	{700, tensor.Attention{Heads: 4, KVHeads: 2, HeadDim: 16, Q: []int32{0, 1, 2}, K: []int32{0, 601}, KLen: []int32{601, 99}}},
+	{560, tensor.Attention{Heads: 10, KVHeads: 2, HeadDim: 80, Q: []int32{0, 1, 4, 5}, K: []int32{0, 3, 558}, KLen: []int32{523, 7, 2}}},
 	{331, tensor.Attention{Heads: 2, KVHeads: 1, HeadDim: 18, Q: []int32{0, 230, 240}, K: []int32{0, 230}, KLen: []int32{230, 101}}},
 }
 
@@ -131,11 +156,29 @@ func (s *suite) attention(name string, o tensor.Attention, nk int) {
 	nq := int(o.Q[len(o.Q)-1])
 	hq, hk := o.Heads*o.HeadDim, o.KVHeads*o.HeadDim
 	q, k, v := s.normal(nq*hq), s.normal(nk*hk), s.normal(nk*hk)
-	out, lse := refAttention(q, k, v, o)
-	y, l := s.garbage(nq, hq), s.garbage(nq, o.Heads)
-	s.b.Attention(y, l, s.put(q, nq, hq), s.put(k, nk, hk), s.put(v, nk, hk), o)
-	s.check(name+": output", y, out, F32)
-	s.check(name+": lse", l, lse, F32)
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		kt, vt := s.rows(dt, k, nk, hk), s.rows(dt, v, nk, hk)
+		out, lse := refAttention(q, k, v, o)
+		y, l := s.garbage(nq, hq), s.garbage(nq, o.Heads)
+		s.b.Attention(y, l, s.put(q, nq, hq), kt, vt, o)
+		s.check(fmt.Sprintf("%s: output of %s", name, dt), y, out, F32)
+		s.check(fmt.Sprintf("%s: lse of %s", name, dt), l, lse, F32)
+	}
+}
+
+// rows returns x as rows of keys or values, to which it is rounded.
+func (s *suite) rows(dt tensor.DType, x []float64, n, cols int) *tensor.Tensor {
+	s.Helper()
+	if dt == tensor.F32 {
+		return s.put(x, n, cols)
+	}
+	to, at := s.alloc(dt, n, cols), make([]int32, n)
+	for i := range at {
+		at[i] = int32(i)
+	}
+	s.b.ScatterRows(to, s.put(x, n, cols), s.putInts(at))
+	copy(x, s.expanded(to))
+	return to
 }
 
 func (s *suite) attentionGrad(name string, o tensor.Attention, nk int) {

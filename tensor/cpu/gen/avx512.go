@@ -28,6 +28,9 @@ func avx512() {
 	w = &writer{consts: map[string]bool{}}
 	w.few()
 	w.save("few")
+	w = &writer{consts: map[string]bool{}}
+	w.attention()
+	w.save("attend")
 }
 
 // evex writes an instruction of map 0F38 with 512-bit registers and no mask:

@@ -1,7 +1,7 @@
 // Command gen writes the kernels of package cpu and their declarations: those
 // of AVX2 and FMA in avx2_amd64, those of AVX-512 and its bfloat16 products in
-// avx512_amd64, and those for few rows and stored weights in few_amd64. Run it
-// from the module's root:
+// avx512_amd64, those for few rows and stored weights in few_amd64, and those
+// for attention of few queries in attend_amd64. Run it from the module's root:
 //
 //	go run ./tensor/cpu/gen
 //

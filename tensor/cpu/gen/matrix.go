@@ -92,14 +92,15 @@ func (w *writer) sums(a, b, c, d int, dst string) {
 }
 
 // dots writes the product of four rows with n vectors. Each result is one
-// chain of sums in eight lanes, whatever n is.
+// chain of sums in eight lanes, whatever n is. Rows may be far apart, as those of
+// a cache, which no processor fetches by itself.
 func (w *writer) dots(n int) {
 	arg := w.function(fmt.Sprintf("dots%d", n), fmt.Sprintf("is kernels.dots for n = %d; k is in groups of 8.", n),
 		param{"k", "int"}, param{"w", "*float32"}, param{"wr", "int"}, param{"x", "*float32"}, param{"xr", "int"}, param{"out", "*float32"})
 	for _, v := range [][2]string{{"k", "CX"}, {"w", "BX"}, {"wr", "R9"}, {"x", "SI"}, {"xr", "R8"}, {"out", "DI"}} {
 		w.p("MOVQ %s, %s", arg(v[0]), v[1])
 	}
-	w.p("LEAQ (R9)(R9*2), R10")
+	w.p("LEAQ (R9)(R9*2), R10\nLEAQ (BX)(R9*8), R11")
 	for i := 4; i < 4+4*n; i++ {
 		w.p("VXORPS Y%d, Y%d, Y%d", i, i, i)
 	}
@@ -114,7 +115,10 @@ func (w *writer) dots(n int) {
 			w.p("VFMADD231PS Y3, Y%d, Y%d", j, 4+4*j+i)
 		}
 	}
-	w.p("ADDQ $32, SI\nADDQ $32, BX\nDECQ CX\nJNZ %s", loop)
+	for _, row := range []string{"(R11)", "(R11)(R9*1)", "(R11)(R9*2)", "(R11)(R10*1)"} {
+		w.p("PREFETCHT0 %s", row) // of the next but one call
+	}
+	w.p("ADDQ $32, SI\nADDQ $32, BX\nADDQ $32, R11\nDECQ CX\nJNZ %s", loop)
 	for j := range n {
 		w.sums(4+4*j, 5+4*j, 6+4*j, 7+4*j, fmt.Sprintf("%d(DI)", 16*j))
 	}

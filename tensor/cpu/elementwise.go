@@ -127,8 +127,11 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	})
 }
 
-// ColDot implements [tensor.Linear]. A job takes some of the columns; 64 rows
-// are summed in float32 and added to the others in float64.
+// dotRowsAtOnce is how many rows ColDot sums in float32; these sums are added in
+// float64, in order.
+const dotRowsAtOnce = 64
+
+// ColDot implements [tensor.Linear]. A job takes whole rows, which lie together.
 func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
 	const op = "column dots"
 	d, p, q := output(op, dst), input(op, x), input(op, y)
@@ -138,26 +141,24 @@ func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(cols, 16, float64(rows)*0.4, args{dst: d, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
+	blocks := (rows + dotRowsAtOnce - 1) / dotRowsAtOnce
+	parts := grow(&b.shared.panels, blocks*cols)
+	b.each(blocks, float64(rows*cols)*0.4, args{dst: parts, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
+	for j := range d {
+		sum := 0.0
+		for i := range blocks {
+			sum += float64(parts[i*cols+j])
+		}
+		d[j] += float32(sum)
+	}
 }
 
-func (a *args) colDot(lo, hi, thread int) {
-	const few = 64
-	n, w := hi-lo, &a.b.work[thread]
-	sum, part := grow(&w.wide, n), grow(&w.row, n)
-	clear(sum)
-	for t0 := 0; t0 < a.rows; t0 += few {
-		clear(part)
-		for t := t0; t < min(a.rows, t0+few); t++ {
-			at := t*a.cols + lo
-			a.b.k.addMul(part, a.x[at:at+n], a.y[at:at+n], 1)
-		}
-		for j, v := range part {
-			sum[j] += float64(v)
-		}
-	}
-	for j, v := range sum {
-		a.dst[lo+j] += float32(v)
+func (a *args) colDot(block, _, _ int) {
+	part := a.dst[block*a.cols:][:a.cols]
+	clear(part)
+	for t := block * dotRowsAtOnce; t < min(a.rows, (block+1)*dotRowsAtOnce); t++ {
+		at := t * a.cols
+		a.b.k.addMul(part, a.x[at:at+a.cols], a.y[at:at+a.cols], 1)
 	}
 }
 

@@ -65,8 +65,7 @@ func (p *plan) ScaleRows(dst, x, s *tensor.Tensor) { p.use("scale rows", dst, x,
 
 func (p *plan) ColDot(dst, a, b *tensor.Tensor) {
 	p.use("column dots", dst, a, b)
-	more(&p.work.wide, a.Cols())
-	more(&p.work.row, a.Cols())
+	more(&p.shared.panels, (a.Rows()+dotRowsAtOnce-1)/dotRowsAtOnce*a.Cols())
 	p.grown()
 }
 

@@ -60,6 +60,11 @@ func avx2() *kernels {
 				addMul8(n, &dst[0], &x[:n][0], &y[:n][0], s)
 			}
 		},
+		rotate: func(x, y, cos, sin []float32, sign float32) {
+			if n := len(x); n > 0 {
+				rotate8(n, &x[0], &y[:n][0], &cos[:n][0], &sin[:n][0], sign)
+			}
+		},
 		exp: expAVX2,
 		swiglu: func(dst, g, u []float32) {
 			if n := len(dst); n > 0 {

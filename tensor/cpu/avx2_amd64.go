@@ -112,6 +112,11 @@ func mul8(n int, dst *float32, x *float32, y *float32, s float32)
 //go:noescape
 func addMul8(n int, dst *float32, x *float32, y *float32, s float32)
 
+// rotate8 is kernels.rotate.
+//
+//go:noescape
+func rotate8(n int, x *float32, y *float32, cos *float32, sin *float32, sign float32)
+
 // exp8 is kernels.exp, with eight partial sums in sum.
 //
 //go:noescape

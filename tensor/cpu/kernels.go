@@ -74,12 +74,13 @@ type kernels struct {
 	dot64 func(x, y []float32) float64 // products and sum in float64
 	max   func(x []float32) float32    // of the numbers; -Inf without one
 
-	addScaled  func(dst, a, b []float32, s float32)       // dst = a + s*b
-	scale      func(dst, x []float32, s float32)          // dst = s*x
-	mul        func(dst, x, y []float32, s float32)       // dst = s*x*y
-	addMul     func(dst, x, y []float32, s float32)       // dst += s*x*y
-	exp        func(dst, x []float32, by float32) float32 // dst = exp(x-by); the sum
-	swiglu     func(dst, g, u []float32)                  // dst = silu(g)*u
+	addScaled  func(dst, a, b []float32, s float32)         // dst = a + s*b
+	scale      func(dst, x []float32, s float32)            // dst = s*x
+	mul        func(dst, x, y []float32, s float32)         // dst = s*x*y
+	addMul     func(dst, x, y []float32, s float32)         // dst += s*x*y
+	rotate     func(x, y, cos, sin []float32, sign float32) // x, y = x*cos - y*sign*sin, y*cos + x*sign*sin
+	exp        func(dst, x []float32, by float32) float32   // dst = exp(x-by); the sum
+	swiglu     func(dst, g, u []float32)                    // dst = silu(g)*u
 	swigluGrad func(dg, du, g, u, dy []float32)
 	// scoreGrad sets dp = p*(dp-delta)*s.
 	scoreGrad func(dp, p []float32, delta, s float32)

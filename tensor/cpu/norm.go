@@ -101,27 +101,20 @@ func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
 		return
 	}
 	b.rotate.set(at, inv)
-	b.split(rows, 1, float64(cols)*0.7, args{dst: v, cols: cols, on: inverse}, func(a *args, lo, hi, _ int) {
+	sign := float32(1)
+	if inverse {
+		sign = -1
+	}
+	b.split(rows, 1, float64(cols)*0.3, args{dst: v, cols: cols, scale: sign}, func(a *args, lo, hi, _ int) {
 		r := &a.b.rotate
 		v, half := a.dst, len(r.inv)
 		for t := lo; t < hi; t++ {
 			cos, sin := r.cos[t*half:][:half], r.sin[t*half:][:half]
 			for h := t * a.cols; h < (t+1)*a.cols; h += 2 * half {
-				rotate(v[h:][:half], v[h+half:][:half], cos, sin, a.on)
+				a.b.k.rotate(v[h:][:half], v[h+half:][:half], cos, sin, a.scale)
 			}
 		}
 	})
-}
-
-func rotate(x, y, cos, sin []float32, inverse bool) {
-	y, cos, sin = y[:len(x)], cos[:len(x)], sin[:len(x)]
-	for i := range x {
-		a, b, c, s := x[i], y[i], cos[i], sin[i]
-		if inverse {
-			s = -s
-		}
-		x[i], y[i] = a*c-b*s, b*c+a*s
-	}
 }
 
 // newAdamW works out the constants of an update in float64.

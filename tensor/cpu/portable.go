@@ -17,7 +17,7 @@ func portable() *kernels {
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo, roundBF16: roundBF16Go,
 		dots: dotsGo, pack: packGo, pack8: pack8Go, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
-		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo,
+		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, rotate: rotateGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
 	}
 }
@@ -87,6 +87,14 @@ func halvesGo(dst, x []float32) {
 func halfPairsGo(dst, low, high []float32) {
 	for i := range dst {
 		dst[i] = math.Float32frombits(half(low[i]) | half(high[i])<<16)
+	}
+}
+
+func rotateGo(x, y, cos, sin []float32, sign float32) {
+	y, cos, sin = y[:len(x)], cos[:len(x)], sin[:len(x)]
+	for i := range x {
+		a, b, c, s := x[i], y[i], cos[i], sign*sin[i]
+		x[i], y[i] = float32(a*c)-float32(b*s), float32(b*c)+float32(a*s)
 	}
 }
 

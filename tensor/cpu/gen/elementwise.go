@@ -128,6 +128,13 @@ func (w *writer) elementwise() {
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVMULPS Y1, Y0, Y0") }})
 	w.mapping(mapping{name: "addMul8", doc: "is kernels.addMul.", in: []string{"x", "y", "dst"}, out: dst, outs: []int{2},
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVFMADD231PS Y1, Y0, Y2") }})
+	// Products are rounded before they are added, as in Go: sines and cosines
+	// are as exact as the sums.
+	w.mapping(mapping{name: "rotate8", doc: "is kernels.rotate.", in: []string{"x", "y", "cos", "sin"}, out: []string{"x", "y"}, outs: []int{4, 6},
+		scalars: []string{"sign"}, body: func(bool) {
+			w.p("VMULPS Y3, Y14, Y3\nVMULPS Y0, Y2, Y4\nVMULPS Y1, Y3, Y5\nVSUBPS Y5, Y4, Y4")
+			w.p("VMULPS Y1, Y2, Y6\nVMULPS Y0, Y3, Y7\nVADDPS Y7, Y6, Y6")
+		}})
 	w.mapping(mapping{name: "exp8", doc: "is kernels.exp, with eight partial sums in sum.", in: []string{"x"}, out: dst, outs: []int{0},
 		scalars: []string{"by"}, sum: "sum",
 		before: func() { w.expLimits(); w.p("VXORPS Y11, Y11, Y11") },

@@ -6,6 +6,10 @@ import (
 	"pipe/tensor"
 )
 
+// rowCost is the nanoseconds of one call of a kernel on a row, each of whose
+// elements takes so many.
+func rowCost(cols int, each float64) float64 { return 8 + each*float64(cols) }
+
 // Add implements [tensor.Linear].
 func (b *Backend) Add(dst, x, y *tensor.Tensor, scale float32) {
 	const op = "add"
@@ -103,7 +107,7 @@ func (b *Backend) ScaleCols(dst, x, s *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.3, args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
+	b.split(rows, 1, rowCost(cols, 0.3), args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
 			a.b.k.mul(a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols], a.y, 1)
 		}
@@ -120,7 +124,7 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.3, args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
+	b.split(rows, 1, rowCost(cols, 0.3), args{dst: d, x: v, y: f, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
 			a.b.k.scale(a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols], a.y[t])
 		}
@@ -144,13 +148,15 @@ func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
 	blocks := (rows + dotRowsAtOnce - 1) / dotRowsAtOnce
 	parts := grow(&b.shared.panels, blocks*cols)
 	b.each(blocks, float64(rows*cols)*0.4, args{dst: parts, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
-	for j := range d {
-		sum := 0.0
-		for i := range blocks {
-			sum += float64(parts[i*cols+j])
+	b.split(cols, 16, 1.5*float64(blocks), args{dst: d, x: parts, rows: blocks, cols: cols}, func(a *args, lo, hi, _ int) {
+		for j := lo; j < hi; j++ {
+			sum := 0.0
+			for i := range a.rows {
+				sum += float64(a.x[i*a.cols+j])
+			}
+			a.dst[j] += float32(sum)
 		}
-		d[j] += float32(sum)
-	}
+	})
 }
 
 func (a *args) colDot(block, _, _ int) {
@@ -189,7 +195,7 @@ func (b *Backend) RowDot(dst, x, y *tensor.Tensor) {
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.5, args{dst: d, x: p, y: q, cols: cols}, func(a *args, lo, hi, _ int) {
+	b.split(rows, 1, rowCost(cols, 0.5), args{dst: d, x: p, y: q, cols: cols}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
 			a.dst[t] = float32(a.b.k.dot64(a.x[t*a.cols:][:a.cols], a.y[t*a.cols:][:a.cols]))
 		}
@@ -207,12 +213,13 @@ func (b *Backend) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float3
 	if b.err != nil {
 		return
 	}
-	s := float64(scale)
-	for j := range r {
-		norm := math.Sqrt(float64(w[j]) + 2*s*float64(p[j]) + s*s*float64(q[j]))
-		mag := float64(g[j])
-		n[j], r[j] = float32(norm), float32(mag/norm)
-	}
+	b.split(len(r), 16, 12, args{dst: r, dst2: n, x: p, y: q, z: w, w: g, scale: scale}, func(a *args, lo, hi, _ int) {
+		s := float64(a.scale)
+		for j := lo; j < hi; j++ {
+			norm := math.Sqrt(float64(a.z[j]) + 2*s*float64(a.x[j]) + s*s*float64(a.y[j]))
+			a.dst2[j], a.dst[j] = float32(norm), float32(float64(a.w[j])/norm)
+		}
+	})
 }
 
 // AddDiv implements [tensor.Linear].

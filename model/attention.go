@@ -14,9 +14,9 @@ type Attention struct {
 
 // Forward implements Module.
 func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	a.q = a.Q.Forward(p, x)
-	p.Rope(a.q, p.Positions, a.InvFreq, false)
-	a.keysAndValues(p, x)
+	s := p.project(x)
+	a.q = s.add(a.Q, a.InvFreq)
+	a.keysAndValues(p, s)
 	a.out, a.lse = p.New(a.q.Shape...), p.New(x.Rows(), a.Heads)
 	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
 	return a.O.Forward(p, a.out)
@@ -32,8 +32,8 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	p.Rope(a.q, p.Positions, a.InvFreq, true) // the outputs of Q and K again
 	p.Rope(a.k, p.Positions, a.InvFreq, true)
 	dx := a.Q.Backward(p, dq)
-	a.K.backward(p, dx, dk, 1)
-	a.V.backward(p, dx, dv, 1)
+	a.K.backward(p, dx, dk, tensor.MatMul{Beta: 1})
+	a.V.backward(p, dx, dv, tensor.MatMul{Beta: 1})
 	return dx
 }
 
@@ -45,11 +45,11 @@ func (a *Attention) Params(visit func(string, *Param)) {
 	params("o_proj", a.O, visit)
 }
 
-// keysAndValues sets k and v to what the segments of p read, of x and of the
-// tokens before.
-func (a *Attention) keysAndValues(p *Pass, x *tensor.Tensor) {
-	a.k, a.v = a.K.Forward(p, x), a.V.Forward(p, x)
-	p.Rope(a.k, p.Positions, a.InvFreq, false)
+// keysAndValues runs s and sets k and v to what the segments of p read, of its
+// input and of the tokens before.
+func (a *Attention) keysAndValues(p *Pass, s *projection) {
+	a.k, a.v = s.add(a.K, a.InvFreq), s.add(a.V, nil)
+	s.run(nil)
 	switch {
 	case p.cache != nil:
 		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)

@@ -31,24 +31,26 @@ type Layer struct {
 
 // Forward implements Module.
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	h := l.residual(p, l.Attn.Forward(p, l.InputNorm.Forward(p, x)), x) // [tokens, H]
-	return l.residual(p, l.FF.Forward(p, l.PostNorm.Forward(p, h)), h)
+	y := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
+	h := l.sum(p, y)
+	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, y, x))
+	out := l.sum(p, z)
+	p.Add(out, z, h, 1)
+	return out
 }
 
-// residual returns y + x, over y unless a backward pass needs that.
-func (l *Layer) residual(p *Pass, y, x *tensor.Tensor) *tensor.Tensor {
-	sum := y
+// sum returns where y + something goes: to y, unless a backward pass needs that.
+func (l *Layer) sum(p *Pass, y *tensor.Tensor) *tensor.Tensor {
 	if p.Train {
-		sum = p.New(x.Shape...)
+		return p.New(y.Shape...)
 	}
-	p.Add(sum, y, x, 1)
-	return sum
+	return y
 }
 
 // Backward implements Module; it returns dy's own memory.
 func (l *Layer) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	p.Add(dy, dy, l.PostNorm.Backward(p, l.FF.Backward(p, dy)), 1)
-	p.Add(dy, dy, l.InputNorm.Backward(p, l.Attn.Backward(p, dy)), 1)
+	l.PostNorm.backwardAdd(p, dy, l.FF.Backward(p, dy))
+	l.InputNorm.backwardAdd(p, dy, l.Attn.Backward(p, dy))
 	return dy
 }
 
@@ -143,7 +145,7 @@ func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
 	for i, l := range d.Layers {
 		d.inputs = append(d.inputs, h)
 		if p.fill && i == len(d.Layers)-1 {
-			l.Attn.keysAndValues(p, l.InputNorm.Forward(p, h))
+			l.Attn.keysAndValues(p, p.project(l.InputNorm.Forward(p, h)))
 			break
 		}
 		if p.Train && !p.Recompute {

@@ -7,23 +7,30 @@ type SwiGLU struct {
 	Gate, Up, Down *Linear
 
 	gate, up *tensor.Tensor // of the latest Forward
+	grad     tensor.SwiGLUGrad
 }
 
 // Forward implements Module.
 func (f *SwiGLU) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	f.gate, f.up = f.Gate.Forward(p, x), f.Up.Forward(p, x)
+	s := p.project(x)
+	f.gate, f.up = s.add(f.Gate, nil), s.add(f.Up, nil)
 	y := p.New(f.gate.Shape...)
-	p.SwiGLU(y, f.gate, f.up)
+	if s.pending() == 2 {
+		s.run(y)
+	} else {
+		s.run(nil)
+		p.SwiGLU(y, f.gate, f.up)
+	}
 	return f.Down.Forward(p, y)
 }
 
 // Backward implements Module.
 func (f *SwiGLU) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	dh := f.Down.Backward(p, dy)
-	dgate, dup := p.New(dh.Shape...), p.New(dh.Shape...)
-	p.SwiGLUGrad(dgate, dup, f.gate, f.up, dh)
+	dgate, dup := p.New(f.gate.Shape...), p.New(f.up.Shape...)
+	f.grad = tensor.SwiGLUGrad{DGate: dgate, DUp: dup, Gate: f.gate, Up: f.up}
+	f.Down.backward(p, dgate, dy, tensor.MatMul{SwiGLUGrad: &f.grad}) // sets both
 	dx := f.Gate.Backward(p, dgate)
-	f.Up.backward(p, dx, dup, 1)
+	f.Up.backward(p, dx, dup, tensor.MatMul{Beta: 1})
 	return dx
 }
 

@@ -13,12 +13,16 @@ type Linear struct {
 
 // An Adapter changes the output of a frozen Linear by trained parameters.
 type Adapter interface {
-	// Forward sets y [tokens, out] to the adapted output, without the bias. When
-	// p.Train is set, y must hold it again when Backward is called.
+	// Product completes o, the product y [tokens, out] of x with W, such that its
+	// result is the adapted output. It reports whether one product can be that.
+	Product(p *Pass, l *Linear, y, x *tensor.Tensor, o *tensor.MatMul) bool
+	// Forward sets y to the adapted output, without the bias, where one product
+	// cannot.
 	Forward(p *Pass, l *Linear, y, x *tensor.Tensor)
-	// Backward sets dx = beta*dx + the gradient of the input for dy, through
-	// both W and the adapter, and adds to the adapter's gradients.
-	Backward(p *Pass, l *Linear, dx, x, dy *tensor.Tensor, beta float32)
+	// Backward sets dx, as o says, to the gradient of the input for dy, through
+	// both W and the adapter, and adds to the adapter's gradients. When p.Train was
+	// set, y is again what Forward or the product made it.
+	Backward(p *Pass, l *Linear, dx, x, dy *tensor.Tensor, o tensor.MatMul)
 	// Params calls visit for each parameter, with names such as "lora_A.weight".
 	Params(visit func(name string, p *Param))
 	// Refresh brings up to date what is derived from the parameters; it is
@@ -34,40 +38,92 @@ func (l *Linear) In() int { return l.W.Value.Cols() }
 
 // Forward implements Module.
 func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	y := p.New(x.Rows(), l.Out()) // [tokens, out]
-	if l.Adapter != nil && !p.Base {
-		l.Adapter.Forward(p, l, y, x)
-	} else {
-		p.MatMul(y, x, l.W.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
+	s := p.project(x)
+	y := s.add(l, nil)
+	s.run(nil)
+	return y
+}
+
+// A projection collects linear layers of one input, which are computed together.
+type projection struct {
+	p    *Pass
+	x    *tensor.Tensor
+	rope tensor.Rope
+	all  tensor.Projection
+}
+
+// project begins a projection of x. It lives until the next one.
+func (p *Pass) project(x *tensor.Tensor) *projection {
+	s := &p.projection
+	s.p, s.x, s.all.Products = p, x, s.all.Products[:0]
+	return s
+}
+
+// add returns what will be the output of l, rotated unless invFreq is nil.
+func (s *projection) add(l *Linear, invFreq *tensor.Tensor) *tensor.Tensor {
+	p := s.p
+	y := p.New(s.x.Rows(), l.Out()) // [tokens, out]
+	l.x = s.x
+	n := len(s.all.Products)
+	s.all.Products = append(s.all.Products, tensor.Product{Dst: y, W: l.W.Value, MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}})
+	o := &s.all.Products[n].MatMul
+	if l.Adapter != nil && !p.Base && !l.Adapter.Product(p, l, y, s.x, o) {
+		s.all.Products = s.all.Products[:n]
+		l.Adapter.Forward(p, l, y, s.x)
+		if l.B != nil {
+			p.AddRow(y, l.B.Value)
+		}
+		if invFreq != nil {
+			p.Rope(y, p.Positions, invFreq, false)
+		}
+		return y
 	}
 	if l.B != nil {
-		p.AddRow(y, l.B.Value)
+		o.Bias = l.B.Value
 	}
-	l.x = x
+	if invFreq != nil {
+		s.rope = tensor.Rope{Positions: p.Positions, InvFreq: invFreq}
+		o.Rope = &s.rope
+	}
 	return y
+}
+
+// pending is how many layers run will compute; those of adapters that take more
+// than one product are there already.
+func (s *projection) pending() int { return len(s.all.Products) }
+
+// run computes what was added, and, unless that is nil, sets swiglu to the SwiGLU
+// of the two layers.
+func (s *projection) run(swiglu *tensor.Tensor) {
+	s.all.SwiGLU = swiglu
+	if s.pending() > 0 {
+		s.p.Project(s.x, &s.all)
+	}
 }
 
 // Backward returns dx = dy·W and, unless W is frozen, adds dyᵀ·x to its
 // gradient.
 func (l *Linear) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dx := p.New(dy.Rows(), l.In()) // [tokens, in]
-	l.backward(p, dx, dy, 0)
+	l.backward(p, dx, dy, tensor.MatMul{})
 	return dx
 }
 
-// backward sets dx = beta*dx + dy·W.
-func (l *Linear) backward(p *Pass, dx, dy *tensor.Tensor, beta float32) {
+// backward is Backward with dx, of which o says what it is added to or what
+// follows.
+func (l *Linear) backward(p *Pass, dx, dy *tensor.Tensor, o tensor.MatMul) {
+	o.Alpha = 1
 	if l.B != nil && l.B.Grad != nil {
 		p.ColSum(l.B.Grad, dy)
 	}
 	if l.Adapter != nil && !p.Base {
-		l.Adapter.Backward(p, l, dx, l.x, dy, beta)
+		l.Adapter.Backward(p, l, dx, l.x, dy, o)
 		return
 	}
 	if l.W.Grad != nil {
 		p.AddOuter(l.W.Grad, dy, l.x, 1)
 	}
-	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: beta})
+	p.MatMul(dx, dy, l.W.Value, o)
 }
 
 // AddOuter adds scale·dyᵀ·x to the gradient dw [out, in].
@@ -102,10 +158,23 @@ func (n *Norm) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	return y
 }
 
+// forwardSum is Forward of sum = x + y, which it sets.
+func (n *Norm) forwardSum(p *Pass, sum, x, y *tensor.Tensor) *tensor.Tensor {
+	z, rstd := p.New(x.Shape...), p.New(x.Rows())
+	p.AddRMSNorm(z, rstd, sum, x, y, n.W.Value, n.Eps)
+	n.x, n.rstd = sum, rstd
+	return z
+}
+
 // Backward implements Module; it returns dy's own memory.
 func (n *Norm) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	p.RMSNormGrad(dy, n.W.Grad, n.x, n.W.Value, n.rstd, dy)
+	p.RMSNormGrad(dy, n.W.Grad, n.x, n.W.Value, n.rstd, dy, nil)
 	return dy
+}
+
+// backwardAdd adds the gradient of the input to dx.
+func (n *Norm) backwardAdd(p *Pass, dx, dy *tensor.Tensor) {
+	p.RMSNormGrad(dx, n.W.Grad, n.x, n.W.Value, n.rstd, dy, dx)
 }
 
 // Params implements Module.

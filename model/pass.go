@@ -51,6 +51,8 @@ type Pass struct {
 	f32   arena
 	i32   arena
 
+	projection projection
+
 	pos    []int32 // what Positions was made from
 	scores Scores  // of the latest LogProb
 }

@@ -71,11 +71,13 @@ type Memory interface {
 // Linear is the algebra of projections and adapters. All operands are F32
 // unless said otherwise.
 type Linear interface {
-	// MatMul sets dst = ColScale ⊙ (Alpha*op(a)*diag(TermScale)*op(b) + LowRank)
-	// + Beta*dst. a is F32; b may be any float or quantised type (a frozen weight), which is
-	// expanded on the fly and never written. With Beta 0, dst may hold garbage
-	// (NaN included).
+	// MatMul sets dst = Alpha*op(a)*op(b) + LowRank + Beta*dst, and then does what
+	// the options after Beta say. a is F32; b may be any float or quantised type
+	// (a frozen weight), which is expanded on the fly and never written. With
+	// Beta 0, dst may hold garbage (NaN included).
 	MatMul(dst, a, b *Tensor, o MatMul)
+	// Project computes up to three products of one matrix a, as MatMul does.
+	Project(a *Tensor, o *Projection)
 	// Add sets dst = a + scale*b. dst may be a or b.
 	Add(dst, a, b *Tensor, scale float32)
 	// AddRow adds the vector r [cols] to each row of dst: a bias.
@@ -90,21 +92,18 @@ type Linear interface {
 	ScaleRows(dst, x, s *Tensor)
 	// ScaleCols sets dst[:,j] = s[j]*x[:,j]. dst may be x.
 	ScaleCols(dst, x, s *Tensor)
-	// ColDot adds the dot product of columns a[:,j] and b[:,j] to dst[j]. Of dy
-	// and y = ScaleCols(x, s) it is s[j] times the gradient of s[j].
-	ColDot(dst, a, b *Tensor)
+	// ScaleColsGrad is the gradient of y = ScaleCols(x, s) with s = m/c and c
+	// constant: it sets dx = s ⊙ dy and adds Σ_t dy[t,j]·y[t,j] / m[j] to dm[j],
+	// where 0/0 counts as 0.
+	ScaleColsGrad(dx, dm, dy, y, s, m *Tensor)
 	// RowSquares sets dst[j] to the sum of squares of row j of w (any type).
 	RowSquares(dst, w *Tensor)
-	// RowDot sets dst[j] to the dot product of rows a[j,:] and b[j,:].
-	RowDot(dst, a, b *Tensor)
-	// DoRAScale sets c = sqrt(w2 + 2*scale*bp + scale²*bq) and ratio = m/c,
-	// elementwise over [out]: the norm of the rows of W + scale·B·A from
-	// w2 = ‖W_j‖², bp = B_j·(A·W_jᵀ) and bq = B_j·(A·Aᵀ)·B_jᵀ, never
-	// materialising B·A (Liu et al. 2024, eq. 5; the norm is a constant for
-	// the gradient, section 4.3).
-	DoRAScale(ratio, c, w2, bp, bq, m *Tensor, scale float32)
-	// AddDiv sets dst[j] += a[j]/b[j], elementwise over vectors; 0/0 counts as 0.
-	AddDiv(dst, a, b *Tensor)
+	// DoRANorm sets c[j] to the norm of row j of W + scale·B·A and ratio = m/c,
+	// for a [r,in], b [out,r] and w2 = ‖W_j‖², without B·A itself: c² = w2 +
+	// 2·scale·B_j·(A·W_jᵀ) + scale²·B_j·(A·Aᵀ)·B_jᵀ (Liu et al. 2024, eq. 5;
+	// the norm is a constant for the gradient, section 4.3). W is multiplied as
+	// MatMul does it with Uniform.
+	DoRANorm(ratio, c, w2, w, a, b, m *Tensor, scale float32)
 	// Dequantize sets dst (F32) = src (any type) with the same shape.
 	Dequantize(dst, src *Tensor)
 }
@@ -117,10 +116,33 @@ type MatMul struct {
 	// rows. Without it, products of few rows may round in another way.
 	Uniform bool
 	LowRank *LowRank // nil: none
-	// TermScale [cols of a] is the factor of each term; nil: 1. It needs a that is
-	// not transposed.
-	TermScale *Tensor
-	ColScale  *Tensor // [cols of dst] factor of each column; nil: 1. It needs Beta 0
+
+	// What follows, in this order. It needs Beta 0.
+	ColScale   *Tensor     // [cols of dst] factor of each column; nil: 1
+	Bias       *Tensor     // [cols of dst] is added to each row; nil: none
+	Rope       *Rope       // dst is rotated; nil: not
+	SwiGLUGrad *SwiGLUGrad // of the gradient dst; nil: none
+}
+
+// Rope is the rotation of [Transformer.Rope].
+type Rope struct{ Positions, InvFreq *Tensor }
+
+// SwiGLUGrad sets DGate and DUp to the gradients of [Transformer.SwiGLU] for a
+// gradient that a product sets; DGate may be where that is.
+type SwiGLUGrad struct{ DGate, DUp, Gate, Up *Tensor }
+
+// A Projection is what is computed of one matrix: its products with weights,
+// without TransA, Beta and SwiGLUGrad, and, unless SwiGLU is nil, of the first
+// two SwiGLU = silu(Products[0].Dst) ⊙ Products[1].Dst.
+type Projection struct {
+	Products []Product
+	SwiGLU   *Tensor
+}
+
+// A Product sets Dst = a·op(W), as [Linear.MatMul] does.
+type Product struct {
+	Dst, W *Tensor
+	MatMul
 }
 
 // LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of
@@ -140,8 +162,12 @@ type Transformer interface {
 	// RMSNorm sets dst = w ⊙ x·rstd, rstd[t] = 1/sqrt(mean(x[t,:]²)+eps)
 	// (Zhang & Sennrich 2019, eq. 4).
 	RMSNorm(dst, rstd, x, w *Tensor, eps float32)
-	// RMSNormGrad sets dx and, unless dw is nil, accumulates dw. dx may be dy.
-	RMSNormGrad(dx, dw, x, w, rstd, dy *Tensor)
+	// AddRMSNorm is RMSNorm of sum = x + y, which it sets; sum may be x or y.
+	AddRMSNorm(dst, rstd, sum, x, y, w *Tensor, eps float32)
+	// RMSNormGrad sets dx to the gradient, plus add unless that is nil (what
+	// arrives at x by another way), and, unless dw is nil, accumulates dw. dx may
+	// be dy or add.
+	RMSNormGrad(dx, dw, x, w, rstd, dy, add *Tensor)
 	// Rope rotates x [tokens, heads·headDim] in place, half-split layout
 	// (Su et al. 2021, eq. 34, in the order Hugging Face stores weights):
 	// pair (i, i+headDim/2) turns by pos[t]·invFreq[i], invFreq [headDim/2].

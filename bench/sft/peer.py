@@ -9,6 +9,11 @@ steps of one row each and prints a line of JSON: seconds, useful tokens, losses.
 LAYOUT packed: the row as one sequence, its documents kept apart by position
 ids, and logits at labelled positions only. LAYOUT padded: the row's documents
 as a batch, padded to the longest.
+
+COMPILE true: each decoder layer is compiled, for one shape: rows are filled to
+the longest, documents are kept apart by a mask that is passed in, and what lies
+outside the layers is eager. (A model that is compiled as a whole, with dynamic
+shapes, took more than eight minutes for its first step.)
 """
 
 import json
@@ -30,7 +35,10 @@ model.config.use_cache = False
 model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", use_dora=adapter == "dora"))
 params = [p for p in model.parameters() if p.requires_grad]
 opt = torch.optim.AdamW(params, lr=float(lr), weight_decay=0.0)
-run = torch.compile(model, dynamic=True) if compiled == "true" else model
+compiled = compiled == "true"
+if compiled:
+    for layer in model.base_model.model.model.layers:
+        layer.compile(dynamic=False)
 model.train()
 
 
@@ -43,6 +51,15 @@ def documents(row):
         yield row["ids"][s:e], [row["ids"][i] if i in learned and i > s else -100 for i in range(s, e)]
 
 
+def fill(ids, pos, docs):
+    """Fills a row up to the longest, with a document of its own, and returns
+    the mask [1, 1, tokens, tokens] of who sees whom."""
+    more = longest - ids.shape[1]
+    doc = torch.cat([torch.full((len(d),), i) for i, (d, _) in enumerate(docs)] + [torch.full((more,), len(docs))])
+    mask = (doc[:, None] == doc[None]).tril()[None, None]
+    return F.pad(ids, (0, more)), F.pad(pos, (0, more)), mask
+
+
 def loss_of(row):
     docs = list(documents(row))
     if layout == "packed":
@@ -50,18 +67,22 @@ def loss_of(row):
         labels = torch.tensor(sum((l for _, l in docs), []))
         pos = torch.cat([torch.arange(len(d)) for d, _ in docs])[None]
         keep = (labels[1:] != -100).nonzero()[:, 0]
-        logits = run(input_ids=ids, position_ids=pos, logits_to_keep=keep).logits[0]
+        mask = None
+        if compiled:
+            ids, pos, mask = fill(ids, pos, docs)
+        logits = model(input_ids=ids, position_ids=pos, attention_mask=mask, logits_to_keep=keep).logits[0]
         return F.cross_entropy(logits.float(), labels[keep + 1])
     n = max(len(d) for d, _ in docs)
     ids = torch.zeros(len(docs), n, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
     for i, (d, l) in enumerate(docs):
         ids[i, : len(d)], mask[i, : len(d)], labels[i, : len(l)] = torch.tensor(d), 1, torch.tensor(l)
-    logits = run(input_ids=ids, attention_mask=mask).logits
+    logits = model(input_ids=ids, attention_mask=mask).logits
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
 
 rows = [json.loads(line) for line in open(rows_file)]
+longest = max(len(row["ids"]) for row in rows)
 step = 0
 print(json.dumps({"ready": f"torch {torch.__version__}, {sum(p.numel() for p in params)} trained"}), flush=True)
 for line in sys.stdin:

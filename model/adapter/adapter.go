@@ -138,18 +138,12 @@ func (s *Set) attach(path string, rank int, scale float32) (*lora, error) {
 	if s.Config.DoRA {
 		m, vector := param(out), func() *tensor.Tensor { return alloc(tensor.ForAdapter, out) }
 		a.m = &m
-		a.w2, a.c, a.ratio, a.eye = vector(), vector(), vector(), alloc(tensor.ForAdapter, rank, rank)
-		a.rb = alloc(tensor.ForAdapter, out, rank)
+		a.w2, a.c, a.ratio = vector(), vector(), vector()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("attach adapter to %s: %w", path, err)
 	}
 	if s.Config.DoRA {
-		eye := make([]float32, rank*rank)
-		for i := range rank {
-			eye[i*rank+i] = 1
-		}
-		s.d.Backend().Upload(a.eye, eye)
 		s.d.Backend().RowSquares(a.w2, l.W.Value)
 	}
 	l.Adapter = a

@@ -98,7 +98,7 @@ func same(a, b int) {
 }
 
 // MatMul implements tensor.Linear.
-func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+func (r Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 	m, k, n, kb := a.Rows(), a.Cols(), b.Cols(), b.Rows()
 	if o.TransA {
 		m, k = k, m
@@ -121,11 +121,7 @@ func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 				if o.TransB {
 					q = j*k + l
 				}
-				term := float64(x[p]) * float64(y[q])
-				if o.TermScale != nil {
-					term *= float64(fl(o.TermScale)[l])
-				}
-				sum += term
+				sum += float64(x[p]) * float64(y[q])
 			}
 			sum *= float64(o.Alpha)
 			if l := o.LowRank; l != nil {
@@ -139,6 +135,25 @@ func (Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 			}
 			z[i*n+j] = float32(sum)
 		}
+	}
+	if o.Bias != nil {
+		r.AddRow(dst, o.Bias)
+	}
+	if t := o.Rope; t != nil {
+		r.Rope(dst, t.Positions, t.InvFreq, false)
+	}
+	if g := o.SwiGLUGrad; g != nil {
+		r.SwiGLUGrad(g.DGate, g.DUp, g.Gate, g.Up, dst)
+	}
+}
+
+// Project implements tensor.Linear.
+func (r Reference) Project(a *tensor.Tensor, o *tensor.Projection) {
+	for _, p := range o.Products {
+		r.MatMul(p.Dst, a, p.W, p.MatMul)
+	}
+	if o.SwiGLU != nil {
+		r.SwiGLU(o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
 	}
 }
 
@@ -205,44 +220,41 @@ func (Reference) ScaleRows(dst, x, s *tensor.Tensor) {
 	}
 }
 
-// ColDot implements tensor.Linear.
-func (Reference) ColDot(dst, a, b *tensor.Tensor) {
-	for i, v := range fl(a) {
-		fl(dst)[i%dst.Len()] += v * fl(b)[i]
+// ScaleColsGrad implements tensor.Linear.
+func (Reference) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
+	n := s.Len()
+	for i, v := range fl(dy) {
+		if dot := v * fl(y)[i]; dot != 0 || fl(m)[i%n] != 0 {
+			fl(dm)[i%n] += dot / fl(m)[i%n]
+		}
+		fl(dx)[i] = v * fl(s)[i%n]
 	}
 }
 
 // RowSquares implements tensor.Linear.
-func (r Reference) RowSquares(dst, w *tensor.Tensor) { r.RowDot(dst, w, w) }
-
-// RowDot implements tensor.Linear.
-func (Reference) RowDot(dst, a, b *tensor.Tensor) {
-	n := a.Cols()
+func (r Reference) RowSquares(dst, w *tensor.Tensor) {
+	n := w.Cols()
 	for j := range fl(dst) {
 		sum := 0.0
-		for i := range n {
-			sum += float64(fl(a)[j*n+i]) * float64(fl(b)[j*n+i])
+		for _, v := range fl(w)[j*n : (j+1)*n] {
+			sum += float64(v) * float64(v)
 		}
 		fl(dst)[j] = float32(sum)
 	}
 }
 
-// DoRAScale implements tensor.Linear.
-func (Reference) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float32) {
-	s := float64(scale)
+// DoRANorm implements tensor.Linear; it forms W + scale·B·A.
+func (Reference) DoRANorm(ratio, c, w2, w, a, b, m *tensor.Tensor, scale float32) {
+	in := w.Cols()
+	low := tensor.LowRank{U: b, V: a}
 	for j := range fl(c) {
-		v := math.Sqrt(float64(fl(w2)[j]) + 2*s*float64(fl(bp)[j]) + s*s*float64(fl(bq)[j]))
-		fl(c)[j] = float32(v)
-		fl(ratio)[j] = fl(m)[j] / float32(v)
-	}
-}
-
-// AddDiv implements tensor.Linear.
-func (Reference) AddDiv(dst, a, b *tensor.Tensor) {
-	for j := range fl(dst) {
-		if fl(a)[j] != 0 || fl(b)[j] != 0 {
-			fl(dst)[j] += fl(a)[j] / fl(b)[j]
+		sum := 0.0
+		for i := range in {
+			v := float64(fl(w)[j*in+i]) + float64(scale)*lowRank(&low, j, i)
+			sum += v * v
 		}
+		fl(c)[j] = float32(math.Sqrt(sum))
+		fl(ratio)[j] = fl(m)[j] / fl(c)[j]
 	}
 }
 

@@ -59,8 +59,14 @@ func (Reference) RMSNorm(dst, rstd, x, w *tensor.Tensor, eps float32) {
 	}
 }
 
+// AddRMSNorm implements tensor.Transformer.
+func (r Reference) AddRMSNorm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
+	r.Add(sum, x, y, 1)
+	r.RMSNorm(dst, rstd, sum, w, eps)
+}
+
 // RMSNormGrad implements tensor.Transformer.
-func (Reference) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
+func (Reference) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
 	n := x.Cols()
 	for t := range x.Rows() {
 		r, dot := float64(fl(rstd)[t]), 0.0
@@ -73,7 +79,11 @@ func (Reference) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
 		}
 		for j := range n {
 			g, v := float64(fl(dy)[t*n+j]), float64(fl(x)[t*n+j])
-			fl(dx)[t*n+j] = float32(r*float64(fl(w)[j])*g - r*r*r*dot*v/float64(n))
+			d := r*float64(fl(w)[j])*g - r*r*r*dot*v/float64(n)
+			if add != nil {
+				d += float64(fl(add)[t*n+j])
+			}
+			fl(dx)[t*n+j] = float32(d)
 		}
 	}
 }

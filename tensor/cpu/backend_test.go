@@ -42,9 +42,12 @@ func step(t testing.TB, b *Backend) (all []float32) {
 	b.RMSNorm(dx, r, x, g, 1e-5)
 	b.MatMul(y, dx, w, tensor.MatMul{TransB: true, Alpha: 1})
 	b.MatMul(dw, y, dx, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
-	b.RMSNormGrad(dx, g, x, g, r, dx)
+	b.RMSNormGrad(dx, g, x, g, r, dx, nil)
 	b.ColSum(cols, y)
-	b.ColDot(cols, y, y)
+	scaled, norms := alloc(tokens, hidden), alloc(hidden)
+	b.DoRANorm(norms, norms, cols, w, b.View(x, 0, 16, width), b.View(y, 0, hidden, 16), norms, 0.5)
+	b.ScaleColsGrad(scaled, cols, y, y, norms, norms)
+	b.Project(dx, &tensor.Projection{SwiGLU: scaled, Products: []tensor.Product{{Dst: y, W: w, MatMul: tensor.MatMul{TransB: true, Alpha: 1}}, {Dst: y, W: w, MatMul: tensor.MatMul{TransB: true, Alpha: 1}}}})
 	b.SwiGLU(y, y, y)
 	b.Attention(dx, al, x, k, v, o)
 	b.AttentionGrad(dx, dk, dv, x, k, v, dx, al, x, o)
@@ -54,7 +57,7 @@ func step(t testing.TB, b *Backend) (all []float32) {
 	b.SumSquares(one, big)
 	b.Dropout(big, big, 0.1, 3)
 	b.AdamW(w, dw, dw, y0(b, dw), tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, GradScale: 1, Step: 2})
-	for _, x := range []*tensor.Tensor{y, dx, dw, g, cols, dk, dv, al, lp, lse, dh, one, big, w} {
+	for _, x := range []*tensor.Tensor{y, dx, dw, g, cols, norms, scaled, dk, dv, al, lp, lse, dh, one, big, w} {
 		all = append(all, x.Mem.(*memory).f32...)
 	}
 	if err := b.Sync(); err != nil {

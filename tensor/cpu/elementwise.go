@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"math"
-
-	"pipe/tensor"
-)
+import "pipe/tensor"
 
 // rowCost is the nanoseconds of one call of a kernel on a row, each of whose
 // elements takes so many.
@@ -131,43 +127,6 @@ func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	})
 }
 
-// dotRowsAtOnce is how many rows ColDot sums in float32; these sums are added in
-// float64, in order.
-const dotRowsAtOnce = 64
-
-// ColDot implements [tensor.Linear]. A job takes whole rows, which lie together.
-func (b *Backend) ColDot(dst, x, y *tensor.Tensor) {
-	const op = "column dots"
-	d, p, q := output(op, dst), input(op, x), input(op, y)
-	sameShape(op, x, y)
-	rows, cols := matrix(op, x)
-	checkLen(op, len(d), cols)
-	if b.err != nil {
-		return
-	}
-	blocks := (rows + dotRowsAtOnce - 1) / dotRowsAtOnce
-	parts := grow(&b.shared.panels, blocks*cols)
-	b.each(blocks, float64(rows*cols)*0.4, args{dst: parts, x: p, y: q, rows: rows, cols: cols}, (*args).colDot)
-	b.split(cols, 16, 1.5*float64(blocks), args{dst: d, x: parts, rows: blocks, cols: cols}, func(a *args, lo, hi, _ int) {
-		for j := lo; j < hi; j++ {
-			sum := 0.0
-			for i := range a.rows {
-				sum += float64(a.x[i*a.cols+j])
-			}
-			a.dst[j] += float32(sum)
-		}
-	})
-}
-
-func (a *args) colDot(block, _, _ int) {
-	part := a.dst[block*a.cols:][:a.cols]
-	clear(part)
-	for t := block * dotRowsAtOnce; t < min(a.rows, (block+1)*dotRowsAtOnce); t++ {
-		at := t * a.cols
-		a.b.k.addMul(part, a.x[at:at+a.cols], a.y[at:at+a.cols], 1)
-	}
-}
-
 // RowSquares implements [tensor.Linear].
 func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
 	const op = "row squares"
@@ -183,59 +142,6 @@ func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
 			a.dst[j] = float32(a.b.k.dot64(row, row))
 		}
 	})
-}
-
-// RowDot implements [tensor.Linear].
-func (b *Backend) RowDot(dst, x, y *tensor.Tensor) {
-	const op = "row dots"
-	d, p, q := output(op, dst), input(op, x), input(op, y)
-	sameShape(op, x, y)
-	rows, cols := matrix(op, x)
-	checkLen(op, len(d), rows)
-	if b.err != nil {
-		return
-	}
-	b.split(rows, 1, rowCost(cols, 0.5), args{dst: d, x: p, y: q, cols: cols}, func(a *args, lo, hi, _ int) {
-		for t := lo; t < hi; t++ {
-			a.dst[t] = float32(a.b.k.dot64(a.x[t*a.cols:][:a.cols], a.y[t*a.cols:][:a.cols]))
-		}
-	})
-}
-
-// DoRAScale implements [tensor.Linear].
-func (b *Backend) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, scale float32) {
-	const op = "dora scale"
-	r, n := output(op, ratio), output(op, c)
-	w, p, q, g := input(op, w2), input(op, bp), input(op, bq), input(op, m)
-	for _, v := range [][]float32{n, w, p, q, g} {
-		checkLen(op, len(v), len(r))
-	}
-	if b.err != nil {
-		return
-	}
-	b.split(len(r), 16, 12, args{dst: r, dst2: n, x: p, y: q, z: w, w: g, scale: scale}, func(a *args, lo, hi, _ int) {
-		s := float64(a.scale)
-		for j := lo; j < hi; j++ {
-			norm := math.Sqrt(float64(a.z[j]) + 2*s*float64(a.x[j]) + s*s*float64(a.y[j]))
-			a.dst2[j], a.dst[j] = float32(norm), float32(float64(a.w[j])/norm)
-		}
-	})
-}
-
-// AddDiv implements [tensor.Linear].
-func (b *Backend) AddDiv(dst, x, y *tensor.Tensor) {
-	const op = "add quotient"
-	d, p, q := output(op, dst), input(op, x), input(op, y)
-	checkLen(op, len(p), len(d))
-	checkLen(op, len(q), len(d))
-	if b.err != nil {
-		return
-	}
-	for j := range d {
-		if p[j] != 0 || q[j] != 0 {
-			d[j] += p[j] / q[j]
-		}
-	}
 }
 
 // Dequantize implements [tensor.Linear].
@@ -258,10 +164,13 @@ func (b *Backend) SwiGLU(dst, gate, up *tensor.Tensor) {
 	const op = "swiglu"
 	d, g, u := output(op, dst), input(op, gate), input(op, up)
 	sameShape(op, dst, gate, up)
-	if b.err != nil {
-		return
+	if b.err == nil {
+		b.swiglu(d, g, u)
 	}
-	b.split(len(d), 16, 1, args{dst: d, x: g, y: u}, func(a *args, lo, hi, _ int) {
+}
+
+func (b *Backend) swiglu(dst, gate, up []float32) {
+	b.split(len(dst), 16, 1, args{dst: dst, x: gate, y: up}, func(a *args, lo, hi, _ int) {
 		a.b.k.swiglu(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi])
 	})
 }

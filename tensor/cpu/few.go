@@ -92,65 +92,132 @@ func (b *Backend) arrange(s *stored, o *operand) {
 	})
 }
 
-// A fewPart is some rows of a product with its own kernel.
+// A fewPart is some rows of products with a kernel for so many.
 type fewPart struct {
-	first, m, rows int // rows of the product, and of the kernel
-	panels         int // of the kernel
-	x, sums        []float32
-	kernel         fewKernel
+	first, m, rows, size int // rows of the products, and of the kernel: 1 << size
+	x, sums              []float32
 }
 
-// fewParts are the parts of a product with the rows of s from first on.
+// fewParts are the rows of products with arranged weights and one first operand.
 type fewParts struct {
-	p     *product
+	ps      []product
+	weights [mostProducts]fewWeight
+	parts   [(smallM + fewMost - 1) / fewMost]fewPart
+	n       int       // of parts
+	unit    int       // columns of a job
+	glu     []float32 // see Backend.multiplyPanels
+}
+
+// A fewWeight is the rows of s from first on.
+type fewWeight struct {
 	s     *stored
 	first int
-	parts [(smallM + fewMost - 1) / fewMost]fewPart
-	n     int
+	end   int // number of the job after the last one of the product
 }
 
-// multiplyFew computes a product of at most 16 rows with an arranged weight.
-func (b *Backend) multiplyFew(p *product, s *stored, first int) {
-	terms, precision := b.k.terms(p.k, p.w.half), 0
-	if p.w.half {
-		precision = 1
-	}
-	buf := grow(&b.shared.rows, fewScratch(p.m, p.k))
+// multiplyFew computes products of at most 16 rows with arranged weights, with
+// one first operand and one precision, and reports whether it can.
+func (b *Backend) multiplyFew(ps []product, glu []float32) bool {
 	few := &b.op.few
-	*few = fewParts{p: p, s: s, first: first}
+	*few = fewParts{ps: ps, glu: glu, unit: 16 * fewGroup}
+	jobs, minimum := 0, false
+	for q := range ps {
+		p, w := &ps[q], &few.weights[q]
+		if !b.k.fewRows(p) {
+			return false
+		}
+		if w.s, w.first = b.storedPanels(p); w.s == nil {
+			return false
+		}
+		minimum = minimum || w.s.f.minimum
+		if p.low == nil && p.turn%few.unit == 0 {
+			few.unit = max(few.unit, p.turn)
+		}
+	}
+	for q := range ps {
+		if q == 0 || glu == nil {
+			jobs += (ps[q].n + few.unit - 1) / few.unit
+		}
+		few.weights[q].end = jobs
+	}
+	p := &ps[0]
+	terms := b.k.terms(p.k, p.w.half)
+	buf := grow(&b.shared.rows, fewScratch(p.m, p.k))
 	for i := 0; i < p.m; i += fewMost {
 		f := &few.parts[few.n]
 		few.n++
 		*f = fewPart{first: i, m: min(fewMost, p.m-i), rows: 1}
-		size := 0
 		for f.rows < f.m {
 			f.rows *= 2
-			size++
+			f.size++
 		}
-		f.panels, f.kernel = fewPanels[size], s.f.kernels[precision][size]
 		f.x, buf = buf[:terms*f.rows], buf[terms*f.rows:]
 		f.sums, buf = buf[:p.k/32*f.rows], buf[p.k/32*f.rows:]
-		b.fewLeft(p, f, buf, s.f.minimum)
+		b.fewLeft(p, f, buf, minimum)
 	}
-	unit := 16 * fewGroup * float64(p.k) * (0.05 + 0.01*float64(p.m))
-	b.split((p.n+16*fewGroup-1)/(16*fewGroup), 1, unit, args{}, func(a *args, lo, hi, thread int) {
-		few, tmp := &a.b.op.few, grow(&a.b.work[thread].rows, fewMost*16*fewGroup)
-		for j, n := lo*16*fewGroup, few.p.n; j < min(n, hi*16*fewGroup); j += 16 * fewGroup {
-			for i := range few.parts[:few.n] {
-				few.parts[i].columns(few.p, few.s, few.first, j, min(j+16*fewGroup, n), tmp)
-			}
+	cost := float64(few.unit*p.k) * (0.05 + 0.01*float64(p.m))
+	if glu != nil {
+		cost *= 2
+	}
+	b.split(jobs, 1, cost, args{}, func(a *args, lo, hi, thread int) {
+		tmp := grow(&a.b.work[thread].rows, fewMost*16*fewGroup)
+		for job := lo; job < hi; job++ {
+			a.b.op.few.multiply(a.b, job, tmp)
 		}
 	})
+	return true
+}
+
+// finishes reports whether the job that computes columns of p also finishes
+// them: nothing is added to them later, and heads are in it as a whole.
+func (f *fewParts) finishes(p *product) bool { return p.low == nil && p.inBlocks(f.unit) }
+
+// multiply does one of the jobs.
+func (f *fewParts) multiply(b *Backend, job int, tmp []float32) {
+	q, begin := 0, 0
+	for f.glu == nil && job >= f.weights[q].end {
+		begin = f.weights[q].end
+		q++
+	}
+	lo := (job - begin) * f.unit
+	hi := min(lo+f.unit, f.ps[q].n)
+	f.columns(b, q, lo, hi, tmp)
+	if f.glu == nil {
+		return
+	}
+	f.columns(b, 1, lo, hi, tmp)
+	gate, up := &f.ps[0], &f.ps[1]
+	for i := range gate.m {
+		lo, hi := i*gate.n+lo, i*gate.n+hi
+		b.k.swiglu(f.glu[lo:hi], gate.c[lo:hi], up.c[lo:hi])
+	}
+}
+
+// columns computes columns lo..hi of product q.
+func (f *fewParts) columns(b *Backend, q, lo, hi int, tmp []float32) {
+	p, w := &f.ps[q], &f.weights[q]
+	for j := lo; j < hi; j += 16 * fewGroup {
+		for i := range f.parts[:f.n] {
+			f.parts[i].columns(p, w, j, min(j+16*fewGroup, hi), tmp)
+		}
+	}
+	if p.follows() && f.finishes(p) {
+		b.finish(p, 0, p.m, lo, hi)
+	}
 }
 
 // columns computes the columns j..end.
-func (f *fewPart) columns(p *product, s *stored, first, j, end int, tmp []float32) {
-	beta := p.beta != 0
-	for ; j < end; j += 16 * f.panels {
-		n := min(16*f.panels, end-j)
+func (f *fewPart) columns(p *product, w *fewWeight, j, end int, tmp []float32) {
+	beta, precision, s := p.beta != 0, 0, w.s
+	if p.w.half {
+		precision = 1
+	}
+	panels, kernel := fewPanels[f.size], s.f.kernels[precision][f.size]
+	for ; j < end; j += 16 * panels {
+		n := min(16*panels, end-j)
 		c, ldc, add := p.c[f.first*p.ldc+j:], p.ldc, 0
 		if f.rows != f.m {
-			c, ldc = tmp, 16*f.panels
+			c, ldc = tmp, 16*panels
 			for i := 0; beta && i < f.m; i++ {
 				copy(tmp[i*ldc:][:n], p.c[(f.first+i)*p.ldc+j:])
 			}
@@ -158,9 +225,9 @@ func (f *fewPart) columns(p *product, s *stored, first, j, end int, tmp []float3
 		if beta {
 			add = 1
 		}
-		w := s.data[(first+j)/16*s.panel:]
-		_, _ = c[(f.rows-1)*ldc+n-1], w[f.panels*s.panel-1]
-		f.kernel(s.k/32, &f.x[0], &f.sums[0], &w[0], s.panel, &c[0], 4*ldc, int(uint64(1)<<n-1), add, p.alpha)
+		data := s.data[(w.first+j)/16*s.panel:]
+		_, _ = c[(f.rows-1)*ldc+n-1], data[panels*s.panel-1]
+		kernel(s.k/32, &f.x[0], &f.sums[0], &data[0], s.panel, &c[0], 4*ldc, int(uint64(1)<<n-1), add, p.alpha)
 		for i := 0; f.rows != f.m && i < f.m; i++ {
 			copy(p.c[(f.first+i)*p.ldc+j:][:n], tmp[i*ldc:])
 		}

@@ -9,38 +9,62 @@ import (
 
 // RMSNorm implements [tensor.Transformer].
 func (b *Backend) RMSNorm(dst, rstd, x, w *tensor.Tensor, eps float32) {
+	b.norm(dst, rstd, nil, x, nil, w, eps)
+}
+
+// AddRMSNorm implements [tensor.Transformer].
+func (b *Backend) AddRMSNorm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
+	b.norm(dst, rstd, sum, x, y, w, eps)
+}
+
+// norm is both; y and sum are nil in RMSNorm.
+func (b *Backend) norm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
 	const op = "rmsnorm"
 	d, r, v, g := output(op, dst), output(op, rstd), input(op, x), input(op, w)
 	sameShape(op, dst, x)
 	rows, cols := matrix(op, x)
 	checkLen(op, len(r), rows)
 	checkLen(op, len(g), cols)
+	var s, u []float32
+	if sum != nil {
+		s, u = output(op, sum), input(op, y)
+		sameShape(op, x, sum, y)
+	}
 	if b.err != nil {
 		return
 	}
-	b.split(rows, 1, float64(cols)*0.5, args{dst: d, dst2: r, x: v, w: g, cols: cols, scale: eps}, func(a *args, lo, hi, _ int) {
+	b.split(rows, 1, float64(cols)*0.6, args{dst: d, dst2: r, sum: s, x: v, y: u, w: g, cols: cols, scale: eps}, func(a *args, lo, hi, _ int) {
 		for t := lo; t < hi; t++ {
-			v, r := a.x[t*a.cols:][:a.cols], a.dst2
-			mean := a.b.k.dot64(v, v) / float64(a.cols)
+			v, r, k := a.x[t*a.cols:][:a.cols], a.dst2, a.b.k
+			if a.sum != nil {
+				s := a.sum[t*a.cols:][:a.cols]
+				k.addScaled(s, v, a.y[t*a.cols:][:a.cols], 1)
+				v = s
+			}
+			mean := k.dot64(v, v) / float64(a.cols)
 			r[t] = float32(1 / math.Sqrt(mean+float64(a.scale)))
-			a.b.k.mul(a.dst[t*a.cols:][:a.cols], v, a.w, r[t])
+			k.mul(a.dst[t*a.cols:][:a.cols], v, a.w, r[t])
 		}
 	})
 }
 
 // RMSNormGrad implements [tensor.Transformer]. With n columns,
 // dx = rstd·(w⊙dy) - x·(rstd³/n)·Σ w⊙dy⊙x and dw = Σ dy⊙x·rstd.
-func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
+func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
 	const op = "rmsnorm gradient"
 	d, v, g, r, y := output(op, dx), input(op, x), input(op, w), input(op, rstd), input(op, dy)
 	sameShape(op, dx, x, dy)
 	rows, cols := matrix(op, x)
 	checkLen(op, len(r), rows)
 	checkLen(op, len(g), cols)
-	var dg []float32
+	var dg, more []float32
 	if dw != nil {
 		dg = output(op, dw)
 		checkLen(op, len(dg), cols)
+	}
+	if add != nil {
+		more = input(op, add)
+		sameShape(op, x, add)
 	}
 	if b.err != nil {
 		return
@@ -53,12 +77,19 @@ func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
 			}
 		})
 	}
-	b.split(rows, 1, float64(cols), args{dst: d, x: v, y: y, z: r, w: g, cols: cols}, func(a *args, lo, hi, _ int) {
+	b.split(rows, 1, float64(cols), args{dst: d, x: v, y: y, z: r, w: g, sum: more, cols: cols}, func(a *args, lo, hi, thread int) {
+		k, g := a.b.k, grow(&a.b.work[thread].row, a.cols)
 		for t := lo; t < hi; t++ {
 			d, v := a.dst[t*a.cols:][:a.cols], a.x[t*a.cols:][:a.cols]
-			a.b.k.mul(d, a.y[t*a.cols:][:a.cols], a.w, a.z[t])
+			k.mul(g, a.y[t*a.cols:][:a.cols], a.w, a.z[t])
 			s := float64(a.z[t])
-			a.b.k.addScaled(d, d, v, float32(-s*s*a.b.k.dot64(d, v)/float64(a.cols)))
+			by := float32(-s * s * k.dot64(g, v) / float64(a.cols))
+			if a.sum == nil {
+				k.addScaled(d, g, v, by)
+				continue
+			}
+			k.addScaled(g, g, v, by)
+			k.addScaled(d, a.sum[t*a.cols:][:a.cols], g, 1)
 		}
 	})
 }
@@ -86,21 +117,30 @@ func (r *rotation) set(pos []int32, inv []float32) {
 	}
 }
 
+// turns makes the rotations of rows at positions, and returns the columns of a
+// head, of which cols is a multiple.
+func (b *Backend) turns(op string, pos, invFreq *tensor.Tensor, rows, cols int) (head int) {
+	at, inv := ints(op, pos), input(op, invFreq)
+	checkLen(op, len(at), rows)
+	if head = 2 * len(inv); head == 0 || cols%head != 0 {
+		panic("cpu: " + op + ": width is not a multiple of twice the frequencies")
+	}
+	if b.err == nil {
+		b.rotate.set(at, inv)
+	}
+	return head
+}
+
 // Rope implements [tensor.Transformer]. Angles are float32 products, as in
 // Hugging Face's models; their sines are rounded from float64.
 func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
 	const op = "rope"
-	v, at, inv := output(op, x), ints(op, pos), input(op, invFreq)
+	v := output(op, x)
 	rows, cols := matrix(op, x)
-	checkLen(op, len(at), rows)
-	half := len(inv)
-	if half == 0 || cols%(2*half) != 0 {
-		panic("cpu: rope: width is not a multiple of twice the frequencies")
-	}
+	b.turns(op, pos, invFreq, rows, cols)
 	if b.err != nil {
 		return
 	}
-	b.rotate.set(at, inv)
 	sign := float32(1)
 	if inverse {
 		sign = -1

@@ -194,26 +194,17 @@ func (b *Backend) packLeft(p *product, i, m int) []float32 {
 	return dst
 }
 
-// copyLeft returns rows i..i+m of a times the factors of the terms. With half,
-// they are pairs of bfloat16, or numbers rounded to it where there is no kernel
-// for pairs.
-func (b *Backend) copyLeft(p *product, i, m, terms int, half bool) []float32 {
+// copyLeft returns rows i..i+m of a in half precision: pairs of bfloat16, or
+// numbers rounded to it where there is no kernel for pairs.
+func (b *Backend) copyLeft(p *product, i, m, terms int) []float32 {
 	dst := grow(&b.shared.rows, m*terms)
-	b.split(m, 1, float64(p.k)*0.1, args{p: p, dst: dst, first: i, cols: terms, on: half}, func(a *args, lo, hi, thread int) {
+	b.split(m, 1, float64(p.k)*0.1, args{p: p, dst: dst, first: i, cols: terms}, func(a *args, lo, hi, _ int) {
 		b, p := a.b, a.p
-		tmp := grow(&b.work[thread].row, p.k)
 		for r := lo; r < hi; r++ {
 			d, src := a.dst[r*a.cols:][:a.cols], p.a[(a.first+r)*p.lda:][:p.k]
-			if p.terms != nil {
-				b.k.mul(tmp, src, p.terms, 1)
-				src = tmp
-			}
-			switch {
-			case !a.on:
-				copy(d, src)
-			case b.k.halfTile != nil:
+			if b.k.halfTile != nil {
 				b.k.halves(d, src)
-			default:
+			} else {
 				b.k.round(d, src)
 			}
 		}

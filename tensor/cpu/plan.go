@@ -159,23 +159,26 @@ func (p *plan) multiplyPanels(x *product, w *planned, all [2]int) {
 	half := x.w.half && !x.transA
 	terms := p.k.terms(x.k, half)
 	kept, packs := p.keep(x, w, all, half)
-	rows, cols := p.k.pieces(x, terms, kept)
+	n := 1 // products whose panels are there at the same time
+	if x.paired {
+		n = 2
+	}
+	rows, cols := p.k.pieces(x, n, terms, kept)
 	switch {
 	case x.transA:
 		more(&p.shared.rows, p.k.leftSize(rows, x.k))
-	case half || x.terms != nil:
+	case half:
 		more(&p.shared.rows, x.m*terms)
-		more(&p.work.row, x.k)
 	}
 	if !kept {
-		more(&p.shared.panels, p.k.newPanels(terms, cols, half).size())
+		more(&p.shared.panels, n*p.k.newPanels(terms, cols, half).size())
 	}
 	if packs || !kept {
 		p.packs(x.transW, terms, max(x.k, all[1]), x.w.dt != tensor.F32 || half || x.n%p.k.cols != 0)
 	}
 	if x.low != nil {
 		low := p.k.newPanels(x.low.r, cols, false)
-		more(&p.shared.low, low.size())
+		more(&p.shared.low, n*low.size())
 		p.packs(x.low.trans, x.low.r, x.low.r, cols%p.k.cols != 0)
 	}
 }

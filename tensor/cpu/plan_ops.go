@@ -30,8 +30,6 @@ func (p *plan) Copy(dst, src *tensor.Tensor)                      { p.use("copy"
 func (p *plan) Add(dst, a, b *tensor.Tensor, _ float32)           { p.use("add", dst, a, b) }
 func (p *plan) AddRow(dst, r *tensor.Tensor)                      { p.use("add row", dst, r) }
 func (p *plan) ScaleCols(dst, x, s *tensor.Tensor)                { p.use("scale columns", dst, x, s) }
-func (p *plan) RowDot(dst, a, b *tensor.Tensor)                   { p.use("row dots", dst, a, b) }
-func (p *plan) AddDiv(dst, a, b *tensor.Tensor)                   { p.use("add quotient", dst, a, b) }
 func (p *plan) Dequantize(dst, src *tensor.Tensor)                { p.use("dequantize", dst, src) }
 func (p *plan) Embed(dst, table, ids *tensor.Tensor)              { p.use("embed", dst, table, ids) }
 func (p *plan) EmbedGrad(dtable, ids, dy *tensor.Tensor)          { p.use("embed gradient", dtable, ids, dy) }
@@ -43,16 +41,30 @@ func (p *plan) SwiGLU(dst, gate, up *tensor.Tensor)               { p.use("swigl
 
 func (p *plan) Dropout(dst, x *tensor.Tensor, _ float32, _ uint64) { p.use("dropout", dst, x) }
 
-func (p *plan) RMSNormGrad(dx, dw, x, w, rstd, dy *tensor.Tensor) {
-	p.use("rmsnorm gradient", dx, dw, x, w, rstd, dy)
+func (p *plan) AddRMSNorm(dst, rstd, sum, x, y, w *tensor.Tensor, _ float32) {
+	p.use("rmsnorm", dst, rstd, sum, x, y, w)
+}
+
+func (p *plan) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
+	p.use("rmsnorm gradient", dx, dw, x, w, rstd, dy, add)
+	more(&p.work.row, x.Cols())
+	p.grown()
 }
 
 func (p *plan) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
 	p.use("swiglu gradient", dgate, dup, gate, up, dy)
 }
 
-func (p *plan) DoRAScale(ratio, c, w2, bp, bq, m *tensor.Tensor, _ float32) {
-	p.use("dora scale", ratio, c, w2, bp, bq, m)
+// DoRANorm implements [tensor.Linear].
+func (p *plan) DoRANorm(ratio, c, w2, w, a, b, m *tensor.Tensor, _ float32) {
+	p.use("dora norm", ratio, c, w2, a, b, m)
+	r, in, out := a.Rows(), a.Cols(), w.Rows()
+	more(&p.shared.values, r*out+r*r)
+	more(&p.work.rows, (normRows+1)*r)
+	weight := p.touch("dora norm", w)
+	p.multiply(&product{m: r, n: out, k: in, transW: true, uniform: true, w: operand{dt: w.DType, half: weight.half}}, weight, [2]int{out, in})
+	p.multiply(&product{m: r, n: r, k: in, transW: true, uniform: true}, nil, [2]int{})
+	p.grown()
 }
 
 func (p *plan) ColSum(dst, x *tensor.Tensor) {
@@ -63,9 +75,9 @@ func (p *plan) ColSum(dst, x *tensor.Tensor) {
 
 func (p *plan) ScaleRows(dst, x, s *tensor.Tensor) { p.use("scale rows", dst, x, s) }
 
-func (p *plan) ColDot(dst, a, b *tensor.Tensor) {
-	p.use("column dots", dst, a, b)
-	more(&p.shared.panels, (a.Rows()+dotRowsAtOnce-1)/dotRowsAtOnce*a.Cols())
+func (p *plan) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
+	p.use("scale columns gradient", dx, dm, dy, y, s, m)
+	more(&p.shared.panels, (dy.Rows()+dotRowsAtOnce-1)/dotRowsAtOnce*dy.Cols())
 	p.grown()
 }
 
@@ -76,14 +88,25 @@ func (p *plan) RowSquares(dst, w *tensor.Tensor) {
 }
 
 func (p *plan) Rope(x, pos, inv *tensor.Tensor, _ bool) {
-	p.use("rope", x, pos, inv)
+	p.use("rope", x)
+	p.rope(pos, inv)
+}
+
+func (p *plan) rope(pos, inv *tensor.Tensor) {
+	p.use("rope", pos, inv)
 	more(&p.shared.rotation, 2*pos.Len()*inv.Len()+pos.Len()+inv.Len())
 	p.grown()
 }
 
 // MatMul implements [tensor.Linear].
 func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
-	p.use("matmul", dst, a, o.ColScale, o.TermScale)
+	w, x := p.product(dst, a, b, &o)
+	p.multiply(x, w, [2]int{b.Rows(), b.Cols()})
+}
+
+// product touches what belongs to a product.
+func (p *plan) product(dst, a, b *tensor.Tensor, o *tensor.MatMul) (*planned, *product) {
+	p.use("matmul", dst, a, o.ColScale, o.Bias)
 	w := p.touch("matmul", b)
 	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half}}
 	if o.TransA {
@@ -92,14 +115,29 @@ func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
 	if o.TransB {
 		x.n = b.Rows()
 	}
-	if o.TermScale != nil {
-		x.terms = []float32{}
+	if r := o.Rope; r != nil {
+		p.rope(r.Positions, r.InvFreq)
+	}
+	if g := o.SwiGLUGrad; g != nil {
+		p.use("matmul", g.Gate, g.Up, g.DGate, g.DUp)
 	}
 	if l := o.LowRank; l != nil {
 		p.use("matmul", l.U, l.V)
 		x.low = &lowRank{r: l.U.Cols(), trans: l.TransV}
 	}
-	p.multiply(x, w, [2]int{b.Rows(), b.Cols()})
+	return w, x
+}
+
+// Project implements [tensor.Linear]. What two products need of scratch at the
+// same time is that of one of both widths.
+func (p *plan) Project(a *tensor.Tensor, o *tensor.Projection) {
+	p.use("project", o.SwiGLU)
+	for i := range o.Products {
+		b := o.Products[i].W
+		w, x := p.product(o.Products[i].Dst, a, b, &o.Products[i].MatMul)
+		x.paired = o.SwiGLU != nil
+		p.multiply(x, w, [2]int{b.Rows(), b.Cols()})
+	}
 }
 
 // Attention implements [tensor.Transformer].

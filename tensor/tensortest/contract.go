@@ -19,10 +19,11 @@ func testEmpty(s *suite) {
 	s.b.ScaleCols(e, e, v)
 	s.b.ScaleRows(e, e, z)
 	s.b.Dropout(e, e, 0.5, 1)
-	s.b.RowDot(z, e, e)
+	s.b.Project(e, &tensor.Projection{SwiGLU: e, Products: []tensor.Product{{Dst: e, W: w, MatMul: tensor.MatMul{TransB: true, Alpha: 1}}, {Dst: e, W: w, MatMul: tensor.MatMul{TransB: true, Alpha: 1}}}})
 	s.b.Embed(e, w, i)
 	s.b.GatherRows(e, w, i)
 	s.b.RMSNorm(e, z, e, v, 1e-5)
+	s.b.AddRMSNorm(e, z, e, e, e, v, 1e-5)
 	s.b.Rope(e, i, s.put([]float64{1, 0.5}, 2), false)
 	s.b.Attention(e, s.alloc(tensor.F32, 0, 2), e, e, e, o)
 	s.b.AttentionGrad(e, e, e, e, e, e, e, s.alloc(tensor.F32, 0, 2), e, o)
@@ -37,11 +38,11 @@ func testEmpty(s *suite) {
 	before, beforeRow := s.get(g), s.get(h)
 	s.b.MatMul(g, e, e, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	s.b.ColSum(h, e)
-	s.b.ColDot(h, e, e)
+	s.b.ScaleColsGrad(e, h, e, e, v, v)
 	s.b.EmbedGrad(g, i, e)
 	s.b.ScatterRows(g, e, i)
 	s.b.ScatterAddRows(g, e, i)
-	s.b.RMSNormGrad(e, h, e, v, z, e)
+	s.b.RMSNormGrad(e, h, e, v, z, e, e)
 	s.b.LogProbGrad(e, g, e, w, i, z, z)
 	s.b.SumSquares(one, z)
 	s.b.AdamW(z, z, z, z, tensor.AdamW{Step: 1})
@@ -167,7 +168,15 @@ func testPanics(s *suite) {
 		"matmul over a weight":  func() { s.b.MatMul(w, sq, m, one) },
 		"matmul scale":          func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, ColScale: l}) },
 		"matmul scale and beta": func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Beta: 1, ColScale: v}) },
-		"matmul terms":          func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, TermScale: v}) },
+		"matmul bias":           func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Bias: l}) },
+		"matmul rope":           func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Rope: &tensor.Rope{Positions: i, InvFreq: l}}) },
+		"project of nothing":    func() { s.b.Project(sq, &tensor.Projection{}) },
+		"project and beta": func() {
+			s.b.Project(sq, &tensor.Projection{Products: []tensor.Product{{Dst: d, W: m, MatMul: tensor.MatMul{Alpha: 1, Beta: 1}}}})
+		},
+		"swiglu of one": func() {
+			s.b.Project(sq, &tensor.Projection{SwiGLU: d, Products: []tensor.Product{{Dst: d, W: m, MatMul: one}}})
+		},
 		"matmul update":         func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: sq}}) },
 		"precision":             func() { s.b.Precision(w, tensor.Q8_0) },
 		"matmul of ints":        func() { s.b.MatMul(d, i, m, one) },

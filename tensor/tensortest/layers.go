@@ -73,6 +73,19 @@ func testRMSNorm(s *suite) {
 		s.b.RMSNorm(d, rt, xt, wt, eps)
 		s.check("rmsnorm", d, y, F32)
 		s.check("rstd", rt, r, F32)
+		half := s.normal(rows * cols)
+		rest, sum := make([]float64, rows*cols), s.put(half, rows, cols)
+		for i := range rest {
+			rest[i] = float64(float32(x[i] - half[i]))
+			x[i] = float64(float32(half[i]) + float32(rest[i]))
+		}
+		y, r = refRMSNorm(x, w, float64(float32(eps)))
+		s.b.AddRMSNorm(d, rt, sum, sum, s.put(rest, rows, cols), wt, eps)
+		s.check("sum", sum, x, Exact)
+		s.check("rmsnorm of a sum", d, y, F32)
+		s.check("rstd of a sum", rt, r, F32)
+		s.b.RMSNorm(d, rt, s.put(x, rows, cols), wt, eps)
+		s.b.Copy(xt, sum)
 		if rows*cols > 1000 {
 			continue
 		}
@@ -83,9 +96,15 @@ func testRMSNorm(s *suite) {
 		}
 		dyt, dwt := s.put(dy, rows, cols), s.put(dw, cols)
 		out := s.garbage(rows, cols)
-		s.b.RMSNormGrad(out, nil, xt, wt, rt, dyt)
+		s.b.RMSNormGrad(out, nil, xt, wt, rt, dyt, nil)
 		s.check("dx without dw", out, dx, F32Grad)
-		s.b.RMSNormGrad(dyt, dwt, xt, wt, rt, dyt)
+		other := s.normal(rows * cols)
+		s.b.RMSNormGrad(out, nil, xt, wt, rt, dyt, s.put(other, rows, cols))
+		for i := range other {
+			other[i] += dx[i]
+		}
+		s.check("dx and another", out, other, F32Grad)
+		s.b.RMSNormGrad(dyt, dwt, xt, wt, rt, dyt, nil)
 		s.check("dx over dy", dyt, dx, F32Grad)
 		s.check("dw", dwt, gw, F32Grad)
 	}

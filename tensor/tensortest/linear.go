@@ -89,24 +89,110 @@ func testMatMulEpilogue(s *suite) {
 			y := s.garbage(m, n)
 			s.b.MatMul(y, at, bt, o)
 			s.check(fmt.Sprintf("%v rank %d, scaled", z, r), y, plain, F32)
-			g, ag := s.normal(k), make([]float64, m*k)
-			for i := range ag {
-				ag[i] = a[i] * g[i%k]
+			if n%2 == 0 {
+				s.follow(fmt.Sprintf("%v rank %d", z, r), o, at, bt, plain, m, n)
 			}
-			o.TermScale = s.put(g, k)
-			terms := refMatMul(nil, ag, b, m, n, k, tensor.MatMul{Alpha: 0.5, TransB: o.TransB})
-			for i := range terms {
-				terms[i] = (terms[i] + low[i]) * f[i%n]
-			}
-			s.b.MatMul(y, at, bt, o)
-			s.check(fmt.Sprintf("%v rank %d, factors of terms", z, r), y, terms, F32)
-			o.TermScale = nil
 			o.ColScale, o.Beta = nil, 1
 			y = s.put(c, m, n)
 			s.b.MatMul(y, at, bt, o)
 			s.check(fmt.Sprintf("%v rank %d, added", z, r), y, added, F32)
 		}
 	}
+}
+
+// follow checks a bias, a rotation of heads of 2, 6 or 64, and the gradient of
+// SwiGLU, all after the product want.
+func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want []float64, m, n int) {
+	s.Helper()
+	bias, pos, y := s.normal(n), make([]int32, m), s.garbage(m, n)
+	for t := range pos {
+		pos[t] = int32(t * 7)
+	}
+	half := 1
+	for _, h := range []int{3, 32} {
+		if n%(2*h) == 0 {
+			half = h
+		}
+	}
+	inv := make([]float64, half)
+	for i := range inv {
+		inv[i] = float64(float32(1 / float64(1+i*i)))
+	}
+	biased := make([]float64, m*n)
+	for i := range biased {
+		biased[i] = want[i] + bias[i%n]
+	}
+	turned := refRope(biased, pos, inv, n, 1)
+	o.Bias, o.Rope = s.put(bias, n), &tensor.Rope{Positions: s.putInts(pos), InvFreq: s.put(inv, half)}
+	s.b.MatMul(y, a, b, o)
+	s.check(name+", rotated", y, turned, F32)
+	g, u := s.normal(m*n), s.normal(m*n)
+	dg, du, gt, ut := s.garbage(m, n), s.garbage(m, n), s.put(g, m, n), s.put(u, m, n)
+	s.b.SwiGLUGrad(dg, du, gt, ut, y)
+	o.SwiGLUGrad = &tensor.SwiGLUGrad{DGate: y, DUp: s.garbage(m, n), Gate: gt, Up: ut}
+	s.b.MatMul(y, a, b, o)
+	s.same(name+", gradient of gate", s.get(y), s.get(dg))
+	s.same(name+", gradient of up", s.get(o.SwiGLUGrad.DUp), s.get(du))
+}
+
+// A projection has the bits of its products one by one, and of what follows
+// them, whatever the types and precisions of the weights.
+func testProject(s *suite) {
+	types := [][3]tensor.DType{{tensor.F32, tensor.F32, tensor.F32}, {tensor.BF16, tensor.BF16, tensor.BF16}, {tensor.Q4_0, tensor.Q4_1, tensor.Q8_0}, {tensor.Q4_K, tensor.F16, tensor.F32}}
+	for _, dt := range types {
+		for i, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+			for j, m := range []int{1, 2, 9, 16, 40, 210} {
+				for k, head := range []int{2, 64, 96, 128} {
+					if j%2 == k%2 {
+						s.project(dt, precision, m, head, i == 0 && m == 9 || m == 40)
+					}
+				}
+			}
+		}
+	}
+}
+
+func (s *suite) project(types [3]tensor.DType, precision tensor.DType, m, head int, adapted bool) {
+	s.Helper()
+	const in = 256
+	name := fmt.Sprintf("%v in %s, %d rows, heads of %d", types, precision, m, head)
+	x, pos, inv := s.put(s.normal(m*in), m, in), make([]int32, m), s.put(s.normal(head/2), head/2)
+	for t := range pos {
+		pos[t] = int32(t)
+	}
+	rope := tensor.Rope{Positions: s.putInts(pos), InvFreq: inv}
+	var one, together tensor.Projection
+	for i, n := range []int{6 * head, 2 * head, 2 * head} {
+		w := s.load(types[i], s.stored(types[i], n, in), n, in)
+		s.b.Precision(w, precision)
+		o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: m > 16 && i < 3}
+		if i < 2 {
+			o.Rope = &rope
+			o.Bias = s.put(s.normal(n), n)
+		}
+		if adapted {
+			o.LowRank = &tensor.LowRank{U: s.put(s.normal(m*3), m, 3), V: s.put(s.normal(n*3), n, 3), TransV: true, Alpha: 1}
+			o.ColScale = s.put(s.normal(n), n)
+		}
+		one.Products = append(one.Products, tensor.Product{Dst: s.garbage(m, n), W: w, MatMul: o})
+		together.Products = append(together.Products, tensor.Product{Dst: s.garbage(m, n), W: w, MatMul: o})
+		s.b.MatMul(one.Products[i].Dst, x, w, o)
+	}
+	s.b.Project(x, &together)
+	for i := range one.Products {
+		s.same(fmt.Sprintf("%s, product %d", name, i), s.get(together.Products[i].Dst), s.get(one.Products[i].Dst))
+	}
+	// Products 1 and 2 as gate and up.
+	gate, up := &together.Products[1], &together.Products[2]
+	gate.Rope, gate.Bias = nil, nil
+	s.b.MatMul(one.Products[1].Dst, x, gate.W, gate.MatMul)
+	want := s.garbage(m, 2*head)
+	s.b.SwiGLU(want, one.Products[1].Dst, one.Products[2].Dst)
+	y := s.garbage(m, 2*head)
+	s.b.Project(x, &tensor.Projection{Products: []tensor.Product{*gate, *up}, SwiGLU: y})
+	s.same(name+", gate", s.get(gate.Dst), s.get(one.Products[1].Dst))
+	s.same(name+", up", s.get(up.Dst), s.get(one.Products[2].Dst))
+	s.same(name+", swiglu", s.get(y), s.get(want))
 }
 
 // Products in bfloat16 are those of rounded operands, summed in float32. Of
@@ -224,14 +310,19 @@ func testVectors(s *suite) {
 		rows, cols := z[0], z[1]
 		x, y, v := s.normal(rows*cols), s.normal(rows*cols), s.normal(cols)
 		sum, scaled := make([]float64, rows*cols), make([]float64, rows*cols)
-		colDot, rowDot, byRow := s.normal(cols), make([]float64, rows), make([]float64, rows*cols)
-		dst, r := s.put(colDot, cols), s.normal(rows)
+		dm, byRow := s.normal(cols), make([]float64, rows*cols)
+		dst, r, m := s.put(dm, cols), s.normal(rows), s.normal(cols)
+		m[0] = 0
 		for i := range x {
+			if i%cols == 0 {
+				y[i] = 0 // 0/0 of m
+			}
 			sum[i] = x[i] - 0.5*y[i]
 			scaled[i] = x[i] * v[i%cols]
 			byRow[i] = x[i] * r[i/cols]
-			colDot[i%cols] += x[i] * y[i]
-			rowDot[i/cols] += x[i] * y[i]
+			if i%cols > 0 {
+				dm[i%cols] += x[i] * y[i] / m[i%cols]
+			}
 		}
 		d, xt, yt := s.garbage(rows, cols), s.put(x, rows, cols), s.put(y, rows, cols)
 		s.b.Add(d, xt, yt, -0.5)
@@ -240,22 +331,10 @@ func testVectors(s *suite) {
 		s.check("scale columns", d, scaled, F32)
 		s.b.ScaleRows(d, xt, s.put(r, rows))
 		s.check("scale rows", d, byRow, F32)
-		dots := s.garbage(rows)
-		s.b.RowDot(dots, xt, yt)
-		s.check("row dots", dots, rowDot, F32)
-		s.b.ColDot(dst, xt, yt)
-		s.check("column dots", dst, colDot, F32)
+		s.b.ScaleColsGrad(d, dst, xt, s.put(y, rows, cols), s.put(v, cols), s.put(m, cols))
+		s.check("scale columns gradient, x", d, scaled, F32)
+		s.check("scale columns gradient, m", dst, dm, F32Grad)
 	}
-	a, b, c := s.normal(9), s.normal(9), s.normal(9)
-	a[4], b[4] = 0, 0
-	d := s.put(c, 9)
-	s.b.AddDiv(d, s.put(a, 9), s.put(b, 9))
-	for i := range c {
-		if i != 4 {
-			c[i] += a[i] / b[i]
-		}
-	}
-	s.check("add quotient", d, c, F32)
 }
 
 func testBias(s *suite) {
@@ -310,21 +389,28 @@ func testDropout(s *suite) {
 }
 
 func testDoRA(s *suite) {
-	const n, scale = 11, 0.5
-	in := map[string][]float64{}
-	for _, k := range []string{"w2", "bp", "bq", "m"} {
-		in[k] = s.normal(n)
+	for _, z := range [][3]int{{11, 9, 2}, {300, 512, 16}, {600, 96, 100}} { // out, in, rank
+		out, in, r, scale := z[0], z[1], z[2], 0.5
+		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+			wt := s.load(dt, s.stored(dt, out, in), out, in)
+			w, a, b, m := s.expanded(wt), s.normal(r*in), s.normal(out*r), s.normal(out)
+			ba := refMatMul(nil, b, a, out, in, r, tensor.MatMul{Alpha: 1})
+			norm, ratio, sq := make([]float64, out), make([]float64, out), s.garbage(out)
+			for i := range w {
+				v := w[i] + scale*ba[i]
+				norm[i/in] += v * v
+			}
+			for j := range norm {
+				norm[j] = math.Sqrt(norm[j])
+				ratio[j] = m[j] / norm[j]
+			}
+			q, c := s.garbage(out), s.garbage(out)
+			s.b.RowSquares(sq, wt)
+			s.b.DoRANorm(q, c, sq, wt, s.put(a, r, in), s.put(b, out, r), s.put(m, out), float32(scale))
+			s.check(fmt.Sprintf("norm %v of %s", z, dt), c, norm, F32)
+			s.check(fmt.Sprintf("ratio %v of %s", z, dt), q, ratio, F32)
+		}
 	}
-	ratio, norm := make([]float64, n), make([]float64, n)
-	for j := range ratio {
-		in["w2"][j] = 20 + in["w2"][j]
-		norm[j] = math.Sqrt(in["w2"][j] + 2*scale*in["bp"][j] + scale*scale*in["bq"][j])
-		ratio[j] = in["m"][j] / norm[j]
-	}
-	r, c := s.garbage(n), s.garbage(n)
-	s.b.DoRAScale(r, c, s.put(in["w2"], n), s.put(in["bp"], n), s.put(in["bq"], n), s.put(in["m"], n), scale)
-	s.check("norm", c, norm, F32)
-	s.check("ratio", r, ratio, F32)
 }
 
 func testRowSquares(s *suite) {

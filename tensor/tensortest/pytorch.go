@@ -47,7 +47,7 @@ func (l *loaded) layers() {
 	x, w, dy := l.tensor("norm.x"), l.tensor("norm.w"), l.tensor("norm.dy")
 	y, dx, dw, r := l.like(x), l.like(x), l.alloc(tensor.F32, w.Len()), l.garbage(x.Rows())
 	b.RMSNorm(y, r, x, w, 1e-5)
-	b.RMSNormGrad(dx, dw, x, w, r, dy)
+	b.RMSNormGrad(dx, dw, x, w, r, dy, nil)
 	l.compare("norm.y", y, F32)
 	l.compare("norm.dx", dx, F32Grad)
 	l.compare("norm.dw", dw, F32Grad)

@@ -18,7 +18,7 @@ func stepAVX512(n int) int {
 	}
 }
 
-func tileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func tileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool, next ahead) {
 	if rows == 0 {
 		return
 	}
@@ -28,10 +28,10 @@ func tileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br int,
 	if add {
 		plus = 1
 	}
-	tiles512[kernel512(rows, cols)](k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, mask, plus, alpha)
+	tiles512[kernel512(rows, cols)](k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, mask, plus, next.at, next.by, alpha)
 }
 
-func halfTileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func halfTileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool, next ahead) {
 	if rows == 0 {
 		return
 	}
@@ -40,10 +40,10 @@ func halfTileAVX512(rows, cols, k int, a []float32, ar, ac int, b []float32, br 
 	if add {
 		plus = 1
 	}
-	halfTiles512[kernel512(rows, cols)](k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, mask, plus, alpha)
+	halfTiles512[kernel512(rows, cols)](k, &a[0], 4*ar, 4*ac, &b[0], 4*br, &c[0], 4*cr, mask, plus, next.at, next.by, alpha)
 }
 
-type tile512 = func(k int, a *float32, ar, ac int, b *float32, br int, c *float32, cr, mask, add int, alpha float32)
+type tile512 = func(k int, a *float32, ar, ac int, b *float32, br int, c *float32, cr, mask, add, ahead, by int, alpha float32)
 
 // The kernels by kernel512.
 var (

@@ -90,7 +90,7 @@ func avx2() *kernels {
 	}
 }
 
-func tileAVX2(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func tileAVX2(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool, _ ahead) {
 	if rows == 0 {
 		return
 	}

@@ -41,7 +41,7 @@ func checkMix(t *testing.T, k *kernels, rows, n, d int, x []float32, stored []by
 	k.mix(rows, n, d, p, n+3, unsafe.Pointer(&stored[0]), 2*ld, tensor.BF16, half, cr)
 	for r := range rows {
 		for j := 0; j < d; j += k.cols {
-			k.tile(1, min(k.cols, d-j), n, p[r*(n+3):], n+3, 1, x[j:], ld, want[r*cr+j:], cr, 1, true)
+			k.tile(1, min(k.cols, d-j), n, p[r*(n+3):], n+3, 1, x[j:], ld, want[r*cr+j:], cr, 1, true, ahead{})
 		}
 	}
 	check(t, "mix")

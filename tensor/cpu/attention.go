@@ -290,7 +290,7 @@ func (b *Backend) timesKeys(s *strip, a, panels, c []float32, ldc, k0, n, d int,
 		r = b.k.step(s.rows - i)
 		seen := min(n, s.sees(i+r-1)-k0)
 		for j := 0; j < seen; j += cols {
-			b.k.tile(r, min(cols, n-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false)
+			b.k.tile(r, min(cols, n-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false, ahead{})
 		}
 	}
 }
@@ -307,7 +307,7 @@ func (b *Backend) times(rows int, a []float32, ar, ac int, x []float32, ld int, 
 			continue
 		}
 		for j := 0; j < d; j += cols {
-			b.k.tile(r, min(cols, d-j), hi-lo, a[i*ar+lo*ac:], ar, ac, x[lo*ld+j:], ld, c[i*ldc+j:], ldc, 1, true)
+			b.k.tile(r, min(cols, d-j), hi-lo, a[i*ar+lo*ac:], ar, ac, x[lo*ld+j:], ld, c[i*ldc+j:], ldc, 1, true, ahead{})
 		}
 	}
 }

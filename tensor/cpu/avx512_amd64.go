@@ -5,102 +5,102 @@ package cpu
 // tile1x16 is kernels.tile for 1 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile1x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile1x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile1x32 is kernels.tile for 1 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile1x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile1x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile2x16 is kernels.tile for 2 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile2x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile2x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile2x32 is kernels.tile for 2 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile2x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile2x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile4x16 is kernels.tile for 4 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile4x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile4x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile4x32 is kernels.tile for 4 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile4x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile4x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile8x16 is kernels.tile for 8 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile8x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile8x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile8x32 is kernels.tile for 8 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile8x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile8x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile14x16 is kernels.tile for 14 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile14x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile14x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // tile14x32 is kernels.tile for 14 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func tile14x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func tile14x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile1x16 is kernels.halfTile for 1 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile1x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile1x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile1x32 is kernels.halfTile for 1 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile1x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile1x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile2x16 is kernels.halfTile for 2 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile2x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile2x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile2x32 is kernels.halfTile for 2 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile2x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile2x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile4x16 is kernels.halfTile for 4 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile4x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile4x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile4x32 is kernels.halfTile for 4 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile4x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile4x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile8x16 is kernels.halfTile for 8 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile8x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile8x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile8x32 is kernels.halfTile for 8 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile8x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile8x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile14x16 is kernels.halfTile for 14 rows and up to 16 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile14x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile14x16(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halfTile14x32 is kernels.halfTile for 14 rows and up to 32 columns, those set in mask; add is 0 or 1.
 //
 //go:noescape
-func halfTile14x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, alpha float32)
+func halfTile14x32(k int, a *float32, ar int, ac int, b *float32, br int, c *float32, cr int, mask int, add int, ahead int, by int, alpha float32)
 
 // halves32 rounds n groups of 32 elements to bfloat16.
 //

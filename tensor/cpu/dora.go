@@ -87,7 +87,7 @@ func (a *args) doraNorm(lo, hi, thread int) {
 		for j := 0; j < r; j += k.cols {
 			for i, step := 0, 0; i < n; i += step {
 				step = k.step(n - i)
-				k.tile(step, min(k.cols, r-j), r, a.x[(lo+i)*r:], r, 1, a.z[j:], r, baa[i*r+j:], r, 1, false)
+				k.tile(step, min(k.cols, r-j), r, a.x[(lo+i)*r:], r, 1, a.z[j:], r, baa[i*r+j:], r, 1, false, ahead{})
 			}
 		}
 		for j := lo; j < lo+n; j++ {

@@ -11,7 +11,13 @@ import (
 // p*br+j, (i, j) of c at i*cr+j. rows is what kernels.step returned and cols at
 // most kernels.cols. Every element is one chain of k fused steps in order,
 // whatever rows and cols are: their bits do not depend on how a matrix is cut.
-type tile func(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool)
+//
+// What next says may be fetched into the caches meanwhile.
+type tile func(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool, next ahead)
+
+// ahead is memory that will be read soon: for each fourth term a line, at bytes
+// behind b and by bytes apart.
+type ahead struct{ at, by int }
 
 const (
 	dotRows = 4 // weights of one call of kernels.dots

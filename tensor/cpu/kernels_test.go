@@ -205,7 +205,7 @@ func whole(kn *kernels, rows, cols, k int, a []float32, ar, ac int, b []float32,
 	for i, r := 0, 0; i < rows; i += r {
 		r = kn.step(rows - i)
 		for j := 0; j < cols; j += kn.cols {
-			kn.tile(r, min(kn.cols, cols-j), k, a[i*ar:], ar, ac, b[j:], br, c[i*cr+j:], cr, -1.5, add)
+			kn.tile(r, min(kn.cols, cols-j), k, a[i*ar:], ar, ac, b[j:], br, c[i*cr+j:], cr, -1.5, add, ahead{})
 		}
 	}
 }
@@ -254,7 +254,7 @@ func TestHalfParity(t *testing.T) {
 						got, check := guarded(c)
 						for i, r := 0, 0; i < rows; i += r {
 							r = fast.step(rows - i)
-							fast.halfTile(r, cols, pairs, ah[i*pairs:], pairs, 1, b, 32, got[i*35:], 35, 0.5, add)
+							fast.halfTile(r, cols, pairs, ah[i*pairs:], pairs, 1, b, 32, got[i*35:], 35, 0.5, add, ahead{at: 64, by: 8})
 						}
 						for i := range rows {
 							for j := range cols {

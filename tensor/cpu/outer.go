@@ -48,7 +48,7 @@ func (b *Backend) outer(rows, cols, k int, a []float32, lda int, x []float32, ld
 		for j := 0; j < cols; j += b.k.cols {
 			for i, r := 0, 0; i < rows; i += r {
 				r = b.k.step(rows - i)
-				b.k.tile(r, min(b.k.cols, cols-j), n, a[t*lda+i:], 1, lda, x[t*ldx+j:], ldx, c[i*ldc+j:], ldc, alpha, add || t > 0)
+				b.k.tile(r, min(b.k.cols, cols-j), n, a[t*lda+i:], 1, lda, x[t*ldx+j:], ldx, c[i*ldc+j:], ldc, alpha, add || t > 0, ahead{})
 			}
 		}
 	}

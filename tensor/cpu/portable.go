@@ -22,7 +22,7 @@ func portable() *kernels {
 	}
 }
 
-func tileGo(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool) {
+func tileGo(rows, cols, k int, a []float32, ar, ac int, b []float32, br int, c []float32, cr int, alpha float32, add bool, _ ahead) {
 	for i := range rows {
 		j := 0
 		for ; j+8 <= cols; j += 8 {

@@ -157,12 +157,15 @@ func (t *tiles) block(b *Backend, ilo, ihi, jlo, jhi int) {
 	p, l, w := t.p, &t.l, &t.w
 	for k := 0; k < t.terms; k += w.w.depth {
 		depth, add := min(w.w.depth, t.terms-k), k > 0 || p.beta != 0
+		size, part := 4*depth*b.k.cols, 1+(ihi-ilo)/b.k.rows
 		for j := jlo; j < jhi; j += b.k.cols {
 			panel := w.w.at(w.col+j, w.term+k)
+			next := ahead{at: size, by: 16 * b.k.cols / part}
 			for i, r := ilo, 0; i < ihi; i += r {
 				a, near := l.at(i, k, ihi-i, b.k.rows)
 				r = b.k.step(near)
-				t.tile(r, min(b.k.cols, jhi-j), depth, a, l.row, l.col, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.alpha, add)
+				t.tile(r, min(b.k.cols, jhi-j), depth, a, l.row, l.col, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.alpha, add, next)
+				next.at += size / part
 			}
 		}
 	}
@@ -170,7 +173,7 @@ func (t *tiles) block(b *Backend, ilo, ihi, jlo, jhi int) {
 		panel := t.low.at(j, 0)
 		for i, r := ilo, 0; i < ihi; i += r {
 			r = b.k.step(ihi - i)
-			b.k.tile(r, min(b.k.cols, jhi-j), p.low.r, p.low.u[(t.i0+i)*p.low.r:], p.low.r, 1, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.low.alpha, true)
+			b.k.tile(r, min(b.k.cols, jhi-j), p.low.r, p.low.u[(t.i0+i)*p.low.r:], p.low.r, 1, panel, b.k.cols, p.c[(t.i0+i)*p.ldc+t.j0+j:], p.ldc, p.low.alpha, true, ahead{})
 		}
 	}
 	if p.follows() && p.inBlocks(jobCols) {

@@ -76,7 +76,9 @@ func (w *writer) oneHalf(src, dst int) {
 
 // tile512 writes the product kernel for some rows of 16·vecs columns, of
 // float32 or of pairs of bfloat16. Accumulators are Z4 and up, vecs a row; Z0
-// and Z1 hold a row of b, whose columns K1 and K2 select.
+// and Z1 hold a row of b, whose columns K1 and K2 select. Operands whose terms
+// lie together are read four terms at a time, and lines from ahead bytes behind b
+// on, by bytes apart, are fetched meanwhile.
 func (w *writer) tile512(rows, vecs int, half bool) {
 	name, of := fmt.Sprintf("tile%dx%d", rows, 16*vecs), "kernels.tile"
 	if half {
@@ -84,7 +86,7 @@ func (w *writer) tile512(rows, vecs int, half bool) {
 	}
 	arg := w.function(name, fmt.Sprintf("is %s for %d rows and up to %d columns, those set in mask; add is 0 or 1.", of, rows, 16*vecs),
 		param{"k", "int"}, param{"a", "*float32"}, param{"ar", "int"}, param{"ac", "int"}, param{"b", "*float32"}, param{"br", "int"},
-		param{"c", "*float32"}, param{"cr", "int"}, param{"mask", "int"}, param{"add", "int"}, param{"alpha", "float32"})
+		param{"c", "*float32"}, param{"cr", "int"}, param{"mask", "int"}, param{"add", "int"}, param{"ahead", "int"}, param{"by", "int"}, param{"alpha", "float32"})
 	for _, v := range [][2]string{{"mask", "DX"}, {"k", "CX"}, {"a", "AX"}, {"ar", "R9"}, {"ac", "R10"}, {"b", "BX"}, {"br", "R11"}, {"c", "DI"}, {"cr", "R8"}} {
 		w.p("MOVQ %s, %s", arg(v[0]), v[1])
 	}
@@ -102,33 +104,49 @@ func (w *writer) tile512(rows, vecs int, half bool) {
 	for i := range rows * vecs {
 		w.p("VXORPS Z%d, Z%d, Z%d", 4+i, 4+i, 4+i)
 	}
-	loop := w.label()
-	w.p("PCALIGN $32\n%s:", loop)
-	for v := range vecs {
-		w.p("VMOVUPS.Z %d(BX), K%d, Z%d", 64*v, v+1, v)
-	}
-	w.p("ADDQ R11, BX")
-	for i := range rows {
-		a, at := 2+i%2, []string{"(%s)", "(%s)(R9*1)", "(%s)(R9*2)"}[i%3]
-		at = fmt.Sprintf(at, bases[i/3])
-		if vecs == 1 && !half {
-			w.p("VFMADD231PS.BCST %s, Z0, Z%d", at, 4+i)
-			continue
-		}
-		w.p("VBROADCASTSS %s, Z%d", at, a)
+	term := func(t int) { // that lies t terms on
 		for v := range vecs {
-			if half {
-				w.dotHalf(a, v, 4+vecs*i+v)
-			} else {
-				w.p("VFMADD231PS Z%d, Z%d, Z%d", v, a, 4+vecs*i+v)
+			w.p("VMOVUPS.Z %d(BX), K%d, Z%d", 64*(vecs*t+v), v+1, v)
+		}
+		for i := range rows {
+			a, at := 2+i%2, []string{"(%s)", "(%s)(R9*1)", "(%s)(R9*2)"}[i%3]
+			at = fmt.Sprintf("%d"+at, 4*t, bases[i/3])
+			if vecs == 1 && !half {
+				w.p("VFMADD231PS.BCST %s, Z0, Z%d", at, 4+i)
+				continue
+			}
+			w.p("VBROADCASTSS %s, Z%d", at, a)
+			for v := range vecs {
+				if half {
+					w.dotHalf(a, v, 4+vecs*i+v)
+				} else {
+					w.p("VFMADD231PS Z%d, Z%d, Z%d", v, a, 4+vecs*i+v)
+				}
 			}
 		}
 	}
-	for _, base := range bases {
-		w.p("ADDQ R10, %s", base)
+	advance := func(a, b string) {
+		w.p("ADDQ %s, BX", b)
+		for _, base := range bases {
+			w.p("ADDQ %s, %s", a, base)
+		}
 	}
+	four, loop, tail, done := w.label(), w.label(), w.label(), w.label()
+	w.p("CMPQ R10, $4\nJNE %s\nCMPQ R11, $%d\nJNE %s", loop, 64*vecs, loop)
+	w.p("MOVQ %s, R15\nADDQ BX, R15\nMOVQ %s, R14\nSUBQ $4, CX\nJLT %s\nPCALIGN $32\n%s:", arg("ahead"), arg("by"), tail, four)
+	for t := range 4 {
+		term(t)
+		if t == 1 {
+			w.p("PREFETCHT1 (R15)\nADDQ R14, R15")
+		}
+	}
+	advance("$16", fmt.Sprintf("$%d", 256*vecs))
+	w.p("SUBQ $4, CX\nJGE %s\n%s:\nADDQ $4, CX\nJZ %s", four, tail, done)
+	w.p("PCALIGN $32\n%s:", loop)
+	term(0)
+	advance("R10", "R11")
 	plain := w.label()
-	w.p("DECQ CX\nJNZ %s\nVBROADCASTSS %s, Z0\nCMPQ %s, $0\nJEQ %s", loop, arg("alpha"), arg("add"), plain)
+	w.p("DECQ CX\nJNZ %s\n%s:\nVBROADCASTSS %s, Z0\nCMPQ %s, $0\nJEQ %s", loop, done, arg("alpha"), arg("add"), plain)
 	for _, add := range []bool{true, false} {
 		if !add {
 			w.p("%s:", plain)

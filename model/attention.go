@@ -31,9 +31,9 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	p.Rope(dk, p.Positions, a.InvFreq, true)
 	p.Rope(a.q, p.Positions, a.InvFreq, true) // the outputs of Q and K again
 	p.Rope(a.k, p.Positions, a.InvFreq, true)
-	dx := a.Q.Backward(p, dq)
-	a.K.backward(p, dx, dk, tensor.MatMul{Beta: 1})
-	a.V.backward(p, dx, dv, tensor.MatMul{Beta: 1})
+	dx := a.Q.backwardOver(p, dq)
+	a.K.backward(p, dx, dk, dk, tensor.MatMul{Beta: 1})
+	a.V.backward(p, dx, dv, dv, tensor.MatMul{Beta: 1})
 	return dx
 }
 

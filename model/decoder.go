@@ -105,19 +105,15 @@ func (d *Decoder) SetPrecision(dt tensor.DType) {
 	d.backend.Precision(d.Head.Value, dt)
 }
 
-// Refresh brings adapters up to date after their parameters changed.
-func (d *Decoder) Refresh(p *Pass) (err error) {
-	defer catch(&err)
-	m := p.Mark()
-	defer p.Release(m)
+// Changed tells adapters that their parameters changed.
+func (d *Decoder) Changed() {
 	for _, l := range d.Layers {
 		l.linears(func(_ string, l *Linear) {
 			if l.Adapter != nil {
-				l.Adapter.Refresh(p, l)
+				l.Adapter.Changed()
 			}
 		})
 	}
-	return nil
 }
 
 // Backend returns the backend that holds the weights.

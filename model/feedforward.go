@@ -28,9 +28,9 @@ func (f *SwiGLU) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 func (f *SwiGLU) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dgate, dup := p.New(f.gate.Shape...), p.New(f.up.Shape...)
 	f.grad = tensor.SwiGLUGrad{DGate: dgate, DUp: dup, Gate: f.gate, Up: f.up}
-	f.Down.backward(p, dgate, dy, tensor.MatMul{SwiGLUGrad: &f.grad}) // sets both
-	dx := f.Gate.Backward(p, dgate)
-	f.Up.backward(p, dx, dup, tensor.MatMul{Beta: 1})
+	f.Down.backward(p, dgate, dy, nil, tensor.MatMul{SwiGLUGrad: &f.grad}) // sets both
+	dx := f.Gate.backwardOver(p, dgate)
+	f.Up.backward(p, dx, dup, dup, tensor.MatMul{Beta: 1})
 	return dx
 }
 

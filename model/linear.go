@@ -21,13 +21,14 @@ type Adapter interface {
 	Forward(p *Pass, l *Linear, y, x *tensor.Tensor)
 	// Backward sets dx, as o says, to the gradient of the input for dy, through
 	// both W and the adapter, and adds to the adapter's gradients. When p.Train was
-	// set, y is again what Forward or the product made it.
-	Backward(p *Pass, l *Linear, dx, x, dy *tensor.Tensor, o tensor.MatMul)
+	// set, y is again what Forward or the product made it. spare, like dy, may be
+	// overwritten; it may be dy, or nil.
+	Backward(p *Pass, l *Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul)
 	// Params calls visit for each parameter, with names such as "lora_A.weight".
 	Params(visit func(name string, p *Param))
-	// Refresh brings up to date what is derived from the parameters; it is
-	// called after they change.
-	Refresh(p *Pass, l *Linear)
+	// Changed is called after the parameters changed: what is derived from them
+	// must be derived again before it is used.
+	Changed()
 }
 
 // Out and In are the widths.
@@ -105,19 +106,27 @@ func (s *projection) run(swiglu *tensor.Tensor) {
 // gradient.
 func (l *Linear) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dx := p.New(dy.Rows(), l.In()) // [tokens, in]
-	l.backward(p, dx, dy, tensor.MatMul{})
+	l.backward(p, dx, dy, nil, tensor.MatMul{})
+	return dx
+}
+
+// backwardOver is Backward that may overwrite dy.
+func (l *Linear) backwardOver(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
+	dx := p.New(dy.Rows(), l.In()) // [tokens, in]
+	l.backward(p, dx, dy, dy, tensor.MatMul{})
 	return dx
 }
 
 // backward is Backward with dx, of which o says what it is added to or what
-// follows.
-func (l *Linear) backward(p *Pass, dx, dy *tensor.Tensor, o tensor.MatMul) {
+// follows. spare is memory like dy that may be overwritten: dy itself when nobody
+// needs it later, nil when there is none.
+func (l *Linear) backward(p *Pass, dx, dy, spare *tensor.Tensor, o tensor.MatMul) {
 	o.Alpha = 1
 	if l.B != nil && l.B.Grad != nil {
 		p.ColSum(l.B.Grad, dy)
 	}
 	if l.Adapter != nil && !p.Base {
-		l.Adapter.Backward(p, l, dx, l.x, dy, o)
+		l.Adapter.Backward(p, l, dx, l.x, dy, spare, o)
 		return
 	}
 	if l.W.Grad != nil {

@@ -200,9 +200,7 @@ func (r *run) begin() error {
 		return err
 	}
 	if r.Check != nil {
-		if err := r.d.Refresh(r.pass); err != nil {
-			return err
-		}
+		r.d.Changed()
 		if err := r.Check(r.pass); err != nil {
 			return err
 		}
@@ -220,7 +218,8 @@ func (r *run) begin() error {
 	if r.Report != nil && found {
 		r.Report(r.res.Steps, r.sched.Steps, r.res.Series)
 	}
-	return r.d.Refresh(r.pass)
+	r.d.Changed()
+	return nil
 }
 
 // window returns the examples of the step after done steps: each epoch has
@@ -271,9 +270,7 @@ func (r *run) step() error {
 	} else {
 		r.row = 0
 		r.opt.step(lr, norm)
-		if err := r.d.Refresh(r.pass); err != nil {
-			return err
-		}
+		r.d.Changed()
 	}
 	if err := r.pass.Sync(); err != nil {
 		return err

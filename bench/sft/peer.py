@@ -36,6 +36,8 @@ model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, 
 params = [p for p in model.parameters() if p.requires_grad]
 opt = torch.optim.AdamW(params, lr=float(lr), weight_decay=0.0)
 compiled = compiled == "true"
+if compiled and layout != "packed":
+    sys.exit("COMPILE needs LAYOUT packed: padded batches have ever new shapes")
 if compiled:
     for layer in model.base_model.model.model.layers:
         layer.compile(dynamic=False)

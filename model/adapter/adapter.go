@@ -93,7 +93,8 @@ func Attach(d *model.Decoder, c Config, seed uint64) (*Set, error) {
 			}
 		}
 	}
-	return s, s.refresh()
+	d.Changed()
+	return s, nil
 }
 
 func newSet(d *model.Decoder, c Config) *Set {
@@ -163,15 +164,6 @@ func (s *Set) initMagnitude(path string, a *lora) error {
 	}
 	s.d.Backend().Upload(a.m.Value, m)
 	return nil
-}
-
-func (s *Set) refresh() error {
-	p := model.NewPass(s.d.Backend())
-	defer p.Close()
-	if err := s.d.Refresh(p); err != nil {
-		return err
-	}
-	return s.d.Backend().Sync()
 }
 
 // Paths returns the module paths of the adapted layers, in order.

@@ -144,9 +144,7 @@ func TestFresh(t *testing.T) {
 			b.Upload(x.Value, v)
 		}
 	})
-	if err := d.Refresh(p); err != nil {
-		t.Fatal(err)
-	}
+	d.Changed()
 	if got := run(t, d, p); got == base {
 		t.Error("the loss ignores the adapter")
 	}
@@ -179,9 +177,7 @@ func TestDropout(t *testing.T) {
 				b.Upload(x.Value, v)
 			}
 		})
-		if err := d.Refresh(p); err != nil {
-			t.Fatal(err)
-		}
+		d.Changed()
 		loss := run(t, d, p)
 		if again := run(t, d, p); again != loss {
 			t.Errorf("loss %v, then %v with the same seed", loss, again)
@@ -220,9 +216,7 @@ func difference(t *testing.T, d *model.Decoder, p *model.Pass, path string, x *m
 			moved[i] += float32(by * float64(g[i]) / norm)
 		}
 		p.Upload(x.Value, moved)
-		if err := d.Refresh(p); err != nil {
-			t.Fatal(err)
-		}
+		d.Changed()
 		return float64(run(t, d, p))
 	}
 	slope := (at(h) - at(-h)) / (2 * h)

@@ -17,6 +17,7 @@ type lora struct {
 
 	w2       *tensor.Tensor // [out] squared row norms of W
 	c, ratio *tensor.Tensor // [out] row norms of W + scale·B·A, and m/c
+	stale    bool           // the parameters changed since c and ratio were computed
 
 	// Of the latest Forward: u·Aᵀ, and, with a magnitude, the part of the output
 	// that is rescaled.
@@ -30,6 +31,7 @@ func (a *lora) Product(p *model.Pass, l *model.Linear, y, x *tensor.Tensor, o *t
 	if a.m != nil && (p.Train && l.B != nil || p.Drops() && a.drop > 0) {
 		return false
 	}
+	a.norm(p, l)
 	a.lowRank(p, a.dropped(p, x))
 	o.LowRank = &a.low
 	if a.m != nil {
@@ -48,6 +50,7 @@ func (a *lora) lowRank(p *model.Pass, u *tensor.Tensor) {
 // Forward implements model.Adapter: y = W·x - W·u + ratio ⊙ (W·u +
 // scale·B·A·u), as PEFT has it: the base output keeps the undropped x.
 func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
+	a.norm(p, l)
 	u := a.dropped(p, x)
 	a.lowRank(p, u)
 	a.scaled = p.New(y.Shape...)
@@ -80,12 +83,14 @@ func (a *lora) seed(p *model.Pass) uint64 { return model.Stream(p.Seed).At(a.id)
 // Backward implements model.Adapter. The magnitude's gradient is the dot product
 // of dy with the rescaled output, divided by the magnitude: the norms are
 // constants for the gradient (Liu et al. 2024, section 4.3).
-func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy *tensor.Tensor, o tensor.MatMul) {
+func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul) {
 	mark := p.Mark()
 	defer p.Release(mark)
 	u, dz := a.dropped(p, x), dy // the gradient of W·u + scale·B·A·u
 	if a.m != nil {
-		dz = p.New(dy.Shape...)
+		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
+			dz = p.New(dy.Shape...)
+		}
 		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
 	p.AddOuter(a.b.Grad, dz, a.au, a.scale)
@@ -121,10 +126,14 @@ func (a *lora) Params(visit func(string, *model.Param)) {
 	}
 }
 
-// Refresh implements model.Adapter: it computes the row norms c of W +
-// scale·B·A.
-func (a *lora) Refresh(p *model.Pass, l *model.Linear) {
-	if a.m != nil {
+// Changed implements model.Adapter.
+func (a *lora) Changed() { a.stale = a.m != nil }
+
+// norm brings the row norms of W + scale·B·A up to date. It is called before W is
+// multiplied, which finds W in the caches then.
+func (a *lora) norm(p *model.Pass, l *model.Linear) {
+	if a.stale {
 		p.DoRANorm(a.ratio, a.c, a.w2, l.W.Value, a.a.Value, a.b.Value, a.m.Value, a.scale)
+		a.stale = false
 	}
 }

@@ -228,7 +228,8 @@ func load(d *model.Decoder, dir string) (*Set, error) {
 	if len(s.paths) == 0 {
 		return nil, errors.New("it holds no tensors")
 	}
-	return s, s.refresh()
+	d.Changed()
+	return s, nil
 }
 
 // read attaches one linear's adapter and fills it from f.

@@ -55,6 +55,11 @@ func avx2() *kernels {
 				mul8(n, &dst[0], &x[:n][0], &y[:n][0], s)
 			}
 		},
+		scaleDot: func(dst, sum, x, y, s []float32) {
+			if n := len(dst); n > 0 {
+				scaleDot8(n, &dst[0], &sum[:n][0], &x[:n][0], &y[:n][0], &s[:n][0])
+			}
+		},
 		addMul: func(dst, x, y []float32, s float32) {
 			if n := len(dst); n > 0 {
 				addMul8(n, &dst[0], &x[:n][0], &y[:n][0], s)

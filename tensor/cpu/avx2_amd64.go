@@ -112,6 +112,11 @@ func mul8(n int, dst *float32, x *float32, y *float32, s float32)
 //go:noescape
 func addMul8(n int, dst *float32, x *float32, y *float32, s float32)
 
+// scaleDot8 is kernels.scaleDot.
+//
+//go:noescape
+func scaleDot8(n int, dst *float32, sum *float32, x *float32, y *float32, s *float32)
+
 // rotate8 is kernels.rotate.
 //
 //go:noescape

@@ -43,9 +43,8 @@ func (a *args) scaleColsGrad(block, _, _ int) {
 	part := a.dst2[block*a.cols:][:a.cols]
 	clear(part)
 	for t := block * dotRowsAtOnce; t < min(a.rows, (block+1)*dotRowsAtOnce); t++ {
-		dy := a.x[t*a.cols:][:a.cols]
-		a.b.k.addMul(part, dy, a.y[t*a.cols:][:a.cols], 1)
-		a.b.k.mul(a.dst[t*a.cols:][:a.cols], dy, a.z, 1)
+		at, end := t*a.cols, (t+1)*a.cols
+		a.b.k.scaleDot(a.dst[at:end], part, a.x[at:end], a.y[at:end], a.z)
 	}
 }
 

@@ -84,6 +84,7 @@ type kernels struct {
 	scale      func(dst, x []float32, s float32)            // dst = s*x
 	mul        func(dst, x, y []float32, s float32)         // dst = s*x*y
 	addMul     func(dst, x, y []float32, s float32)         // dst += s*x*y
+	scaleDot   func(dst, sum, x, y, s []float32)            // dst = s*x, sum += x*y
 	rotate     func(x, y, cos, sin []float32, sign float32) // x, y = x*cos - y*sign*sin, y*cos + x*sign*sin
 	exp        func(dst, x []float32, by float32) float32   // dst = exp(x-by); the sum
 	swiglu     func(dst, g, u []float32)                    // dst = silu(g)*u

@@ -80,6 +80,8 @@ func TestElementwiseParity(t *testing.T) {
 		{"scale", 0, 0, 1, func(k *kernels, x inputs) { k.scale(x[0], x[1], 1.3) }},
 		{"mul", 0, 0, 1, func(k *kernels, x inputs) { k.mul(x[0], x[1], x[2], -1.3) }},
 		{"add mul", 1e-6, 1e-7, 1, func(k *kernels, x inputs) { k.addMul(x[0], x[1], x[2], 0.3) }},
+		{"scale and dot", 1e-6, 1e-7, 2, func(k *kernels, x inputs) { k.scaleDot(x[0], x[1], x[2], x[3], x[4]) }},
+		{"scale and dot over x", 1e-6, 1e-7, 2, func(k *kernels, x inputs) { k.scaleDot(x[0], x[1], x[0], x[3], x[4]) }},
 		{"rotate", 0, 0, 2, func(k *kernels, x inputs) { k.rotate(x[0], x[1], x[2], x[3], -1) }},
 		{"exp", 3e-7, 1.5e-45, 1, func(k *kernels, x inputs) { k.exp(x[0], x[1], 0.5) }},
 		{"swiglu", 1e-6, 1e-44, 1, func(k *kernels, x inputs) { k.swiglu(x[0], x[1], x[2]) }},

@@ -17,7 +17,7 @@ func portable() *kernels {
 		halves: halvesGo, halfPairs: halfPairsGo, round: roundGo, roundBF16: roundBF16Go,
 		dots: dotsGo, pack: packGo, pack8: pack8Go, expand: quant.Dequantize, rowDots: rowDotsGo,
 		dot: dotGo, dot64: dot64Go, max: maxGo,
-		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, rotate: rotateGo,
+		addScaled: addScaledGo, scale: scaleGo, mul: mulGo, addMul: addMulGo, scaleDot: scaleDotGo, rotate: rotateGo,
 		exp: expGo, swiglu: swigluGo, swigluGrad: swigluGradGo, scoreGrad: scoreGradGo, adamw: adamwGo,
 	}
 }
@@ -212,6 +212,14 @@ func addMulGo(dst, x, y []float32, s float32) {
 	x, y = x[:len(dst)], y[:len(dst)]
 	for i := range dst {
 		dst[i] += s * x[i] * y[i]
+	}
+}
+
+func scaleDotGo(dst, sum, x, y, s []float32) {
+	sum, x, y, s = sum[:len(dst)], x[:len(dst)], y[:len(dst)], s[:len(dst)]
+	for i, v := range x {
+		sum[i] += v * y[i]
+		dst[i] = s[i] * v
 	}
 }
 

@@ -128,6 +128,8 @@ func (w *writer) elementwise() {
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVMULPS Y1, Y0, Y0") }})
 	w.mapping(mapping{name: "addMul8", doc: "is kernels.addMul.", in: []string{"x", "y", "dst"}, out: dst, outs: []int{2},
 		scalars: []string{"s"}, body: func(bool) { w.p("VMULPS Y0, Y14, Y0\nVFMADD231PS Y1, Y0, Y2") }})
+	w.mapping(mapping{name: "scaleDot8", doc: "is kernels.scaleDot.", in: []string{"x", "y", "s", "sum"}, out: []string{"dst", "sum"}, outs: []int{4, 3},
+		body: func(bool) { w.p("VMULPS Y0, Y2, Y4\nVFMADD231PS Y0, Y1, Y3") }})
 	// Products are rounded before they are added, as in Go: sines and cosines
 	// are as exact as the sums.
 	w.mapping(mapping{name: "rotate8", doc: "is kernels.rotate.", in: []string{"x", "y", "cos", "sin"}, out: []string{"x", "y"}, outs: []int{4, 6},

@@ -39,6 +39,11 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("a killed process is taken over", func(t *testing.T) {
+		if err := h.TakenOver(); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("ten kills", func(t *testing.T) {
 		tally, err := h.Kill(10, 1)
 		if err != nil {

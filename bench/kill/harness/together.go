@@ -1,9 +1,11 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Together starts n processes at once on one store. Every action must run in
@@ -43,4 +45,37 @@ func (h *Harness) Together(n int) error {
 	}
 	_, err := damaged(store)
 	return err
+}
+
+// TakenOver kills a process in the middle of its training while another waits
+// for it: the other goes on from there and ends as the whole run did.
+func (h *Harness) TakenOver() error {
+	store := filepath.Join(h.Dir, "taken")
+	h.Recipe.Teacher.Begin()
+	h.Recipe.Teacher.Run()
+	first, err := h.start(store)
+	if err != nil {
+		return err
+	}
+	if !appears(first, store, 1, []string{"work/*/checkpoint-*"}) {
+		return errors.New("the first process saved no checkpoint")
+	}
+	second, err := h.start(store)
+	if err != nil {
+		return err
+	}
+	time.Sleep(200 * time.Millisecond)
+	first.cmd.Process.Kill()
+	<-first.done
+	if _, _, err := h.Recipe.Teacher.settle(filepath.Join(store, "journals", "teacher.jsonl")); err != nil {
+		return err
+	}
+	o, err := second.wait()
+	if err != nil {
+		return err
+	}
+	if err := h.Recipe.Teacher.check(); err != nil {
+		return err
+	}
+	return h.compare(store, o.outputs)
 }

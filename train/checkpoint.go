@@ -43,6 +43,12 @@ type state struct {
 	Tensors string               `json:"tensors_sha256"` // of the file beside it
 }
 
+// sealed is state.json: a state with the hash of its bytes.
+type sealed struct {
+	SHA256 string          `json:"sha256"`
+	State  json.RawMessage `json:"state"`
+}
+
 // errDamaged is wrapped by what is wrong with a checkpoint that was whole once.
 var errDamaged = errors.New("the checkpoint is damaged")
 
@@ -108,7 +114,11 @@ func (r *run) write(dir string) error {
 	if err := r.opt.b.Sync(); err != nil {
 		return err
 	}
-	data, err := json.Marshal(state{r.ID, r.res.Steps, r.opt.updates, r.res.Skipped, r.row, r.res.Before, r.res.Series, hex.EncodeToString(sum.Sum(nil))})
+	s, err := json.Marshal(state{r.ID, r.res.Steps, r.opt.updates, r.res.Skipped, r.row, r.res.Before, r.res.Series, hex.EncodeToString(sum.Sum(nil))})
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(sealed{hashOf(s), s})
 	if err != nil {
 		return err
 	}
@@ -203,6 +213,11 @@ func (r *run) restore() (bool, error) {
 	return false, nil
 }
 
+func hashOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
 // readState reads and checks the files of a checkpoint.
 func readState(dir string) (s state, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, stateName))
@@ -212,7 +227,14 @@ func readState(dir string) (s state, err error) {
 	if err != nil {
 		return s, err
 	}
-	if err := json.Unmarshal(data, &s); err != nil {
+	var whole sealed
+	if err := json.Unmarshal(data, &whole); err != nil {
+		return s, fmt.Errorf("%w: %s: %w", errDamaged, stateName, err)
+	}
+	if hashOf(whole.State) != whole.SHA256 {
+		return s, fmt.Errorf("%w: the checksum of %s does not match", errDamaged, stateName)
+	}
+	if err := json.Unmarshal(whole.State, &s); err != nil {
 		return s, fmt.Errorf("%w: %s: %w", errDamaged, stateName, err)
 	}
 	f, err := os.Open(filepath.Join(dir, tensorsName))
@@ -238,7 +260,7 @@ func (r *run) read(dir string) error {
 	if err != nil {
 		return err
 	}
-	if s.ID != r.ID || s.Steps > r.sched.Steps {
+	if s.ID != r.ID || s.Steps < 1 || s.Steps > r.sched.Steps || s.Updates < 0 || s.Updates > s.Steps {
 		return errors.New("it belongs to another run")
 	}
 	f, err := safetensors.Open(filepath.Join(dir, tensorsName))

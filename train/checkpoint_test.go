@@ -70,6 +70,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 		"the checksum of tensors.safetensors does not match": edit(tensors, func(b []byte) []byte { b[len(b)-5] ^= 4; return b }),
 		"checksum of tensors.safetensors":                    edit(tensors, func(b []byte) []byte { return b[:len(b)/2] }),
 		"checksum":                                           edit(tensors, func([]byte) []byte { return nil }),
+		"the checksum of state.json":                         edit(state, func(b []byte) []byte { return bytes.Replace(b, []byte(`"updates":`), []byte(`"updates":1`), 1) }),
 		"state.json: unexpected end":                         edit(state, func(b []byte) []byte { return b[:len(b)-9] }),
 		"state.json: invalid":                                edit(state, func(b []byte) []byte { clear(b); return b }),
 		"it has no state.json":                               func(dir string) error { return os.Remove(filepath.Join(dir, state)) },

@@ -222,6 +222,12 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 		e, err := measure(ctx, d, held)
 		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err
 	}
+	o.Ready = func(before map[string][]float64) error {
+		if len(before["eval_loss"]) < 3 { // n, value, standard error
+			return errors.New("the checkpoint does not hold the loss before training; remove it to start again")
+		}
+		return nil
+	}
 	o.Report = func(done, total int, points []train.Point) {
 		for _, p := range points {
 			env.Metric(p.Series, p.Step, p.Value)

@@ -208,7 +208,7 @@ func (r *run) restore() (bool, error) {
 			return false, fmt.Errorf("go on from checkpoint %s: %w; remove it to start again", dir, err)
 		}
 		r.res.Resumed = r.res.Steps
-		return true, nil
+		return true, r.prune(max(r.Keep, 1)) // a run was killed before it did
 	}
 	return false, nil
 }

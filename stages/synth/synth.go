@@ -159,38 +159,43 @@ func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 	if err != nil {
 		return err
 	}
-	ask.over = func() error { return stage.OverBudget(ctx) }
 	patient, release := outlastBudgets(ctx)
 	defer release()
 	results := make([]result, len(items))
 	var done atomic.Int64
-	var over atomic.Pointer[stage.BudgetError]
-	g, gctx := errgroup.WithContext(patient)
+	var first atomic.Pointer[error] // of the rows: then nothing more is asked
+	ask.over = func() error {
+		if err := first.Load(); err != nil {
+			return *err
+		}
+		return stage.OverBudget(ctx)
+	}
+	var g errgroup.Group // without a context: what is in flight is paid for, and comes home
 	g.SetLimit(max(1, s.Teacher.Config.Concurrency))
 	for i, item := range items {
 		g.Go(func() error {
-			if gctx.Err() != nil || over.Load() != nil {
-				return gctx.Err()
-			}
-			r, err := item(gctx)
-			var b *stage.BudgetError
-			if errors.As(err, &b) { // the others come to their end: what they asked for is paid
-				over.CompareAndSwap(nil, b)
+			if first.Load() != nil {
 				return nil
 			}
+			r, err := item(patient)
 			if err != nil {
-				return fmt.Errorf("row %d: %w", i, err)
+				if !errors.As(err, new(*stage.BudgetError)) {
+					err = fmt.Errorf("row %d: %w", i, err)
+				}
+				first.CompareAndSwap(nil, &err)
+				return nil
 			}
 			results[i] = r
 			env.Progress(done.Add(1), int64(len(items)), "rows")
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if b := over.Load(); b != nil {
-		return fmt.Errorf("%d of %s done: %w", done.Load(), stage.Count(len(items), "row"), b)
+	g.Wait()
+	if err := first.Load(); err != nil {
+		if b := new(stage.BudgetError); errors.As(*err, &b) {
+			return fmt.Errorf("%d of %s done: %w", done.Load(), stage.Count(len(items), "row"), b)
+		}
+		return *err
 	}
 	return write(env, ask, results)
 }

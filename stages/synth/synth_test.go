@@ -390,6 +390,52 @@ func TestTimeUpWhileAsking(t *testing.T) {
 	}
 }
 
+// A failure ends the run, but not the calls in flight: they are paid for.
+func TestFailureWhileAsking(t *testing.T) {
+	var broken, slow sync.WaitGroup
+	broken.Add(1)
+	slow.Add(3)
+	var mu sync.Mutex
+	n, failing := 0, true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Messages []struct{ Content string } `json:"messages"`
+		}
+		json.NewDecoder(r.Body).Decode(&q)
+		mu.Lock()
+		n++
+		at, fails := n, failing
+		mu.Unlock()
+		if fails && at <= 4 {
+			if at == 4 {
+				slow.Wait() // the other three are in flight
+				w.WriteHeader(http.StatusInternalServerError)
+				time.AfterFunc(20*time.Millisecond, broken.Done) // the client has seen it
+				return
+			}
+			slow.Done()
+			broken.Wait()
+		}
+		fmt.Fprintf(w, `{"choices":[{"message":{"content":%q},"finish_reason":"stop"}]}`, good(q.Messages[0].Content, 0))
+	}))
+	defer s.Close()
+	b := stagetest.New(t)
+	x := spec1(&server{Server: s}, dialogues)
+	x.Count, x.Teacher.Config.Concurrency = 8, 4
+	x.Documents = documents(b, passage)
+	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "500") {
+		t.Fatalf("error %v", err)
+	}
+	if n != 4 {
+		t.Errorf("%d calls, want 4: none after the failure", n)
+	}
+	failing = false
+	b.Run(Kind, x)
+	if n != 8*3+1 {
+		t.Errorf("%d calls in all, want %d: an answer was paid for twice", n, 8*3+1)
+	}
+}
+
 // Answers that are in flight when a budget has no room for more are kept.
 func TestBudgetWhileAsking(t *testing.T) {
 	s := serve(t, good)

@@ -128,7 +128,7 @@ var (
 
 // Small writes a recipe that takes a few seconds into dir.
 func Small(dir string) (*Recipe, error) {
-	t := newTeacher(func(c call, prompt string) (string, bool) { return lesson(c, prompt), true })
+	t := newTeacher(func(c call, prompt string) (reply, bool) { return reply{lesson(c, prompt), "stop"}, true })
 	files := map[string]string{"p.hcl": strings.Replace(small, "ENDPOINT", t.server.URL, 1), "bench.jsonl": ""}
 	for i, p := range programs {
 		files[fmt.Sprintf("docs/%02d.txt", i)] = passage(i)

@@ -35,9 +35,12 @@ func callOf(ms []message, seed uint64) call {
 	return sha256.Sum256(b)
 }
 
+// A reply is an answer; "length" ends one that was cut off.
+type reply struct{ text, end string }
+
 // A Teacher is an OpenAI-compatible server that keeps an account of every call.
 type Teacher struct {
-	answer func(c call, prompt string) (string, bool)
+	answer func(c call, prompt string) (reply, bool)
 	server *httptest.Server
 
 	mu       sync.Mutex
@@ -49,7 +52,7 @@ type Teacher struct {
 	answered chan struct{}
 }
 
-func newTeacher(answer func(c call, prompt string) (string, bool)) *Teacher {
+func newTeacher(answer func(c call, prompt string) (reply, bool)) *Teacher {
 	t := &Teacher{answer: answer, answered: make(chan struct{}, 1<<16)}
 	t.Begin()
 	t.server = httptest.NewServer(http.HandlerFunc(t.serve))
@@ -90,7 +93,7 @@ func (t *Teacher) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, prompt := callOf(q.Messages, q.Seed), q.Messages[len(q.Messages)-1].Content
-	text, ok := t.answer(c, prompt)
+	a, ok := t.answer(c, prompt)
 	t.mu.Lock()
 	t.asked[c]++
 	t.run[c] = true
@@ -106,8 +109,8 @@ func (t *Teacher) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	time.Sleep(time.Duration(c[0]) * 10 * time.Microsecond) // calls overlap
-	fmt.Fprintf(w, `{"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":"stop"}],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}`,
-		quote(text), len(prompt)/4, len(text)/4)
+	fmt.Fprintf(w, `{"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}`,
+		quote(a.text), a.end, len(prompt)/4, len(a.text)/4)
 	if f, ok := w.(http.Flusher); ok {
 		f.Flush()
 	}
@@ -188,12 +191,12 @@ func (t *Teacher) check() error {
 }
 
 // recorded answers from a journal file.
-func recorded(journal string) (func(call, string) (string, bool), error) {
+func recorded(journal string) (func(call, string) (reply, bool), error) {
 	b, err := os.ReadFile(journal)
 	if err != nil {
 		return nil, err
 	}
-	answers := map[call]string{}
+	answers := map[call]reply{}
 	for line := range strings.Lines(string(b)) {
 		var l struct {
 			Request struct {
@@ -202,14 +205,19 @@ func recorded(journal string) (func(call, string) (string, bool), error) {
 			} `json:"request"`
 			Answer struct {
 				Content string `json:"content"`
+				Stopped bool   `json:"stopped"`
 			} `json:"answer"`
 		}
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			return nil, fmt.Errorf("%s: %w", journal, err)
 		}
-		answers[callOf(l.Request.Messages, l.Request.Seed>>11)] = l.Answer.Content
+		end := "stop"
+		if !l.Answer.Stopped {
+			end = "length"
+		}
+		answers[callOf(l.Request.Messages, l.Request.Seed>>11)] = reply{l.Answer.Content, end}
 	}
-	return func(c call, _ string) (string, bool) {
+	return func(c call, _ string) (reply, bool) {
 		a, ok := answers[c]
 		return a, ok
 	}, nil

@@ -71,9 +71,9 @@ func run(n int, seed uint64, recipe string, together int, verbose bool) error {
 			return fmt.Errorf("%d processes on one store: %w", together, err)
 		}
 		fmt.Printf("%d processes on one store: each of %d stages ran once\n", together, h.Recipe.Stages)
-	}
-	if err := h.TakenOver(); err != nil {
-		return fmt.Errorf("a process waits for one that is killed: %w", err)
+		if err := h.TakenOver(); err != nil {
+			return fmt.Errorf("a process waits for one that is killed: %w", err)
+		}
 	}
 	t, err := h.Kill(n, seed)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 
 const (
 	leaseBeat  = 2 * time.Second  // a holder touches its lease this often
-	leaseStale = 15 * time.Second // a lease not touched for so long is broken
+	leaseStale = 15 * time.Second // a lease not touched for so long, as a waiter sees it, is broken
+	leaseOld   = 10 * time.Minute // one that was last touched so long before is broken at once: clocks differ by less
 	leasePoll  = 50 * time.Millisecond
 )
 
@@ -56,6 +57,24 @@ type lease struct {
 	path   string
 	holder leaseHolder
 	me     []byte // holder as the file has it
+
+	// What a waiter saw of another's heart. Its own clock counts: that of
+	// another machine, or of a file server, may show another time.
+	beat  time.Time     // the last
+	still time.Duration // since then
+	last  time.Time     // look
+}
+
+// stopped reports whether the heart of a lease that was last touched at beat
+// stands still.
+func (l *lease) stopped(beat, now time.Time) bool {
+	if !beat.Equal(l.beat) {
+		l.beat, l.still, l.last = beat, 0, now
+		return now.Sub(beat) > leaseOld
+	}
+	l.still += min(now.Sub(l.last), time.Second) // no more: both may have been suspended
+	l.last = now
+	return l.still > leaseStale
 }
 
 // Lease waits until nobody else runs the action k, on this machine or another
@@ -70,7 +89,7 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{filepath.Join(s.dir, "leases", k.String()), holder, me}
+	l := &lease{path: filepath.Join(s.dir, "leases", k.String()), holder: holder, me: me}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -132,7 +151,7 @@ func (l *lease) bury() bool {
 	if json.Unmarshal(content, &h) == nil { // else it is being written
 		found = h.judge(l.holder)
 	}
-	if found == alive || found == unknown && time.Since(st.ModTime()) <= leaseStale {
+	if found == alive || found == unknown && !l.stopped(st.ModTime(), time.Now()) {
 		return false
 	}
 	grave := l.path + "." + rand.Text() + ".broken"

@@ -1,7 +1,10 @@
 package train
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +17,7 @@ import (
 	"strings"
 
 	"pipe/model"
+	"pipe/model/disk"
 	"pipe/model/safetensors"
 	"pipe/tensor"
 )
@@ -36,16 +40,43 @@ type state struct {
 	Row     int                  `json:"skipped_in_a_row"`
 	Before  map[string][]float64 `json:"before,omitempty"`
 	Series  []Point              `json:"series"`
+	Tensors string               `json:"tensors_sha256"` // of the file beside it
 }
 
-// save writes a checkpoint of the present step under a temporary name, renames
-// it, and removes the oldest ones.
+// sealed is state.json: a state with the hash of its bytes.
+type sealed struct {
+	SHA256 string          `json:"sha256"`
+	State  json.RawMessage `json:"state"`
+}
+
+// errDamaged is wrapped by what is wrong with a checkpoint that was whole once.
+var errDamaged = errors.New("the checkpoint is damaged")
+
+// save writes a checkpoint of the present step and removes the oldest ones. A
+// failure, such as a full disk, leaves the newest as it was.
 func (r *run) save() error {
 	if r.Dir == "" || r.res.Steps == 0 {
 		return nil
 	}
+	err := r.publish()
+	if err != nil && r.prune(1) == nil { // there may be room now
+		err = r.publish()
+	}
+	if err != nil {
+		err = fmt.Errorf("write the checkpoint of step %d: %w", r.res.Steps, err)
+		if names, _ := r.checkpoints(); len(names) > 0 {
+			err = fmt.Errorf("%w; %s is kept: mend that and run again to go on from it", err, filepath.Join(r.Dir, names[0]))
+		}
+		return err
+	}
+	return r.prune(max(r.Keep, 1))
+}
+
+// publish writes a checkpoint under a temporary name, which is its own: another
+// process may be at the same step. Then it renames it.
+func (r *run) publish() error {
 	name := fmt.Sprintf("%s%08d", ckptPrefix, r.res.Steps)
-	final, tmp := filepath.Join(r.Dir, name), filepath.Join(r.Dir, tmpPrefix+name)
+	final, tmp := filepath.Join(r.Dir, name), filepath.Join(r.Dir, tmpPrefix+name+"-"+rand.Text())
 	if _, err := os.Stat(final); err == nil {
 		return nil
 	}
@@ -54,19 +85,16 @@ func (r *run) save() error {
 		err = os.Rename(tmp, final)
 	}
 	if err == nil {
-		err = syncDir(r.Dir)
+		return syncDir(r.Dir)
 	}
-	if err != nil {
-		os.RemoveAll(tmp)
-		return fmt.Errorf("write checkpoint of step %d: %w", r.res.Steps, err)
+	os.RemoveAll(tmp)
+	if _, there := os.Stat(final); there == nil {
+		return nil // another process was faster: the same step has the same bytes
 	}
-	return r.prune()
+	return err
 }
 
 func (r *run) write(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
@@ -76,13 +104,21 @@ func (r *run) write(dir string) error {
 			return download(w, r.opt.b, t)
 		}})
 	})
-	if err := safetensors.Write(filepath.Join(dir, tensorsName), ts, nil); err != nil {
+	sum := sha256.New()
+	err := disk.Write(filepath.Join(dir, tensorsName), func(w io.Writer) error {
+		return safetensors.WriteTo(io.MultiWriter(w, sum), ts, nil)
+	})
+	if err != nil {
 		return err
 	}
 	if err := r.opt.b.Sync(); err != nil {
 		return err
 	}
-	data, err := json.Marshal(state{r.ID, r.res.Steps, r.opt.updates, r.res.Skipped, r.row, r.res.Before, r.res.Series})
+	s, err := json.Marshal(state{r.ID, r.res.Steps, r.opt.updates, r.res.Skipped, r.row, r.res.Before, r.res.Series, hex.EncodeToString(sum.Sum(nil))})
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(sealed{hashOf(s), s})
 	if err != nil {
 		return err
 	}
@@ -124,51 +160,107 @@ func (r *run) checkpoints() ([]string, error) {
 	return names, nil
 }
 
-func (r *run) prune() error {
+// prune removes all but the newest keep checkpoints.
+func (r *run) prune(keep int) error {
 	names, err := r.checkpoints()
 	if err != nil {
 		return err
 	}
-	for _, n := range names[min(len(names), max(r.Keep, 1)):] {
-		// Renamed first: a directory is complete or does not count.
-		tmp := filepath.Join(r.Dir, tmpPrefix+n)
-		if err := os.Rename(filepath.Join(r.Dir, n), tmp); err != nil {
-			return err
-		}
-		if err := os.RemoveAll(tmp); err != nil {
+	for _, n := range names[min(len(names), keep):] {
+		if err := r.remove(n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// remove deletes a checkpoint. It is renamed first: a directory of that name is
+// complete.
+func (r *run) remove(name string) error {
+	tmp := filepath.Join(r.Dir, tmpPrefix+name+"-"+rand.Text())
+	if err := os.Rename(filepath.Join(r.Dir, name), tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(tmp)
+}
+
 // restore goes back to the newest checkpoint and reports whether there is one.
+// One that is damaged is removed, and the one before it counts.
 func (r *run) restore() (bool, error) {
 	if r.Dir == "" {
 		return false, nil
 	}
 	names, err := r.checkpoints()
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return false, err
 	}
-	dir := filepath.Join(r.Dir, names[0])
-	if err := r.read(dir); err != nil {
-		return false, fmt.Errorf("go on from checkpoint %s: %w; remove it to start again", dir, err)
+	for _, n := range names {
+		dir := filepath.Join(r.Dir, n)
+		err := r.read(dir)
+		if errors.Is(err, errDamaged) {
+			r.res.Damaged = append(r.res.Damaged, fmt.Sprintf("%s: %v", n, err))
+			if err := r.remove(n); err != nil {
+				return false, err
+			}
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("go on from checkpoint %s: %w; remove it to start again", dir, err)
+		}
+		r.res.Resumed = r.res.Steps
+		return true, r.prune(max(r.Keep, 1)) // a run was killed before it did
 	}
-	r.res.Resumed = r.res.Steps
-	return true, nil
+	return false, nil
+}
+
+func hashOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// readState reads and checks the files of a checkpoint.
+func readState(dir string) (s state, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("%w: it has no %s", errDamaged, stateName)
+	}
+	if err != nil {
+		return s, err
+	}
+	var whole sealed
+	if err := json.Unmarshal(data, &whole); err != nil {
+		return s, fmt.Errorf("%w: %s: %w", errDamaged, stateName, err)
+	}
+	if hashOf(whole.State) != whole.SHA256 {
+		return s, fmt.Errorf("%w: the checksum of %s does not match", errDamaged, stateName)
+	}
+	if err := json.Unmarshal(whole.State, &s); err != nil {
+		return s, fmt.Errorf("%w: %s: %w", errDamaged, stateName, err)
+	}
+	f, err := os.Open(filepath.Join(dir, tensorsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("%w: it has no %s", errDamaged, tensorsName)
+	}
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return s, err
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != s.Tensors {
+		return s, fmt.Errorf("%w: the checksum of %s does not match", errDamaged, tensorsName)
+	}
+	return s, nil
 }
 
 func (r *run) read(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, stateName))
+	s, err := readState(dir)
 	if err != nil {
 		return err
 	}
-	var s state
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("%s: %w", stateName, err)
-	}
-	if s.ID != r.ID || s.Steps > r.sched.Steps {
+	if s.ID != r.ID || s.Steps < 1 || s.Steps > r.sched.Steps || s.Updates < 0 || s.Updates > s.Steps {
 		return errors.New("it belongs to another run")
 	}
 	f, err := safetensors.Open(filepath.Join(dir, tensorsName))

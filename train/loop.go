@@ -92,8 +92,9 @@ type Result struct {
 	Series  []Point
 	Before  map[string][]float64 // what Setup returned
 	Steps   int
-	Skipped int // steps whose gradient was not finite: nothing was updated
-	Resumed int // the step that the run went on from; 0: from the start
+	Skipped int      // steps whose gradient was not finite: nothing was updated
+	Resumed int      // the step that the run went on from; 0: from the start
+	Damaged []string // checkpoints that were damaged and were removed, each with what was wrong
 }
 
 // Steps returns the number of optimizer steps of a run over n examples.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -35,6 +36,7 @@ type options struct {
 	device         string
 	targets, force list
 	parallelism    int
+	maxTime        time.Duration
 	keepGoing      bool
 	json           bool
 	progress       string
@@ -163,6 +165,9 @@ func checkFlags(o *options, prog *lang.Program) error {
 	if o.parallelism < 0 {
 		return flagError{fmt.Errorf("--parallelism %d: must be 0 (as many as processors) or more", o.parallelism)}
 	}
+	if o.maxTime < 0 {
+		return flagError{fmt.Errorf("--max-time %v: must be a duration above 0, such as 2h", o.maxTime)}
+	}
 	var names []string
 	for _, n := range prog.Nodes {
 		names = append(names, n.Addr)
@@ -224,7 +229,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 			return h.Resolve(ctx, source, dir, progress)
 		},
 		CheckWeights: pretrained.CheckWeights,
-		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, Log: log,
+		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,
 	}, func() { dev.close(); closeLog() }, nil
 }
 

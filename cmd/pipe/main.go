@@ -23,6 +23,7 @@ const (
 	exitFailed      = 1   // a stage failed
 	exitUsage       = 2   // wrong usage, or an error in the pipeline file
 	exitGate        = 3   // a gate failed
+	exitBudget      = 4   // a budget is used up; the next run goes on
 	exitInterrupted = 130 // interrupted; the next run goes on
 )
 
@@ -109,7 +110,8 @@ func usage(w io.Writer) {
 		fmt.Fprintf(w, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
 	}
 	fmt.Fprint(w, "\npipe help COMMAND lists a command's flags; pipe help KIND explains a stage.\n"+
-		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed, 130 interrupted.\n"+
+		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed,\n"+
+		"4 stopped by a budget, 130 interrupted; after these two the next run goes on.\n"+
 		"PIPE_CPU=generic, avx2 or avx512 in the environment is the most of the processor that is used.\n")
 }
 

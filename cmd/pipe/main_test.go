@@ -105,14 +105,19 @@ func copyTiny(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // startTeacher serves a teacher at $TEACHER: teacher HOW FILE. Each request
-// adds a line to the file. HOW is good, or what is wrong with it.
+// adds a line to the file. HOW is good, counted (good, and each answer took 100
+// input and 10 output tokens), or what is wrong with it.
 func startTeacher(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: teacher good|500|garbage|nothing|silent|hang FILE")
+		ts.Fatalf("usage: teacher good|counted|500|garbage|nothing|silent|hang FILE")
 	}
 	path, end := ts.MkAbs(args[1]), make(chan struct{})
 	answer := func(w http.ResponseWriter, text string) {
-		fmt.Fprintf(w, `{"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}]}`, text)
+		usage := ""
+		if args[0] == "counted" {
+			usage = `,"usage":{"prompt_tokens":100,"completion_tokens":10}`
+		}
+		fmt.Fprintf(w, `{"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}]%s}`, text, usage)
 	}
 	var mu sync.Mutex
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

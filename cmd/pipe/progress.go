@@ -280,6 +280,9 @@ func jsonEvent(e engine.Event) any {
 		if e.Stage.Key != (artifact.Key{}) {
 			l["key"] = e.Stage.Key.String()
 		}
+		if e.Stage.Spent != nil {
+			l["spent"] = e.Stage.Spent
+		}
 		for name, s := range map[string]string{"reason": e.Stage.Reason, "error": e.Stage.Error, "blame": e.Stage.Blame} {
 			if s != "" {
 				l[name] = s

@@ -14,12 +14,14 @@ import (
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 func runFlags(fs *flag.FlagSet, o *options) {
 	fs.Var(&o.targets, "target", "run only this `ADDR` and what it needs; may be repeated")
 	fs.Var(&o.force, "force", "run `ADDR` even if it is up to date; may be repeated")
 	fs.IntVar(&o.parallelism, "parallelism", 0, "`N` stages running at once (default: processors)")
+	fs.DurationVar(&o.maxTime, "max-time", 0, "stop after this `TIME`, such as 2h, as budget_time in the pipeline block does: checkpoints are saved, and the next run goes on")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
 	fs.StringVar(&o.progress, "progress", "auto", "`HOW`: auto, plain, json (lines on standard error) or none")
@@ -56,7 +58,9 @@ func runRun(ctx context.Context, t *app, args []string) int {
 	hush()
 	ui.end()
 	code := exitCode(ctx, res, err)
-	if code != exitInterrupted {
+	if code == exitBudget {
+		reportBudget(t, o, res, err)
+	} else if code != exitInterrupted {
 		reportErrors(t, prog, res, err)
 	}
 	if code == exitFailed {
@@ -64,6 +68,7 @@ func runRun(ctx context.Context, t *app, args []string) int {
 	}
 	switch {
 	case o.json:
+	case code == exitBudget:
 	case code == exitInterrupted:
 		t.printf("interrupted; what was finished is kept, run the same command again to go on\n")
 	case res != nil:
@@ -79,6 +84,8 @@ func exitCode(ctx context.Context, res *engine.Result, err error) int {
 		return exitInterrupted
 	case err != nil && res == nil:
 		return exitUsage
+	case count(res, engine.Failed) == 0 && errors.As(err, new(*stage.BudgetError)):
+		return exitBudget
 	case err != nil:
 		return exitFailed
 	case !res.GatesPassed():

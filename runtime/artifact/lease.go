@@ -15,20 +15,66 @@ import (
 
 const (
 	leaseBeat  = 2 * time.Second  // a holder touches its lease this often
-	leaseStale = 15 * time.Second // a lease not touched for so long is broken
+	leaseStale = 15 * time.Second // a lease not touched for so long, as a waiter sees it, is broken
+	leaseOld   = 10 * time.Minute // one that was last touched so long before is broken at once: clocks differ by less
 	leasePoll  = 50 * time.Millisecond
 )
 
 type leaseHolder struct {
 	Host  string `json:"host"`
+	Space string `json:"pid_space,omitempty"` // of PID, on this host
 	PID   int    `json:"pid"`
-	Token string `json:"token"` // unique
+	Start string `json:"start,omitempty"` // of the process; "" where the system does not say
+	Token string `json:"token"`           // unique
+}
+
+// A verdict is what is known about the holder of a lease.
+type verdict int
+
+const (
+	unknown verdict = iota // it is not of this machine, or cannot be told: its heart decides
+	alive                  // also when it is suspended, and its heart with it
+	dead
+)
+
+// judge looks for the process that holds a lease.
+func (h leaseHolder) judge(me leaseHolder) verdict {
+	switch {
+	case h.Host != me.Host || h.Space != me.Space:
+		return unknown
+	case !processAlive(h.PID):
+		return dead
+	case h.Start == "" || me.Start == "":
+		return unknown
+	case processStart(h.PID) != h.Start: // another process has got its id
+		return dead
+	}
+	return alive
 }
 
 // A lease is the file that says who runs an action.
 type lease struct {
-	path string
-	me   []byte // its content
+	path   string
+	holder leaseHolder
+	me     []byte // holder as the file has it
+
+	// What a waiter saw of another's heart. Its own clock counts: that of
+	// another machine, or of a file server, may show another time.
+	beat  time.Time     // the last
+	still time.Duration // since then
+	last  time.Time     // look
+}
+
+// stopped reports whether the heart of a lease that was last touched at beat
+// stands still.
+func (l *lease) stopped(beat, now time.Time) bool {
+	if !beat.Equal(l.beat) {
+		l.beat, l.still, l.last = beat, 0, now
+		return now.Sub(beat) > leaseOld
+	}
+	l.still += min(now.Sub(l.last), time.Second) // no more: both may have been suspended
+	l.last = now
+	return l.still > leaseStale
 }
 
 // Lease waits until nobody else runs the action k, on this machine or another
@@ -37,11 +83,13 @@ type lease struct {
 // broken lease costs a second run and never damages anything.
 func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	host, _ := os.Hostname()
-	me, err := json.Marshal(leaseHolder{host, os.Getpid(), rand.Text()})
+	pid := os.Getpid()
+	holder := leaseHolder{host, processSpace(), pid, processStart(pid), rand.Text()}
+	me, err := json.Marshal(holder)
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{filepath.Join(s.dir, "leases", k.String()), me}
+	l := &lease{path: filepath.Join(s.dir, "leases", k.String()), holder: holder, me: me}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -53,7 +101,7 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 		if ok {
 			return l.hold(), nil
 		}
-		if l.bury(host) {
+		if l.bury() {
 			continue
 		}
 		select {
@@ -89,7 +137,7 @@ func (l *lease) mine() bool {
 
 // bury removes the lease of a holder that is dead: its process is gone (on this
 // host), or its heart stopped. It reports whether the lease is free now.
-func (l *lease) bury(host string) bool {
+func (l *lease) bury() bool {
 	st, err := os.Stat(l.path)
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
@@ -98,14 +146,13 @@ func (l *lease) bury(host string) bool {
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
-	if time.Since(st.ModTime()) <= leaseStale {
-		var h leaseHolder
-		if json.Unmarshal(content, &h) != nil { // being written
-			return false
-		}
-		if h.Host != host || processAlive(h.PID) {
-			return false
-		}
+	var h leaseHolder
+	found := unknown
+	if json.Unmarshal(content, &h) == nil { // else it is being written
+		found = h.judge(l.holder)
+	}
+	if found == alive || found == unknown && !l.stopped(st.ModTime(), time.Now()) {
+		return false
 	}
 	grave := l.path + "." + rand.Text() + ".broken"
 	if os.Rename(l.path, grave) != nil {

@@ -43,7 +43,8 @@ type Record struct {
 	Series   []Point           `json:"-"` // kept beside the record; see [Store.Series]
 	Seconds  float64           `json:"seconds"`
 	Created  time.Time         `json:"created"`
-	Run      string            `json:"run"` // the run that made it
+	Run      string            `json:"run"`             // the run that made it
+	Spent    *Spent            `json:"spent,omitempty"` // by that run, on teachers; nil: none was asked
 }
 
 const maxRecord = 256 << 20 // bytes

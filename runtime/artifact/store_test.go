@@ -201,6 +201,39 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// TestHeart: a heart stands still when a waiter has looked long enough, whatever
+// the time is elsewhere.
+func TestHeart(t *testing.T) {
+	now := time.Now()
+	for _, skew := range []time.Duration{0, -5 * time.Minute, 5 * time.Minute} {
+		var l lease
+		at := now
+		look := func(beat time.Time, after time.Duration) bool {
+			at = at.Add(after)
+			return l.stopped(beat, at)
+		}
+		for i := range 100 { // it beats
+			if beat := now.Add(skew + time.Duration(i/20)*leaseBeat); look(beat, leaseBeat/20) {
+				t.Fatalf("clocks differ by %v: a beating heart is taken for dead", skew)
+			}
+		}
+		beat := now.Add(skew + time.Hour)
+		if look(beat, time.Hour) || look(beat, time.Hour) {
+			t.Errorf("clocks differ by %v: a waiter that was suspended breaks a lease", skew)
+		}
+		n := 1
+		for !look(beat, leasePoll) {
+			n++
+		}
+		if got := time.Duration(n) * leasePoll; got < leaseStale-2*time.Second || got > leaseStale {
+			t.Errorf("clocks differ by %v: broken after %v", skew, got)
+		}
+	}
+	if l := (lease{}); !l.stopped(now.Add(-leaseOld-time.Second), now) {
+		t.Error("an old lease is not broken at once")
+	}
+}
+
 // FuzzManifest: whatever is taken has names inside the artifact, in order.
 func FuzzManifest(f *testing.F) {
 	for _, s := range []string{`{"format":1,"type":"file","rows":0,"files":[]}`, `{"format":1,"rows":-1}`, `{"format":1,"files":[{"name":"../x","size":-1}]}`, `{"format":1,"files":[{"name":"a","size":9223372036854775807},{"name":"b","size":1}]}`, `[`, ``} {

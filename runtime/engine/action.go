@@ -129,7 +129,7 @@ func (e *engine) perform(ctx context.Context, n *lang.Node, a *action, r *StageR
 	e.emitStage(started)
 	begin := time.Now()
 	rec, err := e.try(ctx, n, a)
-	r.Seconds = time.Since(begin).Seconds()
+	r.Seconds, r.Spent = time.Since(begin).Seconds(), e.money.spent(n.Addr)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (e *engine) try(ctx context.Context, n *lang.Node, a *action) (*artifact.Re
 	}
 	for ; ; left-- {
 		rec, err := e.attempt(ctx, n, a)
-		if err == nil || left <= 0 || ctx.Err() != nil || errors.Is(err, errSourceChanged) {
+		if err == nil || left <= 0 || ctx.Err() != nil || errors.Is(err, errSourceChanged) || overBudget(ctx, err) {
 			return rec, err
 		}
 		e.Log.Warn().Str("stage", n.Addr).Err(err).Int("attempts_left", left).Msg("stage failed and is started again")
@@ -208,6 +208,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	env := &stage.Env{
 		Log: e.Log.With().Str("stage", n.Addr).Logger(), Seed: a.pre.Seed, Dir: e.prog.Dir, Work: work, Journals: e.Store.Journals(), Store: inputs{e},
 		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
+		Account: func(t stage.Teacher) *stage.Account { return e.money.account(n.Addr, t) },
 	}
 	if n.Kind.Compute {
 		if env.Backend, err = e.backend(); err != nil {
@@ -233,6 +234,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	rec := &artifact.Record{
 		Key: a.key, Addr: n.Addr, Kind: n.Kind.Name, Preimage: pre, Outputs: outputs,
 		Notes: j.takenNotes(), Series: j.series.points(), Seconds: time.Since(begin).Seconds(), Created: time.Now().UTC(), Run: e.run,
+		Spent: e.money.spent(n.Addr),
 	}
 	e.compareForced(n, rec)
 	if err := e.Store.PutRecord(rec); err != nil {

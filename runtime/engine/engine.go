@@ -53,8 +53,12 @@ type Options struct {
 	Force       []string // addresses of stages to run even if they are up to date
 	Targets     []string // addresses of blocks to run, with all they need; empty means everything
 	KeepGoing   bool     // after a failure, go on with what does not need the failed stage
-	Observer    Observer // told what happens; may be nil
-	Log         zerolog.Logger
+
+	// MaxTime is the longest time of the run; 0: that of the program, if it has one.
+	MaxTime time.Duration
+
+	Observer Observer // told what happens; may be nil
+	Log      zerolog.Logger
 }
 
 // A State is how far a stage is, or how it ended.
@@ -67,7 +71,7 @@ const (
 	Cached    State = "cached"
 	Failed    State = "failed"
 	Skipped   State = "skipped"   // not started: see Blame
-	Cancelled State = "cancelled" // stopped by the context; what it saved in its work directory is found again
+	Cancelled State = "cancelled" // stopped by the context or a budget; what it saved in its work directory is found again
 )
 
 // A Result is how a run ended.
@@ -99,6 +103,7 @@ type StageResult struct {
 	Placed  string                     `json:"placed,omitempty"` // where a copy outside the store was written
 	Seconds float64                    `json:"seconds"`          // of this run
 	Saved   float64                    `json:"saved_seconds,omitempty"`
+	Spent   *artifact.Spent            `json:"spent,omitempty"` // on teachers, by this run, whatever the state
 	Error   string                     `json:"error,omitempty"`
 	Blame   string                     `json:"blame,omitempty"` // the failed stage that a skipped one needed, if any
 	Err     error                      `json:"-"`               // a *StageError
@@ -162,6 +167,7 @@ type engine struct {
 	results map[string]*StageResult
 	gates   map[string][]GateResult
 	lookups int // records looked for: the work of doing nothing
+	money   purse
 
 	observe sync.Mutex
 }
@@ -170,7 +176,7 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 	e := &engine{
 		Options: o, prog: prog, run: newRunName(), forced: map[string]bool{}, compute: make(chan struct{}, 1),
 		outputs: map[string]map[string]artifact.Object{}, roots: map[artifact.Digest]stage.ModelPath{},
-		ran: map[artifact.Key]bool{}, results: map[string]*StageResult{}, gates: map[string][]GateResult{},
+		ran: map[artifact.Key]bool{}, results: map[string]*StageResult{}, gates: map[string][]GateResult{}, money: newPurse(),
 	}
 	e.backend = sync.OnceValues(e.openBackend)
 	if err := e.choose(); err != nil {

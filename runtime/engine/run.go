@@ -7,11 +7,14 @@ import (
 
 	"pipe/runtime/dag"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 // Run brings the program's stages up to date and judges its gates. The result
 // is nil only if nothing was started. The error is that of ctx when it was
-// cancelled, else all failures, each a [*StageError]; a failed gate is none.
+// cancelled, else all failures, each a [*StageError]; a failed gate is none. A
+// run that a budget stopped has an error that is a [*stage.BudgetError], beside
+// those of failures.
 //
 // Run fills in the digests of prog's handles: a Program serves one Run or Plan
 // at a time. Several Runs, in several processes too, may share a store.
@@ -21,6 +24,8 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 		return nil, err
 	}
 	begin := time.Now()
+	ctx, done := e.limited(ctx)
+	defer done()
 	ends, err := e.walk(ctx, o.Parallelism, o.KeepGoing, e.visit)
 	if err != nil {
 		return nil, err
@@ -30,7 +35,11 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 	if err := e.remember(res, begin); err != nil {
 		e.Log.Warn().Err(err).Msg("could not note the run in the store")
 	}
-	if ctx.Err() != nil {
+	if over := stage.OverBudget(ctx); over != nil {
+		if res.Ran+res.Cached < len(res.Stages) { // else it was done in time
+			errs = append(errs, over)
+		}
+	} else if ctx.Err() != nil {
 		return res, context.Cause(ctx)
 	}
 	return res, errors.Join(errs...)
@@ -51,7 +60,7 @@ func (e *engine) collect(ends []dag.Result) (*Result, []error) {
 		if n.Kind == nil && r.Err == nil {
 			continue
 		}
-		if r.Err != nil && r.State == Failed {
+		if r.Err != nil && (r.State == Failed || errors.As(r.Err, new(*stage.BudgetError))) {
 			errs = append(errs, r.Err)
 		}
 		switch r.State {
@@ -84,8 +93,11 @@ func (e *engine) visit(ctx context.Context, n *lang.Node) error {
 		err = e.update(ctx, n, r)
 	}
 	if err != nil {
+		if over := stage.OverBudget(ctx); over != nil && errors.Is(err, ctx.Err()) {
+			err = over // "context deadline exceeded" tells people nothing
+		}
 		r.State, r.Error = Failed, err.Error()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || overBudget(ctx, err) {
 			r.State = Cancelled
 		}
 		serr := newStageError(n, err)

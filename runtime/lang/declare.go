@@ -3,6 +3,7 @@ package lang
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -169,6 +170,7 @@ func (l *loader) readEnv() {
 type pipelineBlock struct {
 	Seed        uint64 `hcl:"seed,optional" doc:"Seed that the seeds of all stages derive from"`
 	Description string `hcl:"description,optional" doc:"What the pipeline is for"`
+	BudgetTime  string `hcl:"budget_time,optional" doc:"Longest time of one run, such as 8h: then it saves checkpoints and exits with code 4, and the next run goes on; run --max-time wins over it"`
 }
 
 // evalHeader decodes the pipeline block, whose values may refer to variables.
@@ -193,4 +195,11 @@ func (l *loader) evalHeader() {
 	dec := decoder{l: l, scope: l.scope(d), node: n, what: "pipeline"}
 	dec.body(l.header.Body, &p, []string{"env"})
 	l.prog.Seed, l.prog.Description = p.Seed, p.Description
+	if p.BudgetTime != "" {
+		t, err := time.ParseDuration(p.BudgetTime)
+		if err != nil || t <= 0 {
+			l.errorAt(n.Range("budget_time"), "Invalid value", "budget_time is %q; must be a duration above 0, such as \"8h\" or \"90m\".", p.BudgetTime)
+		}
+		l.prog.BudgetTime = t
+	}
 }

@@ -11,6 +11,7 @@ package lang
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/dominikbraun/graph"
 	"github.com/hashicorp/hcl/v2"
@@ -31,7 +32,8 @@ type Program struct {
 	Name        string // label of the pipeline block, else the file's or directory's base name
 	Description string
 	Seed        uint64
-	Dir         string // directory of the pipeline file; relative paths in it resolve against Dir
+	BudgetTime  time.Duration // longest time of one run; 0: none
+	Dir         string        // directory of the pipeline file; relative paths in it resolve against Dir
 	Nodes       []*Node
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	Graph       graph.Graph[string, string]

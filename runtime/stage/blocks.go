@@ -49,6 +49,11 @@ type TeacherConfig struct {
 	Timeout     string   `hcl:"timeout,optional" json:"-" doc:"Longest wait for one answer, such as 60s"`
 	Retries     int      `hcl:"retries,optional" json:"-" doc:"How often a failed request is tried again, with exponential backoff honouring Retry-After"`
 	Journal     string   `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal"`
+
+	BudgetUSD    *float64 `hcl:"budget_usd,optional" json:"-" doc:"What one run may pay this teacher, in US dollars at the prices below; 0: answers from journals alone. A run that has used it up keeps everything, exits with code 4, and goes on when it is started again"`
+	BudgetTokens *int64   `hcl:"budget_tokens,optional" json:"-" doc:"The same in tokens, of prompts and answers together"`
+	InputPrice   float64  `hcl:"usd_per_million_input_tokens,optional" json:"-" doc:"Price of prompts"`
+	OutputPrice  float64  `hcl:"usd_per_million_output_tokens,optional" json:"-" doc:"Price of answers"`
 }
 
 // NewTeacherConfig returns the defaults.
@@ -110,6 +115,20 @@ func (t *TeacherConfig) Check() error {
 	}
 	if t.Retries < 0 || t.Retries > 100 {
 		bad("retries", "is %d; must be between 0 and 100", t.Retries)
+	}
+	if !(t.InputPrice >= 0) {
+		bad("usd_per_million_input_tokens", "is %v; must be 0 or more", t.InputPrice)
+	}
+	if !(t.OutputPrice >= 0) {
+		bad("usd_per_million_output_tokens", "is %v; must be 0 or more", t.OutputPrice)
+	}
+	if b := t.BudgetUSD; b != nil && !(*b >= 0) {
+		bad("budget_usd", "is %v; must be 0 or more", *b)
+	} else if b != nil && t.InputPrice == 0 && t.OutputPrice == 0 {
+		bad("budget_usd", "needs the price of tokens; give usd_per_million_input_tokens and usd_per_million_output_tokens")
+	}
+	if b := t.BudgetTokens; b != nil && *b < 0 {
+		bad("budget_tokens", "is %d; must be 0 or more", *b)
 	}
 	if d, err := time.ParseDuration(t.Timeout); err != nil || d <= 0 {
 		bad("timeout", "is %q; must be a duration such as \"60s\"", t.Timeout)

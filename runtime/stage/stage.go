@@ -154,6 +154,9 @@ type Env struct {
 	// Journals is a directory of the store for write-ahead journals of paid
 	// calls, which outlive the action; Work when the runtime has none.
 	Journals string
+	// Account returns the account from which calls to a teacher are paid. It may
+	// be nil: see [Env.Pays].
+	Account func(t Teacher) *Account
 
 	// Create starts the output of that name. Run must create each of its
 	// Kind's Outputs once.
@@ -166,6 +169,15 @@ type Env struct {
 	// Note adds one line that people should see in the run's summary, such as
 	// "12 of 400 answers were replayed from the journal".
 	Note func(format string, args ...any)
+}
+
+// Pays returns the account from which calls to t are paid; one of its own where
+// the runtime has none.
+func (e *Env) Pays(t Teacher) *Account {
+	if e.Account == nil {
+		return NewBudget(t.Addr, t.Config).Account()
+	}
+	return e.Account(t)
 }
 
 // Inputs opens what the handles of a spec refer to.

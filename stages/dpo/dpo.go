@@ -239,13 +239,19 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 		env.Progress(int64(done), int64(total), "steps")
 	}
 	r, err := train.Run(ctx, task.Model, task, o)
-	if err == nil && r.Resumed > 0 {
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range r.Damaged {
+		env.Note("did not go on from %s", d)
+	}
+	if r.Resumed > 0 {
 		env.Note("went on from the checkpoint of step %d", r.Resumed)
 	}
-	if err == nil && r.Skipped > 0 {
+	if r.Skipped > 0 {
 		env.Note("%d of %s skipped for want of a finite gradient", r.Skipped, stage.Count(r.Steps, "step"))
 	}
-	return r, err
+	return r, nil
 }
 
 func flatten(p []train.Pair) (v []float64) {

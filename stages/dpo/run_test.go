@@ -28,7 +28,7 @@ func runStage(t *testing.T, s *spec, base, adapter string, rows []artifact.Row) 
 	return runIn(t, context.Background(), t.TempDir(), s, base, adapter, rows)
 }
 
-func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapter string, rows []artifact.Row) (map[string]string, error) {
+func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapter string, rows []artifact.Row, change ...func(*stage.Env)) (map[string]string, error) {
 	t.Helper()
 	store, err := artifact.OpenStore(t.TempDir())
 	if err != nil {
@@ -66,6 +66,9 @@ func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapte
 		Metric:   func(string, int64, float64) {},
 		Progress: func(int64, int64, string) {},
 		Note:     func(format string, args ...any) { t.Logf(format, args...) },
+	}
+	for _, f := range change {
+		f(env)
 	}
 	if err := s.Run(ctx, env); err != nil {
 		return nil, err

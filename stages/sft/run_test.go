@@ -28,12 +28,12 @@ func runStage(t *testing.T, s *spec, base, adapter string, rows []artifact.Packe
 	return runIn(t, context.Background(), t.TempDir(), s, base, adapter, rows)
 }
 
-func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapter string, rows []artifact.Packed) (map[string]string, error) {
+func runIn(t *testing.T, ctx context.Context, work string, s *spec, base, adapter string, rows []artifact.Packed, change ...func(*stage.Env)) (map[string]string, error) {
 	t.Helper()
-	return runOn(t, ctx, work, s, stage.ModelPath{Base: base, Adapter: adapter, Root: artifact.Digest{1}}, rows)
+	return runOn(t, ctx, work, s, stage.ModelPath{Base: base, Adapter: adapter, Root: artifact.Digest{1}}, rows, change...)
 }
 
-func runOn(t *testing.T, ctx context.Context, work string, s *spec, base stage.ModelPath, rows []artifact.Packed) (map[string]string, error) {
+func runOn(t *testing.T, ctx context.Context, work string, s *spec, base stage.ModelPath, rows []artifact.Packed, change ...func(*stage.Env)) (map[string]string, error) {
 	t.Helper()
 	store, err := artifact.OpenStore(t.TempDir())
 	if err != nil {
@@ -71,6 +71,9 @@ func runOn(t *testing.T, ctx context.Context, work string, s *spec, base stage.M
 		Metric:   func(string, int64, float64) {},
 		Progress: func(int64, int64, string) {},
 		Note:     func(format string, args ...any) { t.Logf(format, args...) },
+	}
+	for _, f := range change {
+		f(env)
 	}
 	if err := s.Run(ctx, env); err != nil {
 		return nil, err

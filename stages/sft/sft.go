@@ -222,6 +222,12 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 		e, err := measure(ctx, d, held)
 		return map[string][]float64{"eval_loss": append([]float64{float64(e.N), e.Value, e.Stderr}, e.Each...)}, err
 	}
+	o.Ready = func(before map[string][]float64) error {
+		if len(before["eval_loss"]) < 3 { // n, value, standard error
+			return errors.New("the checkpoint does not hold the loss before training; remove it to start again")
+		}
+		return nil
+	}
 	o.Report = func(done, total int, points []train.Point) {
 		for _, p := range points {
 			env.Metric(p.Series, p.Step, p.Value)
@@ -229,13 +235,19 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows
 		env.Progress(int64(done), int64(total), "steps")
 	}
 	r, err := train.Run(ctx, d, &train.Likelihood{Model: d, Rows: rows}, o)
-	if err == nil && r.Resumed > 0 {
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range r.Damaged {
+		env.Note("did not go on from %s", d)
+	}
+	if r.Resumed > 0 {
 		env.Note("went on from the checkpoint of step %d", r.Resumed)
 	}
-	if err == nil && r.Skipped > 0 {
+	if r.Skipped > 0 {
 		env.Note("%d of %s skipped for want of a finite gradient", r.Skipped, stage.Count(r.Steps, "step"))
 	}
-	return r, err
+	return r, nil
 }
 
 // measure returns the loss on the held-out rows.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
 	"pipe/teacher"
 )
 
@@ -17,6 +18,8 @@ import (
 type asker struct {
 	teacher         teacher.Teacher
 	spec            *spec
+	account         *stage.Account
+	over            func() error // why no more may be asked, whatever it costs
 	asked, replayed atomic.Int64
 }
 
@@ -31,6 +34,9 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 	c := a.spec.Teacher.Config
 	var last error
 	for attempt := range a.spec.Attempts {
+		if err := a.over(); err != nil {
+			return "", err
+		}
 		r := teacher.Request{
 			Messages:  []teacher.Message{{Role: "user", Content: prompt}},
 			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK,
@@ -47,6 +53,7 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 		a.asked.Add(1)
 		if ans.Replayed {
 			a.replayed.Add(1)
+			a.account.Replayed(stage.Tokens{Input: int64(ans.PromptTokens), Output: int64(ans.Tokens)})
 		}
 		if !ans.Stopped {
 			last = fmt.Errorf("the reply was cut off at max_tokens = %d", c.MaxTokens)

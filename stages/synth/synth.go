@@ -101,16 +101,17 @@ func (s *spec) Check() error {
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
-	t, closeTeacher, err := s.dial(ctx, env)
+	account := env.Pays(s.Teacher)
+	t, closeTeacher, err := s.dial(ctx, env, account)
 	if err != nil {
 		return err
 	}
-	err = s.run(ctx, env, t)
+	err = s.run(ctx, env, &asker{teacher: t, spec: s, account: account})
 	return errors.Join(err, closeTeacher())
 }
 
-// dial opens the teacher behind its journals.
-func (s *spec) dial(ctx context.Context, env *stage.Env) (teacher.Teacher, func() error, error) {
+// dial opens the teacher behind its journals, and the account behind those.
+func (s *spec) dial(ctx context.Context, env *stage.Env, account *stage.Account) (teacher.Teacher, func() error, error) {
 	c := s.Teacher.Config
 	timeout, err := time.ParseDuration(c.Timeout)
 	if err != nil {
@@ -136,6 +137,7 @@ func (s *spec) dial(ctx context.Context, env *stage.Env) (teacher.Teacher, func(
 		journals = env.Work
 	}
 	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
+	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account} }
 	return dial.Open(ctx, d)
 }
 
@@ -146,8 +148,7 @@ type result struct {
 }
 
 // run asks for all rows, several at once, and writes them in order.
-func (s *spec) run(ctx context.Context, env *stage.Env, t teacher.Teacher) error {
-	ask := &asker{teacher: t, spec: s}
+func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 	var items []func(context.Context) (result, error)
 	var err error
 	if s.Method == dialogues {
@@ -158,26 +159,43 @@ func (s *spec) run(ctx context.Context, env *stage.Env, t teacher.Teacher) error
 	if err != nil {
 		return err
 	}
+	patient, release := outlastBudgets(ctx)
+	defer release()
 	results := make([]result, len(items))
 	var done atomic.Int64
-	g, gctx := errgroup.WithContext(ctx)
+	var first atomic.Pointer[error] // of the rows: then nothing more is asked
+	ask.over = func() error {
+		if err := first.Load(); err != nil {
+			return *err
+		}
+		return stage.OverBudget(ctx)
+	}
+	var g errgroup.Group // without a context: what is in flight is paid for, and comes home
 	g.SetLimit(max(1, s.Teacher.Config.Concurrency))
 	for i, item := range items {
 		g.Go(func() error {
-			if gctx.Err() != nil {
-				return gctx.Err()
+			if first.Load() != nil {
+				return nil
 			}
-			r, err := item(gctx)
+			r, err := item(patient)
 			if err != nil {
-				return fmt.Errorf("row %d: %w", i, err)
+				if !errors.As(err, new(*stage.BudgetError)) {
+					err = fmt.Errorf("row %d: %w", i, err)
+				}
+				first.CompareAndSwap(nil, &err)
+				return nil
 			}
 			results[i] = r
 			env.Progress(done.Add(1), int64(len(items)), "rows")
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
+	g.Wait()
+	if err := first.Load(); err != nil {
+		if b := new(stage.BudgetError); errors.As(*err, &b) {
+			return fmt.Errorf("%d of %s done: %w", done.Load(), stage.Count(len(items), "row"), b)
+		}
+		return *err
 	}
 	return write(env, ask, results)
 }
@@ -208,6 +226,9 @@ func write(env *stage.Env, ask *asker, results []result) error {
 		}
 	}
 	env.Note("%s, %d rejected; %s, of which %d replayed from journals", stage.Count(n, "row"), len(results)-n, stage.Count(ask.asked.Load(), "teacher answer"), ask.replayed.Load())
+	if spent := ask.account.Spent(); spent.Calls > 0 {
+		env.Note("%s", stage.Cost(spent))
+	}
 	if n == 0 {
 		return fmt.Errorf("%s, all rejected, the first because: %s; see the rejects, and try another teacher or prompts", stage.Count(len(results), "row"), results[0].reject.Reason+": "+results[0].reject.Detail)
 	}

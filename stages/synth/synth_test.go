@@ -2,7 +2,9 @@ package synth
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -352,6 +355,166 @@ func TestCheck(t *testing.T) {
 		err := s.Check()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(strings.ReplaceAll(err.Error(), ": ", " "), c.want) {
 			t.Errorf("want %q, got %v", c.want, err)
+		}
+	}
+}
+
+// The time of a run is over while answers are on their way: they are paid for,
+// so they come home and are never asked for again.
+func TestTimeUpWhileAsking(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := serve(t, func(prompt string, n int) string {
+		cancel(stage.TimeUp(time.Hour))
+		time.Sleep(10 * time.Millisecond)
+		return good(prompt, n)
+	})
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Count, x.Teacher.Config.Concurrency = 8, 4
+	x.Documents = documents(b, passage)
+	_, err := b.Try(ctx, Kind, x)
+	var over *stage.BudgetError
+	if !errors.As(err, &over) || over.Budget != "budget_time" || !strings.Contains(err.Error(), "0 of 8 rows done: the time of 1h0m0s") {
+		t.Fatalf("error %v", err)
+	}
+	paid := s.count()
+	if paid < 1 || paid > 4 {
+		t.Fatalf("%d calls", paid)
+	}
+	r := b.Run(Kind, x)
+	if n := s.count(); n != 8*3 {
+		t.Errorf("%d calls in all, want %d: an answer was paid for twice", n, 8*3)
+	}
+	if !strings.Contains(strings.Join(r.Notes, "\n"), fmt.Sprintf("24 teacher answers, of which %d replayed", paid)) {
+		t.Errorf("notes %q", r.Notes)
+	}
+}
+
+// A failure ends the run, but not the calls in flight: they are paid for.
+func TestFailureWhileAsking(t *testing.T) {
+	var broken, slow sync.WaitGroup
+	broken.Add(1)
+	slow.Add(3)
+	var mu sync.Mutex
+	n, failing := 0, true
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Messages []struct{ Content string } `json:"messages"`
+		}
+		json.NewDecoder(r.Body).Decode(&q)
+		mu.Lock()
+		n++
+		at, fails := n, failing
+		mu.Unlock()
+		if fails && at <= 4 {
+			if at == 4 {
+				slow.Wait() // the other three are in flight
+				w.WriteHeader(http.StatusInternalServerError)
+				time.AfterFunc(20*time.Millisecond, broken.Done) // the client has seen it
+				return
+			}
+			slow.Done()
+			broken.Wait()
+		}
+		fmt.Fprintf(w, `{"choices":[{"message":{"content":%q},"finish_reason":"stop"}]}`, good(q.Messages[0].Content, 0))
+	}))
+	defer s.Close()
+	b := stagetest.New(t)
+	x := spec1(&server{Server: s}, dialogues)
+	x.Count, x.Teacher.Config.Concurrency = 8, 4
+	x.Documents = documents(b, passage)
+	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "500") {
+		t.Fatalf("error %v", err)
+	}
+	if n != 4 {
+		t.Errorf("%d calls, want 4: none after the failure", n)
+	}
+	failing = false
+	b.Run(Kind, x)
+	if n != 8*3+1 {
+		t.Errorf("%d calls in all, want %d: an answer was paid for twice", n, 8*3+1)
+	}
+}
+
+// Answers that are in flight when a budget has no room for more are kept.
+func TestBudgetWhileAsking(t *testing.T) {
+	s := serve(t, good)
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.Count, x.Teacher.Config.Concurrency, x.Teacher.Config.MaxTokens = 8, 4, 10
+	x.Documents = documents(b, passage)
+	tokens := int64(900) // a few calls
+	x.Teacher.Config.BudgetTokens = &tokens
+	runs := 0
+	for paid := -1; ; runs++ {
+		_, err := b.Try(t.Context(), Kind, x)
+		if err == nil {
+			break
+		}
+		if !errors.As(err, new(*stage.BudgetError)) {
+			t.Fatal(err)
+		}
+		if s.count() == paid {
+			t.Fatal("a run paid for nothing")
+		}
+		paid = s.count()
+	}
+	if s.count() != 8*3 || runs < 2 {
+		t.Errorf("%d calls in %d runs, want 24 in 3 or more", s.count(), runs+1)
+	}
+}
+
+// TestGrowingCount: rows are named by their index. A larger count asks for the
+// new rows only, and the earlier ones keep their bytes, in both methods.
+func TestGrowingCount(t *testing.T) {
+	distinct := func(prompt string, n int) string { // an answer that tells its request
+		a := good(prompt, n)
+		if !strings.HasPrefix(a, "Question") && !strings.Contains(prompt, "Does the text") {
+			a = fmt.Sprintf("%s %x", a, sha256.Sum256([]byte(prompt)))[:len(a)+9]
+		}
+		return a
+	}
+	rows := func(r *stagetest.Result) (rows []artifact.Row) { return stagetest.Rows[artifact.Row](r, "dataset") }
+	s := serve(t, distinct)
+	b := stagetest.New(t)
+	x := spec1(s, dialogues)
+	x.SelfCorrect, x.Count, x.Grounding = true, 40, 0
+	x.Documents = documents(b, passage, "A second text about keeping the notice in copies.", "A third text: copies, notice, authors.")
+	first := b.Run(Kind, x)
+	if s.count() != 40*4 {
+		t.Fatalf("%d calls, want 4 a row", s.count())
+	}
+	x.Count = 60
+	second := b.Run(Kind, x)
+	if s.count() != 60*4 {
+		t.Errorf("20 rows more cost %d calls, want 80", s.count()-40*4)
+	}
+	if got := rows(second); len(got) != 60 || !reflect.DeepEqual(got[:40], rows(first)) {
+		t.Error("the first 40 rows changed")
+	}
+	for _, how := range []string{"reference", "judge"} {
+		calls := map[string]int{"reference": 1, "judge": 3}[how]
+		s := serve(t, func(prompt string, n int) string {
+			if strings.Contains(prompt, "Which answer is better?") {
+				return "Answer: A"
+			}
+			return distinct(prompt, n) + fmt.Sprint(n)
+		})
+		pair := func(from *stagetest.Result, count int) *stagetest.Result {
+			p := spec1(s, pairs)
+			p.Pairs, p.Count = how, count
+			p.Prompts = &stage.Dataset{Ref: from.Ref("dataset")}
+			p.Teacher.Config.ModelID = how // another teacher than that of the questions
+			return b.Run(Kind, p)
+		}
+		few := pair(first, 40)
+		paid := s.count()
+		more := pair(second, 60) // the prompts grew too
+		if paid != 40*calls || s.count()-paid != 20*calls {
+			t.Errorf("%s: %d calls, then %d; want %d and %d", how, paid, s.count()-paid, 40*calls, 20*calls)
+		}
+		if got := rows(more); len(got) != 60 || !reflect.DeepEqual(got[:40], rows(few)) {
+			t.Errorf("%s: the first 40 pairs changed", how)
 		}
 	}
 }

@@ -35,6 +35,10 @@ type Config struct {
 
 	Journal string // file of recorded answers to replay from; "": none
 	WriteTo string // journal file that takes new answers; not used by provider "journal"
+
+	// Around, unless nil, wraps the teacher below its journals: what it sees are
+	// the requests that no journal answers.
+	Around func(teacher.Teacher) teacher.Teacher
 }
 
 // ID returns the name under which answers are recorded. It is the same for the
@@ -80,6 +84,9 @@ func Open(ctx context.Context, c Config) (t teacher.Teacher, close func() error,
 	t, hangUp, err := c.connect()
 	if err != nil {
 		return nil, nil, err
+	}
+	if c.Around != nil {
+		t = c.Around(t)
 	}
 	own, err := journal.Open(c.WriteTo)
 	if err != nil {

@@ -44,7 +44,13 @@ func (j *Journal) append(b []byte) error {
 		// A full disk: leave no half of a line.
 		return errors.Join(err, j.file.Truncate(end))
 	}
-	return j.file.Sync()
+	if err := j.file.Sync(); err != nil {
+		return err
+	}
+	if j.end == end { // nobody else appended
+		j.end += int64(len(b))
+	}
+	return nil
 }
 
 // lastFeed returns the offset behind the last line feed, which is the size

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -197,4 +198,84 @@ func FuzzOpen(f *testing.F) {
 func seal(body []byte) []byte {
 	sum := sha256.Sum256(body)
 	return fmt.Appendf(nil, "%s%s%x%s\n", body, sumMark, sum, lineEnd)
+}
+
+// TestOtherProcess: what another process has recorded meanwhile is not asked
+// again, whole lines only, and its own lines do not count twice.
+func TestOtherProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j.jsonl")
+	a, b := open(t, path), open(t, path)
+	first, second := &fake{id: "big"}, &fake{id: "big"}
+	want := complete(t, a.Wrap(first), ask("one"))
+	got := complete(t, b.Wrap(second), ask("one"))
+	if !got.Replayed || got.Content != want.Content || second.asked != 0 {
+		t.Errorf("got %+v after %d calls", got, second.asked)
+	}
+	complete(t, b.Wrap(second), ask("two"))
+	complete(t, b.Wrap(second), ask("three"))
+	if got := complete(t, a.Wrap(first), ask("three")); !got.Replayed || first.asked != 1 {
+		t.Errorf("got %+v after %d calls", got, first.asked)
+	}
+	// Half a line of a process that is writing is left alone, then mended.
+	if _, err := a.file.Write([]byte(lineStart + "half")); err != nil {
+		t.Fatal(err)
+	}
+	if got := complete(t, b.Wrap(second), ask("four")); got.Replayed || second.asked != 3 {
+		t.Errorf("got %+v after %d calls", got, second.asked)
+	}
+	if got := complete(t, a.Wrap(first), ask("four")); !got.Replayed || first.asked != 1 {
+		t.Errorf("got %+v after %d calls", got, first.asked)
+	}
+	if got, _ := os.ReadFile(path); !bytes.Equal(got, written(t, "one", "two", "three", "four")) {
+		t.Errorf("the file is\n%s", got)
+	}
+	if a.end != b.end || a.Len() != 4 || b.Len() != 4 {
+		t.Errorf("ends %d and %d, %d and %d answers", a.end, b.end, a.Len(), b.Len())
+	}
+	// What is no line is an error, and nothing is asked.
+	if _, err := b.file.Write([]byte("some other program's log\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Wrap(first).Complete(t.Context(), ask("five")); err == nil || !strings.Contains(err.Error(), "j.jsonl: the journal is damaged at byte") || first.asked != 1 {
+		t.Errorf("after %d calls: %v", first.asked, err)
+	}
+}
+
+// A slowDisk notes when it is told to flush.
+type slowDisk struct {
+	file
+	written, flushed int
+	err              error
+}
+
+func (d *slowDisk) Write(b []byte) (int, error) {
+	d.written++
+	return d.file.Write(b)
+}
+
+func (d *slowDisk) Sync() error {
+	d.flushed = d.written
+	if d.err != nil {
+		return d.err
+	}
+	return d.file.Sync()
+}
+
+// TestFlushed: each answer is on the disk before anybody sees it.
+func TestFlushed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j.jsonl")
+	j := open(t, path)
+	d := &slowDisk{file: j.file}
+	j.file = d
+	w := j.Wrap(&fake{id: "big"})
+	for i, q := range []string{"one", "two", "three"} {
+		complete(t, w, ask(q))
+		if d.written != i+1 || d.flushed != d.written {
+			t.Errorf("after %d answers %d are written and %d flushed", i+1, d.written, d.flushed)
+		}
+	}
+	d.err = errors.New("the disk is gone")
+	if a, err := w.Complete(t.Context(), ask("four")); err == nil || !strings.Contains(err.Error(), "record an answer in "+path+": the disk is gone") || a.Content != "" {
+		t.Errorf("an answer that was not flushed: %+v, %v", a, err)
+	}
 }

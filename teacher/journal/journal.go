@@ -26,8 +26,21 @@ type Journal struct {
 	path    string
 	asking  singleflight.Group // by key
 	mu      sync.Mutex
-	file    *os.File // nil: read only, or closed
+	file    file  // nil: read only, or closed
+	end     int64 // of the lines that were taken in
 	entries map[string]line
+}
+
+// A file is what a journal needs of an os.File.
+type file interface {
+	io.ReaderAt
+	io.Writer
+	io.Seeker
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Truncate(size int64) error
+	Sync() error
+	Fd() uintptr
 }
 
 // maxLine bounds a line of a journal, in bytes. It is above what a teacher may
@@ -51,6 +64,7 @@ func Open(path string) (*Journal, error) {
 		if err != nil {
 			return err
 		}
+		j.end = end
 		return j.mend(end)
 	})
 	if err != nil {
@@ -122,6 +136,40 @@ func (j *Journal) read(f io.Reader) (end int64, err error) {
 		j.add(l)
 		end += int64(len(b))
 	}
+}
+
+// catchUp takes in what other processes have appended: they may have paid for an
+// answer that this one is about to ask for.
+func (j *Journal) catchUp() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file == nil {
+		return nil // whoever asks now cannot record it either
+	}
+	return j.locked(func() error {
+		info, err := j.file.Stat()
+		if err != nil || info.Size() <= j.end {
+			return err
+		}
+		r := bufio.NewReaderSize(io.NewSectionReader(j.file, j.end, info.Size()-j.end), 1<<16)
+		for {
+			b, err := readLine(r)
+			if err != nil {
+				return fmt.Errorf("%s: %w", j.path, err)
+			}
+			if len(b) == 0 || b[len(b)-1] != '\n' {
+				return nil // the end, or a line that its writer did not finish
+			}
+			l, err := decode(bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")))
+			if len(b) > 1 && err != nil {
+				return fmt.Errorf("%s: the journal is damaged at byte %d: %w", j.path, j.end, err)
+			}
+			if len(b) > 1 {
+				j.add(l)
+			}
+			j.end += int64(len(b))
+		}
+	})
 }
 
 // readLine returns the next line with its line feed, which the last may lack,

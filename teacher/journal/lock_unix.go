@@ -4,13 +4,12 @@ package journal
 
 import (
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // lock waits for the lock of the file, and returns what releases it.
-func lock(f *os.File) (unlock func(), err error) {
+func lock(f interface{ Fd() uintptr }) (unlock func(), err error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		switch {

@@ -65,11 +65,15 @@ func (w *wrapped) Complete(ctx context.Context, r teacher.Request) (teacher.Answ
 // complete answers a request that nobody else is asking.
 func (w *wrapped) complete(ctx context.Context, key string, r teacher.Request) (teacher.Answer, error) {
 	for _, j := range w.replay {
-		if l, ok := j.lookup(key); ok && l.Answer != nil {
-			a := *l.Answer
-			a.Replayed = true
+		if a, ok := j.answer(key); ok {
 			return a, nil
 		}
+	}
+	if err := w.own.catchUp(); err != nil {
+		return teacher.Answer{}, err
+	}
+	if a, ok := w.own.answer(key); ok {
+		return a, nil
 	}
 	a, err := w.Teacher.Complete(ctx, r)
 	a.Content, a.Reasoning = valid(a.Content), valid(a.Reasoning)
@@ -84,6 +88,17 @@ func (w *wrapped) complete(ctx context.Context, key string, r teacher.Request) (
 		return teacher.Answer{}, err
 	}
 	return a, err
+}
+
+// answer returns the recorded answer under a key.
+func (j *Journal) answer(key string) (teacher.Answer, bool) {
+	l, ok := j.lookup(key)
+	if !ok || l.Answer == nil {
+		return teacher.Answer{}, false
+	}
+	a := *l.Answer
+	a.Replayed = true
+	return a, true
 }
 
 func cancelled(err error) bool {
@@ -107,13 +122,10 @@ func (t *recorded) Complete(ctx context.Context, r teacher.Request) (teacher.Ans
 	}
 	refused := ""
 	for _, j := range t.journals {
-		l, ok := j.lookup(key)
-		if ok && l.Answer != nil {
-			a := *l.Answer
-			a.Replayed = true
+		if a, ok := j.answer(key); ok {
 			return a, nil
 		}
-		if ok && refused == "" {
+		if l, ok := j.lookup(key); ok && refused == "" {
 			refused = l.Refused
 		}
 	}

@@ -210,3 +210,16 @@ func FuzzFind(f *testing.F) {
 		}
 	})
 }
+
+// TestEqualMatches: a row may cover the question of an item and all of it
+// equally well. What is reported is then always the same.
+func TestEqualMatches(t *testing.T) {
+	question := "which of the seven notices must every copy of the program carry"
+	x := NewIndex([]Item{{ID: "a", Question: question, Whole: question + " the yellow one"}}, Options{Ngram: 4, Coverage: 0.5})
+	for range 100 {
+		m := x.Find([]string{question + " the yellow one"}).Matches
+		if len(m) != 1 || m[0].Words != len(Words(question)) {
+			t.Fatalf("matches %+v, want the question", m)
+		}
+	}
+}

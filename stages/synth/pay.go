@@ -1,0 +1,70 @@
+package synth
+
+import (
+	"context"
+	"errors"
+
+	"pipe/runtime/stage"
+	"pipe/teacher"
+)
+
+// paid is a teacher that is asked only what its budget allows.
+type paid struct {
+	teacher.Teacher
+	account *stage.Account
+}
+
+// bytesPerToken is a usual length, for servers that do not count tokens.
+const bytesPerToken = 4
+
+func (p *paid) Complete(ctx context.Context, r teacher.Request) (a teacher.Answer, err error) {
+	var refused error
+	err = p.account.Pay(ctx, most(r), func() (used stage.Tokens, estimated bool, err error) {
+		a, err = p.Teacher.Complete(ctx, r)
+		if errors.Is(err, teacher.ErrRefused) {
+			refused = err
+			return stage.Tokens{}, false, nil // it was a call, though without an answer
+		}
+		used = stage.Tokens{Input: int64(a.PromptTokens), Output: int64(a.Tokens)}
+		if used == (stage.Tokens{}) {
+			used.Input, used.Output = estimate(promptBytes(r)), estimate(len(a.Content)+len(a.Reasoning))
+			estimated = true
+		}
+		return used, estimated, err
+	})
+	if err == nil {
+		err = refused
+	}
+	return a, err
+}
+
+// most is what a call can take: tokens of the tokenizers that models have are a
+// byte or more, and a chat template adds some to every turn.
+func most(r teacher.Request) stage.Tokens {
+	const perTurn = 32
+	return stage.Tokens{Input: int64(promptBytes(r) + perTurn*(len(r.Messages)+1)), Output: int64(r.MaxTokens)}
+}
+
+func promptBytes(r teacher.Request) (n int) {
+	for _, m := range r.Messages {
+		n += len(m.Content)
+	}
+	return n
+}
+
+func estimate(bytes int) int64 { return int64((bytes + bytesPerToken - 1) / bytesPerToken) }
+
+// outlastBudgets returns ctx as it is for calls in flight: the end of a budget
+// does not cut them off, since they are paid for.
+func outlastBudgets(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if stage.OverBudget(ctx) == nil {
+			cancel(context.Cause(ctx))
+		}
+	})
+	return out, func() {
+		stop()
+		cancel(nil)
+	}
+}

@@ -7,16 +7,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"pipe/runtime/fsys"
 )
 
 const (
 	leaseBeat  = 2 * time.Second  // a holder touches its lease this often
 	leaseStale = 15 * time.Second // a lease not touched for so long is broken
 	leasePoll  = 50 * time.Millisecond
+
+	graveSuffix = ".broken" // of a lease that is being removed
 )
 
 type leaseHolder struct {
@@ -27,6 +32,7 @@ type leaseHolder struct {
 
 // A lease is the file that says who runs an action.
 type lease struct {
+	fs   fsys.FS
 	path string
 	me   []byte // its content
 }
@@ -36,24 +42,31 @@ type lease struct {
 // over. Leases save work and nothing else: publishing is idempotent, so a
 // broken lease costs a second run and never damages anything.
 func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
+	if s.unmade != nil {
+		return nil, s.Advise(fmt.Errorf("take lease: %w", s.unmade))
+	}
 	host, _ := os.Hostname()
 	me, err := json.Marshal(leaseHolder{host, os.Getpid(), rand.Text()})
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{filepath.Join(s.dir, "leases", k.String()), me}
+	l := &lease{s.fs, s.leasePath(k), me}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		ok, err := l.take()
 		if err != nil {
-			return nil, fmt.Errorf("take lease: %w", err)
+			return nil, s.Advise(fmt.Errorf("take lease: %w", err))
 		}
 		if ok {
 			return l.hold(), nil
 		}
-		if l.bury(host) {
+		free, err := l.bury(host)
+		if err != nil {
+			return nil, s.Advise(fmt.Errorf("take over the lease of a run that died: %w", err))
+		}
+		if free {
 			continue
 		}
 		select {
@@ -64,9 +77,11 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	}
 }
 
+func (s *Store) leasePath(k Key) string { return filepath.Join(s.dir, "leases", k.String()) }
+
 // take claims the lease if nobody has it.
 func (l *lease) take() (bool, error) {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := l.fs.Open(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if errors.Is(err, os.ErrExist) {
 		return false, nil
 	}
@@ -75,7 +90,7 @@ func (l *lease) take() (bool, error) {
 	}
 	_, err = f.Write(l.me)
 	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(l.path)
+		l.fs.Remove(l.path)
 		return false, err
 	}
 	return true, nil
@@ -89,34 +104,42 @@ func (l *lease) mine() bool {
 
 // bury removes the lease of a holder that is dead: its process is gone (on this
 // host), or its heart stopped. It reports whether the lease is free now.
-func (l *lease) bury(host string) bool {
+func (l *lease) bury(host string) (free bool, err error) {
 	st, err := os.Stat(l.path)
 	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
+		return errors.Is(err, fs.ErrNotExist), nil
 	}
-	content, err := os.ReadFile(l.path)
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
+	content, readErr := os.ReadFile(l.path)
+	if errors.Is(readErr, fs.ErrNotExist) {
+		return true, nil
 	}
 	if time.Since(st.ModTime()) <= leaseStale {
 		var h leaseHolder
-		if json.Unmarshal(content, &h) != nil { // being written
-			return false
+		if readErr != nil || json.Unmarshal(content, &h) != nil { // another user's, or being written
+			return false, nil
 		}
 		if h.Host != host || processAlive(h.PID) {
-			return false
+			return false, nil
 		}
 	}
-	grave := l.path + "." + rand.Text() + ".broken"
-	if os.Rename(l.path, grave) != nil {
-		return true // somebody else was faster
+	grave := l.path + "." + rand.Text() + graveSuffix
+	if err := l.fs.Rename(l.path, grave); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil // somebody else was faster
+		}
+		return false, err
 	}
-	defer os.Remove(grave)
-	if b, err := os.ReadFile(grave); err == nil && !bytes.Equal(b, content) {
-		// Somebody else buried it first and this is the lease they took.
-		return os.Link(grave, l.path) != nil
+	defer l.fs.Remove(grave)
+	if buried, err := os.Stat(grave); err == nil {
+		same := buried.ModTime().Equal(st.ModTime())
+		if b, err := os.ReadFile(grave); err == nil && readErr == nil {
+			same = bytes.Equal(b, content)
+		}
+		if !same { // somebody else buried it first and this is the lease they took
+			return l.fs.Link(grave, l.path) != nil, nil
+		}
 	}
-	return true
+	return true, nil
 }
 
 // hold keeps the lease alive until it is released.
@@ -134,7 +157,7 @@ func (l *lease) hold() (release func()) {
 				if !l.mine() { // taken over, after a long sleep of this machine
 					return
 				}
-				os.Chtimes(l.path, now, now)
+				l.fs.Chtimes(l.path, now)
 			}
 		}
 	})
@@ -142,7 +165,7 @@ func (l *lease) hold() (release func()) {
 		close(stop)
 		beating.Wait()
 		if l.mine() {
-			os.Remove(l.path)
+			l.fs.Remove(l.path)
 		}
 	})
 }

@@ -55,36 +55,28 @@ func (s *Store) recordPath(k Key) string {
 
 // PutRecord publishes r. Its outputs must be in the store.
 func (s *Store) PutRecord(r *Record) error {
+	s.note(noteKey + r.Key.String())
 	for name, o := range r.Outputs {
 		if !s.Has(o.Digest) {
 			return fmt.Errorf("record %v: output %s is not in the store", r.Key, name)
 		}
 	}
 	if err := s.putJSON(s.seriesPath(r.Key), columnsOf(r.Series)); err != nil {
-		return fmt.Errorf("series of action %v: %w", r.Key, err)
+		return s.Advise(fmt.Errorf("series of action %v: %w", r.Key, err))
 	}
 	if err := s.putJSON(s.recordPath(r.Key), r); err != nil {
-		return fmt.Errorf("record %v: %w", r.Key, err)
+		return s.Advise(fmt.Errorf("record %v: %w", r.Key, err))
 	}
 	return nil
 }
 
-// putJSON publishes a small file.
+// putJSON publishes a small file that is not changed again.
 func (s *Store) putJSON(path string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	dir, err := s.tempDir("record")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	tmp := filepath.Join(dir, filepath.Base(path))
-	if err := writeSealed(tmp, b); err != nil {
-		return err
-	}
-	return publish(tmp, path)
+	return s.putFile(path, b, 0o444, true)
 }
 
 // getJSON reads a small file. One that is missing or damaged is ErrNotFound.
@@ -157,17 +149,27 @@ func (s *Store) Series(k Key) (list []Point, err error) {
 // and also when a file of an output is missing or has the wrong size, or the
 // record itself is damaged: the action must then run again.
 func (s *Store) Record(k Key) (*Record, error) {
+	s.note(noteKey + k.String())
+	r, err := s.readRecord(k)
+	if err != nil {
+		return nil, err
+	}
+	for name, o := range r.Outputs {
+		if !s.Has(o.Digest) {
+			return nil, fmt.Errorf("action %v: output %s: %w", k, name, ErrNotFound)
+		}
+	}
+	return r, nil
+}
+
+// readRecord is Record without a look at the outputs.
+func (s *Store) readRecord(k Key) (*Record, error) {
 	var r Record
 	if err := getJSON(s.recordPath(k), &r); err != nil {
 		return nil, fmt.Errorf("action %v: %w", k, err)
 	}
 	if r.Key != k {
 		return nil, fmt.Errorf("action %v: its record is that of %v: %w", k, r.Key, ErrNotFound)
-	}
-	for name, o := range r.Outputs {
-		if !s.Has(o.Digest) {
-			return nil, fmt.Errorf("action %v: output %s: %w", k, name, ErrNotFound)
-		}
 	}
 	return &r, nil
 }

@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ const (
 // dictionaries. Equal rows make equal bytes.
 type tableWriter struct {
 	typ     reflect.Type
-	file    *os.File
+	file    io.Closer
 	arrow   *ipc.FileWriter
 	builder *array.RecordBuilder
 	cols    []column
@@ -40,9 +41,9 @@ type tableWriter struct {
 func Append[T any](w *Writer, rows ...T) error {
 	t := reflect.TypeFor[T]()
 	if w.table == nil {
-		tw, err := newTableWriter(filepath.Join(w.dir, TableName), t)
+		tw, err := newTableWriter(w.store, filepath.Join(w.dir, TableName), t)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", TableName, err)
+			return w.store.Advise(fmt.Errorf("write %s: %w", TableName, err))
 		}
 		w.table = tw
 	}
@@ -51,18 +52,18 @@ func Append[T any](w *Writer, rows ...T) error {
 	}
 	for i := range rows {
 		if err := w.table.append(reflect.ValueOf(&rows[i]).Elem()); err != nil {
-			return fmt.Errorf("write %s: %w", TableName, err)
+			return w.store.Advise(fmt.Errorf("write %s: %w", TableName, err))
 		}
 	}
 	return nil
 }
 
-func newTableWriter(path string, t reflect.Type) (*tableWriter, error) {
+func newTableWriter(s *Store, path string, t reflect.Type) (*tableWriter, error) {
 	sch, cols, err := schema(t)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Create(path)
+	f, err := s.create(path)
 	if err != nil {
 		return nil, err
 	}

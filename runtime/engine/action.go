@@ -215,7 +215,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 		}
 	}
 	if err := call(ctx, n.Stage, env); err != nil {
-		return nil, err
+		return nil, e.Store.Advise(err)
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
 		if err := e.unchanged(ctx, s, a.files); err != nil {

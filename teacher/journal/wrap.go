@@ -71,6 +71,9 @@ func (w *wrapped) complete(ctx context.Context, key string, r teacher.Request) (
 			return a, nil
 		}
 	}
+	if err := w.own.writable(); err != nil {
+		return teacher.Answer{}, err
+	}
 	a, err := w.Teacher.Complete(ctx, r)
 	a.Content, a.Reasoning = valid(a.Content), valid(a.Reasoning)
 	l := line{Key: key, Teacher: valid(w.ID()), Request: clean(r), Answer: &a}

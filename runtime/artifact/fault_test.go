@@ -29,7 +29,7 @@ func publishAll(t *testing.T, s *Store) (o Object, err error) {
 		return o, err
 	}
 	defer release()
-	if _, err := s.Work(faultKey); err != nil {
+	if _, err := s.Work(faultKey, "a.b"); err != nil {
 		return o, err
 	}
 	w, err := s.Create(Dataset)

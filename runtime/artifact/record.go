@@ -155,6 +155,7 @@ func (s *Store) Record(k Key) (*Record, error) {
 		return nil, err
 	}
 	for name, o := range r.Outputs {
+		s.note(noteObject + o.Digest.String())
 		if !s.Has(o.Digest) {
 			return nil, fmt.Errorf("action %v: output %s: %w", k, name, ErrNotFound)
 		}

@@ -132,8 +132,9 @@ func (s *Store) ObjectDir(d Digest) string {
 }
 
 // Work returns the private directory of the action k, making it if needed. It
-// survives a crash and is found again under the same key.
-func (s *Store) Work(k Key) (string, error) {
+// survives a crash and is found again under the same key. addr is the address
+// of its stage, for people.
+func (s *Store) Work(k Key, addr string) (string, error) {
 	if s.unmade != nil {
 		return "", s.Advise(fmt.Errorf("make work directory: %w", s.unmade))
 	}
@@ -141,13 +142,28 @@ func (s *Store) Work(k Key) (string, error) {
 	if err := s.mkdirAll(dir); err != nil {
 		return "", s.Advise(fmt.Errorf("make work directory: %w", err))
 	}
+	if b, err := os.ReadFile(dir + workAddr); err != nil || string(b) != addr {
+		if err := s.putFile(dir+workAddr, []byte(addr), 0o644, false); err != nil {
+			return "", s.Advise(fmt.Errorf("make work directory: %w", err))
+		}
+	}
 	return dir, nil
 }
+
+// workAddr ends the name of the file beside a work directory that says whose it
+// is.
+const workAddr = ".stage"
 
 func (s *Store) workDir(k Key) string { return filepath.Join(s.dir, "work", k.String()) }
 
 // RemoveWork deletes the private directory of the action k.
-func (s *Store) RemoveWork(k Key) error { return s.fs.RemoveAll(s.workDir(k)) }
+func (s *Store) RemoveWork(k Key) error {
+	err := s.fs.Remove(s.workDir(k) + workAddr)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(s.fs.RemoveAll(s.workDir(k)), err)
+}
 
 // tempDir makes an empty directory below tmp/, with the mode that others have.
 func (s *Store) tempDir(prefix string) (string, error) {
@@ -172,6 +188,12 @@ func (s *Store) replace(name string, b []byte, flush bool) error {
 		return s.Advise(fmt.Errorf("write %s: %w", name, err))
 	}
 	return nil
+}
+
+// Forget removes a small file that Replace wrote. One that is not there is an
+// fs.ErrNotExist.
+func (s *Store) Forget(name string) error {
+	return s.Advise(s.fs.Remove(filepath.Join(s.dir, filepath.FromSlash(name))))
 }
 
 // putFile publishes a small file.

@@ -199,7 +199,7 @@ func (e *engine) try(ctx context.Context, n *lang.Node, a *action) (*artifact.Re
 // attempt runs the action once and publishes what it made.
 func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifact.Record, error) {
 	begin := time.Now()
-	work, err := e.Store.Work(a.key)
+	work, err := e.Store.Work(a.key, n.Addr)
 	if err != nil {
 		return nil, err
 	}

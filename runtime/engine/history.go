@@ -35,8 +35,7 @@ func readHistory(s *artifact.Store, prog *lang.Program) *history {
 	}
 	h := &history{Pipeline: prog.Name, Dir: dir}
 	if b, err := os.ReadFile(filepath.Join(s.Dir(), h.name())); err == nil {
-		var old history
-		if json.Unmarshal(b, &old) == nil {
+		if old, err := parseHistory(b); err == nil {
 			h.Keys = old.Keys
 		}
 	}

@@ -39,8 +39,9 @@ type Store struct {
 	unmade error       // why the store cannot be written to, if its directories could not be made
 
 	mu       sync.Mutex
-	verified map[string]bool // "digest/name" of files whose content was checked by this process
-	session  *session        // nil: not begun
+	verified map[string]bool   // "digest/name" of files whose content was checked by this process
+	tables   map[Digest][]byte // mapped by this process
+	session  *session          // nil: not begun
 }
 
 // ErrNotFound is returned for content or a record that is not in the store.
@@ -56,7 +57,7 @@ func OpenStoreOn(disk fsys.FS, dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	s := &Store{dir: abs, fs: disk, verified: map[string]bool{}}
+	s := &Store{dir: abs, fs: disk, verified: map[string]bool{}, tables: map[Digest][]byte{}}
 	if st, err := os.Stat(abs); err == nil {
 		s.share = sharing(st.Mode())
 	}

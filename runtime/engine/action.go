@@ -205,10 +205,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	}
 	j := newJob(e, n)
 	defer j.abort()
-	env := &stage.Env{
-		Log: e.Log.With().Str("stage", n.Addr).Logger(), Seed: a.pre.Seed, Dir: e.prog.Dir, Work: work, Journals: e.Store.Journals(), Store: inputs{e},
-		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
-	}
+	env := j.env(a, work)
 	if n.Kind.Compute {
 		if env.Backend, err = e.backend(); err != nil {
 			return nil, err

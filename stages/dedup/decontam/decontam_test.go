@@ -210,3 +210,19 @@ func FuzzFind(f *testing.F) {
 		}
 	})
 }
+
+// A row that holds a question and its answer covers both texts of the item
+// equally: what is said of it is always the same.
+func TestEqualMatchesAreOrdered(t *testing.T) {
+	q := numbered("q", 0, 20)
+	x := NewIndex([]Item{{ID: "a", Question: q, Whole: q + " yes"}}, options())
+	want := x.Find([]string{q + " yes"})
+	if len(want.Matches) != 1 || want.Matches[0].Words != 20 {
+		t.Fatalf("%+v", want)
+	}
+	for range 100 {
+		if got := x.Find([]string{q + " yes"}); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, then %+v", want, got)
+		}
+	}
+}

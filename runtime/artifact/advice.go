@@ -73,10 +73,17 @@ func (s *Store) create(path string) (*storeFile, error) {
 	return s.open(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 }
 
+// open opens a file, which those who share the store may read.
 func (s *Store) open(path string, flag int, mode fs.FileMode) (*storeFile, error) {
 	f, err := s.fs.Open(path, flag, mode)
 	if err != nil {
 		return nil, err
+	}
+	if s.share != 0 {
+		if err := s.fs.Chmod(path, mode|s.share&0o444); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	return &storeFile{File: f}, nil
 }

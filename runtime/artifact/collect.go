@@ -486,7 +486,7 @@ func (c *collector) sweepLeases() error {
 		if strings.HasSuffix(path, graveSuffix) {
 			err = c.fs.Remove(path)
 		} else {
-			_, err = (&lease{c.fs, path, nil}).bury(host)
+			_, err = (&lease{c.Store, path, nil}).bury(host)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -23,9 +23,12 @@ type gate struct{ file *os.File }
 
 // openGate opens the gate of the store in dir.
 func openGate(dir string, share fs.FileMode) (*gate, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "gc.lock"), os.O_RDONLY|os.O_CREATE, 0o644|share&0o666)
+	f, err := os.OpenFile(filepath.Join(dir, "gc.lock"), os.O_RDONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
+	}
+	if share != 0 {
+		_ = f.Chmod(0o644 | share&0o444) // another user's has its permissions
 	}
 	return &gate{f}, nil
 }

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
-
-	"pipe/runtime/fsys"
 )
 
 const (
@@ -32,7 +30,7 @@ type leaseHolder struct {
 
 // A lease is the file that says who runs an action.
 type lease struct {
-	fs   fsys.FS
+	s    *Store
 	path string
 	me   []byte // its content
 }
@@ -50,7 +48,7 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{s.fs, s.leasePath(k), me}
+	l := &lease{s, s.leasePath(k), me}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -81,7 +79,7 @@ func (s *Store) leasePath(k Key) string { return filepath.Join(s.dir, "leases", 
 
 // take claims the lease if nobody has it.
 func (l *lease) take() (bool, error) {
-	f, err := l.fs.Open(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := l.s.open(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return false, nil
 	}
@@ -90,7 +88,7 @@ func (l *lease) take() (bool, error) {
 	}
 	_, err = f.Write(l.me)
 	if err = errors.Join(err, f.Close()); err != nil {
-		l.fs.Remove(l.path)
+		l.s.fs.Remove(l.path)
 		return false, err
 	}
 	return true, nil
@@ -123,20 +121,20 @@ func (l *lease) bury(host string) (free bool, err error) {
 		}
 	}
 	grave := l.path + "." + rand.Text() + graveSuffix
-	if err := l.fs.Rename(l.path, grave); err != nil {
+	if err := l.s.fs.Rename(l.path, grave); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return true, nil // somebody else was faster
 		}
 		return false, err
 	}
-	defer l.fs.Remove(grave)
+	defer l.s.fs.Remove(grave)
 	if buried, err := os.Stat(grave); err == nil {
 		same := buried.ModTime().Equal(st.ModTime())
 		if b, err := os.ReadFile(grave); err == nil && readErr == nil {
 			same = bytes.Equal(b, content)
 		}
 		if !same { // somebody else buried it first and this is the lease they took
-			return l.fs.Link(grave, l.path) != nil, nil
+			return l.s.fs.Link(grave, l.path) != nil, nil
 		}
 	}
 	return true, nil
@@ -157,7 +155,7 @@ func (l *lease) hold() (release func()) {
 				if !l.mine() { // taken over, after a long sleep of this machine
 					return
 				}
-				l.fs.Chtimes(l.path, now)
+				l.s.fs.Chtimes(l.path, now)
 			}
 		}
 	})
@@ -165,7 +163,7 @@ func (l *lease) hold() (release func()) {
 		close(stop)
 		beating.Wait()
 		if l.mine() {
-			l.fs.Remove(l.path)
+			l.s.fs.Remove(l.path)
 		}
 	})
 }

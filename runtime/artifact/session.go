@@ -81,9 +81,11 @@ func (s *Store) newSession() (*session, error) {
 		return nil, err
 	}
 	u := &session{fs: s.fs, path: filepath.Join(s.dir, "live", rand.Text()), noted: map[string]bool{}, stop: make(chan struct{})}
-	if u.file, err = s.fs.Open(u.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o666); err != nil {
+	f, err := s.open(u.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644)
+	if err != nil {
 		return nil, err
 	}
+	u.file = f.File
 	if _, err = u.file.Write(append(who, '\n')); err == nil {
 		u.gate, err = openGate(s.dir, s.share)
 	}

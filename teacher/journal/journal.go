@@ -89,8 +89,9 @@ func settle(f *os.File) error {
 		return err
 	}
 	defer dir.Close()
-	if over, err := dir.Stat(); err == nil {
-		_ = f.Chmod(st.Mode().Perm() | over.Mode().Perm()&0o022) // another user's: it has its permissions
+	if over, err := dir.Stat(); err == nil && over.Mode().Perm()&0o022 != 0 {
+		write := over.Mode().Perm() & 0o022
+		_ = f.Chmod(st.Mode().Perm() | write | write<<1)
 	}
 	return dir.Sync()
 }

@@ -427,3 +427,35 @@ func shortRun(t *testing.T, dir string, i byte) error {
 	_, err = a.Dir()
 	return err
 }
+
+// FuzzLease: whatever lies in the files of leases and sessions, they are taken
+// for those of living or dead processes, and a lease is taken over in the end.
+func FuzzLease(f *testing.F) {
+	for _, s := range []string{`{"host":"h","pid":1,"token":"x"}`, `{"pid":-1}`, `{"pid":99999999999999999999}`, "{}\nkey x\nobject y\ntemp ../..\n", "temp artifact-x", "\x00", ""} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := testStore(t)
+		old := time.Now().Add(-30 * day)
+		for _, path := range []string{s.leasePath(Key{}), filepath.Join(s.Dir(), "live", "x")} {
+			if err := errors.Join(os.WriteFile(path, b, 0o666), os.Chtimes(path, old, old)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, _, err := s.liveNotes(time.Now()); err != nil {
+			t.Error(err)
+		}
+		release, err := s.Lease(t.Context(), Key{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if err := os.WriteFile(s.leasePath(Key{}), b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		touch(t, filepath.Join(s.Dir(), "live"))
+		if _, err := s.Collect(t.Context(), CollectOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -85,7 +85,11 @@ func (v *verifier) run(check func(*Record) error) error {
 		}
 	}
 	slices.SortFunc(v.found.Missing, func(a, b Maker) int { return strings.Compare(a.Addr, b.Addr) })
-	return v.eachObject(v.object)
+	if err := v.eachObject(v.object); err != nil {
+		return err
+	}
+	v.progress(v.found.Bytes, v.found.Bytes)
+	return nil
 }
 
 func (v *verifier) damage(path, whole string, makers []Maker, format string, args ...any) {
@@ -134,6 +138,9 @@ func (v *verifier) object(d Digest, dir string, _ fs.FileInfo) error {
 		return nil
 	}
 	v.found.Objects++
+	if st, err := os.Lstat(manifest); err == nil {
+		v.found.Bytes += st.Size()
+	}
 	known := map[string]bool{manifest: true}
 	for _, f := range m.Files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))

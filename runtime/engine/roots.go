@@ -39,8 +39,8 @@ func FindRoots(s *artifact.Store, keepRuns int) (*Roots, error) {
 		return nil, err
 	}
 	left := map[string]int{}
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(runs))) { // names begin with the time
-		f := runs[name]
+	latest := slices.SortedFunc(maps.Values(runs), func(a, b *RunFile) int { return b.Started.Compare(a.Started) })
+	for _, f := range latest {
 		if id := f.Dir + "\x00" + f.Pipeline; left[id] < keepRuns {
 			left[id]++
 			r.Runs++

@@ -20,6 +20,7 @@ import (
 	"pipe/model/tiny"
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
+	"pipe/runtime/fsys"
 	"pipe/runtime/lang"
 )
 
@@ -238,19 +239,27 @@ const logName = "pipe.log"
 
 // openLog logs to pipe.log in the store, and to the terminal from level on.
 func openLog(dir, level string, t *terminal) (zerolog.Logger, func(), error) {
+	var w io.Writer = io.Discard
+	closeLog := func() {}
 	f, e := os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
-	if e != nil {
+	switch {
+	case e == nil:
+		w, closeLog = f, func() { f.Close() }
+		if st, err := os.Stat(dir); err == nil && st.Mode().Perm()&0o022 != 0 { // those who share the store share its log
+			write := st.Mode().Perm() & 0o022
+			_ = f.Chmod(0o600 | write | write<<1)
+		}
+	case !fsys.ReadOnly(e) && !errors.Is(e, fs.ErrNotExist): // else the store may only be read
 		return zerolog.Nop(), nil, fmt.Errorf("open the log: %w", e)
 	}
-	var w io.Writer = f
 	if level != "" {
 		l, e := zerolog.ParseLevel(level)
 		if e != nil {
-			f.Close()
+			closeLog()
 			return zerolog.Nop(), nil, flagError{fmt.Errorf("--log-level %s: use debug, info, warn or error", level)}
 		}
 		console := zerolog.LevelWriterAdapter{Writer: zerolog.ConsoleWriter{Out: aboveLines{t}, NoColor: !bool(t.errInk)}}
-		w = zerolog.MultiLevelWriter(f, &zerolog.FilteredLevelWriter{Writer: console, Level: l})
+		w = zerolog.MultiLevelWriter(w, &zerolog.FilteredLevelWriter{Writer: console, Level: l})
 	}
-	return zerolog.New(w).With().Timestamp().Logger(), func() { f.Close() }, nil
+	return zerolog.New(w).With().Timestamp().Logger(), closeLog, nil
 }

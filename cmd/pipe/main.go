@@ -52,6 +52,10 @@ func commands() []command {
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
+		{"gc", "[FILE|DIR]", "remove what no recent run needs from the store", runGC},
+		{"pin", "RUN [FILE|DIR]", "keep what a run made and used from gc", runPin},
+		{"unpin", "RUN [FILE|DIR]", "let gc collect a run again", runUnpin},
+		{"verify", "[FILE|DIR]", "check the content of the store, or that a stage makes the same again", runVerify},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -59,7 +63,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "gc", "verify", "lock", "doctor"}
+	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "lock", "doctor"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }

@@ -24,11 +24,11 @@ import (
 	"pipe/stages"
 )
 
-// TestMain makes this binary pipe itself, with three small kinds more, for the
+// TestMain makes this binary pipe itself, with small kinds more, for the
 // scripts in testdata/script. Each script is named by the promise it tests.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"pipe": func() { os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind}, stages.All...))) },
+		"pipe": func() { os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind, leakKind}, stages.All...))) },
 	})
 }
 
@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher,
+			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher, "damage": damage,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir) // no model cache or token of this machine

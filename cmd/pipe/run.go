@@ -140,6 +140,9 @@ func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
 // summarise says what was made: notes, the comparison tables, exports.
 func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Result, took time.Duration) {
 	failed := count(res, engine.Failed)
+	if res.Unnoted != nil {
+		defer t.printf("this run is not noted in the store: %s\n", clean(why(res.Unnoted)))
+	}
 	if res.Ran == 0 && failed == 0 && res.GatesPassed() {
 		copies(t, res)
 		fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(res.Cached), duration(took))
@@ -163,6 +166,14 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 		}
 	}
 	fmt.Fprintf(t.out, "\n%s ran, %d up to date, %d failed, in %s (run %s)\n", plural(res.Ran), res.Cached, failed, duration(took), res.Run)
+}
+
+// why says in few words why nothing could be written.
+func why(err error) string {
+	if errors.Is(err, artifact.ErrUnwritable) {
+		return "it may only be read"
+	}
+	return err.Error()
 }
 
 // plural counts stages in words.

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 
 	flatbuffers "github.com/google/flatbuffers/go"
 )
@@ -15,84 +14,78 @@ var errFooter = errors.New("not a valid Arrow file: its footer is damaged")
 // the widest row type has a few dozen.
 const maxFields = 4096
 
-// checkFooter walks the footer of an Arrow IPC file of the given size and
-// refuses blocks that lie outside the file and schemas of absurd size. The
-// Arrow library allocates what they claim before it reads it. Format: "Footer"
-// and "Block" of Arrow's File.fbs; a file ends with the footer, its int32
-// length, and "ARROW1".
-func checkFooter(f io.ReaderAt, size int64) (err error) {
+// A block is where a batch lies in an Arrow file: its description, and behind
+// it its content.
+type block struct{ off, meta, body int64 }
+
+// readFooter returns the blocks of an Arrow IPC file. It refuses blocks that lie
+// outside the file and schemas of absurd size. Format: "Footer" and "Block" of
+// Arrow's File.fbs; a file ends with the footer, its int32 length, and "ARROW1".
+func readFooter(file []byte) (blocks []block, err error) {
 	defer recovered(&err)
-	var tail [10]byte
+	size := int64(len(file))
 	if size < 20 {
-		return errFooter
+		return nil, errFooter
 	}
-	if _, err := f.ReadAt(tail[:], size-10); err != nil {
-		return err
-	}
-	n := int64(int32(binary.LittleEndian.Uint32(tail[:4])))
+	tail := file[size-10:]
+	n := int64(int32(binary.LittleEndian.Uint32(tail)))
 	if string(tail[4:]) != "ARROW1" || n < 8 || n > size-20 {
-		return errFooter
+		return nil, errFooter
 	}
-	b := make([]byte, n)
-	if _, err := f.ReadAt(b, size-10-n); err != nil {
-		return err
-	}
+	b := file[size-10-n : size-10]
 	t := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
 	if t.Offset(8) != 0 { // dictionaries: pipe writes none
 		if t.VectorLen(flatbuffers.UOffsetT(t.Offset(8))) > 0 {
-			return fmt.Errorf("not a table of pipe: it has dictionaries")
+			return nil, fmt.Errorf("not a table of pipe: it has dictionaries")
 		}
 	}
 	if err := checkSchema(&t); err != nil {
-		return err
+		return nil, err
 	}
 	o := flatbuffers.UOffsetT(t.Offset(10))
 	if o == 0 {
-		return nil // no batches
+		return nil, nil // no batches
 	}
-	const block = 24 // int64 offset, int32 metadata length, 4 bytes pad, int64 body length
+	const length = 24 // int64 offset, int32 metadata length, 4 bytes pad, int64 body length
 	start, count := int64(t.Vector(o)), int64(t.VectorLen(o))
-	if count < 0 || start+count*block > n {
-		return errFooter
+	if count < 0 || start+count*length > n {
+		return nil, errFooter
 	}
-	for p := start; p < start+count*block; p += block {
-		off, meta, body := flatbuffers.GetInt64(b[p:]), int64(flatbuffers.GetInt32(b[p+8:])), flatbuffers.GetInt64(b[p+16:])
-		if off < 8 || off > size || meta < 8 || meta > size || body < 0 || body > size || off+meta+body > size-10-n {
-			return fmt.Errorf("not a valid Arrow file: a batch claims bytes %d to %d of %d", off, off+meta+body, size)
+	for p := start; p < start+count*length; p += length {
+		l := block{flatbuffers.GetInt64(b[p:]), int64(flatbuffers.GetInt32(b[p+8:])), flatbuffers.GetInt64(b[p+16:])}
+		if l.off < 8 || l.off > size || l.meta < 8 || l.meta > size || l.body < 0 || l.body > size || l.off+l.meta+l.body > size-10-n {
+			return nil, fmt.Errorf("not a valid Arrow file: a batch claims bytes %d to %d of %d", l.off, l.off+l.meta+l.body, size)
 		}
-		if err := checkBatch(f, off, meta); err != nil {
-			return err
+		if _, err := batchOf(file[l.off:l.off+l.meta], l.off); err != nil {
+			return nil, err
 		}
+		blocks = append(blocks, l)
 	}
-	return nil
+	return blocks, nil
 }
 
-// checkBatch refuses a compressed batch: pipe writes none, and a small one can
-// be made to hold any amount. Format: "Message" of Arrow's Message.fbs, whose
-// header, a RecordBatch, has its compression in the fourth slot; before it lie
-// ffffffff and its length.
-func checkBatch(f io.ReaderAt, off, meta int64) error {
-	b := make([]byte, meta)
-	if _, err := f.ReadAt(b, off); err != nil {
-		return err
-	}
+// batchOf returns the RecordBatch that the metadata b of a block at off
+// describes. Format: "Message" of Arrow's Message.fbs, whose header it is, and
+// whose compression is in the fourth slot; before it lie ffffffff and its
+// length. pipe compresses none.
+func batchOf(b []byte, off int64) (*flatbuffers.Table, error) {
 	if binary.LittleEndian.Uint32(b) == 0xffffffff {
 		b = b[4:]
 	}
 	if len(b) < 8 {
-		return errFooter
+		return nil, errFooter
 	}
 	b = b[4:]
 	message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
 	o := flatbuffers.UOffsetT(message.Offset(8)) // header
 	if o == 0 {
-		return fmt.Errorf("not a valid Arrow file: the batch at byte %d has no header", off)
+		return nil, fmt.Errorf("not a valid Arrow file: the batch at byte %d has no header", off)
 	}
-	batch := flatbuffers.Table{Bytes: b, Pos: message.Indirect(o + message.Pos)}
+	batch := &flatbuffers.Table{Bytes: b, Pos: message.Indirect(o + message.Pos)}
 	if batch.Offset(10) != 0 {
-		return fmt.Errorf("not a table of pipe: the batch at byte %d is compressed", off)
+		return nil, fmt.Errorf("not a table of pipe: the batch at byte %d is compressed", off)
 	}
-	return nil
+	return batch, nil
 }
 
 // checkSchema counts what the schema of a footer claims to hold. Format:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,6 +19,8 @@ const (
 	leaseStale = 15 * time.Second // a lease not touched for so long, as a waiter sees it, is broken
 	leaseOld   = 10 * time.Minute // one that was last touched so long before is broken at once: clocks differ by less
 	leasePoll  = 50 * time.Millisecond
+
+	graveSuffix = ".broken" // of a lease that is being removed
 )
 
 type leaseHolder struct {
@@ -54,6 +57,7 @@ func (h leaseHolder) judge(me leaseHolder) verdict {
 
 // A lease is the file that says who runs an action.
 type lease struct {
+	s      *Store
 	path   string
 	holder leaseHolder
 	me     []byte // holder as the file has it
@@ -82,26 +86,29 @@ func (l *lease) stopped(beat, now time.Time) bool {
 // over. Leases save work and nothing else: publishing is idempotent, so a
 // broken lease costs a second run and never damages anything.
 func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
-	host, _ := os.Hostname()
-	pid := os.Getpid()
-	holder := leaseHolder{host, processSpace(), pid, processStart(pid), rand.Text()}
-	me, err := json.Marshal(holder)
+	if s.unmade != nil {
+		return nil, s.Advise(fmt.Errorf("take lease: %w", s.unmade))
+	}
+	l, err := s.lease(s.leasePath(k))
 	if err != nil {
 		return nil, err
 	}
-	l := &lease{path: filepath.Join(s.dir, "leases", k.String()), holder: holder, me: me}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		ok, err := l.take()
 		if err != nil {
-			return nil, fmt.Errorf("take lease: %w", err)
+			return nil, s.Advise(fmt.Errorf("take lease: %w", err))
 		}
 		if ok {
 			return l.hold(), nil
 		}
-		if l.bury() {
+		free, err := l.bury()
+		if err != nil {
+			return nil, s.Advise(fmt.Errorf("take over the lease of a run that died: %w", err))
+		}
+		if free {
 			continue
 		}
 		select {
@@ -112,9 +119,23 @@ func (s *Store) Lease(ctx context.Context, k Key) (release func(), err error) {
 	}
 }
 
+func (s *Store) leasePath(k Key) string { return filepath.Join(s.dir, "leases", k.String()) }
+
+// lease returns the lease at path, as this process would hold it.
+func (s *Store) lease(path string) (*lease, error) {
+	host, _ := os.Hostname()
+	pid := os.Getpid()
+	holder := leaseHolder{host, processSpace(), pid, processStart(pid), rand.Text()}
+	me, err := json.Marshal(holder)
+	if err != nil {
+		return nil, err
+	}
+	return &lease{s: s, path: path, holder: holder, me: me}, nil
+}
+
 // take claims the lease if nobody has it.
 func (l *lease) take() (bool, error) {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := l.s.open(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return false, nil
 	}
@@ -123,7 +144,7 @@ func (l *lease) take() (bool, error) {
 	}
 	_, err = f.Write(l.me)
 	if err = errors.Join(err, f.Close()); err != nil {
-		os.Remove(l.path)
+		l.s.fs.Remove(l.path)
 		return false, err
 	}
 	return true, nil
@@ -137,33 +158,41 @@ func (l *lease) mine() bool {
 
 // bury removes the lease of a holder that is dead: its process is gone (on this
 // host), or its heart stopped. It reports whether the lease is free now.
-func (l *lease) bury() bool {
+func (l *lease) bury() (free bool, err error) {
 	st, err := os.Stat(l.path)
 	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
+		return errors.Is(err, fs.ErrNotExist), nil
 	}
-	content, err := os.ReadFile(l.path)
-	if err != nil {
-		return errors.Is(err, os.ErrNotExist)
+	content, readErr := os.ReadFile(l.path)
+	if errors.Is(readErr, fs.ErrNotExist) {
+		return true, nil
 	}
 	var h leaseHolder
 	found := unknown
-	if json.Unmarshal(content, &h) == nil { // else it is being written
+	if readErr == nil && json.Unmarshal(content, &h) == nil { // else it is another user's, or being written
 		found = h.judge(l.holder)
 	}
 	if found == alive || found == unknown && !l.stopped(st.ModTime(), time.Now()) {
-		return false
+		return false, nil
 	}
-	grave := l.path + "." + rand.Text() + ".broken"
-	if os.Rename(l.path, grave) != nil {
-		return true // somebody else was faster
+	grave := l.path + "." + rand.Text() + graveSuffix
+	if err := l.s.fs.Rename(l.path, grave); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil // somebody else was faster
+		}
+		return false, err
 	}
-	defer os.Remove(grave)
-	if b, err := os.ReadFile(grave); err == nil && !bytes.Equal(b, content) {
-		// Somebody else buried it first and this is the lease they took.
-		return os.Link(grave, l.path) != nil
+	defer l.s.fs.Remove(grave)
+	if buried, err := os.Stat(grave); err == nil {
+		same := buried.ModTime().Equal(st.ModTime())
+		if b, err := os.ReadFile(grave); err == nil && readErr == nil {
+			same = bytes.Equal(b, content)
+		}
+		if !same { // somebody else buried it first and this is the lease they took
+			return l.s.fs.Link(grave, l.path) != nil, nil
+		}
 	}
-	return true
+	return true, nil
 }
 
 // hold keeps the lease alive until it is released.
@@ -181,7 +210,7 @@ func (l *lease) hold() (release func()) {
 				if !l.mine() { // taken over, after a long sleep of this machine
 					return
 				}
-				os.Chtimes(l.path, now, now)
+				l.s.fs.Chtimes(l.path, now)
 			}
 		}
 	})
@@ -189,7 +218,7 @@ func (l *lease) hold() (release func()) {
 		close(stop)
 		beating.Wait()
 		if l.mine() {
-			os.Remove(l.path)
+			l.s.fs.Remove(l.path)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -55,6 +56,27 @@ func (m *manifest) bytes() (n int64) {
 		n += f.Size
 	}
 	return n
+}
+
+// A badManifest is an error about the content of a manifest.
+type badManifest struct{ error }
+
+// manifest reads the manifest of an artifact and nothing else of it.
+func (s *Store) manifest(d Digest) (*manifest, error) {
+	f, err := os.Open(filepath.Join(s.ObjectDir(d), manifestName))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxManifest))
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseManifest(b, d)
+	if err != nil {
+		return nil, badManifest{err}
+	}
+	return m, nil
 }
 
 // parseManifest reads an untrusted manifest that must hash to want.
@@ -122,21 +144,15 @@ func (s *Store) whole(d Digest) bool {
 // artifact that is missing or incomplete is ErrNotFound.
 func (s *Store) Open(d Digest) (*Artifact, error) {
 	dir := s.ObjectDir(d)
-	f, err := os.Open(filepath.Join(dir, manifestName))
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("artifact %v: %w", d, ErrNotFound)
-		}
-		return nil, fmt.Errorf("open artifact %v: %w", d, err)
+	m, err := s.manifest(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("artifact %v: %w", d, ErrNotFound)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest))
-	if err != nil {
-		return nil, fmt.Errorf("open artifact %v: %w", d, err)
-	}
-	m, err := parseManifest(b, d)
-	if err != nil {
+	if errors.As(err, new(badManifest)) {
 		return nil, fmt.Errorf("artifact %v: %w: %w", d, err, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open artifact %v: %w", d, err)
 	}
 	for _, fi := range m.Files {
 		st, err := os.Stat(filepath.Join(dir, filepath.FromSlash(fi.Name)))
@@ -174,6 +190,16 @@ func (a *Artifact) Has(name string) bool {
 	return false
 }
 
+// size returns the recorded size of the named file.
+func (a *Artifact) size(name string) int64 {
+	for _, f := range a.m.Files {
+		if f.Name == name {
+			return f.Size
+		}
+	}
+	return 0
+}
+
 // Path returns the path of the named file after checking its content against
 // the manifest, once per process. The file must not be changed.
 func (a *Artifact) Path(name string) (string, error) {
@@ -194,7 +220,7 @@ func (a *Artifact) Path(name string) (string, error) {
 			return "", fmt.Errorf("read %s of artifact %v: %w", name, a.digest, err)
 		}
 		if got != f.SHA256 {
-			return "", fmt.Errorf("%s is damaged: its content hashes to %v, recorded was %v; delete the directory %s and run again", path, got, f.SHA256, a.store.ObjectDir(a.digest))
+			return "", fmt.Errorf("%s is damaged: its content hashes to %v, recorded was %v; run pipe verify --repair, and then again", path, got, f.SHA256)
 		}
 		a.store.mu.Lock()
 		a.store.verified[id] = true

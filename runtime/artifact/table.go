@@ -1,12 +1,13 @@
 package artifact
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
 	"reflect"
-	"sync/atomic"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -25,7 +26,7 @@ const (
 // dictionaries. Equal rows make equal bytes.
 type tableWriter struct {
 	typ     reflect.Type
-	file    *os.File
+	file    io.Closer
 	arrow   *ipc.FileWriter
 	builder *array.RecordBuilder
 	cols    []column
@@ -40,9 +41,9 @@ type tableWriter struct {
 func Append[T any](w *Writer, rows ...T) error {
 	t := reflect.TypeFor[T]()
 	if w.table == nil {
-		tw, err := newTableWriter(filepath.Join(w.dir, TableName), t)
+		tw, err := newTableWriter(w.store, filepath.Join(w.dir, TableName), t)
 		if err != nil {
-			return fmt.Errorf("write %s: %w", TableName, err)
+			return w.store.Advise(fmt.Errorf("write %s: %w", TableName, err))
 		}
 		w.table = tw
 	}
@@ -51,18 +52,18 @@ func Append[T any](w *Writer, rows ...T) error {
 	}
 	for i := range rows {
 		if err := w.table.append(reflect.ValueOf(&rows[i]).Elem()); err != nil {
-			return fmt.Errorf("write %s: %w", TableName, err)
+			return w.store.Advise(fmt.Errorf("write %s: %w", TableName, err))
 		}
 	}
 	return nil
 }
 
-func newTableWriter(path string, t reflect.Type) (*tableWriter, error) {
+func newTableWriter(s *Store, path string, t reflect.Type) (*tableWriter, error) {
 	sch, cols, err := schema(t)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Create(path)
+	f, err := s.create(path)
 	if err != nil {
 		return nil, err
 	}
@@ -143,25 +144,31 @@ func size(v reflect.Value) int {
 // Rows yields the rows of a's table in order. The content is checked against
 // its digest before the first row; a table of another row type, or one that is
 // not a valid Arrow file, is an error. The sequence ends at the first error.
+//
+// Where the system can, nothing is copied: strings and numbers lie in the file,
+// which is mapped into memory for the rest of the process. They may be kept, but
+// slices must not be written to. The store never changes a file that it has; one
+// that somebody else cuts short while it is read ends the process.
 func Rows[T any](a *Artifact) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var zero T
-		path, err := a.Path(TableName)
+		var row, zero T
+		b, err := a.table()
 		if err != nil {
 			yield(zero, err)
 			return
 		}
 		stopped := false
-		err = readTable(path, reflect.TypeFor[T](), func(set func(reflect.Value) error) (bool, error) {
-			var row T
-			if err := set(reflect.ValueOf(&row).Elem()); err != nil {
+		dst := reflect.ValueOf(&row).Elem()
+		err = readRows(b, dst.Type(), func(set func(reflect.Value) error) (bool, error) {
+			row = zero
+			if err := set(dst); err != nil {
 				return false, err
 			}
 			stopped = !yield(row, nil)
 			return !stopped, nil
 		})
 		if err != nil && !stopped {
-			yield(zero, fmt.Errorf("read %s: %w", path, err))
+			yield(zero, fmt.Errorf("read %s of artifact %v: %w", TableName, a.digest, err))
 		}
 	}
 }
@@ -169,25 +176,15 @@ func Rows[T any](a *Artifact) iter.Seq2[T, error] {
 // RowType returns the name of the type of the rows in a's table: "row",
 // "packed", "drop" or "point".
 func RowType(a *Artifact) (name string, err error) {
-	path, err := a.Path(TableName)
+	b, err := a.table()
 	if err != nil {
 		return "", err
 	}
-	f, err := os.Open(path)
+	sch, err := tableSchema(b)
 	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
+		return "", fmt.Errorf("read %s of artifact %v: %w", TableName, a.digest, err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	r, err := openArrow(f, st.Size())
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	defer r.Close()
-	name, _ = r.Schema().Metadata().GetValue(rowsKey)
+	name, _ = sch.Metadata().GetValue(rowsKey)
 	return name, nil
 }
 
@@ -203,122 +200,101 @@ func All[T any](a *Artifact) ([]T, error) {
 	return rows, nil
 }
 
-// readTable calls row for each row of an Arrow file that must have t's schema.
-// The Arrow library panics on some damaged files: that is an error here.
-func readTable(path string, t reflect.Type, row func(set func(reflect.Value) error) (bool, error)) error {
+// table returns the content of a's table, checked and mapped once per process.
+func (a *Artifact) table() ([]byte, error) {
+	path, err := a.Path(TableName)
+	if err != nil {
+		return nil, err
+	}
+	a.store.mu.Lock()
+	defer a.store.mu.Unlock()
+	if b, ok := a.store.tables[a.digest]; ok {
+		return b, nil
+	}
+	b, keep, err := openMapped(path, a.size(TableName))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if keep {
+		a.store.tables[a.digest] = b
+	}
+	return b, nil
+}
+
+// openMapped maps a file that must have the given size: pages behind its end
+// cannot be read.
+func openMapped(path string, size int64) (b []byte, keep bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, false, err
 	}
-	return readRows(f, st.Size(), t, row)
+	if st.Size() != size {
+		return nil, false, fmt.Errorf("it has %d bytes; it had %d", st.Size(), size)
+	}
+	if size == 0 {
+		return nil, false, errFooter
+	}
+	return mapFile(f, size)
 }
 
-// readRows is readTable for a file that is open.
-func readRows(f ipc.ReadAtSeeker, size int64, t reflect.Type, row func(set func(reflect.Value) error) (bool, error)) error {
-	r, cols, err := openTable(f, size, t)
+// readRows calls row for each row of an Arrow file that must have t's schema.
+// The Arrow library panics on some damaged files: that is an error here.
+func readRows(b []byte, t reflect.Type, row func(set func(reflect.Value) error) (bool, error)) error {
+	want, cols, err := schema(t)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	for b := range r.NumRecords() {
-		rec, err := readBatch(r, b)
+	sch, err := tableSchema(b)
+	if err != nil {
+		return err
+	}
+	if !sch.Equal(want) {
+		name, _ := sch.Metadata().GetValue(rowsKey)
+		return fmt.Errorf("it holds %q rows; %q rows are needed", name, snake(t.Name()))
+	}
+	blocks, err := readFooter(b)
+	if err != nil {
+		return err
+	}
+	for at, blk := range blocks {
+		vectors, n, err := readBatch(b, blk, cols, t)
 		if err != nil {
-			return fmt.Errorf("batch %d: %w", b, err)
+			return fmt.Errorf("batch %d: %w", at, err)
 		}
-		for i := range int(rec.NumRows()) {
-			more, err := row(func(v reflect.Value) error { return setRow(v, rec, cols, i) })
+		i := 0
+		set := func(v reflect.Value) error { return setRow(v, vectors, cols, i) }
+		for ; i < n; i++ {
+			more, err := row(set)
 			if err != nil || !more {
-				rec.Release()
 				return err
 			}
 		}
-		rec.Release()
 	}
 	return nil
 }
 
-func openTable(f ipc.ReadAtSeeker, size int64, t reflect.Type) (r *ipc.FileReader, cols []column, err error) {
-	want, cols, err := schema(t)
-	if err != nil {
-		return nil, nil, err
-	}
-	if r, err = openArrow(f, size); err != nil {
-		return nil, nil, err
-	}
-	if !r.Schema().Equal(want) {
-		name, _ := r.Schema().Metadata().GetValue(rowsKey)
-		r.Close()
-		return nil, nil, fmt.Errorf("it holds %q rows; %q rows are needed", name, snake(t.Name()))
-	}
-	return r, cols, nil
-}
-
-func openArrow(f ipc.ReadAtSeeker, size int64) (r *ipc.FileReader, err error) {
+// tableSchema returns the schema of an Arrow file.
+func tableSchema(b []byte) (sch *arrow.Schema, err error) {
 	defer recovered(&err)
-	if err := checkFooter(f, size); err != nil {
+	if _, err := readFooter(b); err != nil {
 		return nil, err
 	}
-	return ipc.NewFileReader(f, ipc.WithAllocator(newCapped(size)))
-}
-
-// capped bounds what reading a file may hold at once: the Arrow library
-// allocates what a buffer claims before it reads it. A table of pipe is not
-// compressed, so its batches are no larger than the file, but for padding and
-// a second copy.
-type capped struct {
-	memory.Allocator
-	file int64
-	held *atomic.Int64
-}
-
-// slack is what may be held beyond twice the size of the file.
-const slack = 1 << 20
-
-func newCapped(file int64) capped {
-	return capped{memory.DefaultAllocator, file, new(atomic.Int64)}
-}
-
-func (c capped) Allocate(size int) []byte {
-	c.check(size)
-	b := c.Allocator.Allocate(size)
-	c.held.Add(int64(cap(b)))
-	return b
-}
-
-func (c capped) Reallocate(size int, b []byte) []byte {
-	was := cap(b)
-	c.check(size - was)
-	b = c.Allocator.Reallocate(size, b)
-	c.held.Add(int64(cap(b) - was))
-	return b
-}
-
-func (c capped) Free(b []byte) {
-	c.held.Add(int64(-cap(b)))
-	c.Allocator.Free(b)
-}
-
-func (c capped) check(more int) {
-	if held := c.held.Load(); int64(more) > 2*c.file+slack-held {
-		panic(fmt.Sprintf("its buffers claim %d bytes; the file has %d", held+int64(more), c.file))
+	r, err := ipc.NewFileReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
 	}
+	return r.Schema(), r.Close()
 }
 
-func readBatch(r *ipc.FileReader, i int) (rec arrow.Record, err error) {
-	defer recovered(&err)
-	rec, err = r.RecordAt(i)
-	return
-}
-
-func setRow(v reflect.Value, rec arrow.Record, cols []column, i int) (err error) {
+func setRow(v reflect.Value, vectors []*vector, cols []column, i int) (err error) {
 	defer recovered(&err)
 	for c := range cols {
-		if err := get(v.Field(cols[c].index), rec.Column(c), i); err != nil {
+		if err := vectors[c].get(v.Field(cols[c].index), i); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -198,7 +197,7 @@ func FuzzTable(f *testing.F) {
 	f.Add([]byte("ARROW1\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := 0
-		err := readRows(bytes.NewReader(b), int64(len(b)), reflect.TypeFor[Row](), func(set func(reflect.Value) error) (bool, error) {
+		err := readRows(b, reflect.TypeFor[Row](), func(set func(reflect.Value) error) (bool, error) {
 			var r Row
 			n++
 			return n < 1000, set(reflect.ValueOf(&r).Elem())

@@ -3,6 +3,7 @@ package artifact
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -24,8 +25,9 @@ type Writer struct {
 func (s *Store) Create(typ Type) (*Writer, error) {
 	dir, err := s.tempDir("artifact")
 	if err != nil {
-		return nil, fmt.Errorf("create artifact: %w", err)
+		return nil, s.Advise(fmt.Errorf("create artifact: %w", err))
 	}
+	s.note(noteTemp + filepath.Base(dir)) // its stage may take days
 	return &Writer{store: s, typ: typ, dir: dir}, nil
 }
 
@@ -38,21 +40,28 @@ func (w *Writer) AddFile(name string, f func(io.Writer) error) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	path := filepath.Join(w.dir, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return fmt.Errorf("add %s: %w", name, err)
+	if err := w.addFile(filepath.Join(w.dir, filepath.FromSlash(name)), f); err != nil {
+		return w.store.Advise(fmt.Errorf("add %s: %w", name, err))
 	}
-	file, err := os.Create(path)
+	return nil
+}
+
+func (w *Writer) addFile(path string, f func(io.Writer) error) error {
+	if err := w.store.mkdirAll(filepath.Dir(path)); err != nil {
+		return err
+	}
+	file, err := w.store.create(path)
 	if err != nil {
-		return fmt.Errorf("add %s: %w", name, err)
+		return err
 	}
-	defer file.Close()
 	b := bufio.NewWriterSize(file, 1<<16)
 	if err := f(b); err != nil {
-		return fmt.Errorf("add %s: %w", name, err)
+		file.Close()
+		return err
 	}
 	if err := b.Flush(); err != nil {
-		return fmt.Errorf("add %s: %w", name, err)
+		file.Close()
+		return err
 	}
 	return file.Close()
 }
@@ -78,7 +87,7 @@ func (w *Writer) Commit() (Object, error) {
 	o, err := w.commit()
 	if err != nil {
 		w.Abort()
-		return Object{}, fmt.Errorf("write artifact: %w", err)
+		return Object{}, w.store.Advise(fmt.Errorf("write artifact: %w", err))
 	}
 	w.done = true
 	return o, nil
@@ -107,7 +116,7 @@ func (w *Writer) commit() (Object, error) {
 		if err := checkName(fi.Name); err != nil {
 			return err
 		}
-		if fi.Size, fi.SHA256, err = seal(path); err != nil {
+		if fi.Size, fi.SHA256, err = w.store.seal(path); err != nil {
 			return err
 		}
 		m.Files = append(m.Files, fi)
@@ -124,13 +133,15 @@ func (w *Writer) commit() (Object, error) {
 	if len(b) > maxManifest {
 		return Object{}, fmt.Errorf("it has %d files, too many for a manifest of %d MiB; put them into an archive", len(m.Files), maxManifest>>20)
 	}
+	w.store.note(noteObject + digest.String())
 	if w.store.whole(digest) {
-		return o, os.RemoveAll(w.dir)
+		w.store.fs.RemoveAll(w.dir) // what stays is garbage
+		return o, nil
 	}
-	if err := writeSealed(filepath.Join(w.dir, manifestName), b); err != nil {
+	if err := w.store.writeNew(filepath.Join(w.dir, manifestName), b, 0o444, true); err != nil {
 		return Object{}, err
 	}
-	if err := syncTree(w.dir); err != nil {
+	if err := w.store.syncTree(w.dir); err != nil {
 		return Object{}, err
 	}
 	return o, w.store.publishObject(w.dir, digest)
@@ -145,26 +156,21 @@ func (w *Writer) Abort() {
 	if w.table != nil {
 		w.table.abort()
 	}
-	os.RemoveAll(w.dir)
+	w.store.fs.RemoveAll(w.dir)
 }
 
 // seal flushes a file, makes it read-only, and returns its size and hash.
-func seal(path string) (int64, Digest, error) {
-	if err := os.Chmod(path, 0o644); err != nil { // a copy of what was read-only
+func (s *Store) seal(path string) (int64, Digest, error) {
+	if err := s.fs.Chmod(path, 0o644); err != nil { // a copy of what was read-only
 		return 0, Digest{}, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
+	if err := s.fs.Sync(path); err != nil {
 		return 0, Digest{}, err
 	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
+	if err := s.fs.Chmod(path, 0o444); err != nil {
 		return 0, Digest{}, err
 	}
-	if err := f.Chmod(0o444); err != nil {
-		return 0, Digest{}, err
-	}
-	st, err := f.Stat()
+	st, err := os.Stat(path)
 	if err != nil {
 		return 0, Digest{}, err
 	}
@@ -172,26 +178,24 @@ func seal(path string) (int64, Digest, error) {
 	return st.Size(), d, err
 }
 
-func writeSealed(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+// writeNew writes a small new file, and flushes it if it must not be lost.
+func (s *Store) writeNew(path string, b []byte, mode fs.FileMode, flush bool) error {
+	f, err := s.open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if _, err := f.Write(b); err != nil {
-		return err
+	_, err = f.Write(b)
+	if err == nil && flush {
+		err = f.Sync()
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return f.Close()
+	return errors.Join(err, f.Close())
 }
 
-func syncTree(dir string) error {
+func (s *Store) syncTree(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return syncDir(path)
+		return s.fs.Sync(path)
 	})
 }

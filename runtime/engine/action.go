@@ -199,24 +199,20 @@ func (e *engine) try(ctx context.Context, n *lang.Node, a *action) (*artifact.Re
 // attempt runs the action once and publishes what it made.
 func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifact.Record, error) {
 	begin := time.Now()
-	work, err := e.Store.Work(a.key)
+	work, err := e.Store.Work(a.key, n.Addr)
 	if err != nil {
 		return nil, err
 	}
 	j := newJob(e, n)
 	defer j.abort()
-	env := &stage.Env{
-		Log: e.Log.With().Str("stage", n.Addr).Logger(), Seed: a.pre.Seed, Dir: e.prog.Dir, Work: work, Journals: e.Store.Journals(), Store: inputs{e},
-		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
-		Account: func(t stage.Teacher) *stage.Account { return e.money.account(n.Addr, t) },
-	}
+	env := j.env(a, work)
 	if n.Kind.Compute {
 		if env.Backend, err = e.backend(); err != nil {
 			return nil, err
 		}
 	}
 	if err := call(ctx, n.Stage, env); err != nil {
-		return nil, err
+		return nil, e.Store.Advise(err)
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
 		if err := e.unchanged(ctx, s, a.files); err != nil {

@@ -82,6 +82,7 @@ type Result struct {
 	Gates   []GateResult  `json:"gates"`
 	Ran     int           `json:"ran"`    // stages that ran and are done
 	Cached  int           `json:"cached"` // stages that were up to date
+	Unnoted error         `json:"-"`      // why the run is not noted in the store; nil when it is
 }
 
 // GatesPassed reports whether no gate failed.

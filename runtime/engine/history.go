@@ -34,9 +34,8 @@ func readHistory(s *artifact.Store, prog *lang.Program) *history {
 		dir = prog.Dir
 	}
 	h := &history{Pipeline: prog.Name, Dir: dir}
-	if b, err := os.ReadFile(h.path(s)); err == nil {
-		var old history
-		if json.Unmarshal(b, &old) == nil {
+	if b, err := os.ReadFile(filepath.Join(s.Dir(), h.name())); err == nil {
+		if old, err := parseHistory(b); err == nil {
 			h.Keys = old.Keys
 		}
 	}
@@ -46,9 +45,7 @@ func readHistory(s *artifact.Store, prog *lang.Program) *history {
 	return h
 }
 
-func (h *history) path(s *artifact.Store) string {
-	return filepath.Join(s.Dir(), "heads", nameOf(h.Dir+"\x00"+h.Pipeline)+".json")
-}
+func (h *history) name() string { return "heads/" + nameOf(h.Dir+"\x00"+h.Pipeline) + ".json" }
 
 // remember notes the run in the store.
 func (e *engine) remember(res *Result, begin time.Time) error {
@@ -61,19 +58,21 @@ func (e *engine) remember(res *Result, begin time.Time) error {
 			changed = true
 		}
 	}
-	if changed {
-		if err := writeJSON(h.path(e.Store), h); err != nil {
-			return err
-		}
+	note := "runs/" + res.Run + ".json"
+	file := RunFile{Pipeline: h.Pipeline, Dir: h.Dir, Started: begin.UTC(), Result: *res}
+	if !changed && res.Ran == 0 {
+		return writeJSON(e.Store.Remember, note, file)
 	}
-	return writeJSON(filepath.Join(e.Store.Dir(), "runs", res.Run+".json"),
-		RunFile{Pipeline: h.Pipeline, Dir: h.Dir, Started: begin.UTC(), Result: *res})
+	if err := writeJSON(e.Store.Replace, h.name(), h); err != nil {
+		return err
+	}
+	return writeJSON(e.Store.Replace, note, file)
 }
 
-func writeJSON(path string, v any) error {
+func writeJSON(write func(name string, b []byte) error, name string, v any) error {
 	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(b, '\n'))
+	return write(name, append(b, '\n'))
 }

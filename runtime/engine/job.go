@@ -9,6 +9,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 const (
@@ -20,8 +21,9 @@ const (
 // A job collects what one attempt makes and says. Its methods may be called
 // concurrently.
 type job struct {
-	e *engine
-	n *lang.Node
+	e     *engine
+	n     *lang.Node
+	store *artifact.Store // of the outputs and journals
 
 	mu       sync.Mutex
 	writers  map[string]*artifact.Writer
@@ -33,7 +35,17 @@ type job struct {
 }
 
 func newJob(e *engine, n *lang.Node) *job {
-	return &job{e: e, n: n, writers: map[string]*artifact.Writer{}, infinite: map[string]bool{}, series: series{byName: map[string]*thinned{}}}
+	return &job{e: e, n: n, store: e.Store, writers: map[string]*artifact.Writer{}, infinite: map[string]bool{}, series: series{byName: map[string]*thinned{}}}
+}
+
+// env is what the stage is lent to run the action a in the directory work.
+func (j *job) env(a *action, work string) *stage.Env {
+	return &stage.Env{
+		Log: j.e.Log.With().Str("stage", j.n.Addr).Logger(), Seed: a.pre.Seed, Dir: j.e.prog.Dir, Work: work,
+		Journals: j.store.Journals(), Store: inputs{j.e},
+		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
+		Account: func(t stage.Teacher) *stage.Account { return j.e.money.account(j.n.Addr, t) },
+	}
 }
 
 func (j *job) create(name string) (*artifact.Writer, error) {
@@ -45,7 +57,7 @@ func (j *job) create(name string) (*artifact.Writer, error) {
 	var names []string
 	for _, o := range j.n.Kind.Outputs {
 		if o.Name == name && o.Alias == "" {
-			w, err := j.e.Store.Create(o.Type)
+			w, err := j.store.Create(o.Type)
 			if err == nil {
 				j.writers[name] = w
 			}

@@ -128,9 +128,10 @@ func (e *engine) template(name string, model artifact.Digest) (path string, root
 		return "", root, fmt.Errorf("%s is larger than %d MiB", name, maxTemplate>>20)
 	}
 	sum := sha256.Sum256(b)
-	path = filepath.Join(e.Store.Dir(), "templates", hex.EncodeToString(sum[:])+".jinja")
+	kept := "templates/" + hex.EncodeToString(sum[:]) + ".jinja"
+	path = filepath.Join(e.Store.Dir(), kept)
 	if got, err := os.ReadFile(path); err != nil || sha256.Sum256(got) != sum {
-		if err := writeFile(path, b); err != nil {
+		if err := e.Store.Remember(kept, b); err != nil {
 			return "", root, err
 		}
 	}

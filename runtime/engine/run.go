@@ -26,6 +26,11 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 	begin := time.Now()
 	ctx, done := e.limited(ctx)
 	defer done()
+	end, err := o.Store.Begin()
+	if err != nil { // where writing is needed, it will fail itself
+		e.Log.Debug().Err(err).Msg("what the run uses is not safe from gc")
+	}
+	defer end()
 	ends, err := e.walk(ctx, o.Parallelism, o.KeepGoing, e.visit)
 	if err != nil {
 		return nil, err
@@ -33,6 +38,7 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 	res, errs := e.collect(ends)
 	res.Seconds = time.Since(begin).Seconds()
 	if err := e.remember(res, begin); err != nil {
+		res.Unnoted = err
 		e.Log.Warn().Err(err).Msg("could not note the run in the store")
 	}
 	if over := stage.OverBudget(ctx); over != nil {

@@ -112,8 +112,8 @@ func (e *engine) fileDigest(ctx context.Context, path string) (d artifact.Digest
 	}
 	id = identity(info)
 	fresh = time.Since(changed(info)) <= racy
-	memo := filepath.Join(e.Store.Dir(), "sources", id)
-	if b, err := os.ReadFile(memo); err == nil && !fresh && d.UnmarshalText(b) == nil {
+	memo := "sources/" + id
+	if b, err := os.ReadFile(filepath.Join(e.Store.Dir(), memo)); err == nil && !fresh && d.UnmarshalText(b) == nil {
 		return d, id, fresh, nil
 	}
 	if d, err = hashFile(ctx, path); err != nil {
@@ -123,7 +123,7 @@ func (e *engine) fileDigest(ctx context.Context, path string) (d artifact.Digest
 		return d, "", false, fmt.Errorf("%s changed while it was read: %w", path, errSourceChanged)
 	}
 	if !fresh && remembers {
-		if err := writeFile(memo, []byte(d.String())); err != nil {
+		if err := e.Store.Remember(memo, []byte(d.String())); err != nil {
 			e.Log.Debug().Err(err).Msg("could not remember a digest")
 		}
 	}
@@ -154,23 +154,6 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return r.r.Read(p)
-}
-
-// writeFile replaces a small file that may be lost but never torn.
-func writeFile(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // nameOf turns an identity into a file name.

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -18,14 +17,26 @@ func (j *Journal) record(l line) error {
 	if old, ok := j.entries[l.Key]; ok && l.Answer == nil && old.Refused == l.Refused {
 		return nil // refused again
 	}
+	if j.failed != nil {
+		return j.failed
+	}
 	if j.file == nil {
 		return fmt.Errorf("record an answer in %s: the journal is closed", j.path)
 	}
 	if err := j.locked(func() error { return j.append(b) }); err != nil {
-		return fmt.Errorf("record an answer in %s: %w", j.path, err)
+		j.failed = fmt.Errorf("record an answer in %s: %w", j.path, err)
+		return j.failed
 	}
 	j.add(l)
 	return nil
+}
+
+// writable is an error once an answer could not be recorded: the next would be
+// paid for and lost too.
+func (j *Journal) writable() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failed
 }
 
 // append writes b behind the last whole line. The file is locked.
@@ -40,17 +51,22 @@ func (j *Journal) append(b []byte) error {
 	if end, err = j.file.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
-	if _, err := j.file.Write(b); err != nil {
-		// A full disk: leave no half of a line.
-		return errors.Join(err, j.file.Truncate(end))
+	_, err = j.out.Write(b)
+	if err == nil {
+		err = j.out.Sync()
 	}
-	if err := j.file.Sync(); err != nil {
-		return err
+	if err == nil {
+		if j.end == end { // nobody else appended
+			j.end += int64(len(b))
+		}
+		return nil
 	}
-	if j.end == end { // nobody else appended
-		j.end += int64(len(b))
+	// A full disk, or one that does not keep what it took: leave no line that
+	// may be half there, in front of those of others.
+	if undo := j.out.Truncate(end); undo != nil {
+		err = fmt.Errorf("%w (and its beginning could not be removed: %w)", err, undo)
 	}
-	return nil
+	return err
 }
 
 // lastFeed returns the offset behind the last line feed, which is the size
@@ -83,7 +99,7 @@ func (j *Journal) mend(end int64) error {
 		return err
 	}
 	if size > end {
-		if err := j.file.Truncate(end); err != nil {
+		if err := j.out.Truncate(end); err != nil {
 			return fmt.Errorf("remove the torn last line of %s: %w", j.path, err)
 		}
 	}
@@ -94,10 +110,15 @@ func (j *Journal) mend(end int64) error {
 	if _, err := j.file.ReadAt(last, end-1); err != nil {
 		return err
 	}
-	if last[0] != '\n' { // the last line is whole but for its line feed
-		_, err = j.file.Write([]byte("\n"))
+	if last[0] == '\n' {
+		return nil
 	}
-	return err
+	// The last line is whole but for its line feed, which must be on disk before
+	// anything follows it.
+	if _, err := j.out.Write([]byte("\n")); err != nil {
+		return fmt.Errorf("end the last line of %s: %w", j.path, err)
+	}
+	return j.out.Sync()
 }
 
 // locked runs f while no other process writes to the file.

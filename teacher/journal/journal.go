@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sync/singleflight"
@@ -26,21 +27,28 @@ type Journal struct {
 	path    string
 	asking  singleflight.Group // by key
 	mu      sync.Mutex
-	file    file  // nil: read only, or closed
-	end     int64 // of the lines that were taken in
+	file    file   // nil: read only, or closed
+	out     output // writes to file
+	end     int64  // of the lines that were taken in
+	failed  error  // of the first answer that could not be recorded
 	entries map[string]line
 }
 
 // A file is what a journal needs of an os.File.
 type file interface {
+	output
 	io.ReaderAt
-	io.Writer
 	io.Seeker
 	io.Closer
 	Stat() (fs.FileInfo, error)
+	Fd() uintptr
+}
+
+// An output is how a journal changes its file.
+type output interface {
+	io.Writer
 	Truncate(size int64) error
 	Sync() error
-	Fd() uintptr
 }
 
 // maxLine bounds a line of a journal, in bytes. It is above what a teacher may
@@ -51,6 +59,10 @@ const maxLine = 128 << 20
 // its directory if there is none. A last line that a crash cut off is removed;
 // any other line that is not whole is an error that names it.
 func Open(path string) (*Journal, error) {
+	return openOn(path, func(f *os.File) output { return f })
+}
+
+func openOn(path string, to func(*os.File) output) (*Journal, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
@@ -58,8 +70,11 @@ func Open(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
-	j := &Journal{path: path, file: f, entries: map[string]line{}}
+	j := &Journal{path: path, file: f, out: to(f), entries: map[string]line{}}
 	err = j.locked(func() error {
+		if err := settle(f); err != nil {
+			return fmt.Errorf("open the journal: %w", err)
+		}
 		end, err := j.read(f)
 		if err != nil {
 			return err
@@ -72,6 +87,25 @@ func Open(path string) (*Journal, error) {
 		return nil, err
 	}
 	return j, nil
+}
+
+// settle makes the name of a new file outlast a power failure, and lets those
+// write to it who may write to its directory.
+func settle(f *os.File) error {
+	st, err := f.Stat()
+	if err != nil || st.Size() > 0 || runtime.GOOS == "windows" {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(f.Name()))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if over, err := dir.Stat(); err == nil && over.Mode().Perm()&0o022 != 0 {
+		write := over.Mode().Perm() & 0o022
+		_ = f.Chmod(st.Mode().Perm() | write | write<<1)
+	}
+	return dir.Sync()
 }
 
 // OpenReadOnly reads the journal at path. A last line that a crash cut off is
@@ -129,6 +163,12 @@ func (j *Journal) read(f io.Reader) (end int64, err error) {
 		l, err := decode(bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")))
 		if err != nil {
 			if _, more := r.Peek(1); more == io.EOF && torn(b) {
+				// The line may be whole but for what should follow it.
+				b = bytes.TrimRight(b, "\x00")
+				if l, err := decode(b); err == nil {
+					j.add(l)
+					end += int64(len(b))
+				}
 				return end, nil
 			}
 			return 0, fmt.Errorf("%s:%d: the journal is damaged: %w; delete the line to have its request asked again", j.path, n, err)

@@ -69,6 +69,9 @@ func (w *wrapped) complete(ctx context.Context, key string, r teacher.Request) (
 			return a, nil
 		}
 	}
+	if err := w.own.writable(); err != nil {
+		return teacher.Answer{}, err
+	}
 	if err := w.own.catchUp(); err != nil {
 		return teacher.Answer{}, err
 	}

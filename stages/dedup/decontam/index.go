@@ -161,9 +161,9 @@ func (x *Index) Find(turns []string) Result {
 			best[m.Item] = m
 		}
 	}
-	marks := x.mark(all)
-	for _, t := range slices.Sorted(maps.Keys(marks)) { // of equals the first stays: always the same one
-		if m := x.match(t, marks[t]); m.Coverage >= x.o.Coverage {
+	marked := x.mark(all)
+	for _, t := range slices.Sorted(maps.Keys(marked)) { // of equals, always the same
+		if m := x.match(t, marked[t]); m.Coverage >= x.o.Coverage {
 			keep(m)
 		}
 	}

@@ -1,0 +1,539 @@
+package artifact
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// GraceDefault is how long gc spares what nobody needs, and WorkGraceDefault
+// how long it spares the checkpoints of stages that were stopped.
+const (
+	GraceDefault     = 24 * time.Hour
+	WorkGraceDefault = 14 * 24 * time.Hour
+)
+
+// minTempGrace spares what is being written for a moment by those who could
+// not begin a session.
+const minTempGrace = time.Hour
+
+// CollectOptions say what [Store.Collect] keeps.
+type CollectOptions struct {
+	Keep      map[Key]bool  // the actions whose records and outputs stay
+	Grace     time.Duration // whatever changed within it stays
+	WorkGrace time.Duration // work directories with files in them stay for so long; at least Grace
+	DryRun    bool          // change nothing
+	Now       time.Time     // zero: the present
+}
+
+// A Collected is what Collect took away, or would take away.
+type Collected struct {
+	Records Tally `json:"records"`
+	Objects Tally `json:"objects"`
+	Work    Tally `json:"work"`
+	Temp    Tally `json:"temp"`
+	Leases  Tally `json:"leases"` // and sessions, of processes that died
+
+	KeptRecords Tally        `json:"kept_records"`
+	KeptObjects Tally        `json:"kept_objects"`
+	Unfinished  []Unfinished `json:"unfinished"` // work that stays, oldest first
+	Live        int          `json:"live"`       // processes that use the store now
+}
+
+// A Tally is a number of things and their size in bytes.
+type Tally struct {
+	N     int   `json:"n"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (t *Tally) add(bytes int64) { t.N++; t.Bytes += bytes }
+
+// Freed returns the bytes that were freed.
+func (c *Collected) Freed() int64 {
+	return c.Records.Bytes + c.Objects.Bytes + c.Work.Bytes + c.Temp.Bytes + c.Leases.Bytes
+}
+
+// An Unfinished is the work directory of an action that was stopped: what it
+// saved to go on from.
+type Unfinished struct {
+	Key     Key           `json:"key"`
+	Addr    string        `json:"stage"` // empty if not known
+	Bytes   int64         `json:"bytes"`
+	Age     time.Duration `json:"-"`
+	Running bool          `json:"running"` // now
+	Left    time.Duration `json:"-"`       // until it is collected
+}
+
+// Collect removes records that are not kept, artifacts that no remaining record
+// names, and what processes that died left behind. It never touches journals.
+//
+// It may run beside runs and other Collects, and be killed at any instant:
+// records go before the artifacts they name, each leaves by one rename, and
+// what a live session names (see [Store.Begin]) stays. On an error nothing more
+// is removed; what cannot be read is never taken for garbage.
+func (s *Store) Collect(ctx context.Context, o CollectOptions) (*Collected, error) {
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	o.WorkGrace = max(o.WorkGrace, o.Grace)
+	c := &collector{Store: s, CollectOptions: o, ctx: ctx, got: &Collected{Unfinished: []Unfinished{}}}
+	for _, step := range []func() error{c.open, c.mark, c.sweepRecords, c.sweepObjects, c.sweepWork, c.sweepTemp, c.sweepLeases} {
+		err := step()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			c.close()
+			return c.got, s.Advise(fmt.Errorf("collect garbage: %w", err))
+		}
+	}
+	c.close()
+	return c.got, nil
+}
+
+type collector struct {
+	*Store
+	CollectOptions
+	ctx     context.Context
+	got     *Collected
+	gate    *gate
+	grave   string          // a directory in tmp/ for what is being removed; "" until needed
+	notes   map[string]bool // of live sessions, as of the last look
+	dead    []string        // files of dead sessions
+	garbage []found         // records
+	used    map[Digest]bool // named by the records that stay
+}
+
+// found is something that may be garbage.
+type found struct {
+	name  string // of its note; "" if sessions do not name such things
+	paths []string
+	bytes int64
+}
+
+func (c *collector) open() (err error) {
+	if !c.DryRun {
+		if c.unmade != nil {
+			return c.unmade
+		}
+		if c.gate, err = openGate(c.dir, c.share); err != nil {
+			return err
+		}
+	}
+	c.notes, c.got.Live, c.dead, err = c.liveNotes(c.Now)
+	return err
+}
+
+func (c *collector) close() {
+	if c.grave != "" {
+		c.fs.RemoveAll(c.grave)
+	}
+	if c.gate != nil {
+		c.gate.close()
+	}
+}
+
+func (c *collector) young(t time.Time, grace time.Duration) bool { return c.Now.Sub(t) < grace }
+
+// mark finds the records to remove, and what those that stay name.
+func (c *collector) mark() error {
+	c.used = map[Digest]bool{}
+	return c.eachRecord(func(k Key, path string, info fs.FileInfo) error {
+		size := info.Size()
+		series := c.seriesPath(k)
+		if st, err := os.Stat(series); err == nil {
+			size += st.Size()
+		}
+		r, err := c.readRecord(k)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		note := noteKey + k.String()
+		if !c.Keep[k] && !c.notes[note] && !c.young(info.ModTime(), c.Grace) {
+			c.garbage = append(c.garbage, found{note, []string{path, series}, size})
+			return nil
+		}
+		c.got.KeptRecords.add(size)
+		if err != nil { // damaged: it names nothing
+			return nil
+		}
+		return c.use(r)
+	})
+}
+
+// use marks the outputs of a record, and the bases of the models among them.
+func (c *collector) use(r *Record) error {
+	for _, o := range r.Outputs {
+		c.used[o.Digest] = true
+		if o.Type != Model {
+			continue
+		}
+		a, err := c.Open(o.Digest)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var m ModelManifest
+		if !a.Has(ModelFile) {
+			continue
+		}
+		if err := ReadJSON(a, ModelFile, &m); err != nil {
+			return err
+		}
+		c.used[m.Base] = true
+	}
+	return nil
+}
+
+// eachRecord visits the records in the store.
+func (s *Store) eachRecord(visit func(k Key, path string, info fs.FileInfo) error) error {
+	return s.eachBelow("actions", func(path string, e fs.DirEntry) error {
+		var k Key
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || k.UnmarshalText([]byte(name)) != nil || e.IsDir() || s.recordPath(k) != path {
+			return nil
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return visit(k, path, info)
+	})
+}
+
+// eachObject visits the directories of artifacts in the store.
+func (s *Store) eachObject(visit func(d Digest, path string, info fs.FileInfo) error) error {
+	return s.eachBelow("objects/sha256", func(path string, e fs.DirEntry) error {
+		var d Digest
+		if d.UnmarshalText([]byte("sha256:"+e.Name())) != nil || !e.IsDir() || s.ObjectDir(d) != path {
+			return nil
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return visit(d, path, info)
+	})
+}
+
+// eachBelow visits what lies in the directories of dir.
+func (s *Store) eachBelow(dir string, visit func(path string, e fs.DirEntry) error) error {
+	top := filepath.Join(s.dir, filepath.FromSlash(dir))
+	list, err := readDir(top)
+	if err != nil {
+		return err
+	}
+	for _, sub := range list {
+		if !sub.IsDir() {
+			continue
+		}
+		below, err := readDir(filepath.Join(top, sub.Name()))
+		if err != nil {
+			return err
+		}
+		for _, e := range below {
+			if err := visit(filepath.Join(top, sub.Name(), e.Name()), e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *collector) sweepRecords() error {
+	removed, err := c.remove(c.garbage, &c.got.Records)
+	if err != nil {
+		return err
+	}
+	// What was spared at the last look names artifacts that must stay.
+	for _, f := range c.garbage {
+		if removed[f.name] {
+			continue
+		}
+		var k Key
+		if err := k.UnmarshalText([]byte(strings.TrimPrefix(f.name, noteKey))); err != nil {
+			return err
+		}
+		c.got.KeptRecords.add(f.bytes)
+		r, err := c.readRecord(k)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = c.use(r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *collector) sweepObjects() error {
+	// A run that began since may have made records of artifacts that were there.
+	if !c.DryRun {
+		if err := c.markNew(); err != nil {
+			return err
+		}
+	}
+	var list []found
+	err := c.eachObject(func(d Digest, path string, info fs.FileInfo) error {
+		size, _, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		note := noteObject + d.String()
+		if c.used[d] || c.notes[note] || c.young(info.ModTime(), c.Grace) {
+			c.got.KeptObjects.add(size)
+			return nil
+		}
+		list = append(list, found{note, []string{path}, size})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = c.remove(list, &c.got.Objects)
+	return err
+}
+
+// markNew marks what the records name that came while the others went.
+func (c *collector) markNew() error {
+	return c.eachRecord(func(k Key, _ string, info fs.FileInfo) error {
+		if !c.young(info.ModTime(), time.Hour) {
+			return nil
+		}
+		r, err := c.readRecord(k)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return c.use(r)
+	})
+}
+
+const removeBatch = 256 // things removed under one lock
+
+// remove takes things away, but for those that a live session names by now.
+func (c *collector) remove(list []found, t *Tally) (removed map[string]bool, err error) {
+	removed = map[string]bool{}
+	for batch := range slices.Chunk(list, removeBatch) {
+		if err := c.ctx.Err(); err != nil {
+			return removed, err
+		}
+		if err := c.removeBatch(batch, t, removed); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+func (c *collector) removeBatch(batch []found, t *Tally, removed map[string]bool) error {
+	if c.DryRun {
+		for _, f := range batch {
+			t.add(f.bytes)
+			removed[f.name] = true
+		}
+		return nil
+	}
+	if err := c.makeGrave(); err != nil {
+		return err
+	}
+	err := c.entomb(batch, t, removed)
+	// The files themselves go when nobody waits for the lock.
+	return errors.Join(err, c.fs.RemoveAll(c.grave), c.mkdir(c.grave))
+}
+
+func (c *collector) makeGrave() (err error) {
+	if c.grave == "" {
+		c.grave, err = c.tempDir("garbage")
+	}
+	return err
+}
+
+// entomb renames things into the grave under the lock.
+func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (err error) {
+	defer c.gate.lock(exclusive)()
+	if c.notes, c.got.Live, c.dead, err = c.liveNotes(c.Now); err != nil {
+		return err
+	}
+	parents := map[string]bool{}
+	for _, f := range batch {
+		if f.name != "" && c.notes[f.name] {
+			continue
+		}
+		for _, path := range f.paths {
+			err := c.fs.Rename(path, filepath.Join(c.grave, rand.Text()))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			parents[filepath.Dir(path)] = true
+		}
+		t.add(f.bytes)
+		removed[f.name] = true
+	}
+	for dir := range parents { // before anything that they named goes
+		if err := c.fs.Sync(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepWork removes the work directories of actions that are done with, or
+// that nobody has gone on with for long.
+func (c *collector) sweepWork() error {
+	top := filepath.Join(c.dir, "work")
+	list, err := readDir(top)
+	if err != nil {
+		return err
+	}
+	var garbage []found
+	for _, e := range list {
+		var k Key
+		if k.UnmarshalText([]byte(e.Name())) != nil || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(top, e.Name())
+		size, newest, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		running := c.notes[noteKey+k.String()] || c.leased(k)
+		grace := c.Grace
+		if size > 0 {
+			grace = c.WorkGrace
+		}
+		if !running && !c.young(newest, grace) {
+			garbage = append(garbage, found{noteKey + k.String(), []string{path, path + workAddr}, size})
+			continue
+		}
+		if size > 0 {
+			age := c.Now.Sub(newest)
+			addr, _ := os.ReadFile(path + workAddr)
+			c.got.Unfinished = append(c.got.Unfinished, Unfinished{k, string(addr[:min(len(addr), 1000)]), size, age, running, max(0, grace-age)})
+		}
+	}
+	slices.SortFunc(c.got.Unfinished, func(a, b Unfinished) int { return cmp.Compare(b.Age, a.Age) })
+	_, err = c.remove(garbage, &c.got.Work)
+	return err
+}
+
+// leased reports whether somebody runs the action now.
+func (c *collector) leased(k Key) bool {
+	st, err := os.Stat(c.leasePath(k))
+	return err == nil && c.Now.Sub(st.ModTime()) < liveStale
+}
+
+// sweepTemp removes what was being written when a process died.
+func (c *collector) sweepTemp() error {
+	top := filepath.Join(c.dir, "tmp")
+	list, err := readDir(top)
+	if err != nil {
+		return err
+	}
+	mine := tempNames(c.notes)
+	var garbage []found
+	for _, e := range list {
+		path := filepath.Join(top, e.Name())
+		size, newest, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		if path != c.grave && !mine[e.Name()] && !c.young(newest, max(c.Grace, minTempGrace)) {
+			garbage = append(garbage, found{noteTemp + e.Name(), []string{path}, size})
+		}
+	}
+	_, err = c.remove(garbage, &c.got.Temp)
+	return err
+}
+
+// sweepLeases removes the leases and sessions of processes that died.
+func (c *collector) sweepLeases() error {
+	list, err := readDir(filepath.Join(c.dir, "leases"))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		path := filepath.Join(c.dir, "leases", e.Name())
+		st, err := os.Stat(path)
+		if err != nil || c.young(st.ModTime(), max(c.Grace, liveStale)) {
+			continue
+		}
+		c.got.Leases.add(st.Size())
+		if c.DryRun {
+			continue
+		}
+		if strings.HasSuffix(path, graveSuffix) {
+			err = c.fs.Remove(path)
+		} else {
+			var l *lease
+			if l, err = c.lease(path); err == nil {
+				_, err = l.bury()
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, path := range c.dead {
+		st, err := os.Stat(path)
+		if err != nil || c.young(st.ModTime(), c.Grace) {
+			continue
+		}
+		c.got.Leases.add(st.Size())
+		if c.DryRun {
+			continue
+		}
+		if err := c.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// treeSize returns the bytes of the files in a tree, and when any of it last
+// changed. What goes away meanwhile counts nothing.
+func treeSize(path string) (size int64, newest time.Time, err error) {
+	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !d.IsDir() {
+			size += info.Size()
+		}
+		if info.ModTime().After(newest) {
+			newest = info.ModTime()
+		}
+		return nil
+	})
+	return size, newest, err
+}

@@ -11,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"pipe/runtime/fsys"
 )
 
 // GraceDefault is how long gc spares what nobody needs, and WorkGraceDefault
@@ -105,7 +108,7 @@ type collector struct {
 	ctx     context.Context
 	got     *Collected
 	gate    *gate
-	grave   string          // a directory in tmp/ for what is being removed; "" until needed
+	grave   string          // a directory in tmp/ for what is being removed; "" when there is no room for one
 	notes   map[string]bool // of live sessions, as of the last look
 	dead    []string        // files of dead sessions
 	garbage []found         // records
@@ -133,9 +136,6 @@ func (c *collector) open() (err error) {
 }
 
 func (c *collector) close() {
-	if c.grave != "" {
-		c.fs.RemoveAll(c.grave)
-	}
 	if c.gate != nil {
 		c.gate.close()
 	}
@@ -354,22 +354,33 @@ func (c *collector) removeBatch(batch []found, t *Tally, removed map[string]bool
 		}
 		return nil
 	}
-	if err := c.makeGrave(); err != nil {
+	grave, err := c.tempDir("garbage")
+	if err == nil {
+		c.grave = grave
+	} else if !fsys.Full(err) { // a full disk is no reason not to make room
 		return err
 	}
-	err := c.entomb(batch, t, removed)
-	// The files themselves go when nobody waits for the lock.
-	return errors.Join(err, c.fs.RemoveAll(c.grave), c.mkdir(c.grave))
-}
-
-func (c *collector) makeGrave() (err error) {
-	if c.grave == "" {
-		c.grave, err = c.tempDir("garbage")
+	err = c.entomb(batch, t, removed)
+	if c.grave != "" { // the files themselves go when nobody waits for the lock
+		err = errors.Join(err, c.fs.RemoveAll(c.grave))
+		c.grave = ""
 	}
 	return err
 }
 
-// entomb renames things into the grave under the lock.
+// take takes one thing away: by a rename, or, where there is no room for that,
+// so that what is half there is not believed.
+func (c *collector) take(path string) error {
+	if c.grave != "" {
+		return c.fs.Rename(path, filepath.Join(c.grave, rand.Text()))
+	}
+	if err := c.fs.Remove(filepath.Join(path, manifestName)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return err
+	}
+	return c.fs.RemoveAll(path)
+}
+
+// entomb takes things away under the lock.
 func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (err error) {
 	defer c.gate.lock(exclusive)()
 	if c.notes, c.got.Live, c.dead, err = c.liveNotes(c.Now); err != nil {
@@ -381,7 +392,7 @@ func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (er
 			continue
 		}
 		for _, path := range f.paths {
-			err := c.fs.Rename(path, filepath.Join(c.grave, rand.Text()))
+			err := c.take(path)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -458,7 +469,7 @@ func (c *collector) sweepTemp() error {
 		if err != nil {
 			return err
 		}
-		if path != c.grave && !mine[e.Name()] && !c.young(newest, max(c.Grace, minTempGrace)) {
+		if !mine[e.Name()] && !c.young(newest, max(c.Grace, minTempGrace)) {
 			garbage = append(garbage, found{noteTemp + e.Name(), []string{path}, size})
 		}
 	}

@@ -16,6 +16,9 @@ import (
 	"pipe/runtime/engine"
 )
 
+// storeOnly reports whether a command looks at the store and not at pipelines.
+func storeOnly(name string) bool { return name == "gc" || name == "pin" || name == "unpin" }
+
 // openExisting opens the store that --store, PIPE_STORE or the place of a
 // pipeline names. The pipeline itself is not read: it may be broken.
 func openExisting(o *options, path string) (*artifact.Store, error) {
@@ -78,9 +81,9 @@ func runGC(ctx context.Context, t *app, args []string) int {
 	keepRuns, dry := engine.KeepRunsDefault, false
 	grace, workGrace := days(artifact.GraceDefault), days(artifact.WorkGraceDefault)
 	o, pos, err := parse(t, "gc", args, func(fs *flag.FlagSet, o *options) {
-		fs.IntVar(&keepRuns, "keep-runs", keepRuns, "keep what the last `N` runs of each pipeline made and used")
-		fs.Var(&grace, "grace", "spare what changed within `D`, such as 36h or 7d")
-		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped within `D`")
+		fs.IntVar(&keepRuns, "keep-runs", keepRuns, "keep what the last `N` runs of each pipeline made and used (default 10)")
+		fs.Var(&grace, "grace", "spare what changed within `D`, such as 36h or 7d (default 24h)")
+		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped within `D` (default 14d)")
 		fs.BoolVar(&dry, "dry-run", false, "change nothing; say what would be removed")
 		fs.BoolVar(&o.json, "json", false, "print one JSON object")
 	})

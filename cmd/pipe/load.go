@@ -65,13 +65,15 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	if name != "fmt" {
+	if name != "fmt" && !storeOnly(name) {
 		fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 		fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	}
 	if name != "fmt" && name != "validate" && name != "graph" { // those look at files only
 		fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
-		fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
+		if !storeOnly(name) {
+			fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
+		}
 	}
 	if extra != nil {
 		extra(fs, o)

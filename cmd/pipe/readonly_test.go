@@ -189,3 +189,53 @@ func TestAStoreOfSeveralUsers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A store on another disk than the pipeline, and than the place of an export,
+// works: nothing is renamed from one to the other.
+func TestAStoreOnAnotherDisk(t *testing.T) {
+	store, err := os.MkdirTemp("/dev/shm", "pipe-store-")
+	if err != nil {
+		t.Skip("there is no second disk here")
+	}
+	t.Cleanup(func() { os.RemoveAll(store) })
+	dir := openDir(t)
+	if diskOf(t, store) == diskOf(t, dir) {
+		t.Skip("there is no second disk here")
+	}
+	writeFileIn(t, dir, "d.jsonl", `{"id":"x","text":"dat"}`)
+	writeFileIn(t, dir, "p.hcl", `
+model "tiny" { source = "embedded://tiny" }
+data "d" { source = "./d.jsonl" }
+step "b" { from = [data.d] }
+export "tiny" {
+  model   = model.tiny
+  formats = ["gguf:f16"]
+  path    = "./out"
+  name    = "tiny"
+}`)
+	for i, want := range []string{"3 stages ran", "Nothing to do"} {
+		out, code := pipeAs(t, 0, dir, "run", "--store", store, "p.hcl")
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("run %d: %d, want %q\n%s", i, code, want, out)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "out", "gguf", "tiny-f16.gguf")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".pipe")); err == nil {
+		t.Error("something was written beside the pipeline")
+	}
+	out, code := pipeAs(t, 0, dir, "verify", "--store", store, "--rerun", "export.tiny", "p.hcl")
+	if code != 0 || !strings.Contains(out, "made the same again") {
+		t.Errorf("%d\n%s", code, out)
+	}
+}
+
+func diskOf(t *testing.T, path string) uint64 {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint64(st.Sys().(*syscall.Stat_t).Dev)
+}

@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,7 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"pipe/runtime/fsys"
 )
 
 // GraceDefault is how long gc spares what nobody needs, and WorkGraceDefault
@@ -105,7 +107,7 @@ type collector struct {
 	ctx     context.Context
 	got     *Collected
 	gate    *gate
-	grave   string          // a directory in tmp/ for what is being removed; "" until needed
+	grave   string          // a directory in tmp/ for what is being removed; "" when there is no room for one
 	notes   map[string]bool // of live sessions, as of the last look
 	dead    []string        // files of dead sessions
 	garbage []found         // records
@@ -133,9 +135,6 @@ func (c *collector) open() (err error) {
 }
 
 func (c *collector) close() {
-	if c.grave != "" {
-		c.fs.RemoveAll(c.grave)
-	}
 	if c.gate != nil {
 		c.gate.close()
 	}
@@ -354,22 +353,33 @@ func (c *collector) removeBatch(batch []found, t *Tally, removed map[string]bool
 		}
 		return nil
 	}
-	if err := c.makeGrave(); err != nil {
+	grave, err := c.tempDir("garbage")
+	if err == nil {
+		c.grave = grave
+	} else if !fsys.Full(err) { // a full disk is no reason not to make room
 		return err
 	}
-	err := c.entomb(batch, t, removed)
-	// The files themselves go when nobody waits for the lock.
-	return errors.Join(err, c.fs.RemoveAll(c.grave), c.mkdir(c.grave))
-}
-
-func (c *collector) makeGrave() (err error) {
-	if c.grave == "" {
-		c.grave, err = c.tempDir("garbage")
+	err = c.entomb(batch, t, removed)
+	if c.grave != "" { // the files themselves go when nobody waits for the lock
+		err = errors.Join(err, c.fs.RemoveAll(c.grave))
+		c.grave = ""
 	}
 	return err
 }
 
-// entomb renames things into the grave under the lock.
+// take takes one thing away: by a rename, or, where there is no room for that,
+// so that what is half there is not believed.
+func (c *collector) take(path string) error {
+	if c.grave != "" {
+		return c.fs.Rename(path, filepath.Join(c.grave, rand.Text()))
+	}
+	if err := c.fs.Remove(filepath.Join(path, manifestName)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return err
+	}
+	return c.fs.RemoveAll(path)
+}
+
+// entomb takes things away under the lock.
 func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (err error) {
 	defer c.gate.lock(exclusive)()
 	if c.notes, c.got.Live, c.dead, err = c.liveNotes(c.Now); err != nil {
@@ -381,7 +391,7 @@ func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (er
 			continue
 		}
 		for _, path := range f.paths {
-			err := c.fs.Rename(path, filepath.Join(c.grave, rand.Text()))
+			err := c.take(path)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -396,144 +406,4 @@ func (c *collector) entomb(batch []found, t *Tally, removed map[string]bool) (er
 		}
 	}
 	return nil
-}
-
-// sweepWork removes the work directories of actions that are done with, or
-// that nobody has gone on with for long.
-func (c *collector) sweepWork() error {
-	top := filepath.Join(c.dir, "work")
-	list, err := readDir(top)
-	if err != nil {
-		return err
-	}
-	var garbage []found
-	for _, e := range list {
-		var k Key
-		if k.UnmarshalText([]byte(e.Name())) != nil || !e.IsDir() {
-			continue
-		}
-		path := filepath.Join(top, e.Name())
-		size, newest, err := treeSize(path)
-		if err != nil {
-			return err
-		}
-		running := c.notes[noteKey+k.String()] || c.leased(k)
-		grace := c.Grace
-		if size > 0 {
-			grace = c.WorkGrace
-		}
-		if !running && !c.young(newest, grace) {
-			garbage = append(garbage, found{noteKey + k.String(), []string{path, path + workAddr}, size})
-			continue
-		}
-		if size > 0 {
-			age := c.Now.Sub(newest)
-			addr, _ := os.ReadFile(path + workAddr)
-			c.got.Unfinished = append(c.got.Unfinished, Unfinished{k, string(addr[:min(len(addr), 1000)]), size, age, running, max(0, grace-age)})
-		}
-	}
-	slices.SortFunc(c.got.Unfinished, func(a, b Unfinished) int { return cmp.Compare(b.Age, a.Age) })
-	_, err = c.remove(garbage, &c.got.Work)
-	return err
-}
-
-// leased reports whether somebody runs the action now.
-func (c *collector) leased(k Key) bool {
-	st, err := os.Stat(c.leasePath(k))
-	return err == nil && c.Now.Sub(st.ModTime()) < liveStale
-}
-
-// sweepTemp removes what was being written when a process died.
-func (c *collector) sweepTemp() error {
-	top := filepath.Join(c.dir, "tmp")
-	list, err := readDir(top)
-	if err != nil {
-		return err
-	}
-	mine := tempNames(c.notes)
-	var garbage []found
-	for _, e := range list {
-		path := filepath.Join(top, e.Name())
-		size, newest, err := treeSize(path)
-		if err != nil {
-			return err
-		}
-		if path != c.grave && !mine[e.Name()] && !c.young(newest, max(c.Grace, minTempGrace)) {
-			garbage = append(garbage, found{noteTemp + e.Name(), []string{path}, size})
-		}
-	}
-	_, err = c.remove(garbage, &c.got.Temp)
-	return err
-}
-
-// sweepLeases removes the leases and sessions of processes that died.
-func (c *collector) sweepLeases() error {
-	list, err := readDir(filepath.Join(c.dir, "leases"))
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		path := filepath.Join(c.dir, "leases", e.Name())
-		st, err := os.Stat(path)
-		if err != nil || c.young(st.ModTime(), max(c.Grace, liveStale)) {
-			continue
-		}
-		c.got.Leases.add(st.Size())
-		if c.DryRun {
-			continue
-		}
-		if strings.HasSuffix(path, graveSuffix) {
-			err = c.fs.Remove(path)
-		} else {
-			var l *lease
-			if l, err = c.lease(path); err == nil {
-				_, err = l.bury()
-			}
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	for _, path := range c.dead {
-		st, err := os.Stat(path)
-		if err != nil || c.young(st.ModTime(), c.Grace) {
-			continue
-		}
-		c.got.Leases.add(st.Size())
-		if c.DryRun {
-			continue
-		}
-		if err := c.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// treeSize returns the bytes of the files in a tree, and when any of it last
-// changed. What goes away meanwhile counts nothing.
-func treeSize(path string) (size int64, newest time.Time, err error) {
-	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !d.IsDir() {
-			size += info.Size()
-		}
-		if info.ModTime().After(newest) {
-			newest = info.ModTime()
-		}
-		return nil
-	})
-	return size, newest, err
 }

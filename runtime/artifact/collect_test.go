@@ -315,6 +315,11 @@ func TestCollectMayFailAtEveryCall(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), dir) {
 				t.Errorf("%s: %v", name, err)
 			}
+			if fault == faultfs.Full && strings.HasPrefix(bad.Last(), "mkdir") {
+				if left, _ := filepath.Glob(filepath.Join(dir, "objects", "sha256", "*", "*")); err != nil || len(left) != 1 {
+					t.Errorf("%s: a full disk hindered gc from making room: %v, %v", name, left, err)
+				}
+			}
 			if at == 1 && fault == faultfs.Faults[0] {
 				whole := faultfs.New(0, "")
 				prepare(dir + " whole")

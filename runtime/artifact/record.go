@@ -185,13 +185,18 @@ func (s *Store) Series(k Key) (list []Point, err error) {
 // and also when a file of an output is missing or has the wrong size, or the
 // record itself is damaged: the action must then run again.
 func (s *Store) Record(k Key) (*Record, error) {
-	s.note(noteKey + k.String())
 	r, err := s.readRecord(k)
+	notes := []string{noteKey + k.String()}
+	if err == nil {
+		for _, o := range r.Outputs {
+			notes = append(notes, noteObject+o.Digest.String())
+		}
+	}
+	s.note(notes...)
 	if err != nil {
 		return nil, err
 	}
-	for name, o := range r.Outputs {
-		s.note(noteObject + o.Digest.String())
+	for name, o := range r.Outputs { // that are there now will stay
 		if !s.Has(o.Digest) {
 			return nil, fmt.Errorf("action %v: output %s: %w", k, name, ErrNotFound)
 		}

@@ -42,6 +42,7 @@ type session struct {
 	file  fsys.File
 	gate  *gate
 	noted map[string]bool
+	torn  bool // the file may end in half a line
 
 	stop    chan struct{}
 	beating sync.WaitGroup
@@ -121,9 +122,9 @@ func (u *session) end() {
 	u.fs.Remove(u.path)
 }
 
-// note appends a line to the session, if there is one. That it fails is no
+// note appends lines to the session, if there is one. That it fails is no
 // reason to stop: what is young is spared too, and what is gone is made again.
-func (s *Store) note(line string) {
+func (s *Store) note(lines ...string) {
 	s.mu.Lock()
 	u := s.session
 	s.mu.Unlock()
@@ -132,13 +133,25 @@ func (s *Store) note(line string) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.noted[line] {
+	var b []byte
+	for _, line := range lines {
+		if !u.noted[line] {
+			b = append(append(b, line...), '\n')
+		}
+	}
+	if len(b) == 0 {
 		return
 	}
+	if u.torn {
+		b = append([]byte{'\n'}, b...)
+	}
 	unlock := u.gate.lock(shared)
-	_, err := u.file.Write([]byte(line + "\n"))
+	_, err := u.file.Write(b)
 	unlock()
-	u.noted[line] = err == nil
+	u.torn = err != nil
+	for _, line := range lines {
+		u.noted[line] = err == nil
+	}
 }
 
 // liveNotes returns the lines of all live sessions, and the files of dead ones.

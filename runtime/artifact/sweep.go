@@ -1,0 +1,152 @@
+package artifact
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// sweepWork removes the work directories of actions that are done with, or
+// that nobody has gone on with for long.
+func (c *collector) sweepWork() error {
+	top := filepath.Join(c.dir, "work")
+	list, err := readDir(top)
+	if err != nil {
+		return err
+	}
+	var garbage []found
+	for _, e := range list {
+		var k Key
+		if k.UnmarshalText([]byte(e.Name())) != nil || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(top, e.Name())
+		size, newest, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		running := c.notes[noteKey+k.String()] || c.leased(k)
+		grace := c.Grace
+		if size > 0 {
+			grace = c.WorkGrace
+		}
+		if !running && !c.young(newest, grace) {
+			garbage = append(garbage, found{noteKey + k.String(), []string{path, path + workAddr}, size})
+			continue
+		}
+		if size > 0 {
+			age := c.Now.Sub(newest)
+			addr, _ := os.ReadFile(path + workAddr)
+			c.got.Unfinished = append(c.got.Unfinished, Unfinished{k, string(addr[:min(len(addr), 1000)]), size, age, running, max(0, grace-age)})
+		}
+	}
+	slices.SortFunc(c.got.Unfinished, func(a, b Unfinished) int { return cmp.Compare(b.Age, a.Age) })
+	_, err = c.remove(garbage, &c.got.Work)
+	return err
+}
+
+// leased reports whether somebody runs the action now.
+func (c *collector) leased(k Key) bool {
+	st, err := os.Stat(c.leasePath(k))
+	return err == nil && c.Now.Sub(st.ModTime()) < liveStale
+}
+
+// sweepTemp removes what was being written when a process died.
+func (c *collector) sweepTemp() error {
+	top := filepath.Join(c.dir, "tmp")
+	list, err := readDir(top)
+	if err != nil {
+		return err
+	}
+	mine := tempNames(c.notes)
+	var garbage []found
+	for _, e := range list {
+		path := filepath.Join(top, e.Name())
+		size, newest, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		if !mine[e.Name()] && !c.young(newest, max(c.Grace, minTempGrace)) {
+			garbage = append(garbage, found{noteTemp + e.Name(), []string{path}, size})
+		}
+	}
+	_, err = c.remove(garbage, &c.got.Temp)
+	return err
+}
+
+// sweepLeases removes the leases and sessions of processes that died.
+func (c *collector) sweepLeases() error {
+	list, err := readDir(filepath.Join(c.dir, "leases"))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		path := filepath.Join(c.dir, "leases", e.Name())
+		st, err := os.Stat(path)
+		if err != nil || c.young(st.ModTime(), max(c.Grace, liveStale)) {
+			continue
+		}
+		c.got.Leases.add(st.Size())
+		if c.DryRun {
+			continue
+		}
+		if strings.HasSuffix(path, graveSuffix) {
+			err = c.fs.Remove(path)
+		} else {
+			var l *lease
+			if l, err = c.lease(path); err == nil {
+				_, err = l.bury()
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, path := range c.dead {
+		st, err := os.Stat(path)
+		if err != nil || c.young(st.ModTime(), c.Grace) {
+			continue
+		}
+		c.got.Leases.add(st.Size())
+		if c.DryRun {
+			continue
+		}
+		if err := c.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// treeSize returns the bytes of the files in a tree, and when any of it last
+// changed. What goes away meanwhile counts nothing.
+func treeSize(path string) (size int64, newest time.Time, err error) {
+	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !d.IsDir() {
+			size += info.Size()
+		}
+		if info.ModTime().After(newest) {
+			newest = info.ModTime()
+		}
+		return nil
+	})
+	return size, newest, err
+}

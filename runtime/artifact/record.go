@@ -44,6 +44,10 @@ type Record struct {
 	Seconds  float64           `json:"seconds"`
 	Created  time.Time         `json:"created"`
 	Run      string            `json:"run"` // the run that made it
+	// Written are the paths of the attributes that stood in the pipeline file;
+	// the others had their defaults. Empty in records of old.
+	Written []string `json:"written,omitempty"`
+	Spent   *Spent   `json:"spent,omitempty"` // nil: it asked no teacher, or the record is old
 }
 
 const maxRecord = 256 << 20 // bytes

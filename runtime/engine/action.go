@@ -233,6 +233,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	rec := &artifact.Record{
 		Key: a.key, Addr: n.Addr, Kind: n.Kind.Name, Preimage: pre, Outputs: outputs,
 		Notes: j.takenNotes(), Series: j.series.points(), Seconds: time.Since(begin).Seconds(), Created: time.Now().UTC(), Run: e.run,
+		Written: n.Written(),
 	}
 	e.compareForced(n, rec)
 	if err := e.Store.PutRecord(rec); err != nil {

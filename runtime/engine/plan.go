@@ -25,6 +25,9 @@ type Step struct {
 	Action string       `json:"action"`
 	Reason string       `json:"reason"`
 	Key    artifact.Key `json:"key,omitzero"` // zero while an input is not known
+
+	Estimate *Estimate `json:"estimate,omitempty"` // of [Forecast], for what will or may run
+	Saved    *Savings  `json:"saved,omitempty"`    // of [Forecast], for what is up to date
 }
 
 // Plan says what Run would do, in the order of the program. It runs nothing.
@@ -38,6 +41,17 @@ func Plan(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
 	return p.list(), err
 }
 
+// Forecast is Plan with estimates of what the stages will take, and of what
+// those that are up to date save. It may open o.Backend, to plan memory on it.
+func Forecast(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
+	p, err := plan(ctx, prog, o)
+	if p == nil {
+		return nil, err
+	}
+	p.estimates(ctx)
+	return p.list(), err
+}
+
 type planner struct {
 	*engine
 	steps   map[string]Step
@@ -46,6 +60,7 @@ type planner struct {
 	unknown map[string][]artifact.Ref   // inputs without content, by stage
 	records map[string]*artifact.Record // of what is up to date
 	sizes   map[artifact.Digest]int64   // rows of datasets that are known
+	byKind  map[string]*precedent       // filled when first needed
 }
 
 // plan visits all stages. There is a planner beside errors of single stages.

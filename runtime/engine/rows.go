@@ -140,6 +140,10 @@ func readSeen(s *artifact.Store, d artifact.Digest) ([]seenRow, error) {
 	if err != nil {
 		return nil, err
 	}
+	return seenIn(a)
+}
+
+func seenIn(a *artifact.Artifact) ([]seenRow, error) {
 	name, err := artifact.RowType(a)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"iter"
+	"unicode"
 
 	"pipe/runtime/artifact"
 )
@@ -75,4 +76,34 @@ type Learner interface {
 	// Uses returns the uses of the rows of the dataset that the attribute at
 	// path refers to, in their order; nil when it does not learn from them.
 	Uses(ctx context.Context, env *Env, path string) ([]Use, error)
+}
+
+// Follow finds a piece that was cut out of text, from the byte at on, and
+// returns where it begins and ends. Cutting keeps all characters but white
+// space: they are counted off, so that equal pieces are told apart.
+func Follow(text string, at int, piece string) (begin, end int) {
+	left := 0
+	for _, c := range piece {
+		if !unicode.IsSpace(c) {
+			left++
+		}
+	}
+	begin, end = -1, at
+	for i, c := range text[at:] {
+		if left == 0 {
+			break
+		}
+		if unicode.IsSpace(c) {
+			continue
+		}
+		if begin < 0 {
+			begin = at + i
+		}
+		end = at + i + len(string(c))
+		left--
+	}
+	if begin < 0 {
+		begin = at
+	}
+	return begin, end
 }

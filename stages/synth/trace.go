@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"unicode"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -147,36 +146,11 @@ func (s *spec) passages(env *stage.Env) (map[string]int, error) {
 		at := 0
 		for n, text := range cut(row.Text, s.ChunkChars) {
 			var begin int
-			begin, at = follow(row.Text, at, text)
+			begin, at = stage.Follow(row.Text, at, text)
 			places[chunk{document: row.ID, n: n}.id()] = begin
 		}
 	}
 	return places, nil
-}
-
-// follow finds piece in text from at on: cutting keeps all characters but white
-// space, so that they are counted off. It returns where the piece begins and ends.
-func follow(text string, at int, piece string) (begin, end int) {
-	left := 0
-	for _, c := range piece {
-		if !unicode.IsSpace(c) {
-			left++
-		}
-	}
-	begin, end = -1, at
-	for i, c := range text[at:] {
-		if left == 0 {
-			break
-		}
-		if end = at + i + len(string(c)); unicode.IsSpace(c) {
-			continue
-		}
-		if begin < 0 {
-			begin = at + i
-		}
-		left--
-	}
-	return max(begin, 0), end
 }
 
 // A listener notes what a teacher is asked and answers.

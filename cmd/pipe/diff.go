@@ -131,7 +131,7 @@ func diffRows(t *app, list []engine.DatasetDiff) {
 			if s.Was != "" {
 				text = oneLine(s.Was, 60) + " → " + oneLine(s.Text, 60)
 			}
-			fmt.Fprintf(t.out, "    %s %s  %s\n", s.Sign, clean(oneLine(strings.ReplaceAll(s.ID, "\x00", " "), 40)), clean(text))
+			fmt.Fprintf(t.out, "    %s %s  %s\n", s.Sign, clean(oneLine(s.ID, 40)), clean(text))
 		}
 	}
 }

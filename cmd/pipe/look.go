@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"strings"
 
@@ -86,9 +87,14 @@ func (p *planned) record(t *app, s engine.Step) (*artifact.Record, bool) {
 }
 
 func runLs(ctx context.Context, t *app, args []string) int {
-	o, pos, err := parse(t, "ls", args, nil)
+	o, pos, err := parse(t, "ls", args, func(fs *flag.FlagSet, o *options) {
+		fs.BoolVar(&o.runs, "runs", false, "list the runs instead, the newest first")
+	})
 	if err != nil {
 		return usageCode(err)
+	}
+	if o.runs {
+		return lsRuns(t, o, pos[0])
 	}
 	p, code := makePlan(ctx, t, o, pos[0])
 	if p == nil {

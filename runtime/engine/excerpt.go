@@ -6,7 +6,7 @@ import "unicode/utf8"
 const (
 	excerptLong    = 60 // texts up to this many bytes are shown whole
 	excerptMiddle  = 80
-	excerptContext = 16
+	excerptContext = 24
 )
 
 // excerpts shortens two texts to where they differ. A short text, and one

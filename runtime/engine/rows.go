@@ -65,6 +65,7 @@ type seenRow struct {
 	id      string
 	content [sha256.Size]byte
 	text    string // for people
+	meta    string // likewise, where texts are alike
 }
 
 // DiffRows compares two datasets of the store and takes up to samples rows of
@@ -124,6 +125,9 @@ func (d *RowDiff) pair(gone, come []seenRow, samples int) {
 		}
 		changed[i] = true
 		was, is := excerpts(gone[i].text, r.text)
+		if was == is {
+			was, is = excerpts(gone[i].meta, r.meta)
+		}
 		sample(&d.Changed, RowSample{Sign: "~", ID: r.id, Text: is, Was: was})
 	}
 	for i, r := range gone {
@@ -150,40 +154,41 @@ func seenIn(a *artifact.Artifact) ([]seenRow, error) {
 	}
 	switch name {
 	case "row":
-		return seenRows(a, func(r artifact.Row) (string, string, any) {
-			id := r.ID
+		return seenRows(a, func(r artifact.Row) (seenRow, any) {
+			seen := seenRow{id: r.ID, text: RowText(&r), meta: r.Meta}
 			r.ID, r.Source = "", ""
-			return id, RowText(&r), r
+			return seen, r
 		})
 	case "packed":
-		return seenRows(a, func(r artifact.Packed) (string, string, any) {
-			text := fmt.Sprintf("%d tokens of %s", len(r.IDs), strings.Join(r.Rows, ", "))
-			return strings.Join(r.Rows, "\x00"), text, []any{r.IDs, r.Starts, r.Loss}
+		return seenRows(a, func(r artifact.Packed) (seenRow, any) {
+			rows := strings.Join(r.Rows, ", ")
+			return seenRow{id: rows, text: fmt.Sprintf("%d tokens of %s", len(r.IDs), rows)}, []any{r.IDs, r.Starts, r.Loss}
 		})
 	case "drop":
-		return seenRows(a, func(r artifact.Drop) (string, string, any) {
-			return r.ID, strings.TrimSpace(r.Reason + " " + r.Partner + " " + r.Detail), r
+		return seenRows(a, func(r artifact.Drop) (seenRow, any) {
+			return seenRow{id: r.ID, text: strings.TrimSpace(r.Reason + " " + r.Partner + " " + r.Detail)}, r
 		})
 	case "point":
-		return seenRows(a, func(r artifact.Point) (string, string, any) {
-			return fmt.Sprintf("%s at step %d", r.Series, r.Step), fmt.Sprint(r.Value), r.Value
+		return seenRows(a, func(r artifact.Point) (seenRow, any) {
+			return seenRow{id: fmt.Sprintf("%s at step %d", r.Series, r.Step), text: fmt.Sprint(r.Value)}, r.Value
 		})
 	}
 	return nil, fmt.Errorf("it holds %q rows, which this version of pipe cannot compare", name)
 }
 
-func seenRows[T any](a *artifact.Artifact, view func(T) (id, text string, content any)) ([]seenRow, error) {
+func seenRows[T any](a *artifact.Artifact, view func(T) (r seenRow, content any)) ([]seenRow, error) {
 	var out []seenRow
 	for r, err := range artifact.Rows[T](a) {
 		if err != nil {
 			return nil, err
 		}
-		id, text, content := view(r)
+		seen, content := view(r)
 		b, err := json.Marshal(content)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, seenRow{id, sha256.Sum256(b), text})
+		seen.content = sha256.Sum256(b)
+		out = append(out, seen)
 	}
 	return out, nil
 }

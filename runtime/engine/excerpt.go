@@ -1,6 +1,9 @@
 package engine
 
-import "unicode/utf8"
+import (
+	"unicode"
+	"unicode/utf8"
+)
 
 // How much of a long text is shown: of what differs, and of what stands around.
 const (
@@ -34,6 +37,18 @@ func around(s []rune, head, tail int) string {
 		return ""
 	}
 	from, to := max(0, head-excerptContext), min(len(s), len(s)-tail+excerptContext)
+	for i := from; from > 0 && i < head; i++ { // begin with a word where one begins
+		if unicode.IsSpace(s[i-1]) {
+			from = i
+			break
+		}
+	}
+	for i := to; to < len(s) && i > len(s)-tail; i-- {
+		if unicode.IsSpace(s[i]) {
+			to = i
+			break
+		}
+	}
 	out := ""
 	if from > 0 {
 		out = "…"

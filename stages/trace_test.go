@@ -32,6 +32,7 @@ data "book" {
 }
 data "twins" { source = "./twins.jsonl" }
 data "bench" { source = "./bench.jsonl" }
+data "prefs" { source = "./prefs.jsonl" }
 synth "cot" {
   teacher   = teacher.t
   documents = data.docs
@@ -74,6 +75,18 @@ pack "pieces" {
   seq_len  = 10
   overflow = "split"
 }
+dpo "final" {
+  base       = model.tiny
+  data       = data.prefs
+  epochs     = 2
+  batch_size = 2
+  eval_split = 0.3
+  max_len    = 64
+  adapter "lora" {
+    rank    = 1
+    targets = ["q_proj"]
+  }
+}
 sft "tuned" {
   base       = model.tiny
   data       = pack.fit.dataset
@@ -112,6 +125,11 @@ func traceKitchen(t *testing.T) (*kitchen, *engine.Tracing) {
 	twins.WriteString(`{"id":"leak","text":"It is known that the notice of the authors is kept by all who copy it today."}` + "\n")
 	k.write("twins.jsonl", twins.String())
 	k.write("bench.jsonl", `{"id":"b0","text":"the notice of the authors is kept by all who copy it"}`+"\n")
+	var prefs strings.Builder
+	for i, rejected := range []string{"no", "no", "the same", "no", "no", "no", "no"} {
+		fmt.Fprintf(&prefs, "{\"messages\":[{\"role\":\"user\",\"content\":\"Question %d?\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"the same\"}],\"rejected\":[{\"role\":\"assistant\",\"content\":%q}]}\n", i, rejected)
+	}
+	k.write("prefs.jsonl", prefs.String())
 	recipe := strings.ReplaceAll(traceRecipe, "ENDPOINT", lecture(t, &calls).URL)
 	if _, err := engine.Run(context.Background(), k.load(recipe), k.o); err != nil {
 		t.Fatal(err)
@@ -379,4 +397,30 @@ func packedRows(t *testing.T, k *kitchen, x *engine.Tracing, addr string) []arti
 	}
 	t.Fatalf("no stage %s", addr)
 	return nil
+}
+
+// TestTraceOfPreferences: which pairs dpo learned from and when.
+func TestTraceOfPreferences(t *testing.T) {
+	_, x := traceKitchen(t)
+	var steps, held, left []int
+	for i := range 7 {
+		tr, err := x.Forward("data.prefs", "", i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch u := tr.Uses[0]; {
+		case strings.HasPrefix(u.Note, "left out: its answers are the same"):
+			left = append(left, i)
+		case strings.HasPrefix(u.Note, "held out"):
+			held = append(held, i)
+		case len(u.Steps) != 2:
+			t.Errorf("pair %d is learned at %v in 2 epochs", i, u.Steps)
+		default:
+			steps = append(steps, u.Steps...)
+		}
+	}
+	slices.Sort(steps)
+	if !slices.Equal(left, []int{2}) || len(held) != 2 || !slices.Equal(steps, []int{1, 1, 2, 2, 3, 3, 4, 4}) {
+		t.Errorf("left out %v, held out %v, steps %v", left, held, steps)
+	}
 }

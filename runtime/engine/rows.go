@@ -81,6 +81,7 @@ func DiffRows(s *artifact.Store, was, is artifact.Digest, samples int) (*RowDiff
 		return nil, err
 	}
 	d := &RowDiff{Was: int64(len(old)), Is: int64(len(now)), Moved: was != is}
+	old, now = unmatched(old, now)
 	counts := map[[sha256.Size]byte]int{}
 	for _, r := range old {
 		counts[r.content]++
@@ -99,6 +100,34 @@ func DiffRows(s *artifact.Store, was, is artifact.Digest, samples int) (*RowDiff
 	}
 	d.pair(gone, come, samples)
 	return d, nil
+}
+
+// unmatched leaves out the rows that both sides have under the same id.
+func unmatched(old, now []seenRow) (a, b []seenRow) {
+	type row struct {
+		id      string
+		content [sha256.Size]byte
+	}
+	both := map[row]int{}
+	for _, r := range now {
+		both[row{r.id, r.content}]++
+	}
+	taken := map[row]int{}
+	for _, r := range old {
+		if k := (row{r.id, r.content}); both[k] > taken[k] {
+			taken[k]++
+		} else {
+			a = append(a, r)
+		}
+	}
+	for _, r := range now {
+		if k := (row{r.id, r.content}); taken[k] > 0 {
+			taken[k]--
+		} else {
+			b = append(b, r)
+		}
+	}
+	return a, b
 }
 
 // pair tells rows that changed from rows that came or went. gone is in the

@@ -108,6 +108,9 @@ func (x *Tracing) table(addr, output string) (*traceTable, error) {
 	if err != nil {
 		return nil, err
 	}
+	if a.Type() != artifact.Dataset {
+		return nil, fmt.Errorf("%s is a %s; only rows of datasets can be traced", artifact.Ref{Addr: addr, Output: output}, a.Type())
+	}
 	if t := x.tables[a.Digest()]; t != nil {
 		return t, nil
 	}

@@ -322,9 +322,8 @@ func TestChainOfChanges(t *testing.T) {
 	more := strings.Replace(recipe, "count     = 3", "count     = 2", 1)
 	k.run("fewer rows", more, "synth.cot", "dedup.clean", "pack.train", "sft.tuned")
 	k.explains(more, "pack.train", []string{
-		"because: input (dedup.clean.dataset) changed (p.hcl:26)\n",
-		"  input (dedup.clean.dataset) changed (p.hcl:26): 1 row fewer\n",
-		"  because dedup.clean changed: input (synth.cot.dataset) changed (p.hcl:22)\n",
+		"because: input (dedup.clean.dataset) changed (p.hcl:26): 1 row fewer\n",
+		"  because dedup.clean changed: input (synth.cot.dataset) changed (p.hcl:22): 1 row fewer\n",
 		"    because synth.cot changed: count 3 → 2 (p.hcl:19)\n",
 	})
 }

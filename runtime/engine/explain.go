@@ -235,13 +235,15 @@ func (w *Why) Write(out io.Writer, clean func(string) string) {
 	say := func(depth int, format string, args ...any) {
 		fmt.Fprintf(out, "%s%s\n", strings.Repeat("  ", depth), clean(fmt.Sprintf(format, args...)))
 	}
-	say(0, "%s: %s: %s", w.Addr, w.Action, w.Reason)
 	if m := w.Made; m != nil {
+		say(0, "%s: %s: %s", w.Addr, w.Action, w.Reason)
 		text := fmt.Sprintf("it ran on %s in %.1f s, in run %s", m.At.Format("2006-01-02 15:04:05"), m.Seconds, m.Run)
 		if m.Reason != "" {
-			text += ", because: " + m.Reason
+			text += ", because: " + w.told(m.Reason)
 		}
 		say(1, "%s", text)
+	} else {
+		say(0, "%s: %s: %s", w.Addr, w.Action, w.told(w.Reason))
 	}
 	w.details(0, say)
 	for _, s := range w.Spared {
@@ -249,15 +251,22 @@ func (w *Why) Write(out io.Writer, clean func(string) string) {
 	}
 }
 
-// details writes the changes that the reason leaves out, and what is behind
-// them.
-func (w *Why) details(depth int, say func(depth int, format string, args ...any)) {
-	reason := w.Reason
-	if w.Made != nil {
-		reason = w.Made.Reason
+// inOneLine is how many changes stand in one line.
+const inOneLine = 3
+
+// told returns the changes, where they fit one line, in place of a reason that
+// says less of them.
+func (w *Why) told(reason string) string {
+	if n := len(w.Told); n == 0 || n > inOneLine || w.Action == PlanMaybe {
+		return reason
 	}
-	for _, told := range w.Told {
-		if !strings.Contains(reason, told) {
+	return strings.Join(w.Told, ", ")
+}
+
+// details writes the changes that do not fit one line, and what is behind them.
+func (w *Why) details(depth int, say func(depth int, format string, args ...any)) {
+	if len(w.Told) > inOneLine || w.Action == PlanMaybe {
+		for _, told := range w.Told {
 			say(depth+1, "%s", told)
 		}
 	}
@@ -271,7 +280,7 @@ func (w *Why) details(depth int, say func(depth int, format string, args ...any)
 		case PlanCached:
 			verb = "is up to date"
 		}
-		say(depth+1, "because %s %s: %s", up.Addr, verb, up.Reason)
+		say(depth+1, "because %s %s: %s", up.Addr, verb, up.told(up.Reason))
 		up.details(depth+1, say)
 	}
 }

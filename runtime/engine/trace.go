@@ -342,7 +342,7 @@ func (x *Tracing) into(t *Trace, n *lang.Node, path string) error {
 	if err != nil {
 		return err
 	}
-	found := learns
+	found, tells := learns, learns
 	for _, o := range n.Kind.Outputs {
 		if o.Type != artifact.Dataset || o.Alias != "" {
 			continue
@@ -350,13 +350,14 @@ func (x *Tracing) into(t *Trace, n *lang.Node, path string) error {
 		if name, err := x.rowType(rec, o.Name); err != nil || name == "point" {
 			continue
 		}
+		tells = true
 		k, err := x.children(t, n, o.Name, path)
 		if err != nil {
 			return err
 		}
 		found = found || k
 	}
-	if !found {
+	if !found && tells {
 		fact(n.Addr, "nothing was made from it (%s)", path)
 	}
 	return nil

@@ -326,6 +326,13 @@ func TestChainOfChanges(t *testing.T) {
 		"  because dedup.clean changed: input (synth.cot.dataset) changed (p.hcl:22): 1 row fewer\n",
 		"    because synth.cot changed: count 3 → 2 (p.hcl:19)\n",
 	})
+	// What ran since and made the same does not rewrite what was.
+	again := strings.Replace(more, "default = 0.95", "default = 0.96", 1)
+	k.run("the same bytes", again, "dedup.clean")
+	k.explains(again, "pack.train", []string{
+		"  because dedup.clean changed: input (synth.cot.dataset) changed",
+		"  dedup.clean ran again in run ", " but made the same bytes, so pack.train was not run\n",
+	})
 }
 
 // setDefault gives a kind another default.

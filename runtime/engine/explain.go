@@ -79,7 +79,7 @@ func (x *explainer) stage(addr string) *Why {
 	}
 	if old := x.lastOf(n); old != nil && !x.forced[addr] {
 		w.Changes = x.view(n).changes(old, x.pretend(x.actions[addr], old))
-		x.follow(w)
+		x.follow(w, nil)
 	}
 	for _, r := range x.unknown[addr] {
 		if _, ok := x.steps[r.Addr]; ok && !x.seen[r.Addr] {
@@ -90,8 +90,9 @@ func (x *explainer) stage(addr string) *Why {
 }
 
 // follow tells the changes, counts rows, and goes on to the stages whose
-// outputs changed.
-func (x *explainer) follow(w *Why) {
+// outputs changed. runs are those up to the one that is explained, the newest
+// first; nil for what is planned now.
+func (x *explainer) follow(w *Why, runs []*RunFile) {
 	for _, c := range w.Changes {
 		text := c.placed()
 		if c.Input != "" && c.Source.Type == artifact.Dataset && !c.Was.IsZero() && !c.Is.IsZero() {
@@ -100,7 +101,7 @@ func (x *explainer) follow(w *Why) {
 			}
 		}
 		w.Told = append(w.Told, text)
-		if up := x.between(c); up != nil {
+		if up := x.between(c, runs); up != nil {
 			w.Because = append(w.Because, up)
 		}
 	}
@@ -108,31 +109,35 @@ func (x *explainer) follow(w *Why) {
 
 // between explains why the stage behind an input made something else. It is
 // nil when no record tells.
-func (x *explainer) between(c Change) *Why {
+func (x *explainer) between(c Change, runs []*RunFile) *Why {
 	n := x.prog.Node(c.Source.Addr)
 	if c.Input == "" || n == nil || n.Kind == nil || x.seen[n.Addr] {
 		return nil
 	}
-	was, is := x.maker(c.Source, c.Was), x.maker(c.Source, c.Is)
+	was, is := x.maker(c.Source, c.Was, runs), x.maker(c.Source, c.Is, runs)
 	if was == nil || is == nil {
 		return nil
 	}
 	x.seen[n.Addr] = true
-	return x.past(n, was, is)
+	return x.past(n, was, is, runs)
 }
 
-// maker returns the record of the stage of r, of this pipeline, that made d.
-func (x *explainer) maker(r artifact.Ref, d artifact.Digest) *artifact.Record {
+// maker returns the record of the stage of r, of this pipeline, that made d:
+// that of the newest of runs, since other actions may make the same.
+func (x *explainer) maker(r artifact.Ref, d artifact.Digest, runs []*RunFile) *artifact.Record {
 	if d.IsZero() {
 		return nil
 	}
-	if rec := x.records[r.Addr]; rec != nil && rec.Outputs[r.Output].Digest == d {
-		return rec
+	now := x.records[r.Addr]
+	if runs == nil && now != nil && now.Outputs[r.Output].Digest == d {
+		return now
 	}
-	for _, run := range x.history() {
-		if s := run.entry(r.Addr); s != nil && s.Outputs[r.Output].Digest == d {
-			if rec, err := x.Store.Record(s.Key); err == nil && rec.Outputs[r.Output].Digest == d {
-				return rec
+	for _, list := range [][]*RunFile{runs, x.history()} {
+		for _, run := range list {
+			if s := run.entry(r.Addr); s != nil && s.Outputs[r.Output].Digest == d {
+				if rec, err := x.Store.Record(s.Key); err == nil && rec.Outputs[r.Output].Digest == d {
+					return rec
+				}
 			}
 		}
 	}
@@ -140,7 +145,7 @@ func (x *explainer) maker(r artifact.Ref, d artifact.Digest) *artifact.Record {
 }
 
 // past explains what changed between two records of a stage.
-func (x *explainer) past(n *lang.Node, was, is *artifact.Record) *Why {
+func (x *explainer) past(n *lang.Node, was, is *artifact.Record, runs []*RunFile) *Why {
 	w := &Why{Addr: n.Addr}
 	old := pastOf(was)
 	var now preimage
@@ -153,7 +158,7 @@ func (x *explainer) past(n *lang.Node, was, is *artifact.Record) *Why {
 		return w
 	}
 	w.Reason = sentence(w.Changes)
-	x.follow(w)
+	x.follow(w, runs)
 	return w
 }
 
@@ -175,7 +180,7 @@ func (x *explainer) made(w *Why, n *lang.Node, rec *artifact.Record) {
 			}
 		}
 		if before := x.before(n.Addr, rec.Key, runs[made+1:]); before != nil {
-			if up := x.past(n, before, rec); len(up.Changes) > 0 {
+			if up := x.past(n, before, rec, runs[made:]); len(up.Changes) > 0 {
 				w.Changes, w.Told, w.Because, w.Made.Reason = up.Changes, up.Told, up.Because, up.Reason
 			}
 		}

@@ -155,7 +155,7 @@ func table() []tableRow {
 		none("a gate", "{ data = data.bench }", "{ data = data.bench }\n  gate \"g\" {\n    condition = self.metrics[\"bench.nll\"] < 100\n    error_message = \"no\"\n  }"),
 		none("a description", `{ seed = 3 }`, "{\n  seed = 3\n  description = \"Of the table\"\n}"),
 		{name: "the pipeline's seed", edit: []string{"seed = 3", "seed = 4"}, addr: "pack.train", runs: "data.bench data.docs synth.cot dedup.clean pack.train sft.tuned eval.final",
-			plan: "data.docs data.bench synth.cot dedup.clean pack.train sft.tuned eval.final", want: []string{"pack.train: run: seed "}},
+			plan: "data.docs data.bench synth.cot dedup.clean pack.train sft.tuned eval.final", want: []string{"pack.train: run: the pipeline's seed changed\n"}},
 		{name: "another backend", plan: "synth.cot dedup.clean pack.train sft.tuned eval.final", runs: "synth.cot dedup.clean sft.tuned eval.final", addr: "sft.tuned",
 			set:  func(o *engine.Options, t *testing.T) { o.BackendName, o.Backend = "other", other(o.Backend) },
 			want: []string{"sft.tuned: run: backend ", " → other\n", "because synth.cot will run: backend "}},

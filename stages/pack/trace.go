@@ -42,7 +42,8 @@ func span(r *artifact.Packed, i int) (from, to int) {
 	if i+1 < len(r.Starts) {
 		to = int(r.Starts[i+1])
 	}
-	return min(from, to), to
+	to = min(max(to, 0), len(r.IDs))
+	return min(max(from, 0), to), to
 }
 
 // around is how many tokens before and after one are shown with it.

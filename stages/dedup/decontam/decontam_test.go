@@ -210,3 +210,16 @@ func FuzzFind(f *testing.F) {
 		}
 	})
 }
+
+// TestSameMatchEveryTime: a row that covers both an item's question and all of
+// it is told of by the question, however often it is asked.
+func TestSameMatchEveryTime(t *testing.T) {
+	const question = "which notice must every copy of this program keep on all of its pages"
+	x := NewIndex([]Item{{ID: "q", Question: question, Whole: question + " the harbour notice"}}, Options{Ngram: 8, Coverage: 0.5})
+	for range 100 {
+		r := x.Find([]string{question, "the harbour notice"})
+		if len(r.Matches) != 1 || r.Matches[0].Words != len(Words(question)) {
+			t.Fatalf("found %+v, want the %d words of the question", r.Matches, len(Words(question)))
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package decontam
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -160,8 +161,9 @@ func (x *Index) Find(turns []string) Result {
 			best[m.Item] = m
 		}
 	}
-	for t, marks := range x.mark(all) {
-		if m := x.match(t, marks); m.Coverage >= x.o.Coverage {
+	marks := x.mark(all)
+	for _, t := range slices.Sorted(maps.Keys(marks)) { // of texts that are covered alike, the first is told
+		if m := x.match(t, marks[t]); m.Coverage >= x.o.Coverage {
 			keep(m)
 		}
 	}

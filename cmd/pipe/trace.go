@@ -148,13 +148,13 @@ func chooseRow(t *app, x *engine.Tracing, at rowPoint, o *options) (row int, ok 
 	}
 	switch len(hits) {
 	case 0:
-		t.errorf("no row of %s holds %q at its beginning", rows0(at), o.grep)
+		t.errorf("no row of %s holds %q at its beginning", refOf(at), o.grep)
 		return 0, false
 	case 1:
 		return hits[0].Row, true
 	}
 	for _, r := range hits[:min(maxHits, len(hits))] {
-		fmt.Fprintf(t.out, "%s:%d  %s  %s\n", rows0(at), r.Row, clean(r.ID), oneLine(r.Text, 80))
+		fmt.Fprintf(t.out, "%s:%d  %s  %s\n", refOf(at), r.Row, clean(r.ID), oneLine(r.Text, 80))
 	}
 	if n := len(hits) - maxHits; n > 0 {
 		fmt.Fprintf(t.out, "and %d more\n", n)
@@ -162,7 +162,8 @@ func chooseRow(t *app, x *engine.Tracing, at rowPoint, o *options) (row int, ok 
 	return -1, true
 }
 
-func rows0(at rowPoint) string { return strings.TrimSuffix(at.addr+"."+at.output, ".") }
+// refOf is the dataset as a pipeline file spells it.
+func refOf(at rowPoint) string { return strings.TrimSuffix(at.addr+"."+at.output, ".") }
 
 // A traceView prints traces.
 type traceView struct {

@@ -184,7 +184,7 @@ func seenIn(a *artifact.Artifact) ([]seenRow, error) {
 	switch name {
 	case "row":
 		return seenRows(a, func(r artifact.Row) (seenRow, any) {
-			seen := seenRow{id: r.ID, text: RowText(&r), meta: r.Meta}
+			seen := seenRow{id: r.ID, text: rowText(&r), meta: r.Meta}
 			r.ID, r.Source = "", ""
 			return seen, r
 		})
@@ -222,8 +222,8 @@ func seenRows[T any](a *artifact.Artifact, view func(T) (r seenRow, content any)
 	return out, nil
 }
 
-// RowText is what a row says, for people: its text, or its turns.
-func RowText(r *artifact.Row) string {
+// rowText is what a row says, for people: its text, or its turns.
+func rowText(r *artifact.Row) string {
 	var parts []string
 	if r.Text != "" {
 		parts = append(parts, r.Text)

@@ -21,6 +21,7 @@ import (
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
@@ -116,6 +117,8 @@ type kitchen struct {
 	t   *testing.T
 	dir string
 	o   engine.Options
+
+	kinds []stage.Kind // nil: All
 }
 
 func newKitchen(t *testing.T) *kitchen {
@@ -152,7 +155,11 @@ func (k *kitchen) write(name, text string) {
 
 func (k *kitchen) load(src string) *lang.Program {
 	k.t.Helper()
-	p, diags := lang.LoadSource([]byte(src), "p.hcl", k.dir, All, lang.Options{})
+	kinds := k.kinds
+	if kinds == nil {
+		kinds = All
+	}
+	p, diags := lang.LoadSource([]byte(src), "p.hcl", k.dir, kinds, lang.Options{})
 	if diags.HasErrors() {
 		k.t.Fatal(diags)
 	}
@@ -274,4 +281,8 @@ func defaultOf(t *testing.T, kind, field string) any {
 
 func reflectField(s any, field string) any {
 	return reflect.ValueOf(s).Elem().FieldByName(field).Interface()
+}
+
+func setField(s any, field string, v any) {
+	reflect.ValueOf(s).Elem().FieldByName(field).Set(reflect.ValueOf(v))
 }

@@ -48,6 +48,9 @@ type options struct {
 	format         string
 	check          bool
 	offline        bool
+	runs           bool // ls
+	forward, full  bool // trace
+	grep, id       string
 }
 
 // getenv is os.Getenv, but a plan never touches the network.

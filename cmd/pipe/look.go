@@ -2,70 +2,33 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/rs/zerolog"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
 )
 
-func runPlan(ctx context.Context, t *app, args []string) int {
-	o, pos, err := parse(t, "plan", args, func(fs *flag.FlagSet, o *options) {
-		runFlags(fs, o)
-		fs.BoolVar(&o.detailed, "detailed-exitcode", false, "exit 2 when there is work to do")
-	})
-	if err != nil {
-		return usageCode(err)
-	}
-	p, code := makePlan(ctx, t, o, pos[0])
-	if p == nil {
-		return code
-	}
-	todo, maybe := 0, 0
-	var g grid
-	lines := jsonLines(t.out)
-	for _, s := range p.steps {
-		switch s.Action {
-		case engine.PlanRun:
-			todo++
-		case engine.PlanMaybe:
-			maybe++
-		}
-		if o.json {
-			lines.Encode(map[string]any{"type": "plan", "stage": s.Addr, "action": s.Action, "reason": s.Reason})
-			continue
-		}
-		g.add("  "+s.Action, s.Addr, s.Reason)
-	}
-	g.write(t.out)
-	if !o.json {
-		fmt.Fprintf(t.out, "%s: %d up to date, %d to run", plural(len(p.steps)), len(p.steps)-todo-maybe, todo)
-		if maybe > 0 {
-			fmt.Fprintf(t.out, ", %d maybe", maybe)
-		}
-		fmt.Fprintln(t.out)
-	}
-	if code == exitOK && o.detailed && todo+maybe > 0 {
-		return exitUsage
-	}
-	return code
-}
-
 // A planned is a pipeline with what its run would do.
 type planned struct {
-	prog  *lang.Program
-	steps []engine.Step
-	store *artifact.Store
+	prog    *lang.Program
+	steps   []engine.Step
+	store   *artifact.Store
+	options engine.Options // for more questions, of which none may open the device
 }
 
 // makePlan loads the pipeline and plans it without touching the network. Errors
 // have been printed; with those of single stages there still is a plan.
 func makePlan(ctx context.Context, t *app, o *options, path string) (*planned, int) {
+	return plannedBy(ctx, t, o, path, engine.Plan)
+}
+
+// plannedBy is makePlan by engine.Plan or engine.Forecast.
+func plannedBy(ctx context.Context, t *app, o *options, path string, plan func(context.Context, *lang.Program, engine.Options) ([]engine.Step, error)) (*planned, int) {
 	prog, ok := load(t, o, path)
 	if !ok {
 		return nil, exitUsage
@@ -77,17 +40,18 @@ func makePlan(ctx context.Context, t *app, o *options, path string) (*planned, i
 		return nil, setupCode(err)
 	}
 	defer closeAll()
-	steps, err := engine.Plan(ctx, prog, opts)
+	steps, err := plan(ctx, prog, opts)
 	reportErrors(t, prog, nil, err)
+	opts.Log = zerolog.Nop() // its file is closed
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, exitInterrupted
 	case err != nil && steps == nil:
 		return nil, exitUsage
 	case err != nil:
-		return &planned{prog, steps, opts.Store}, exitFailed
+		return &planned{prog, steps, opts.Store, opts}, exitFailed
 	}
-	return &planned{prog, steps, opts.Store}, exitOK
+	return &planned{prog, steps, opts.Store, opts}, exitOK
 }
 
 // step returns the stage at addr. If there is none it has said so.
@@ -122,56 +86,15 @@ func (p *planned) record(t *app, s engine.Step) (*artifact.Record, bool) {
 	return r, true
 }
 
-func runExplain(ctx context.Context, t *app, args []string) int {
-	o, pos, err := parse(t, "explain", args, nil)
-	if err != nil {
-		return usageCode(err)
-	}
-	p, code := makePlan(ctx, t, o, pos[1])
-	if p == nil {
-		return code
-	}
-	addrs := p.prog.Addrs(pos[0])
-	if len(addrs) == 0 {
-		addrs = []string{pos[0]}
-	}
-	for _, addr := range addrs {
-		s, ok := p.step(t, addr)
-		if !ok {
-			return exitUsage
-		}
-		fmt.Fprintf(t.out, "%s: %s: %s\n", s.Addr, s.Action, clean(s.Reason))
-		if s.Action == engine.PlanCached {
-			explainLast(t, p.store, s)
-		}
-	}
-	return exitOK
-}
-
-// explainLast says why a stage that is up to date ran when it did.
-func explainLast(t *app, store *artifact.Store, s engine.Step) {
-	r, err := store.Record(s.Key)
-	if err != nil {
-		return
-	}
-	fmt.Fprintf(t.out, "  it ran on %s in %.1f s, in run %s", r.Created.Format("2006-01-02 15:04:05"), r.Seconds, r.Run)
-	var run engine.RunFile
-	b, err := os.ReadFile(filepath.Join(store.Dir(), "runs", filepath.Base(r.Run)+".json"))
-	if err == nil && json.Unmarshal(b, &run) == nil {
-		for _, was := range run.Stages {
-			if was.Key == s.Key && was.Reason != "" {
-				fmt.Fprintf(t.out, ", because: %s", clean(was.Reason))
-				break
-			}
-		}
-	}
-	fmt.Fprintln(t.out)
-}
-
 func runLs(ctx context.Context, t *app, args []string) int {
-	o, pos, err := parse(t, "ls", args, nil)
+	o, pos, err := parse(t, "ls", args, func(fs *flag.FlagSet, o *options) {
+		fs.BoolVar(&o.runs, "runs", false, "list the runs instead, the newest first")
+	})
 	if err != nil {
 		return usageCode(err)
+	}
+	if o.runs {
+		return lsRuns(t, o, pos[0])
 	}
 	p, code := makePlan(ctx, t, o, pos[0])
 	if p == nil {

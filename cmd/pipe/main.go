@@ -46,11 +46,13 @@ func commands() []command {
 		{"run", "FILE|DIR", "run what is not up to date", runRun},
 		{"plan", "FILE|DIR", "say what would run, and why; runs nothing", runPlan},
 		{"explain", "ADDR [FILE|DIR]", "say why a stage did or will run: what changed since it ran last", runExplain},
+		{"trace", "ADDR.OUTPUT:ROW [FILE|DIR]", "follow a row to where it came from or was used", runTrace},
+		{"diff", "RUN RUN [FILE|DIR]", "compare two runs: recipe, rows, metrics, cost", runDiff},
 		{"validate", "FILE|DIR", "check a pipeline file", runValidate},
 		{"fmt", "FILE|DIR...", "lay pipeline files out canonically", runFmt},
 		{"graph", "FILE|DIR", "print the graph of stages", runGraph},
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
-		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
+		{"show", "ADDR|RUN [FILE|DIR]", "show what a stage made, or what a run did", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
 		{"gc", "[FILE|DIR]", "remove what no recent run needs from the store", runGC},
 		{"pin", "RUN [FILE|DIR]", "keep what a run made and used from gc", runPin},
@@ -63,7 +65,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "lock", "doctor"}
+	return []string{"docs", "report", "metrics", "baseline", "nightly", "lock", "doctor"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }
@@ -111,7 +113,7 @@ func dispatch(ctx context.Context, t *app, args []string) int {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "pipe turns a base language model into an aligned specialist.\n\nUsage: pipe COMMAND [ARGUMENTS] [FLAGS]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
+		fmt.Fprintf(w, "  %-33s %s\n", strings.TrimSpace(c.name+" "+c.args), c.about)
 	}
 	fmt.Fprint(w, "\npipe help COMMAND lists a command's flags; pipe help KIND explains a stage.\n"+
 		"Exit codes: 0 done or nothing to do, 1 a stage failed, 2 usage or pipeline-file error, 3 a gate failed,\n"+

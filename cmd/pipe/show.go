@@ -17,6 +17,9 @@ func runShow(ctx context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
+	if isRun(pos[0]) {
+		return showRun(t, o, pos[0], pos[1])
+	}
 	p, code := makePlan(ctx, t, o, pos[1])
 	if p == nil {
 		return code
@@ -57,6 +60,9 @@ func showOutput(t *app, store *artifact.Store, ref string, o artifact.Object) er
 		g.add("  "+f.Name, size(f.Size))
 	}
 	g.write(t.out)
+	if o.Type == artifact.Dataset {
+		return showSample(t, a)
+	}
 	if o.Type != artifact.Metrics {
 		return nil
 	}

@@ -47,6 +47,9 @@ type Record struct {
 	Created  time.Time         `json:"created"`
 	Run      string            `json:"run"`             // the run that made it
 	Spent    *Spent            `json:"spent,omitempty"` // by that run, on teachers; nil: none was asked
+	// Written are the paths of the attributes that stood in the pipeline file;
+	// the others had their defaults. Empty in records of old.
+	Written []string `json:"written,omitempty"`
 }
 
 const maxRecord = 256 << 20 // bytes

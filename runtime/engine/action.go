@@ -230,7 +230,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	rec := &artifact.Record{
 		Key: a.key, Addr: n.Addr, Kind: n.Kind.Name, Preimage: pre, Outputs: outputs,
 		Notes: j.takenNotes(), Series: j.series.points(), Seconds: time.Since(begin).Seconds(), Created: time.Now().UTC(), Run: e.run,
-		Spent: e.money.spent(n.Addr),
+		Spent: e.money.spent(n.Addr), Written: n.Written(),
 	}
 	e.compareForced(n, rec)
 	if err := e.Store.PutRecord(rec); err != nil {

@@ -118,3 +118,16 @@ func (e *engine) action(ctx context.Context, n *lang.Node) (*action, error) {
 	a.key = a.pre.key()
 	return a, nil
 }
+
+// Preimage returns what the key of n is made of, as its record would keep it,
+// and the key. The digests of its handles must be set; backend is the name of
+// the device of stages that compute.
+func Preimage(ctx context.Context, prog *lang.Program, n *lang.Node, store *artifact.Store, backend string) (json.RawMessage, artifact.Key, error) {
+	e := &engine{Options: Options{Store: store, BackendName: backend}, prog: prog}
+	a, err := e.action(ctx, n)
+	if err != nil {
+		return nil, artifact.Key{}, err
+	}
+	pre, err := json.Marshal(a.pre)
+	return pre, a.key, err
+}

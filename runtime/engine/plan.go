@@ -25,41 +25,79 @@ type Step struct {
 	Action string       `json:"action"`
 	Reason string       `json:"reason"`
 	Key    artifact.Key `json:"key,omitzero"` // zero while an input is not known
+
+	Estimate *Estimate `json:"estimate,omitempty"` // of [Forecast], for what will or may run
+	Saved    *Savings  `json:"saved,omitempty"`    // of [Forecast], for what is up to date
 }
 
 // Plan says what Run would do, in the order of the program. It runs nothing.
 // It reads source files, and calls o.Resolve, which must not use the network:
 // a model of a hub that it does not find makes the stages behind it run or maybe.
 func Plan(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
+	p, err := plan(ctx, prog, o)
+	if p == nil {
+		return nil, err
+	}
+	return p.list(), err
+}
+
+// Forecast is Plan with estimates of what the stages will take, and of what
+// those that are up to date save. It may open o.Backend, to plan memory on it.
+func Forecast(ctx context.Context, prog *lang.Program, o Options) ([]Step, error) {
+	p, err := plan(ctx, prog, o)
+	if p == nil {
+		return nil, err
+	}
+	p.estimates(ctx)
+	return p.list(), err
+}
+
+type planner struct {
+	*engine
+	steps   map[string]Step
+	absent  map[string]string // addresses whose content is not known, and why
+	actions map[string]*action
+	unknown map[string][]artifact.Ref   // inputs without content, by stage
+	records map[string]*artifact.Record // of what is up to date
+	sizes   map[artifact.Digest]int64   // rows of datasets that are known
+	byKind  map[string]*precedent       // filled when first needed
+}
+
+// plan visits all stages. There is a planner beside errors of single stages.
+func plan(ctx context.Context, prog *lang.Program, o Options) (*planner, error) {
 	e, err := newEngine(prog, o)
 	if err != nil {
 		return nil, err
 	}
-	p := planner{engine: e, steps: map[string]Step{}, absent: map[string]string{}}
+	p := &planner{
+		engine: e, steps: map[string]Step{}, absent: map[string]string{}, actions: map[string]*action{},
+		unknown: map[string][]artifact.Ref{}, records: map[string]*artifact.Record{}, sizes: map[artifact.Digest]int64{},
+	}
 	ends, err := e.walk(ctx, 1, true, p.visit)
 	if err != nil {
 		return nil, err
 	}
-	steps := []Step{}
 	var errs []error
 	for i, end := range ends {
 		if end.Err != nil {
 			errs = append(errs, newStageError(e.nodes[i], end.Err))
 		}
-		if s, ok := p.steps[end.Node]; ok {
-			steps = append(steps, s)
-		}
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return steps, errors.Join(errs...)
+	return p, errors.Join(errs...)
 }
 
-type planner struct {
-	*engine
-	steps  map[string]Step
-	absent map[string]string // addresses whose content is not known, and why
+// list returns the steps in the order of the program.
+func (p *planner) list() []Step {
+	steps := []Step{}
+	for _, n := range p.nodes {
+		if s, ok := p.steps[n.Addr]; ok {
+			steps = append(steps, s)
+		}
+	}
+	return steps
 }
 
 func (p *planner) visit(ctx context.Context, n *lang.Node) error {
@@ -86,6 +124,7 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 	if err != nil {
 		return err
 	}
+	p.actions[n.Addr], p.unknown[n.Addr] = a, unknown
 	s := Step{Addr: n.Addr, Kind: n.Type}
 	var outputs map[string]artifact.Object
 	if len(unknown) > 0 {
@@ -99,7 +138,7 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 		if rec == nil {
 			s.Action, s.Reason = PlanRun, p.reason(n, a)
 		} else {
-			outputs = rec.Outputs
+			outputs, p.records[n.Addr] = rec.Outputs, rec
 		}
 	}
 	switch s.Action {
@@ -119,21 +158,11 @@ func (p *planner) guess(n *lang.Node, a *action, unknown []artifact.Ref) (act, r
 	if p.forced[n.Addr] {
 		return PlanRun, "forced"
 	}
-	old := p.lastPreimage(n)
+	old := p.lastOf(n)
 	if old == nil {
 		return PlanRun, "it has no earlier result"
 	}
-	// Pretend that what is unknown did not change.
-	pre := a.pre
-	pre.Inputs = maps.Clone(a.pre.Inputs)
-	for name, d := range pre.Inputs {
-		if d.IsZero() {
-			if o, ok := old.Inputs[name]; ok {
-				pre.Inputs[name] = o
-			}
-		}
-	}
-	if cs := changes(old, &pre, n); len(cs) > 0 {
+	if cs := p.view(n).changes(old, p.pretend(a, old)); len(cs) > 0 {
 		return PlanRun, sentence(cs)
 	}
 	i := slices.IndexFunc(unknown, func(r artifact.Ref) bool { return p.absent[r.Addr] != "" })
@@ -141,4 +170,16 @@ func (p *planner) guess(n *lang.Node, a *action, unknown []artifact.Ref) (act, r
 		return PlanMaybe, fmt.Sprintf("it needs %s, which is not known yet", unknown[0])
 	}
 	return PlanMaybe, p.absent[unknown[i].Addr]
+}
+
+// pretend returns the pre-image of a as if what is not known yet were as it was.
+func (p *planner) pretend(a *action, old *past) *preimage {
+	pre := a.pre
+	pre.Inputs = maps.Clone(a.pre.Inputs)
+	for name, d := range pre.Inputs {
+		if o, ok := old.Inputs[name]; ok && d.IsZero() {
+			pre.Inputs[name] = o
+		}
+	}
+	return &pre
 }

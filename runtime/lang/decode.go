@@ -51,6 +51,7 @@ func (d *decoder) fill(b *hclsyntax.Body, header hcl.Range, what string, dst ref
 		}
 		at := join(paths, f.name)
 		d.mark(at, a.Expr.Range())
+		d.node.write(at[0])
 		d.attribute(a, f, dst.FieldByIndex(f.index), at[0], keyless || f.keyless)
 	}
 	for i := range p.blocks {
@@ -218,6 +219,7 @@ func (d *decoder) block(b *hclsyntax.Block, f *field, dst reflect.Value, paths [
 		for i, lf := range labels {
 			dst.FieldByIndex(lf.index).SetString(b.Labels[i])
 			d.mark(join(paths, lf.name), b.LabelRanges[i])
+			d.node.write(join(paths, lf.name)[0])
 		}
 	}
 	what := b.Type

@@ -88,6 +88,7 @@ type Node struct {
 	// Header is the range of the block's header, such as: sft "legal".
 	Header hcl.Range
 	ranges map[string]hcl.Range
+	wrote  map[string]bool // paths of attributes and labels that stand in the file
 }
 
 // OutputNames returns the names of n's outputs, sorted.
@@ -134,6 +135,21 @@ func (n *Node) Range(path string) hcl.Range {
 	}
 	return n.Header
 }
+
+// Written returns the paths of the attributes and labels that stand in the
+// file, sorted; all others have their defaults.
+func (n *Node) Written() []string { return slices.Sorted(maps.Keys(n.wrote)) }
+
+func (n *Node) write(path string) {
+	if n.wrote == nil {
+		n.wrote = map[string]bool{}
+	}
+	n.wrote[path] = true
+}
+
+// ParentPath drops the last step of a path: "a.b[0]" gives "a.b", which gives
+// "a", which gives "".
+func ParentPath(path string) string { return parentPath(path) }
 
 // parentPath drops the last step of a path: "a.b[0]" gives "a.b", which gives "a".
 func parentPath(path string) string {

@@ -20,28 +20,21 @@ import (
 // A subject is a loaded model under evaluation.
 type subject struct {
 	*pretrained.Model
-	decoder *model.Decoder
-	adapter bool // it carries one
-	base    bool // run without the adapter
+	decoder *model.Decoder // nil when only memory is planned
+	adapter bool           // it carries one
+	base    bool           // run without the adapter
 
 	guard  *memory.Guard
 	shadow *model.Decoder // on the plan of guard
 }
 
 func openSubject(b tensor.Backend, p stage.ModelPath, precision tensor.DType) (*subject, error) {
-	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template), pretrained.WithQuantization(p.Quantize))
+	s, err := openShadow(b, p, precision)
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{Model: m, guard: memory.NewGuard(b)}
-	if s.guard != nil {
-		if s.shadow, err = s.guard.Decoder(m.Config, m.Weights, p.Adapter, precision); err != nil {
-			m.Close()
-			return nil, fmt.Errorf("load %s: %w", p.Base, err)
-		}
-	}
-	if s.decoder, err = model.Load(b, m.Config, m.Weights, false); err != nil {
-		m.Close()
+	if s.decoder, err = model.Load(b, s.Config, s.Weights, false); err != nil {
+		s.close()
 		return nil, fmt.Errorf("load %s: %w", p.Base, err)
 	}
 	s.decoder.SetPrecision(precision)
@@ -50,13 +43,30 @@ func openSubject(b tensor.Backend, p stage.ModelPath, precision tensor.DType) (*
 			s.close()
 			return nil, err
 		}
-		s.adapter = true
+	}
+	return s, nil
+}
+
+// openShadow opens the files of a model and puts it on a plan.
+func openShadow(b tensor.Backend, p stage.ModelPath, precision tensor.DType) (*subject, error) {
+	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template), pretrained.WithQuantization(p.Quantize))
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{Model: m, guard: memory.NewGuard(b), adapter: p.Adapter != ""}
+	if s.guard != nil {
+		if s.shadow, err = s.guard.Decoder(m.Config, m.Weights, p.Adapter, precision); err != nil {
+			m.Close()
+			return nil, fmt.Errorf("load %s: %w", p.Base, err)
+		}
 	}
 	return s, nil
 }
 
 func (s *subject) close() {
-	s.decoder.Close()
+	if s.decoder != nil {
+		s.decoder.Close()
+	}
 	s.Close()
 }
 
@@ -199,6 +209,9 @@ func (r *runner) score(cs []model.Continuation) ([]model.Scores, error) {
 	if err := r.fits(func(d *model.Decoder) error { return memory.Score(r.ctx, d, cs, o) }, fmt.Sprintf("lower batch (it is %d)", r.batch)); err != nil {
 		return nil, err
 	}
+	if r.subject.decoder == nil {
+		return noScores(cs), nil
+	}
 	return r.subject.decoder.Score(r.ctx, cs, o)
 }
 
@@ -210,6 +223,9 @@ func (r *runner) complete(reqs []model.Request) ([]string, error) {
 	o := model.GenerateOptions{Base: r.subject.base}
 	if err := r.fits(func(d *model.Decoder) error { return memory.Generate(r.ctx, d, reqs, o) }, "lower max_tokens, or shorten the prompts"); err != nil {
 		return nil, err
+	}
+	if r.subject.decoder == nil {
+		return out, nil
 	}
 	err := r.subject.decoder.Generate(r.ctx, reqs, o, func(i int, res model.Result) error {
 		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
@@ -227,6 +243,9 @@ func (r *runner) fits(work func(shadow *model.Decoder) error, advice ...string) 
 	}
 	if err := work(r.subject.shadow); err != nil {
 		return err
+	}
+	if r.subject.decoder == nil {
+		return nil
 	}
 	return r.subject.guard.Check(append(advice, "take a model with smaller weights, such as a q4_0 GGUF")...)
 }

@@ -20,6 +20,7 @@ type sequence struct {
 	ids   []int32    //
 	learn [][2]int32 // spans of tokens that are learned, ascending
 	talk  bool       // a conversation
+	from  int        // of a part: where it begins in the row's tokens
 }
 
 // learned returns the number of tokens that are learned. Nothing predicts the
@@ -33,7 +34,7 @@ func (s *sequence) learned() (n int) {
 
 // part returns the tokens from..to as a sequence of its own.
 func (s *sequence) part(from, to int) sequence {
-	p := sequence{row: s.row, ids: s.ids[from:to], talk: s.talk}
+	p := sequence{row: s.row, ids: s.ids[from:to], talk: s.talk, from: s.from + from}
 	for _, l := range s.learn {
 		a, b := max(int(l[0]), from), min(int(l[1]), to)
 		if a < b {

@@ -108,7 +108,8 @@ func (s *spec) open(env *stage.Env) (*pretrained.Model, error) {
 // packing is the result of a pack.
 type packing struct {
 	rows      []artifact.Packed
-	sequences int // packed, parts of split ones counted each
+	cuts      [][]int // of each of rows: where in their own tokens its documents begin
+	sequences int     // packed, parts of split ones counted each
 	truncated int
 	lost      int      // tokens that truncation cut off
 	dropped   []string // ids of rows that were too long
@@ -166,19 +167,21 @@ func (s *spec) fit(p *packing, all []sequence) error {
 	p.sequences = len(parts)
 	for _, bin := range bestFit(lengths, s.SeqLen) {
 		var row artifact.Packed
+		var cuts []int
 		for _, i := range bin {
 			appendSequence(&row, &parts[i])
+			cuts = append(cuts, parts[i].from)
 		}
-		p.add(row)
+		p.add(row, cuts)
 	}
 	return nil
 }
 
 // add keeps a packed row that holds something to learn.
-func (p *packing) add(row artifact.Packed) {
+func (p *packing) add(row artifact.Packed, cuts []int) {
 	switch {
 	case learnedTokens(&row) > 0:
-		p.rows = append(p.rows, row)
+		p.rows, p.cuts = append(p.rows, row), append(p.cuts, cuts)
 	case len(row.IDs) > 0:
 		p.idle++
 	}
@@ -188,9 +191,10 @@ func (p *packing) add(row artifact.Packed) {
 // sequence that is cut are documents of their own.
 func (p *packing) wrap(all []sequence, size int) {
 	var row artifact.Packed
+	var cuts []int
 	flush := func() {
-		p.add(row)
-		row = artifact.Packed{}
+		p.add(row, cuts)
+		row, cuts = artifact.Packed{}, nil
 	}
 	for i := range all {
 		q := &all[i]
@@ -198,6 +202,7 @@ func (p *packing) wrap(all []sequence, size int) {
 			to := min(len(q.ids), from+size-len(row.IDs))
 			part := q.part(from, to)
 			appendSequence(&row, &part)
+			cuts = append(cuts, part.from)
 			p.sequences++
 			if from = to; len(row.IDs) == size {
 				flush()

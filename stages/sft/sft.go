@@ -160,19 +160,7 @@ func (s *spec) NeedsWeights(string) bool { return s.Init != "random" }
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
-	paths, err := env.Store.Model(s.Base.Ref)
-	if err != nil {
-		return err
-	}
-	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, Quantize: paths.Quantize, New: s.Adapter.config(), Seed: env.Seed, Precision: tensor.Precision(s.Precision), Random: s.Init == "random"}
-	t.Full = t.New == nil
-	if paths.Adapter != "" && s.Adapter == nil {
-		t.New = nil // trained on
-	}
-	student, err := train.OpenBase(paths.Base, t)
-	if errors.Is(err, train.ErrHasAdapter) || errors.Is(err, train.ErrQuantized) {
-		return stage.Fieldf("adapter", "%v", err)
-	}
+	student, paths, err := s.student(env)
 	if err != nil {
 		return err
 	}
@@ -199,6 +187,23 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	return s.write(env, student, paths, r, after)
+}
+
+// student opens the files of the model to train.
+func (s *spec) student(env *stage.Env) (student *train.Student, paths stage.ModelPath, err error) {
+	if paths, err = env.Store.Model(s.Base.Ref); err != nil {
+		return nil, paths, err
+	}
+	t := train.Tuning{Adapter: paths.Adapter, Template: paths.Template, Quantize: paths.Quantize, New: s.Adapter.config(), Seed: env.Seed, Precision: tensor.Precision(s.Precision), Random: s.Init == "random"}
+	t.Full = t.New == nil
+	if paths.Adapter != "" && s.Adapter == nil {
+		t.New = nil // trained on
+	}
+	student, err = train.OpenBase(paths.Base, t)
+	if errors.Is(err, train.ErrHasAdapter) || errors.Is(err, train.ErrQuantized) {
+		err = stage.Fieldf("adapter", "%v", err)
+	}
+	return student, paths, err
 }
 
 // options are the settings of the loop.

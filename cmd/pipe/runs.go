@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/engine"
+)
+
+// lsRuns lists the runs of the pipelines in a directory.
+func lsRuns(t *app, o *options, path string) int {
+	store, dir, err := storeNear(o, path)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	names, err := engine.RunNames(store)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	g := grid{right: []bool{false, false, false, true, true, true}}
+	for _, name := range names {
+		r, err := engine.ReadRun(store, name)
+		if err != nil {
+			g.add(name, "", "", "", "", "", err.Error())
+			continue
+		}
+		if r.Dir != dir {
+			continue
+		}
+		g.add(r.Run, r.Pipeline, r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)),
+			fmt.Sprintf("%d ran", r.Ran), fmt.Sprintf("%d up to date", r.Cached), verdicts(r))
+	}
+	g.write(t.out)
+	return exitOK
+}
+
+// verdicts says what went wrong in a run.
+func verdicts(r *engine.RunFile) string {
+	var parts []string
+	for _, s := range r.Stages {
+		if s.State == engine.Failed || s.State == engine.Cancelled {
+			parts = append(parts, s.Addr+" "+string(s.State))
+		}
+	}
+	for _, g := range r.Gates {
+		if !g.Pass {
+			parts = append(parts, "gate "+g.Name+" of "+g.Stage+" failed")
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// isRun reports whether a word names a run: stages begin with their kind.
+func isRun(word string) bool {
+	return word == "last" || strings.HasPrefix(word, "last~") || word != "" && word[0] >= '0' && word[0] <= '9'
+}
+
+// showRun shows what a run did with each stage.
+func showRun(t *app, o *options, name, path string) int {
+	store, dir, err := storeNear(o, path)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	r, err := engine.FindRun(store, name, dir)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitUsage
+	}
+	fmt.Fprintf(t.out, "run %s of %s in %s\nbegan %s, took %s: %d ran, %d up to date\n", r.Run, clean(r.Pipeline), clean(filepath.Clean(r.Dir)),
+		r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)), r.Ran, r.Cached)
+	g := grid{right: []bool{false, false, true}}
+	for _, s := range r.Stages {
+		took, why := duration(seconds(s.Seconds)), s.Reason
+		switch s.State {
+		case engine.Cached:
+			took, why = "", "saved "+duration(seconds(s.Saved))
+		case engine.Skipped:
+			took, why = "", "needed "+s.Blame
+		case engine.Failed, engine.Cancelled:
+			why = s.Error
+		}
+		g.add("  "+string(s.State), s.Addr, took, oneLine(why, 120))
+	}
+	g.write(t.out)
+	for _, gate := range r.Gates {
+		word := "passed"
+		if !gate.Pass {
+			word = "failed: " + gate.Message
+		}
+		fmt.Fprintf(t.out, "gate %s of %s %s\n", clean(gate.Name), gate.Stage, clean(word))
+	}
+	return exitOK
+}
+
+// sampleRows are shown of a dataset.
+const sampleRows = 3
+
+// showSample prints the first rows of a table, shortened.
+func showSample(t *app, a *artifact.Artifact) error {
+	var b bytes.Buffer
+	if err := printTable(&b, a, sampleRows); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) {
+		fmt.Fprintf(t.out, "  %s\n", oneLine(line, 160))
+	}
+	return nil
+}

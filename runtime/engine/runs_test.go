@@ -1,0 +1,153 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pipe/runtime/artifact"
+)
+
+func TestFindRun(t *testing.T) {
+	l := newLab(t)
+	l.write("a.txt", "a")
+	if _, err := FindRun(l.store, "last", ""); err == nil {
+		t.Error("an empty store has a last run")
+	}
+	first, second := l.must(chain, "docs one side two"), l.must(chain, "")
+	find := func(name, dir, want string) {
+		t.Helper()
+		if r, err := FindRun(l.store, name, dir); err != nil || r.Run != want {
+			t.Errorf("%s is %+v, %v, want %s", name, r, err, want)
+		}
+	}
+	find("last", "", second.Run)
+	find("last", l.dir, second.Run)
+	find("last~1", "", first.Run)
+	find(first.Run, "", first.Run)
+	find(first.Run[:len(first.Run)-1], "", first.Run)
+	for name, want := range map[string]string{"last~2": "only 2 runs", "last~-1": "write last", "lastly": "write last", "nope": "no run", "2": "2 runs begin"} {
+		_, err := FindRun(l.store, name, "")
+		contains(t, name, err, want)
+	}
+	_, err := FindRun(l.store, "last", "/elsewhere")
+	contains(t, "another directory", err, "no run yet")
+
+	// Notes that are damaged, or lead elsewhere, are passed over or refused.
+	for _, name := range []string{"../a", "", "a/b", "none"} {
+		if _, err := ReadRun(l.store, name); err == nil {
+			t.Errorf("run %q was read", name)
+		}
+	}
+	bad := filepath.Join(l.store.Dir(), "runs", "29990101-000000-x.json")
+	for _, text := range []string{"{", `{"run":"other"}`, `{"run":"29990101-000000-x","stages":[{"key":"zz"}]}`} {
+		if err := os.WriteFile(bad, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadRun(l.store, "29990101-000000-x"); err == nil {
+			t.Errorf("%s was read", text)
+		}
+		find("last", "", second.Run)
+	}
+	l.plan(chain)
+}
+
+func TestDiffRows(t *testing.T) {
+	l := newLab(t)
+	store := func(rows ...artifact.Row) artifact.Digest {
+		w, err := l.store.Create(artifact.Dataset)
+		if err == nil {
+			err = artifact.Append(w, rows...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := w.Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Digest
+	}
+	row := func(id, text string) artifact.Row { return artifact.Row{ID: id, Text: text, Source: "f:" + id} }
+	a := store(row("1", "a"), row("2", "b"), row("3", "b"), row("4", "d"))
+	for want, rows := range map[string][]artifact.Row{
+		"the same rows":                   {row("1", "a"), row("2", "b"), row("3", "b"), row("4", "d")},
+		"1 of 4 rows changed":             {row("1", "a"), row("2", "x"), row("3", "b"), row("4", "d")},
+		"1 row more":                      {row("0", "new"), row("1", "a"), row("2", "b"), row("3", "b"), row("4", "d")},
+		"2 rows fewer":                    {row("1", "a"), row("4", "d")},
+		"1 row fewer":                     {row("1", "a"), row("2", "b"), row("3", "d")}, // lines moved up: the ids tell nothing
+		"1 of 4 rows changed, 1 row more": {row("1", "A"), row("2", "b"), row("3", "b"), row("4", "d"), row("5", "e")},
+		"2 rows more, 4 rows fewer":       {row("8", "y"), row("9", "z")},
+		"4 rows fewer":                    nil,
+		"the same rows in another order, or with other ids": {row("4", "d"), row("1", "a"), row("2", "b"), row("3", "b")},
+	} {
+		d, err := DiffRows(l.store, a, store(rows...), 1)
+		if err != nil || d.String() != want {
+			t.Errorf("got %q, %v, want %q", d, err, want)
+		}
+		for _, sign := range []string{"+", "-", "~"} {
+			n := 0
+			for _, s := range d.Samples {
+				if s.Sign == sign {
+					n++
+				}
+			}
+			if n > 1 {
+				t.Errorf("%s: %d samples of %q", want, n, sign)
+			}
+		}
+	}
+	if _, err := DiffRows(l.store, a, artifact.Digest{1}, 0); err == nil {
+		t.Error("a dataset that is gone was compared")
+	}
+}
+
+func TestExcerpts(t *testing.T) {
+	long := strings.Repeat("word ", 40)
+	for _, c := range [][4]string{
+		{"a", "b", "a", "b"},
+		{"", long, "", "word word word word word word word word word word word word word … ord word word word word word word word word word word word word "},
+		{long + "one" + long, long + "two" + long, "…word word word word oneword word word word word…", "…word word word word twoword word word word word…"},
+		{long + "ä", long + "ö", "…word word word word ä", "…word word word word ö"},
+	} {
+		a, b := excerpts(c[0], c[1])
+		if c[0] == "" {
+			if a != "" || len(b) > 150 || !strings.Contains(b, " … ") {
+				t.Errorf("got %q, %q", a, b)
+			}
+			continue
+		}
+		if a != c[2] || b != c[3] {
+			t.Errorf("got %q and %q, want %q and %q", a, b, c[2], c[3])
+		}
+	}
+}
+
+// TestPairedDifference: an example by hand. Of 4 items one side has 2 right, the
+// other 3, and they differ in one.
+func TestPairedDifference(t *testing.T) {
+	item := func(correct bool, nll, tokens float64) map[string]any {
+		return map[string]any{"correct": correct, "nll": nll, "tokens": tokens}
+	}
+	p := &pairedItems{map[string][]itemPair{"qa": {
+		{item(true, 2, 1), item(true, 2, 1)}, {item(true, 4, 3), item(true, 4, 3)},
+		{item(false, 6, 2), item(true, 4, 2)}, {item(false, 8, 4), item(false, 8, 4)},
+	}}, map[string][2]int{"qa": {4, 4}}}
+	d, ok := p.compare("qa.acc", artifact.Metric{Value: 0.5, Better: 1}, artifact.Metric{Value: 0.75, Better: 1})
+	if !ok || d.N != 4 || d.Value != 0.25 || d.Stderr != 0.25 || d.Better != 1 { // differences 0 0 1 0: sd 0.5
+		t.Errorf("acc: %+v, %v", d, ok)
+	}
+	// nll by tokens: 20/10 against 18/10; residuals of -2 against -0.2 a token.
+	d, ok = p.compare("qa.nll", artifact.Metric{Value: 2}, artifact.Metric{Value: 1.8})
+	if !ok || d.Value < -0.2-1e-12 || d.Value > -0.2+1e-12 || !(d.Stderr > 0.2 && d.Stderr < 0.26) {
+		t.Errorf("nll: %+v, %v", d, ok)
+	}
+	if _, ok := p.compare("qa.acc", artifact.Metric{Value: 0.4}, artifact.Metric{Value: 0.75}); ok {
+		t.Error("items that are not those of the metric were compared")
+	}
+	p.counts["qa"] = [2]int{5, 4}
+	if _, ok := p.compare("qa.acc", artifact.Metric{Value: 0.5}, artifact.Metric{Value: 0.75}); ok {
+		t.Error("other items were compared")
+	}
+}

@@ -1,0 +1,31 @@
+package stage
+
+import "context"
+
+// A MemoryPlanner is a Stage that can tell, before it runs, how much memory it
+// will take.
+type MemoryPlanner interface {
+	Stage
+	// PlanMemory returns the peak in bytes, 0 when the backend cannot plan, and
+	// what it is for, in words. It reads inputs and computes nothing; env lends
+	// Store, Seed, Backend and Dir, and drops notes and metrics.
+	PlanMemory(ctx context.Context, env *Env) (bytes int64, parts string, err error)
+}
+
+// A Sizer is a Stage whose work grows with something else than the rows of its
+// inputs. Two stages of a kind take time in proportion to their sizes.
+type Sizer interface {
+	Stage
+	// Size returns the amount of work. rows are the rows of the dataset that
+	// the attribute at a path refers to, 0 when they are not known.
+	Size(rows func(path string) int64) float64
+}
+
+// A Forecaster is a Stage that can tell which of its paid calls it need not
+// make, because a journal holds their answers.
+type Forecaster interface {
+	Stage
+	// Forecast returns how many rows it will ask for, and how many of them
+	// journals answer as a whole. It asks nobody. env is as for PlanMemory.
+	Forecast(ctx context.Context, env *Env) (rows, recorded int, err error)
+}

@@ -97,6 +97,7 @@ type StageResult struct {
 	Notes   []string                   `json:"notes,omitempty"`  // also of a stage that was up to date
 	Series  []artifact.Point           `json:"-"`                // thinned; of a stage that was up to date see [artifact.Store.Series]
 	Placed  string                     `json:"placed,omitempty"` // where a copy outside the store was written
+	Began   time.Time                  `json:"began,omitzero"`   // when it started to run, UTC; zero for one that did not
 	Seconds float64                    `json:"seconds"`          // of this run
 	Saved   float64                    `json:"saved_seconds,omitempty"`
 	Error   string                     `json:"error,omitempty"`

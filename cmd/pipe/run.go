@@ -146,16 +146,30 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 		if i == 0 {
 			fmt.Fprintln(t.out)
 		}
-		if g.Pass {
-			fmt.Fprintf(t.out, "%s gate %s of %s passed\n", t.outInk.paint(green, "✓"), g.Name, g.Stage)
-			continue
-		}
-		fmt.Fprintf(t.out, "%s gate %s of %s failed: %s\n", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
+		fmt.Fprintln(t.out, gateLine(t, g))
 		if len(g.Diags) > 0 {
 			t.diagnose(prog.Files, g.Diags)
 		}
 	}
 	fmt.Fprintf(t.out, "\n%s ran, %d up to date, %d failed, in %s (run %s)\n", plural(res.Ran), res.Cached, failed, duration(took), res.Run)
+}
+
+// gateLine is the verdict of a gate: whether it passed, why not, and the numbers.
+func gateLine(t *app, g engine.GateResult) string {
+	s := fmt.Sprintf("%s gate %s of %s ", t.outInk.paint(green, "✓"), g.Name, g.Stage) + "passed"
+	if !g.Pass {
+		s = fmt.Sprintf("%s gate %s of %s failed: %s", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
+	}
+	if v := g.Values; v != "" {
+		if g.Baseline != "" {
+			v += ", baseline: run " + g.Baseline
+		}
+		s += " (" + clean(v) + ")"
+	}
+	if g.Note != "" {
+		s += "; " + clean(g.Note)
+	}
+	return s
 }
 
 // plural counts stages in words.

@@ -51,6 +51,7 @@ func (e *engine) collect(ends []dag.Result) (*Result, []error) {
 		if n.Kind == nil && r.Err == nil {
 			continue
 		}
+		r.Needs = n.Needs
 		if r.Err != nil && r.State == Failed {
 			errs = append(errs, r.Err)
 		}

@@ -83,7 +83,7 @@ func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagno
 			return "", errorAt(at, "Invalid reference", "Write path.root, the directory of the pipeline file.")
 		}
 		return "", nil
-	case "self", "baseline":
+	case "self", "baseline", "base":
 		if !gate {
 			return "", errorAt(at, "Invalid reference", "%s has a meaning only inside a gate block.", root)
 		}

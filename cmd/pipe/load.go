@@ -45,6 +45,7 @@ type options struct {
 	format         string
 	check          bool
 	offline        bool
+	strict         bool
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -60,6 +61,11 @@ func (o *options) getenv(name string) string {
 // are left out; the last of all, the pipeline, then is the current directory. On
 // an error it has been printed.
 func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
+	return parseArgs(t, name, strings.Fields(argsOf(name)), args, extra)
+}
+
+// parseArgs is parse for a command that takes the arguments want.
+func parseArgs(t *app, name string, want, args []string, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -90,7 +96,6 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 		}
 		pos, rest = append(pos, rest[0]), rest[1:]
 	}
-	want := strings.Fields(argsOf(name))
 	for n := len(want); len(pos) < n && strings.HasPrefix(want[len(pos)], "["); {
 		if pos = append(pos, ""); len(pos) == n {
 			pos[n-1] = "."
@@ -98,7 +103,7 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	}
 	many := len(want) == 1 && strings.HasSuffix(want[0], "...")
 	if len(pos) != len(want) && (!many || len(pos) == 0) {
-		t.errorf("pipe %s takes %s", name, argsOf(name))
+		t.errorf("pipe %s takes %s", name, strings.Join(want, " "))
 		return nil, nil, errUsage
 	}
 	return o, pos, nil

@@ -51,6 +51,10 @@ func commands() []command {
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
+		{"report", "[RUN] [FILE|DIR]", "write the report of a run: one HTML file", runReport},
+		{"metrics", "[RUN] [FILE|DIR]", "print what a run measured; metrics diff A B compares two runs", runMetrics},
+		{"baseline", "set|show|clear [RUN] [FILE|DIR]", "pin the run that later ones are compared with: baseline set RUN, show, clear", runBaseline},
+		{"nightly", "FILE|DIR", "run, compare with the baseline, keep the history, write the report", runNightly},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -58,7 +62,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "gc", "verify", "lock", "doctor"}
+	return []string{"diff", "trace", "docs", "gc", "verify", "lock", "doctor"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }

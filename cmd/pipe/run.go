@@ -27,49 +27,69 @@ func runFlags(fs *flag.FlagSet, o *options) {
 }
 
 func runRun(ctx context.Context, t *app, args []string) int {
-	start := time.Now()
 	o, pos, err := parse(t, "run", args, runFlags)
 	if err != nil {
 		return usageCode(err)
 	}
+	r := execute(ctx, t, o, pos[0])
+	return finish(t, o, r.res, r.code)
+}
+
+// A ran is a pipeline after its run: its exit code, and as much else as came
+// about.
+type ran struct {
+	code  int
+	prog  *lang.Program
+	store *artifact.Store
+	res   *engine.Result
+}
+
+// execute runs a pipeline and prints what there is to say about it, but for the
+// last line of --json.
+func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
+	start := time.Now()
+	r.code = exitUsage
 	ui, err := newObserver(t.terminal, o)
 	if err != nil {
 		t.errorf("%v", err)
-		return exitUsage
+		return r
 	}
-	prog, ok := load(t, o, pos[0])
+	prog, ok := load(t, o, path)
 	if !ok {
-		return finish(t, o, nil, exitUsage)
+		return r
 	}
+	r.prog = prog
 	opts, closeAll, err := setup(t, o, prog)
 	if err != nil {
 		t.errorf("%v", err)
-		return finish(t, o, nil, setupCode(err))
+		r.code = setupCode(err)
+		return r
 	}
 	defer closeAll()
+	r.store = opts.Store
 	opts.Observer = ui.observe
 	ui.begin()
 	hush := context.AfterFunc(ctx, func() {
 		t.printf("stopping; what is finished is kept (once more stops at once)\n")
 	})
-	res, err := engine.Run(ctx, prog, opts)
+	r.res, err = engine.Run(ctx, prog, opts)
 	hush()
 	ui.end()
-	code := exitCode(ctx, res, err)
-	if code != exitInterrupted {
-		reportErrors(t, prog, res, err)
+	r.code = exitCode(ctx, r.res, err)
+	if r.code != exitInterrupted {
+		reportErrors(t, prog, r.res, err)
 	}
-	if code == exitFailed {
+	if r.code == exitFailed {
 		t.printf("the log is %s\n", filepath.Join(opts.Store.Dir(), logName))
 	}
 	switch {
 	case o.json:
-	case code == exitInterrupted:
+	case r.code == exitInterrupted:
 		t.printf("interrupted; what was finished is kept, run the same command again to go on\n")
-	case res != nil:
-		summarise(t, prog, opts.Store, res, time.Since(start))
+	case r.res != nil:
+		summarise(t, prog, opts.Store, r.res, time.Since(start))
 	}
-	return finish(t, o, res, code)
+	return r
 }
 
 // exitCode maps how the run ended to pipe's contract.

@@ -280,3 +280,48 @@ func Change(m artifact.MetricsFile, name string) (artifact.Metric, bool) {
 	}
 	return c, true
 }
+
+// Regressed reports whether the results are worse, and says in one line what
+// they are. When strict, what is not certain is a regression too.
+func Regressed(rs []Result, strict bool) (bool, string) {
+	list := func(o Outcome) (n int, names string) {
+		for _, r := range rs {
+			if r.Outcome == o {
+				if n++; n <= 5 {
+					names += ", " + r.Stage + " " + r.Metric
+				}
+			}
+		}
+		if n > 5 {
+			names += fmt.Sprintf(" and %d more", n-5)
+		}
+		return n, strings.TrimPrefix(names, ", ")
+	}
+	var parts []string
+	counts := map[Outcome]int{}
+	for _, o := range []Outcome{Worse, Better, Inconclusive, Unchanged, Missing} {
+		n, names := list(o)
+		counts[o] = n
+		switch {
+		case n == 0:
+		case o == Inconclusive || o == Unchanged:
+			parts = append(parts, fmt.Sprintf("%d %s", n, o))
+		default:
+			parts = append(parts, fmt.Sprintf("%d %s (%s)", n, o, names))
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if text == "" {
+		text = "no eval to compare"
+	}
+	bad := counts[Worse] > 0 || strict && counts[Inconclusive]+counts[Missing] > 0
+	switch {
+	case counts[Worse] > 0:
+		text = "regression: " + text
+	case bad:
+		text = "not certain: " + text
+	default:
+		text = "no regression: " + text
+	}
+	return bad, text
+}

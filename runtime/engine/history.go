@@ -33,10 +33,14 @@ type Recipe struct {
 	Digest artifact.Digest `json:"digest"`
 }
 
-// keepRecipe keeps the text of the pipeline's files, each once.
+// keepRecipe keeps the text of the pipeline's files, each once. Files of values
+// are no part of it: they may hold secrets.
 func keepRecipe(s *artifact.Store, prog *lang.Program, dir string) ([]Recipe, error) {
 	var out []Recipe
 	for path, f := range prog.Files {
+		if slices.Contains(prog.ValueFiles, path) {
+			continue
+		}
 		name := filepath.Base(path)
 		if abs, err := filepath.Abs(path); err == nil {
 			if rel, err := filepath.Rel(dir, abs); err == nil && filepath.IsLocal(rel) {

@@ -19,19 +19,25 @@ const (
 // line has.
 const mostCurves, mostPlotted = 24, 400
 
-// A curveSet is the series of one stage.
+// Curves are the losses of all stages, and by stage what else they recorded.
+type curves struct {
+	Main   []chart
+	Others []curveSet
+	More   int // stages that are not shown
+}
+
+// A curveSet is the other series of one stage.
 type curveSet struct {
 	Stage  string
 	Charts []chart
-	Others []chart
 }
 
 // A chart is one series, drawn over linear and, if all values are above 0, over
 // logarithmic axes.
 type chart struct {
-	Name, Summary string
-	Linear        plot
-	Log           *plot
+	Stage, Name, Summary string
+	Linear               plot
+	Log                  *plot
 }
 
 type plot struct {
@@ -50,7 +56,8 @@ type mark struct {
 	Text string
 }
 
-func (r *reader) curves() (out []curveSet, more int) {
+func (r *reader) curves() (out curves) {
+	shown := 0
 	for i := range r.run.Stages {
 		st := &r.run.Stages[i]
 		if st.Key == (artifact.Key{}) {
@@ -60,8 +67,8 @@ func (r *reader) curves() (out []curveSet, more int) {
 		if err != nil || len(points) == 0 {
 			continue
 		}
-		if len(out) == mostCurves {
-			more++
+		if shown++; shown > mostCurves {
+			out.More++
 			continue
 		}
 		set := curveSet{Stage: clean(st.Addr)}
@@ -81,15 +88,17 @@ func (r *reader) curves() (out []curveSet, more int) {
 				break
 			}
 			c := newChart(n, byName[n])
-			if k == 0 || strings.Contains(n, "loss") {
-				set.Charts = append(set.Charts, c)
+			if c.Stage = set.Stage; k == 0 || strings.Contains(n, "loss") {
+				out.Main = append(out.Main, c)
 			} else {
-				set.Others = append(set.Others, c)
+				set.Charts = append(set.Charts, c)
 			}
 		}
-		out = append(out, set)
+		if set.Charts != nil {
+			out.Others = append(out.Others, set)
+		}
 	}
-	return out, more
+	return out
 }
 
 func newChart(name string, ps []artifact.Point) chart {
@@ -218,7 +227,7 @@ func ticks(a, b float64, n int) (out []float64) {
 		}
 	}
 	for k := math.Ceil(a / step); k*step <= b && len(out) <= 2*n; k++ {
-		out = append(out, k*step)
+		out = append(out, k*step+0) // + 0: no -0
 	}
 	return out
 }

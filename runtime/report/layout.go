@@ -211,7 +211,7 @@ func (l *layout) straighten() {
 			l.boxes[b].x -= x / 2
 		}
 	}
-	for sweep := range 24 {
+	for sweep := range 40 {
 		for k := range l.rows {
 			row := l.rows[k]
 			if sweep%2 == 1 {
@@ -223,7 +223,7 @@ func (l *layout) straighten() {
 				if sweep%2 == 1 {
 					near = l.boxes[b].down
 				}
-				if sweep >= 20 { // at the end, both
+				if sweep >= 36 || l.boxes[b].node < 0 { // at the end, and where edges pass, both
 					near = slices.Concat(l.boxes[b].up, l.boxes[b].down)
 				}
 				want[i], weight[i] = l.boxes[b].x, 0.1
@@ -234,7 +234,7 @@ func (l *layout) straighten() {
 					}
 				}
 				if l.boxes[b].node < 0 {
-					weight[i] *= 4 // long edges straight before all
+					weight[i] *= 8 // long edges straight before all
 				}
 			}
 			l.spread(row, want, weight)

@@ -22,17 +22,23 @@ type metricTables struct {
 }
 
 type metricTable struct {
-	Stage     string
-	Base, Pin bool // it has columns of the base model, of the baseline
-	Rows      []metricRow
+	Stage string
+	Base  bool // it has columns of the base model
+	Blind bool // it has a column of guessing
+	Rows  []metricRow
+	Pins  []pinRow // against the baseline
 }
 
 type metricRow struct {
 	Name, N, Value        string
 	Base, Change, Verdict string
-	Before, Delta, Say    string
-	Blind                 string
-	Class, PinClass       string
+	Blind, Class          string
+}
+
+// A pinRow is a metric in the baseline run and in this one.
+type pinRow struct {
+	Name, N, Before, Now, Delta string
+	P, Outcome, Class, Note     string
 }
 
 // classes are the classes of what may be said of a change.
@@ -40,9 +46,9 @@ var classes = map[string]string{"better": "good", "worse": "bad", "unclear": "mu
 
 func (r *reader) metricTables(base string, rs []compare.Result) (out metricTables) {
 	out.Compared = clean(base)
-	pinned := map[string]compare.Result{}
+	pinned := map[string][]pinRow{}
 	for _, x := range rs {
-		pinned[x.Stage+"\x00"+x.Metric] = x
+		pinned[x.Stage] = append(pinned[x.Stage], pinRowOf(x))
 	}
 	for i := range r.run.Stages {
 		st := &r.run.Stages[i]
@@ -56,14 +62,11 @@ func (r *reader) metricTables(base string, rs []compare.Result) (out metricTable
 		}
 		t := metricTable{Stage: clean(st.Addr), Base: len(m.Baseline) > 0}
 		for _, name := range sortedKeys(m.Metrics) {
-			row := metricRowOf(m, name)
-			if x, ok := pinned[st.Addr+"\x00"+name]; ok {
-				t.Pin = true
-				row.against(x)
-			}
-			t.Rows = append(t.Rows, row)
+			t.Rows = append(t.Rows, metricRowOf(m, name))
+			t.Blind = t.Blind || t.Rows[len(t.Rows)-1].Blind != ""
 		}
-		if t.Base || t.Pin {
+		t.Pins = pinned[st.Addr]
+		if t.Base || t.Pins != nil {
 			out.Tables = append(out.Tables, t)
 		} else {
 			out.Plain = append(out.Plain, t)
@@ -103,21 +106,27 @@ func interval(v, low, high float64) string {
 	return fmt.Sprintf("%s [%s, %s]", signed(v), signed(low), signed(high))
 }
 
-// against fills in the columns of the baseline.
-func (row *metricRow) against(x compare.Result) {
-	row.Before, row.Say = number(x.Old), string(x.Outcome)
-	row.PinClass = classes[row.Say]
-	row.Delta = signed(x.Delta)
+func pinRowOf(x compare.Result) pinRow {
+	row := pinRow{
+		Name: clean(x.Metric), Before: number(x.Old), Now: number(x.New), Delta: signed(x.Delta),
+		Outcome: string(x.Outcome), Class: classes[string(x.Outcome)],
+	}
+	if x.N > 0 {
+		row.N = integer(int64(x.N))
+	}
 	if x.Test != "" {
-		row.Delta = interval(x.Delta, x.Low, x.High)
-		row.Say += fmt.Sprintf(" (p = %.3f)", x.Holm)
+		row.Delta, row.P = interval(x.Delta, x.Low, x.High), fmt.Sprintf("%.3f", x.Holm)
+		if x.Holm < 0.0005 {
+			row.P = "< 0.001"
+		}
 	}
 	if x.Outcome == compare.Inconclusive && x.Detectable > 0 {
-		row.Say += "; " + number(x.Detectable) + " would have shown"
+		row.Note = "a difference of " + number(x.Detectable) + " would have shown"
 	}
 	if x.Note != "" {
-		row.Say = strings.TrimPrefix(row.Say+"; "+clean(x.Note), "; ")
+		row.Note = strings.TrimPrefix(row.Note+"; "+clean(x.Note), "; ")
 	}
+	return row
 }
 
 // A heatMap is a grid of values: a cell's shade follows its number.

@@ -49,8 +49,7 @@ type view struct {
 	Metrics  metricTables
 	Grids    []heatMap
 	Sweeps   []sweep
-	Curves   []curveSet
-	More     int // stages with curves that are not shown
+	Curves   curves
 	Findings []finding
 	Samples  []sample
 	Unshown  int // stages with samples that are not shown
@@ -110,7 +109,7 @@ func (r *reader) view() (*view, error) {
 	v.Metrics = r.metricTables(base, results)
 	v.Grids = r.heatMaps()
 	v.Sweeps = r.sweeps()
-	v.Curves, v.More = r.curves()
+	v.Curves = r.curves()
 	v.Findings = r.findings()
 	v.Samples, v.Unshown = r.samples()
 	v.History = r.history()
@@ -269,7 +268,7 @@ func (r *reader) againstBase() string {
 	if len(better)+len(worse)+unclear == 0 {
 		return ""
 	}
-	return fmt.Sprintf("Against the base model: %s better, %s worse, %d unclear.", named(better), named(worse), unclear)
+	return fmt.Sprintf("Against the base model: better %s; worse %s; unclear %d.", named(better), named(worse), unclear)
 }
 
 // named is a number with the first few names of what it counts.

@@ -204,7 +204,7 @@ func (r *reader) inputs(st *engine.StageResult, wanted map[string]bool) (out []r
 	ins := r.preimage(st).Inputs
 	for _, path := range sortedKeys(ins) {
 		o, ok := r.objects[ins[path]]
-		if !ok || o.Type != artifact.Dataset || strings.HasPrefix(path, "decontaminate.") || len(out) == 4 {
+		if !ok || o.Type != artifact.Dataset || isReference(path) || len(out) == 4 {
 			continue
 		}
 		a, err := r.open(o)

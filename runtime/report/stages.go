@@ -106,7 +106,7 @@ type stageRow struct {
 	Addr, Reason            string
 	In, Out, Size, Time     string
 	Saved                   string
-	Notes                   []string
+	Notes, Rest             []string // the first, and those to be asked for
 	Key                     string
 	Error                   string
 	Placed                  bool
@@ -172,24 +172,30 @@ func (r *reader) stageRow(i int) stageRow {
 	if st.Saved > 0 {
 		row.Saved = seconds(st.Saved)
 	}
-	const mostNotes = 12
-	for k, n := range st.Notes {
-		if k == mostNotes {
-			row.Notes = append(row.Notes, fmt.Sprintf("… and %d more notes", len(st.Notes)-k))
-			break
+	const mostNotes, atOnce = 12, 2
+	for k, n := range st.Notes[:min(len(st.Notes), mostNotes)] {
+		if k < atOnce {
+			row.Notes = append(row.Notes, clip(n, 300))
+		} else {
+			row.Rest = append(row.Rest, clip(n, 300))
 		}
-		row.Notes = append(row.Notes, clip(n, 300))
+	}
+	if n := len(st.Notes) - mostNotes; n > 0 {
+		row.Rest = append(row.Rest, fmt.Sprintf("… and %d more notes", n))
 	}
 	row.In, row.Out, row.Size = r.flow(st)
 	return row
 }
 
+// isReference reports whether the input at a path is only compared with.
+func isReference(path string) bool { return strings.HasPrefix(path, "decontaminate.") }
+
 // flow counts the rows that went into a stage and came out, by output.
 func (r *reader) flow(st *engine.StageResult) (in, out, size string) {
 	var rows, total int64
 	tables := 0
-	for _, d := range r.preimage(st).Inputs {
-		if o, ok := r.objects[d]; ok && o.Type == artifact.Dataset {
+	for path, d := range r.preimage(st).Inputs {
+		if o, ok := r.objects[d]; ok && o.Type == artifact.Dataset && !isReference(path) {
 			rows += o.Rows
 			tables++
 		}

@@ -111,6 +111,16 @@ func (r *reader) finding(st *engine.StageResult, name string, a *artifact.Artifa
 // and those of the tests that were matched.
 func (r *reader) findPartners(st *engine.StageResult, texts map[string]string) {
 	left := len(texts)
+	wanted := map[string]map[string]bool{} // partners by the id of their row; "a.txt#2" is a part of "a.txt"
+	for id := range texts {
+		for _, name := range []string{id, id[:max(0, strings.LastIndexByte(id, '#'))]} {
+			if wanted[name] == nil {
+				wanted[name] = map[string]bool{}
+			}
+			wanted[name][id] = name != ""
+		}
+	}
+	delete(wanted, "")
 	look := func(o artifact.Object) {
 		if left == 0 || o.Type != artifact.Dataset {
 			return
@@ -127,9 +137,9 @@ func (r *reader) findPartners(st *engine.StageResult, texts map[string]string) {
 			if n++; err != nil || n > mostScanned || left == 0 {
 				return
 			}
-			if t, ok := texts[x.ID]; ok && t == "" {
-				if t = rowText(x); t != "" {
-					texts[x.ID] = t
+			for id := range wanted[x.ID] {
+				if t := rowText(x); t != "" && texts[id] == "" {
+					texts[id] = t
 					left--
 				}
 			}

@@ -28,7 +28,9 @@ import (
 // scripts in testdata/script. Each script is named by the promise it tests.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"pipe": func() { os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind}, stages.All...))) },
+		"pipe": func() {
+			os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind, quizKind}, stages.All...)))
+		},
 	})
 }
 

@@ -36,7 +36,7 @@ const (
 	Worse        Outcome = "worse"
 	Inconclusive Outcome = "inconclusive" // the difference may be chance
 	Unchanged    Outcome = "unchanged"    // every item came out the same
-	Missing      Outcome = "missing"      // only one of the runs has it
+	Missing      Outcome = "missing"      // only one of the runs has it, or they share less than half of its items
 )
 
 // A Result is one metric of one stage in two runs.
@@ -179,8 +179,9 @@ func metric(r *Result, a, b artifact.Metric, old, new answers) {
 	if r.OnlyOld+r.OnlyNew > 0 {
 		r.Note = fmt.Sprintf("%d items left, %d are new; those that stayed are compared", r.OnlyOld, r.OnlyNew)
 	}
-	if r.N == 0 {
-		r.Outcome, r.Note = Missing, "the runs have no item in common"
+	if 2*r.N < r.N+max(r.OnlyOld, r.OnlyNew) {
+		r.Old, r.New, r.Delta = a.Value, b.Value, b.Value-a.Value
+		r.Outcome, r.Note = Missing, fmt.Sprintf("the runs share only %d items; %d left and %d are new", r.N, r.OnlyOld, r.OnlyNew)
 		return
 	}
 	p.judge(r)

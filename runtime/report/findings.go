@@ -112,15 +112,18 @@ func (r *reader) finding(st *engine.StageResult, name string, a *artifact.Artifa
 func (r *reader) findPartners(st *engine.StageResult, texts map[string]string) {
 	left := len(texts)
 	wanted := map[string]map[string]bool{} // partners by the id of their row; "a.txt#2" is a part of "a.txt"
+	want := func(name, id string) {
+		if wanted[name] == nil {
+			wanted[name] = map[string]bool{}
+		}
+		wanted[name][id] = true
+	}
 	for id := range texts {
-		for _, name := range []string{id, id[:max(0, strings.LastIndexByte(id, '#'))]} {
-			if wanted[name] == nil {
-				wanted[name] = map[string]bool{}
-			}
-			wanted[name][id] = name != ""
+		want(id, id)
+		if at := strings.LastIndexByte(id, '#'); at > 0 {
+			want(id[:at], id)
 		}
 	}
-	delete(wanted, "")
 	look := func(o artifact.Object) {
 		if left == 0 || o.Type != artifact.Dataset {
 			return

@@ -43,7 +43,7 @@ type span struct{ From, Wide string }
 // open opens a table that is not too large to be looked at.
 func (r *reader) open(o artifact.Object) (*artifact.Artifact, error) {
 	if o.Bytes > mostBytes {
-		return nil, fmt.Errorf("it has %s, too much to read for a report", bytes(o.Bytes))
+		return nil, fmt.Errorf("it has %s, too much to read for a report", byteCount(o.Bytes))
 	}
 	return r.store.Open(o.Digest)
 }

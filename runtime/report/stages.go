@@ -123,7 +123,7 @@ func (r *reader) stageTable() (t stageTable) {
 			size += o.Bytes
 		}
 	}
-	t.Total = fmt.Sprintf("%s: %s of work, %s saved by the store, %s of results.", counted(len(r.run.Stages), "stage"), seconds(took), seconds(saved), bytes(size))
+	t.Total = fmt.Sprintf("%s: %s of work, %s saved by the store, %s of results.", counted(len(r.run.Stages), "stage"), seconds(took), seconds(saved), byteCount(size))
 	for _, i := range shown {
 		t.Rows = append(t.Rows, r.stageRow(i))
 	}
@@ -217,7 +217,7 @@ func (r *reader) flow(st *engine.StageResult) (in, out, size string) {
 		parts = append(parts, text)
 	}
 	if total > 0 {
-		size = bytes(total)
+		size = byteCount(total)
 	}
 	return in, strings.Join(parts, ", "), size
 }

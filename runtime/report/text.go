@@ -65,8 +65,8 @@ func seconds(s float64) string {
 	return fmt.Sprintf("%d h %02d m", n/3600, n/60%60)
 }
 
-// bytes prints a number of bytes for people.
-func bytes(n int64) string {
+// byteCount prints a number of bytes for people.
+func byteCount(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	v, i := float64(n), 0
 	for v >= 1024 && i < len(units)-1 {

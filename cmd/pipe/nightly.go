@@ -11,13 +11,15 @@ import (
 	"pipe/runtime/engine"
 )
 
+func nightlyFlags(fs *flag.FlagSet, o *options) {
+	runFlags(fs, o)
+	fs.BoolVar(&o.strict, "strict", false, "also exit 3 when a metric is inconclusive or missing")
+	fs.StringVar(&o.file, "o", "", "write the report to `FILE` (default: reports/RUN.html in the store)")
+}
+
 func runNightly(ctx context.Context, t *app, args []string) int {
 	begin := time.Now().UTC().Truncate(time.Second)
-	o, pos, err := parse(t, "nightly", args, func(fs *flag.FlagSet, o *options) {
-		runFlags(fs, o)
-		fs.BoolVar(&o.strict, "strict", false, "also exit 3 when a metric is inconclusive or missing")
-		fs.StringVar(&o.file, "o", "", "write the report to `FILE` (default: reports/RUN.html in the store)")
-	})
+	o, pos, err := parse(t, "nightly", args, nightlyFlags)
 	if err != nil {
 		return usageCode(err)
 	}

@@ -13,10 +13,12 @@ import (
 	"pipe/runtime/report"
 )
 
+func reportFlags(fs *flag.FlagSet, o *options) {
+	fs.StringVar(&o.file, "o", "report.html", "write the report to `FILE`; - is standard output")
+}
+
 func runReport(_ context.Context, t *app, args []string) int {
-	o, pos, err := parse(t, "report", args, func(fs *flag.FlagSet, o *options) {
-		fs.StringVar(&o.file, "o", "report.html", "write the report to `FILE`; - is standard output")
-	})
+	o, pos, err := parse(t, "report", args, reportFlags)
 	if err != nil {
 		return usageCode(err)
 	}

@@ -8,9 +8,9 @@ import (
 	"pipe/runtime/engine"
 )
 
-// mostBoxes is how many boxes a graph may have before the instances of a sweep
-// are drawn as one, and then before nothing is drawn.
-const mostBoxes = 90
+// A graph of more than manyStages draws the instances of a sweep as one box; one
+// of more than mostBoxes even so is not drawn.
+const manyStages, mostBoxes = 24, 120
 
 // A graph is the drawn graph of stages.
 type graph struct {
@@ -28,6 +28,7 @@ type boxView struct {
 	State        string
 	Name, Detail string
 	Full         string // for the tooltip and screen readers
+	Many         bool   // it is several instances
 	Link         string
 }
 
@@ -64,8 +65,8 @@ type group struct {
 func (r *reader) graph() *graph {
 	groups := r.groups(func(addr string) string { return addr })
 	g := &graph{}
-	if len(groups) > mostBoxes {
-		groups, g.Joined = r.groups(block), true
+	if blocks := r.groups(block); len(groups) > manyStages && len(blocks) < len(groups) {
+		groups, g.Joined = blocks, true
 	}
 	if len(groups) > mostBoxes {
 		g.Note = fmt.Sprintf("The graph has %s, too many to draw; the table of stages lists them.", counted(len(r.run.Stages), "stage"))
@@ -239,6 +240,7 @@ func (x group) view(index map[string]int) boxView {
 		}
 		return v
 	}
+	v.Many = true
 	count := map[engine.State]int{}
 	for _, s := range x.stages {
 		count[s.State]++

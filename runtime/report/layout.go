@@ -97,23 +97,32 @@ func (l *layout) place(layer []int) {
 	}
 }
 
-// connect draws edges row by row.
+// connect draws edges row by row. Those of one node share a lane as long as they
+// pass the same rows.
 func (l *layout) connect(needs [][]int) {
+	lanes := map[[2]int]int{} // by node and row
+	join := func(a, b int) {
+		if !slices.Contains(l.boxes[a].down, b) {
+			l.boxes[a].down = append(l.boxes[a].down, b)
+			l.boxes[b].up = append(l.boxes[b].up, a)
+		}
+	}
 	for i := range needs {
 		for _, d := range needs[i] {
-			at := l.of[d]
-			path := []int{at}
-			for row := l.boxes[at].row + 1; row < l.boxes[l.of[i]].row; row++ {
-				next := len(l.boxes)
-				l.boxes = append(l.boxes, box{node: -1, row: row})
-				l.rows[row] = append(l.rows[row], next)
-				path = append(path, next)
+			path := []int{l.of[d]}
+			for row := l.boxes[l.of[d]].row + 1; row < l.boxes[l.of[i]].row; row++ {
+				lane, ok := lanes[[2]int{d, row}]
+				if !ok {
+					lane = len(l.boxes)
+					lanes[[2]int{d, row}] = lane
+					l.boxes = append(l.boxes, box{node: -1, row: row})
+					l.rows[row] = append(l.rows[row], lane)
+				}
+				path = append(path, lane)
 			}
 			path = append(path, l.of[i])
 			for k := 1; k < len(path); k++ {
-				a, b := path[k-1], path[k]
-				l.boxes[a].down = append(l.boxes[a].down, b)
-				l.boxes[b].up = append(l.boxes[b].up, a)
+				join(path[k-1], path[k])
 			}
 			l.paths[[2]int{d, i}] = path
 		}

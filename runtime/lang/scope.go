@@ -66,7 +66,7 @@ func (l *loader) use(d *decl, refs []hcl.Traversal, swept, gate bool) {
 }
 
 // resolve returns the address of the declaration that t refers to; it is empty
-// for each, path, self and baseline, and beside an error.
+// for each, path, self, baseline and base, and beside an error.
 func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagnostic) {
 	root, at := t.RootName(), t.SourceRange()
 	switch root {

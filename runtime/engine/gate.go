@@ -28,6 +28,8 @@ func (e *engine) judge(n *lang.Node) {
 		if err != nil {
 			r.Message = fmt.Sprintf("the gate cannot be judged: %v", err)
 			r.Diags = append(r.Diags, n.Diagnostic("Gate cannot be judged", err))
+		} else if refersTo(g, "baseline") && against.metrics == nil && len(metrics.Baseline) == 0 {
+			r.Pass, r.Note = true, "not judged: no baseline is pinned and no base model was measured; pipe baseline set RUN pins a run"
 		} else {
 			m := lang.GateMetrics{Self: values(metrics.Metrics), Base: values(metrics.Baseline), Baseline: values(metrics.Baseline)}
 			if against.metrics != nil {
@@ -49,8 +51,11 @@ func (r *GateResult) judge(g stage.Gate, m lang.GateMetrics, against pinnedMetri
 	if diags.HasErrors() {
 		r.Pass, r.Message = false, diags.Error()
 	}
-	if against.metrics != nil {
-		r.Baseline = against.run
+	if against.metrics == nil {
+		return
+	}
+	if r.Baseline = against.run; diags.HasErrors() {
+		r.Note = fmt.Sprintf("baseline is run %s; pipe baseline set RUN pins a newer one", against.run)
 	}
 }
 

@@ -104,6 +104,33 @@ func TestGatesJudgeAgainstThePinnedRun(t *testing.T) {
 	equal(t, "gate", l.must(worse, "").Gates[0].Values, "qa.acc 0.7 > baseline 0.5")
 }
 
+// With nothing to be judged against, a gate passes and says that it was not
+// judged; with a pinned run that lacks the metric it fails and says what to do.
+func TestGateWithoutABaseline(t *testing.T) {
+	l := newLab(t)
+	l.write("weights", "w")
+	src := strings.Replace(gated, `  score = 0.75
+  gate "better"`, `  score = 0.75
+  alone = true
+  gate "better"`, 1)
+	res := l.must(src, "adapter again gated judge")
+	if g := res.Gates[0]; !g.Pass || g.Values != "" || !strings.Contains(g.Note, "not judged") {
+		t.Errorf("%+v", g)
+	}
+	run, err := FindRun(l.store, l.load(src), "last")
+	if err == nil {
+		err = SetBaseline(l.store, l.load(src), run)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "values", l.must(src, "").Gates[0].Values, "qa.acc 0.75 <= baseline 0.75")
+	res = l.must(strings.Replace(src, `baseline.metrics["qa.acc"]`, `baseline.metrics["qa.f1"]`, 1), "")
+	if g := res.Gates[0]; g.Pass || !strings.Contains(g.Note, "pins a newer one") {
+		t.Errorf("%+v", g)
+	}
+}
+
 func TestRunsAreFoundByPartOfTheirName(t *testing.T) {
 	l := newLab(t)
 	prog := l.load(chainless)

@@ -226,7 +226,8 @@ func (r *reader) sweeps() (out []sweep) {
 		}
 		byMetric := map[string][]string{}
 		for name := range m.Metrics {
-			if metric, key, ok := strings.Cut(name, "@"); ok && m.Metrics[metric].N == m.Metrics[name].N {
+			metric, key, _ := strings.Cut(name, "@")
+			if _, ok := m.Metrics[metric]; ok && metric != name {
 				byMetric[metric] = append(byMetric[metric], key)
 			}
 		}

@@ -32,7 +32,8 @@ var allow = map[string]string{
 	"runtime/dag":       "",
 	"runtime/lang":      "runtime/artifact runtime/stage runtime/dag",
 	"runtime/engine":    "runtime/artifact runtime/stage runtime/dag runtime/lang tensor",
-	"runtime/report":    "runtime/artifact",
+	"runtime/compare":   "runtime/artifact",
+	"runtime/report":    "runtime/artifact runtime/compare runtime/engine runtime/lang", // it shows a run of a program
 	"stages/*":          "runtime/artifact runtime/stage tensor text teacher model train",
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",

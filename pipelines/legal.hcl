@@ -212,7 +212,7 @@ eval "final" {
     per_cell = var.needles
   }
   gate "no_forgetting" {
-    condition     = self.metrics["prose.nll"] <= baseline.metrics["prose.nll"] + 0.1
+    condition     = self.metrics["prose.nll"] <= base.metrics["prose.nll"] + 0.1
     error_message = "the model forgot licence prose"
   }
 }

@@ -186,7 +186,7 @@ eval "final" {
     per_cell = 8
   }
   gate "no_forgetting" {
-    condition     = self.metrics["prose.nll"] <= baseline.metrics["prose.nll"] + 0.4
+    condition     = self.metrics["prose.nll"] <= base.metrics["prose.nll"] + 0.4
     error_message = "the model forgot licence prose"
   }
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/compare"
 	"pipe/runtime/engine"
 )
 
@@ -155,11 +156,11 @@ func diffMetrics(t *app, list []engine.MetricDiff) {
 		stage = m.Stage
 		change := fmt.Sprintf("%+.4f", m.Change.Value)
 		if n := m.Change.N; m.Change.Stderr > 0 && n > 1 {
-			change += fmt.Sprintf(" ± %.4f", student95(n-1)*m.Change.Stderr)
+			change += fmt.Sprintf(" ± %.4f", compare.Quantile(0.975, float64(n-1))*m.Change.Stderr)
 		}
 		what := ""
 		if m.Change.Better != 0 && m.Change.Stderr > 0 {
-			if what = verdict(m.Change); m.Paired {
+			if what = compare.Verdict(m.Change); m.Paired {
 				what += " (item by item)"
 			}
 		}

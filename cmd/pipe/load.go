@@ -51,6 +51,7 @@ type options struct {
 	runs           bool // ls
 	forward, full  bool // trace
 	grep, id       string
+	strict         bool // nightly
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -62,9 +63,15 @@ func (o *options) getenv(name string) string {
 }
 
 // parse reads flags, which may stand before and after the arguments, and
-// checks the number of arguments. An optional last argument, the pipeline, is
-// the current directory when it is left out. On an error it has been printed.
+// checks the number of arguments. Optional ones stand last and are empty when they
+// are left out; the last of all, the pipeline, then is the current directory. On
+// an error it has been printed.
 func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
+	return parseArgs(t, name, strings.Fields(argsOf(name)), args, extra)
+}
+
+// parseArgs is parse for a command that takes the arguments want.
+func parseArgs(t *app, name string, want, args []string, extra func(*flag.FlagSet, *options)) (*options, []string, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -97,13 +104,14 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 		}
 		pos, rest = append(pos, rest[0]), rest[1:]
 	}
-	want := strings.Fields(argsOf(name))
-	if n := len(want); n > 0 && len(pos) == n-1 && strings.HasPrefix(want[n-1], "[") {
-		pos = append(pos, ".")
+	for n := len(want); len(pos) < n && strings.HasPrefix(want[len(pos)], "["); {
+		if pos = append(pos, ""); len(pos) == n {
+			pos[n-1] = "."
+		}
 	}
 	many := len(want) == 1 && strings.HasSuffix(want[0], "...")
 	if len(pos) != len(want) && (!many || len(pos) == 0) {
-		t.errorf("pipe %s takes %s", name, argsOf(name))
+		t.errorf("pipe %s takes %s", name, strings.Join(want, " "))
 		return nil, nil, errUsage
 	}
 	return o, pos, nil

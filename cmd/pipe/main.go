@@ -58,6 +58,10 @@ func commands() []command {
 		{"pin", "RUN [FILE|DIR]", "keep what a run made and used from gc", runPin},
 		{"unpin", "RUN [FILE|DIR]", "let gc collect a run again", runUnpin},
 		{"verify", "[FILE|DIR]", "check the content of the store, or that a stage makes the same again", runVerify},
+		{"report", "[RUN] [FILE|DIR]", "write the report of a run: one HTML file", runReport},
+		{"metrics", "[RUN] [FILE|DIR]", "print what a run measured; metrics diff A B compares two runs", runMetrics},
+		{"baseline", "set|show|clear [RUN] [FILE|DIR]", "pin the run that later ones are compared with: baseline set RUN, show, clear", runBaseline},
+		{"nightly", "FILE|DIR", "run, compare with the baseline, keep the history, write the report", runNightly},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -65,7 +69,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"docs", "report", "metrics", "baseline", "nightly", "lock", "doctor"}
+	return []string{"docs", "lock", "doctor"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }

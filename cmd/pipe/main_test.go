@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"pipe": func() {
-			os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind, leakKind}, stages.All...)))
+			os.Exit(mainCode(append([]stage.Kind{stepKind, scoreKind, writeKind, leakKind, quizKind}, stages.All...)))
 		},
 	})
 }

@@ -301,8 +301,10 @@ func jsonEvent(e engine.Event) any {
 		return line{"type": "note", "stage": e.Addr, "text": e.Text}
 	case engine.GateEvent:
 		l := line{"type": "gate", "stage": e.Gate.Stage, "gate": e.Gate.Name, "pass": e.Gate.Pass}
-		if e.Gate.Message != "" {
-			l["message"] = e.Gate.Message
+		for name, s := range map[string]string{"message": e.Gate.Message, "values": e.Gate.Values, "baseline": e.Gate.Baseline} {
+			if s != "" {
+				l[name] = s
+			}
 		}
 		return l
 	}

@@ -29,52 +29,72 @@ func runFlags(fs *flag.FlagSet, o *options) {
 }
 
 func runRun(ctx context.Context, t *app, args []string) int {
-	start := time.Now()
 	o, pos, err := parse(t, "run", args, runFlags)
 	if err != nil {
 		return usageCode(err)
 	}
+	r := execute(ctx, t, o, pos[0])
+	return finish(t, o, r.res, r.code)
+}
+
+// A ran is a pipeline after its run: its exit code, and as much else as came
+// about.
+type ran struct {
+	code  int
+	prog  *lang.Program
+	store *artifact.Store
+	res   *engine.Result
+}
+
+// execute runs a pipeline and prints what there is to say about it, but for the
+// last line of --json.
+func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
+	start := time.Now()
+	r.code = exitUsage
 	ui, err := newObserver(t.terminal, o)
 	if err != nil {
 		t.errorf("%v", err)
-		return exitUsage
+		return r
 	}
-	prog, ok := load(t, o, pos[0])
+	prog, ok := load(t, o, path)
 	if !ok {
-		return finish(t, o, nil, exitUsage)
+		return r
 	}
+	r.prog = prog
 	opts, closeAll, err := setup(t, o, prog)
 	if err != nil {
 		t.errorf("%v", err)
-		return finish(t, o, nil, setupCode(err))
+		r.code = setupCode(err)
+		return r
 	}
 	defer closeAll()
+	r.store = opts.Store
 	opts.Observer = ui.observe
 	ui.begin()
 	hush := context.AfterFunc(ctx, func() {
 		t.printf("stopping; what is finished is kept (once more stops at once)\n")
 	})
-	res, err := engine.Run(ctx, prog, opts)
+	r.res, err = engine.Run(ctx, prog, opts)
 	hush()
 	ui.end()
-	code := exitCode(ctx, res, err)
-	if code == exitBudget {
-		reportBudget(t, o, res, err)
-	} else if code != exitInterrupted {
-		reportErrors(t, prog, res, err)
+	r.code = exitCode(ctx, r.res, err)
+	if r.code == exitBudget {
+		reportBudget(t, o, r.res, err)
+	} else if r.code != exitInterrupted {
+		reportErrors(t, prog, r.res, err)
 	}
-	if code == exitFailed {
+	if r.code == exitFailed {
 		t.printf("the log is %s\n", filepath.Join(opts.Store.Dir(), logName))
 	}
 	switch {
 	case o.json:
-	case code == exitBudget:
-	case code == exitInterrupted:
+	case r.code == exitBudget:
+	case r.code == exitInterrupted:
 		t.printf("interrupted; what was finished is kept, run the same command again to go on\n")
-	case res != nil:
-		summarise(t, prog, opts.Store, res, time.Since(start))
+	case r.res != nil:
+		summarise(t, prog, opts.Store, r.res, time.Since(start))
 	}
-	return finish(t, o, res, code)
+	return r
 }
 
 // exitCode maps how the run ended to pipe's contract.
@@ -156,11 +176,7 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 		if i == 0 {
 			fmt.Fprintln(t.out)
 		}
-		if g.Pass {
-			fmt.Fprintf(t.out, "%s gate %s of %s passed\n", t.outInk.paint(green, "✓"), g.Name, g.Stage)
-			continue
-		}
-		fmt.Fprintf(t.out, "%s gate %s of %s failed: %s\n", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
+		fmt.Fprintln(t.out, gateLine(t, g))
 		if len(g.Diags) > 0 {
 			t.diagnose(prog.Files, g.Diags)
 		}
@@ -174,6 +190,24 @@ func why(err error) string {
 		return "it may only be read"
 	}
 	return err.Error()
+}
+
+// gateLine is the verdict of a gate: whether it passed, why not, and the numbers.
+func gateLine(t *app, g engine.GateResult) string {
+	s := fmt.Sprintf("%s gate %s of %s ", t.outInk.paint(green, "✓"), g.Name, g.Stage) + "passed"
+	if !g.Pass {
+		s = fmt.Sprintf("%s gate %s of %s failed: %s", t.outInk.paint(red, "✗"), g.Name, g.Stage, clean(g.Message))
+	}
+	if v := g.Values; v != "" {
+		if g.Baseline != "" {
+			v += ", baseline: run " + g.Baseline
+		}
+		s += " (" + clean(v) + ")"
+	}
+	if g.Note != "" {
+		s += "; " + clean(g.Note)
+	}
+	return s
 }
 
 // plural counts stages in words.

@@ -3,10 +3,10 @@ package main
 import (
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/compare"
 	"pipe/runtime/engine"
 )
 
@@ -86,49 +86,15 @@ func metricTable(t *app, addr string, m artifact.MetricsFile) {
 // against returns the cells base, tuned, change, and what to think of it.
 func against(m artifact.MetricsFile, name string) []string {
 	v := m.Metrics[name]
-	b, ok := m.Baseline[name]
+	c, ok := compare.Change(m, name)
 	if !ok {
 		return []string{"–", value(v), "–", ""}
-	}
-	c, ok := m.Change[name]
-	if !ok { // as if other items had been measured
-		c = artifact.Metric{N: min(v.N, b.N), Value: v.Value - b.Value, Stderr: math.Hypot(v.Stderr, b.Stderr), Better: v.Better}
 	}
 	text := fmt.Sprintf("%+.4f%9s", c.Value, "")
 	if c.Stderr > 0 {
 		text = fmt.Sprintf("%+.4f ± %.4f", c.Value, c.Stderr)
 	}
-	return []string{value(b), value(v), text, verdict(c)}
-}
-
-// verdict says what a change means: better or worse when its 95 % confidence
-// interval (Student's t) does not hold 0, unclear when it does.
-func verdict(c artifact.Metric) string {
-	switch d := float64(c.Better) * c.Value; {
-	case d == 0:
-		return ""
-	case c.N < 2 || !(math.Abs(c.Value) > student95(c.N-1)*c.Stderr): // NaN too
-		return "unclear"
-	case d > 0:
-		return "better"
-	}
-	return "worse"
-}
-
-// student95 is the 97.5 % quantile of Student's t with n degrees of freedom.
-// From 3 on it is Cornish and Fisher's expansion (Abramowitz and Stegun 1964,
-// 26.7.5), off by less than 1 %.
-func student95(n int) float64 {
-	switch n {
-	case 1:
-		return 12.7062
-	case 2:
-		return 4.3027
-	}
-	z, v := 1.959964, float64(n)
-	z3, z5, z7, z9 := math.Pow(z, 3), math.Pow(z, 5), math.Pow(z, 7), math.Pow(z, 9)
-	return z + (z3+z)/(4*v) + (5*z5+16*z3+3*z)/(96*v*v) + (3*z7+19*z5+17*z3-15*z)/(384*v*v*v) +
-		(79*z9+776*z7+1482*z5-1920*z3-945*z)/(92160*v*v*v*v)
+	return []string{value(m.Baseline[name]), value(v), text, compare.Verdict(c)}
 }
 
 // value prints a value with its standard error, or with room for one so that

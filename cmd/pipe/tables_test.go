@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"math"
 	"testing"
 
 	"pipe/runtime/artifact"
@@ -69,32 +68,5 @@ eval.final
 `
 	if got != want {
 		t.Errorf("got:%s\nwant:%s", got, want)
-	}
-}
-
-// A change is called one when 0 lies outside its 95 % confidence interval;
-// quantiles from Student's table.
-func TestVerdict(t *testing.T) {
-	for n, want := range map[int]float64{1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980} {
-		if got := student95(n); !(math.Abs(got-want) < 0.01*want) {
-			t.Errorf("student95(%d) = %.4f, want %.3f", n, got, want)
-		}
-	}
-	for _, c := range []struct {
-		m    artifact.Metric
-		want string
-	}{
-		{artifact.Metric{N: 12, Value: 0.22, Stderr: 0.1, Better: 1}, "unclear"},
-		{artifact.Metric{N: 12, Value: 0.23, Stderr: 0.1, Better: 1}, "better"},
-		{artifact.Metric{N: 12, Value: 0.23, Stderr: 0.1, Better: -1}, "worse"},
-		{artifact.Metric{N: 12, Value: -0.23, Stderr: 0.1, Better: -1}, "better"},
-		{artifact.Metric{N: 1, Value: 9, Better: 1}, "unclear"},
-		{artifact.Metric{N: 9, Value: 0, Stderr: 1, Better: 1}, ""},
-		{artifact.Metric{N: 9, Value: 5, Stderr: 1}, ""},
-		{artifact.Metric{N: 9, Value: math.NaN(), Stderr: 1, Better: 1}, "unclear"},
-	} {
-		if got := verdict(c.m); got != c.want {
-			t.Errorf("%+v: %q, want %q", c.m, got, c.want)
-		}
 	}
 }

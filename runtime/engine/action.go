@@ -122,14 +122,15 @@ func (e *engine) perform(ctx context.Context, n *lang.Node, a *action, r *StageR
 			return nil, ctx.Err()
 		}
 	}
-	r.Reason = e.reason(n, a)
+	r.Reason, r.Began = e.reason(n, a), time.Now().UTC()
 	started := *r
 	started.State = Started
 	e.Log.Info().Str("stage", n.Addr).Stringer("key", a.key).Str("reason", r.Reason).Msg("stage started")
 	e.emitStage(started)
 	begin := time.Now()
 	rec, err := e.try(ctx, n, a)
-	r.Seconds, r.Spent = time.Since(begin).Seconds(), e.money.spent(n.Addr)
+	r.Seconds = time.Since(begin).Seconds() // by the monotonic clock, which UTC strips from Began
+	r.Spent = e.money.spent(n.Addr)
 	if err != nil {
 		return nil, err
 	}

@@ -98,10 +98,12 @@ type StageResult struct {
 	State   State                      `json:"state"`
 	Key     artifact.Key               `json:"key,omitzero"`
 	Reason  string                     `json:"reason,omitempty"` // why it ran
+	Needs   []string                   `json:"needs,omitempty"`  // blocks that had to be done before it
 	Outputs map[string]artifact.Object `json:"outputs,omitempty"`
 	Notes   []string                   `json:"notes,omitempty"`  // also of a stage that was up to date
 	Series  []artifact.Point           `json:"-"`                // thinned; of a stage that was up to date see [artifact.Store.Series]
 	Placed  string                     `json:"placed,omitempty"` // where a copy outside the store was written
+	Began   time.Time                  `json:"began,omitzero"`   // when it started to run, UTC; zero for one that did not
 	Seconds float64                    `json:"seconds"`          // of this run
 	Saved   float64                    `json:"saved_seconds,omitempty"`
 	Spent   *artifact.Spent            `json:"spent,omitempty"` // on teachers, by this run, whatever the state
@@ -112,11 +114,14 @@ type StageResult struct {
 
 // A GateResult is the judgement of one gate.
 type GateResult struct {
-	Stage   string          `json:"stage"`
-	Name    string          `json:"gate"`
-	Pass    bool            `json:"pass"`
-	Message string          `json:"message,omitempty"` // why not
-	Diags   hcl.Diagnostics `json:"-"`                 // of a gate that cannot be judged
+	Stage    string          `json:"stage"`
+	Name     string          `json:"gate"`
+	Pass     bool            `json:"pass"`
+	Message  string          `json:"message,omitempty"`  // why not
+	Values   string          `json:"values,omitempty"`   // the condition with its numbers, as it turned out
+	Baseline string          `json:"baseline,omitempty"` // the pinned run that baseline meant; empty: the base model
+	Note     string          `json:"note,omitempty"`
+	Diags    hcl.Diagnostics `json:"-"` // of a gate that cannot be judged
 }
 
 // A StageError is the failure of one block. Diags points at the lines of the
@@ -160,6 +165,7 @@ type engine struct {
 	last    *history
 	compute chan struct{} // holds a token while a stage computes
 	backend func() (tensor.Backend, error)
+	pinned  func() (*pinned, error) // the baseline run; nil when none is set
 
 	mu      sync.Mutex
 	outputs map[string]map[string]artifact.Object // by address, then output; "" for model and teacher blocks
@@ -180,6 +186,7 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 		ran: map[artifact.Key]bool{}, results: map[string]*StageResult{}, gates: map[string][]GateResult{}, money: newPurse(),
 	}
 	e.backend = sync.OnceValues(e.openBackend)
+	e.pinned = sync.OnceValues(e.readPinned)
 	if err := e.choose(); err != nil {
 		return nil, err
 	}

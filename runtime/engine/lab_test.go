@@ -261,6 +261,7 @@ type judgeStage struct {
 	ID       string       `hcl:"id" json:"-" doc:"Name in the test"`
 	Model    stage.Model  `hcl:"model" doc:"Model"`
 	Score    float64      `hcl:"score" doc:"The metric"`
+	Alone    bool         `hcl:"alone,optional" doc:"Without a base model"`
 	Gates    []stage.Gate `hcl:"gate,block" json:"-" doc:"Gates"`
 	lastPath stage.ModelPath
 }
@@ -279,10 +280,11 @@ func (s *judgeStage) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	return w.WriteJSON(artifact.MetricsName, artifact.MetricsFile{
-		Metrics:  map[string]artifact.Metric{"qa.acc": {N: 1, Value: s.Score}},
-		Baseline: map[string]artifact.Metric{"qa.acc": {N: 1, Value: 0.5}},
-	})
+	m := artifact.MetricsFile{Metrics: map[string]artifact.Metric{"qa.acc": {N: 1, Value: s.Score}}}
+	if !s.Alone {
+		m.Baseline = map[string]artifact.Metric{"qa.acc": {N: 1, Value: 0.5}}
+	}
+	return w.WriteJSON(artifact.MetricsName, m)
 }
 
 // pairStage creates what its attribute lists.

@@ -66,6 +66,7 @@ func (e *engine) collect(ends []dag.Result) (*Result, []error) {
 		if n.Kind == nil && r.Err == nil {
 			continue
 		}
+		r.Needs = n.Needs
 		if r.Err != nil && (r.State == Failed || errors.As(r.Err, new(*stage.BudgetError))) {
 			errs = append(errs, r.Err)
 		}

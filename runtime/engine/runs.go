@@ -15,10 +15,11 @@ import (
 	"time"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
 )
 
-// maxRunFile bounds a note of a run, in bytes: about 400 a stage.
-const maxRunFile = 64 << 20
+// maxRunFile bounds a note of a run, in bytes: about 1,000 a stage.
+const maxRunFile = 256 << 20
 
 // RunNames returns the names of the runs noted in the store, the newest first.
 func RunNames(s *artifact.Store) ([]string, error) {
@@ -71,45 +72,102 @@ func ReadRun(s *artifact.Store, name string) (*RunFile, error) {
 }
 
 // FindRun returns the run that people mean by name: the whole name, the
-// beginning of a single one, "last", or "last~N" for the Nth before the last.
-// With dir, which is absolute, "last" counts the runs of pipelines there only.
+// beginning or end of a single one, "last" or "", or "last~N" for the Nth before
+// the last. With dir, which is absolute, "last" counts the runs of pipelines there
+// only.
 func FindRun(s *artifact.Store, name, dir string) (*RunFile, error) {
+	there := func(r *RunFile) bool { return dir == "" || r.Dir == dir }
+	if n, ok, err := last(name); ok || err != nil {
+		return nthRun(s, n, there, err)
+	}
+	return namedRun(s, name, func(*RunFile) bool { return true })
+}
+
+// FindRunOf is FindRun among the runs of prog; "baseline" is the pinned one.
+func FindRunOf(s *artifact.Store, prog *lang.Program, name string) (*RunFile, error) {
+	if name == "baseline" {
+		b, err := ReadBaseline(s, prog)
+		if err == nil && b == nil {
+			err = errors.New("no baseline is set; pipe baseline set RUN pins one")
+		}
+		if err != nil {
+			return nil, err
+		}
+		return ReadRun(s, b.Run)
+	}
+	its := func(r *RunFile) bool { return r.Pipeline == prog.Name && r.Dir == pipelineDir(prog) }
+	n, ok, err := last(name)
+	var run *RunFile
+	if ok || err != nil {
+		run, err = nthRun(s, n, its, err)
+	} else {
+		run, err = namedRun(s, name, its)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pipeline %q: %w", prog.Name, err)
+	}
+	return run, nil
+}
+
+// last returns how many runs before the last one name means, and whether it
+// means any.
+func last(name string) (n int, ok bool, err error) {
+	back, ok := strings.CutPrefix(name, "last")
+	if name == "" || ok && back == "" {
+		return 0, true, nil
+	}
+	if ok {
+		if n, err = strconv.Atoi(strings.TrimPrefix(back, "~")); err != nil || n < 0 || back[0] != '~' {
+			return 0, false, fmt.Errorf("%q is not a run; write last, or last~1 for the one before", name)
+		}
+	}
+	return n, ok, nil
+}
+
+// namedRun returns the one run that is named so, or whose name begins or ends so.
+func namedRun(s *artifact.Store, name string, among func(*RunFile) bool) (*RunFile, error) {
 	names, err := RunNames(s)
 	if err != nil {
 		return nil, err
 	}
-	if back, ok := strings.CutPrefix(name, "last"); ok {
-		n := 0
-		if back != "" {
-			if n, err = strconv.Atoi(strings.TrimPrefix(back, "~")); err != nil || n < 0 || back[0] != '~' {
-				return nil, fmt.Errorf("%q is not a run; write last, or last~1 for the one before", name)
-			}
-		}
-		return nthRun(s, names, n, dir)
-	}
-	var found []string
+	var found []*RunFile
 	for _, n := range names {
-		if n == name {
-			return ReadRun(s, n)
+		if !strings.HasPrefix(n, name) && !strings.HasSuffix(n, name) {
+			continue
 		}
-		if strings.HasPrefix(n, name) {
-			found = append(found, n)
+		r, err := ReadRun(s, n)
+		switch {
+		case n == name && err != nil:
+			return nil, err
+		case err != nil || !among(r):
+		case n == name:
+			return r, nil
+		default:
+			found = append(found, r)
 		}
 	}
 	switch len(found) {
 	case 0:
 		return nil, fmt.Errorf("the store has no run %q; pipe ls --runs lists them", name)
 	case 1:
-		return ReadRun(s, found[0])
+		return found[0], nil
 	}
-	return nil, fmt.Errorf("%d runs begin with %q, such as %s and %s; write more of the name", len(found), name, found[0], found[1])
+	return nil, fmt.Errorf("%q means %d runs, %s and %s among them; write more of the name", name, len(found), found[0].Run, found[1].Run)
 }
 
-func nthRun(s *artifact.Store, names []string, n int, dir string) (*RunFile, error) {
+// nthRun returns the nth run before the last, unless there was an error already.
+func nthRun(s *artifact.Store, n int, among func(*RunFile) bool, err error) (*RunFile, error) {
+	if err != nil {
+		return nil, err
+	}
+	names, err := RunNames(s)
+	if err != nil {
+		return nil, err
+	}
 	seen := 0
 	for _, name := range names {
 		r, err := ReadRun(s, name)
-		if err != nil || dir != "" && r.Dir != dir {
+		if err != nil || !among(r) {
 			continue
 		}
 		if seen == n {

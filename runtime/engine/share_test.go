@@ -109,6 +109,16 @@ func TestRunIsNoted(t *testing.T) {
 	equal(t, "run", f.Run, res.Run)
 	equal(t, "pipeline", f.Pipeline, "test")
 	equal(t, "stage", f.Stages[0], res.Stages[0])
+	equal(t, "recipe", f.Recipe[0].Name, "test.hcl")
+	if text, err := ReadRecipe(l.store, f.Recipe[0]); err != nil || string(text) != `step "a" { id = "a" }` {
+		t.Errorf("the recipe is %q, %v", text, err)
+	}
+	if b := f.Stages[0].Began; b.Before(f.Started) || b.Location() != time.UTC {
+		t.Errorf("the stage began at %v, the run at %v", b, f.Started)
+	}
+	if r := l.must(`step "a" { id = "a" }`, ""); !r.Stages[0].Began.IsZero() {
+		t.Errorf("a stage that is up to date began at %v", r.Stages[0].Began)
+	}
 }
 
 func TestDigestsAreRememberedOnlyWhenOld(t *testing.T) {

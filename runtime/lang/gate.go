@@ -19,14 +19,19 @@ type bound struct {
 	ctx *hcl.EvalContext
 }
 
-// Value evaluates the expression; ctx holds self and baseline.
+// Value evaluates the expression; ctx holds self, baseline and base.
 func (b bound) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	return b.Expression.Value(b.inside(ctx))
+}
+
+// inside is the scope of the block with the variables of ctx.
+func (b bound) inside(ctx *hcl.EvalContext) *hcl.EvalContext {
 	child := b.ctx.NewChild()
 	child.Variables = map[string]cty.Value{}
 	if ctx != nil {
 		child.Variables = ctx.Variables
 	}
-	return b.Expression.Value(child)
+	return child
 }
 
 // gatesOf returns the gates in a spec.
@@ -43,7 +48,7 @@ func gatesOf(spec any, p *plan) []stage.Gate {
 func (d *decoder) checkGateExpr(e hcl.Expression) {
 	for _, t := range e.Variables() {
 		root := t.RootName()
-		if root == "self" || root == "baseline" {
+		if isGateRoot(root) {
 			if len(t) < 2 || stepName(t[1]) != "metrics" {
 				d.report(errorAt(t.SourceRange(), "Invalid reference", "Write %s.metrics[\"SUITE.METRIC\"].", root))
 			}
@@ -57,17 +62,37 @@ func (d *decoder) checkGateExpr(e hcl.Expression) {
 		case u == nil || u.broken:
 			d.failed = true
 		case u.block != nil && u.typ != "var":
-			d.report(errorAt(t.SourceRange(), "Invalid reference", "A gate judges numbers; it refers to self.metrics, baseline.metrics, var and local, not to %s.", u.addr))
+			d.report(errorAt(t.SourceRange(), "Invalid reference", "A gate judges numbers; it refers to self.metrics, baseline.metrics, base.metrics, var and local, not to %s.", u.addr))
 		}
 	}
 }
 
-// EvalGate judges a gate by the metrics of its stage and of the baseline, both
-// by name ("license_qa.acc"). If it does not pass, msg is its error_message.
-// A metric that is missing or not a number is an error, never a pass.
-func EvalGate(g stage.Gate, self, baseline map[string]float64) (pass bool, msg string, diags hcl.Diagnostics) {
-	given := map[string]map[string]float64{"self": self, "baseline": baseline}
-	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{"self": metricsVal(self), "baseline": metricsVal(baseline)}}
+// isGateRoot reports whether a name has a meaning only inside a gate.
+func isGateRoot(name string) bool { return name == "self" || name == "baseline" || name == "base" }
+
+// GateMetrics are the numbers that a gate may refer to, each by the name of its
+// metric ("license_qa.acc").
+type GateMetrics struct {
+	Self     map[string]float64 // of the stage itself
+	Baseline map[string]float64 // of the same stage in the pinned run; of the base model when none is pinned
+	Base     map[string]float64 // of the untuned base model
+}
+
+// A Verdict is the judgement of a gate.
+type Verdict struct {
+	Pass    bool
+	Message string // the gate's error_message, if it did not pass
+	Values  string // the condition with its numbers, as it turned out: "prose.nll 2.5651 > baseline 2.2707 + 0.05"
+}
+
+// EvalGate judges a gate. A metric that is missing or not a number is an error,
+// never a pass.
+func EvalGate(g stage.Gate, m GateMetrics) (v Verdict, diags hcl.Diagnostics) {
+	given := map[string]map[string]float64{"self": m.Self, "baseline": m.Baseline, "base": m.Base}
+	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}}
+	for name, metrics := range given {
+		ctx.Variables[name] = metricsVal(metrics)
+	}
 	for _, t := range g.Condition.Variables() {
 		metrics, ok := given[t.RootName()]
 		if !ok || len(t) < 3 {
@@ -81,13 +106,17 @@ func EvalGate(g stage.Gate, self, baseline map[string]float64) (pass bool, msg s
 		}
 	}
 	if diags.HasErrors() {
-		return false, "", tidy(diags)
+		return v, tidy(diags)
 	}
-	pass, diags = evalBool(g.Condition, ctx)
-	if diags.HasErrors() || pass {
-		return pass, "", tidy(diags)
+	v.Pass, diags = evalBool(g.Condition, ctx)
+	if diags.HasErrors() {
+		return v, tidy(diags)
 	}
-	return false, evalMessage(g.ErrorMessage, ctx), nil
+	v.Values = conditionText(g.Condition, ctx)
+	if !v.Pass {
+		v.Message = evalMessage(g.ErrorMessage, ctx)
+	}
+	return v, tidy(diags)
 }
 
 func meantMetric(name string, metrics map[string]float64) string {

@@ -36,6 +36,7 @@ type Program struct {
 	Dir         string        // directory of the pipeline file; relative paths in it resolve against Dir
 	Nodes       []*Node
 	Files       map[string]*hcl.File // for WriteDiagnostics
+	ValueFiles  []string             // those of Files that hold values of variables, secret ones perhaps
 	Graph       graph.Graph[string, string]
 
 	byAddr map[string]*Node

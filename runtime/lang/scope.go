@@ -66,7 +66,7 @@ func (l *loader) use(d *decl, refs []hcl.Traversal, swept, gate bool) {
 }
 
 // resolve returns the address of the declaration that t refers to; it is empty
-// for each, path, self and baseline, and beside an error.
+// for each, path, self, baseline and base, and beside an error.
 func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagnostic) {
 	root, at := t.RootName(), t.SourceRange()
 	switch root {
@@ -83,7 +83,7 @@ func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagno
 			return "", errorAt(at, "Invalid reference", "Write path.root, the directory of the pipeline file.")
 		}
 		return "", nil
-	case "self", "baseline":
+	case "self", "baseline", "base":
 		if !gate {
 			return "", errorAt(at, "Invalid reference", "%s has a meaning only inside a gate block.", root)
 		}

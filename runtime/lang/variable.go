@@ -93,6 +93,7 @@ func (l *loader) readVarFiles(names []string) map[string]fileValue {
 			continue
 		}
 		l.prog.Files[path] = &hcl.File{Bytes: src}
+		l.prog.ValueFiles = append(l.prog.ValueFiles, path)
 		if d := tooDeep(src, path); d != nil {
 			l.diags = append(l.diags, d)
 			continue

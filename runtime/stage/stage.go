@@ -132,10 +132,12 @@ type Candidate struct {
 
 // A Gate is a condition over the metrics of a stage, judged after every run
 // from the stored metrics; it is never part of a key. Inside its expressions
-// self.metrics["NAME"] and baseline.metrics["NAME"] are numbers.
+// self.metrics["NAME"], base.metrics["NAME"] (the untuned base model) and
+// baseline.metrics["NAME"] (the pinned run; the base model when none is pinned)
+// are numbers.
 type Gate struct {
 	Name         string         `hcl:"name,label"`
-	Condition    hcl.Expression `hcl:"condition,expr" doc:"Must be true; refers to self.metrics and baseline.metrics"`
+	Condition    hcl.Expression `hcl:"condition,expr" doc:"Must be true; refers to self.metrics, baseline.metrics (the pinned run, else the base model) and base.metrics"`
 	ErrorMessage hcl.Expression `hcl:"error_message,expr" doc:"What to say when it is not"`
 }
 

@@ -16,6 +16,7 @@ import (
 	"pipe/model/modeltest"
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
+	"pipe/runtime/compare"
 	"pipe/runtime/stage"
 	"pipe/tensor"
 	"pipe/tensor/cpu"
@@ -420,6 +421,37 @@ func TestWrongRows(t *testing.T) {
 		s.Suites[0].Type = kind
 		if _, _, err := b.run(s); err == nil || !strings.Contains(err.Error(), "bad row") || !strings.Contains(err.Error(), `suite "a"`) {
 			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+// What the items say about the metrics is what the metrics say: runs are
+// compared item by item (see package compare).
+func TestItemsAddUpToMetrics(t *testing.T) {
+	b, s := everything(t)
+	m, _, err := b.run(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]artifact.Object{}
+	for name, a := range b.output {
+		out[name] = artifact.Object{Digest: a.Digest(), Type: map[string]artifact.Type{"metrics": artifact.Metrics, "items": artifact.Dataset}[name]}
+	}
+	run := compare.Outputs{"eval.e": out}
+	rs, err := compare.Runs(b.in.store, run, run, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paired := map[string]bool{}
+	for _, r := range rs {
+		if want := m.Metrics[r.Metric].Value; r.N > 0 && !(math.Abs(r.New-want) < 1e-9*max(1, math.Abs(want))) {
+			t.Errorf("the items make %s %v; it is %v", r.Metric, r.New, want)
+		}
+		paired[r.Metric] = r.N == m.Metrics[r.Metric].N
+	}
+	for _, want := range []string{"choice.acc", "choice.acc_norm", "answer.exact_match", "answer.f1", "prefer.acc", "prefer.margin", "text.nll", "needle.acc"} {
+		if !paired[want] {
+			t.Errorf("%s cannot be compared item by item", want)
 		}
 	}
 }

@@ -51,9 +51,9 @@ func (j *Journal) append(b []byte) error {
 	if end, err = j.file.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
-	_, err = j.out.Write(b)
+	_, err = j.file.Write(b)
 	if err == nil {
-		err = j.out.Sync()
+		err = j.file.Sync()
 	}
 	if err == nil {
 		if j.end == end { // nobody else appended
@@ -63,7 +63,7 @@ func (j *Journal) append(b []byte) error {
 	}
 	// A full disk, or one that does not keep what it took: leave no line that
 	// may be half there, in front of those of others.
-	if undo := j.out.Truncate(end); undo != nil {
+	if undo := j.file.Truncate(end); undo != nil {
 		err = fmt.Errorf("%w (and its beginning could not be removed: %w)", err, undo)
 	}
 	return err
@@ -99,7 +99,7 @@ func (j *Journal) mend(end int64) error {
 		return err
 	}
 	if size > end {
-		if err := j.out.Truncate(end); err != nil {
+		if err := j.file.Truncate(end); err != nil {
 			return fmt.Errorf("remove the torn last line of %s: %w", j.path, err)
 		}
 	}
@@ -115,10 +115,10 @@ func (j *Journal) mend(end int64) error {
 	}
 	// The last line is whole but for its line feed, which must be on disk before
 	// anything follows it.
-	if _, err := j.out.Write([]byte("\n")); err != nil {
+	if _, err := j.file.Write([]byte("\n")); err != nil {
 		return fmt.Errorf("end the last line of %s: %w", j.path, err)
 	}
-	return j.out.Sync()
+	return j.file.Sync()
 }
 
 // locked runs f while no other process writes to the file.

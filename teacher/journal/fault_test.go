@@ -126,7 +126,7 @@ func TestEveryWriteMayFail(t *testing.T) {
 // came back. After one that could not be kept, no more may be asked.
 func givenAnswers(t *testing.T, what, path string, bad *faulty, asks []string) []bool {
 	given := make([]bool, len(asks))
-	j, err := openOn(path, func(f *os.File) output { bad.File = f; return bad })
+	j, err := openOn(path, func(f *os.File) file { bad.File = f; return bad })
 	if err != nil {
 		if !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: the error does not name the file: %v", what, err)

@@ -27,28 +27,22 @@ type Journal struct {
 	path    string
 	asking  singleflight.Group // by key
 	mu      sync.Mutex
-	file    file   // nil: read only, or closed
-	out     output // writes to file
-	end     int64  // of the lines that were taken in
-	failed  error  // of the first answer that could not be recorded
+	file    file  // nil: read only, or closed
+	end     int64 // of the lines that were taken in
+	failed  error // of the first answer that could not be recorded
 	entries map[string]line
 }
 
 // A file is what a journal needs of an os.File.
 type file interface {
-	output
 	io.ReaderAt
+	io.Writer
 	io.Seeker
 	io.Closer
 	Stat() (fs.FileInfo, error)
-	Fd() uintptr
-}
-
-// An output is how a journal changes its file.
-type output interface {
-	io.Writer
 	Truncate(size int64) error
 	Sync() error
+	Fd() uintptr
 }
 
 // maxLine bounds a line of a journal, in bytes. It is above what a teacher may
@@ -59,10 +53,10 @@ const maxLine = 128 << 20
 // its directory if there is none. A last line that a crash cut off is removed;
 // any other line that is not whole is an error that names it.
 func Open(path string) (*Journal, error) {
-	return openOn(path, func(f *os.File) output { return f })
+	return openOn(path, func(f *os.File) file { return f })
 }
 
-func openOn(path string, to func(*os.File) output) (*Journal, error) {
+func openOn(path string, to func(*os.File) file) (*Journal, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
@@ -70,7 +64,7 @@ func openOn(path string, to func(*os.File) output) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
-	j := &Journal{path: path, file: f, out: to(f), entries: map[string]line{}}
+	j := &Journal{path: path, file: to(f), entries: map[string]line{}}
 	err = j.locked(func() error {
 		if err := settle(f); err != nil {
 			return fmt.Errorf("open the journal: %w", err)

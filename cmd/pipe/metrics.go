@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/compare"
+	"pipe/runtime/engine"
+)
+
+func runMetrics(ctx context.Context, t *app, args []string) int {
+	if i := slices.Index(args, "diff"); i >= 0 && !slices.ContainsFunc(args[:i], func(a string) bool { return !strings.HasPrefix(a, "-") }) {
+		return runMetricsDiff(ctx, t, slices.Delete(slices.Clone(args), i, i+1))
+	}
+	o, pos, err := parse(t, "metrics", args, metricsFlags)
+	if err != nil {
+		return usageCode(err)
+	}
+	run, file := runAndFile(pos[0], pos[1])
+	s, code := openStored(t, o, file)
+	if code != exitOK {
+		return code
+	}
+	f, err := engine.FindRunOf(s.store, s.prog, run)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	if !o.json {
+		fmt.Fprintf(t.out, "run %s of %s, %s\n", f.Run, clean(f.Pipeline), f.Started.Format("2006-01-02 15:04:05"))
+	}
+	for _, st := range f.Stages {
+		for _, name := range sortedKeys(st.Outputs) {
+			if st.Outputs[name].Type != artifact.Metrics {
+				continue
+			}
+			m, err := readMetrics(s.store, st.Outputs[name])
+			if err != nil {
+				t.errorf("%s: %v", st.Addr, err)
+				code = exitFailed
+				continue
+			}
+			if o.json {
+				metricLines(t, f.Run, st.Addr, m)
+			} else {
+				metricTable(t, st.Addr, m)
+			}
+		}
+	}
+	return code
+}
+
+func metricsFlags(fs *flag.FlagSet, o *options) {
+	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
+}
+
+// metricLines prints one JSON object a metric.
+func metricLines(t *app, run, addr string, m artifact.MetricsFile) {
+	for _, name := range sortedKeys(m.Metrics) {
+		v := m.Metrics[name]
+		line := map[string]any{"type": "metric", "run": run, "stage": addr, "metric": name, "n": v.N, "value": v.Value, "stderr": v.Stderr, "direction": v.Better}
+		if b, ok := m.Baseline[name]; ok {
+			line["base"] = b.Value
+		}
+		if c, ok := compare.Change(m, name); ok {
+			line["change"], line["change_stderr"] = c.Value, c.Stderr
+		}
+		if b, ok := m.Blind[name]; ok {
+			line["blind"] = b.Value
+		}
+		jsonLines(t.out).Encode(line)
+	}
+}
+
+func runMetricsDiff(_ context.Context, t *app, args []string) int {
+	o, pos, err := parseArgs(t, "metrics diff", []string{"A", "B", "[FILE|DIR]"}, args, metricsFlags)
+	if err != nil {
+		return usageCode(err)
+	}
+	s, code := openStored(t, o, pos[2])
+	if code != exitOK {
+		return code
+	}
+	var runs [2]*engine.RunFile
+	for i := range runs {
+		if runs[i], err = engine.FindRunOf(s.store, s.prog, pos[i]); err != nil {
+			t.errorf("%v", err)
+			return exitFailed
+		}
+	}
+	rs, err := compare.Runs(s.store, runs[0].Outputs(), runs[1].Outputs(), false)
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	if o.json {
+		comparisonLines(t, rs)
+		return exitOK
+	}
+	fmt.Fprintf(t.out, "run %s → run %s\n", runs[0].Run, runs[1].Run)
+	comparisonTable(t, rs)
+	return exitOK
+}
+
+func comparisonLines(t *app, rs []compare.Result) {
+	for _, r := range rs {
+		jsonLines(t.out).Encode(struct {
+			Type string `json:"type"`
+			compare.Result
+		}{"compare", r})
+	}
+}
+
+// comparisonTable prints what two runs measured, a table a stage.
+func comparisonTable(t *app, rs []compare.Result) {
+	for len(rs) > 0 {
+		n := 1
+		for n < len(rs) && rs[n].Stage == rs[0].Stage {
+			n++
+		}
+		fmt.Fprintf(t.out, "\n%s\n", t.outInk.paint(bold, clean(rs[0].Stage)))
+		g := grid{right: []bool{false, true, true, true, true, false, true}}
+		g.add("  metric", "n", "before", "now", "change", "95 % interval", "p (Holm)", "")
+		for _, r := range rs[:n] {
+			g.add(comparisonRow(r)...)
+		}
+		g.write(t.out)
+		rs = rs[n:]
+	}
+}
+
+func comparisonRow(r compare.Result) []string {
+	items, interval, p := "–", "", ""
+	if r.N > 0 {
+		items = fmt.Sprint(r.N)
+	}
+	if r.Test != "" {
+		interval = fmt.Sprintf("[%+.4f, %+.4f]", r.Low, r.High)
+		p = fmt.Sprintf("%.3f", r.Holm)
+		if r.Holm < 0.0005 {
+			p = "<0.001"
+		}
+	}
+	say := string(r.Outcome)
+	if r.Outcome == compare.Inconclusive && r.Detectable > 0 {
+		say += fmt.Sprintf("; a difference of %.4f would have shown", r.Detectable)
+	}
+	if r.Note != "" {
+		say = strings.TrimPrefix(say+"; "+r.Note, "; ")
+	}
+	return []string{"  " + r.Metric, items, fmt.Sprintf("%.4f", r.Old), fmt.Sprintf("%.4f", r.New), fmt.Sprintf("%+.4f", r.Delta), interval, p, say}
+}

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
+)
+
+// A Baseline is the run that later runs of a pipeline are compared with, the
+// file baselines/<pipeline>.json of the store. It is moved by people only.
+type Baseline struct {
+	Pipeline string    `json:"pipeline"`
+	Dir      string    `json:"dir"` // absolute
+	Run      string    `json:"run"`
+	Set      time.Time `json:"set"`
+}
+
+// pipelineDir is the absolute directory that, with its name, says which
+// pipeline of a store a program is.
+func pipelineDir(prog *lang.Program) string {
+	dir, err := filepath.Abs(prog.Dir)
+	if err != nil {
+		return prog.Dir
+	}
+	return dir
+}
+
+// PipelineName is the name of the files that a store keeps about a pipeline.
+func PipelineName(prog *lang.Program) string {
+	return nameOf(pipelineDir(prog) + "\x00" + prog.Name)
+}
+
+func baselineName(prog *lang.Program) string { return "baselines/" + PipelineName(prog) + ".json" }
+
+func baselinePath(s *artifact.Store, prog *lang.Program) string {
+	return filepath.Join(s.Dir(), baselineName(prog))
+}
+
+// ReadBaseline returns the baseline of prog, nil when none is set.
+func ReadBaseline(s *artifact.Store, prog *lang.Program) (*Baseline, error) {
+	path := baselinePath(s, prog)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the baseline: %w", err)
+	}
+	var b Baseline
+	if err := json.Unmarshal(data, &b); err != nil || b.Run == "" {
+		return nil, fmt.Errorf("the baseline %s is damaged; set it anew: pipe baseline set RUN", path)
+	}
+	return &b, nil
+}
+
+// SetBaseline pins a run of prog. Its metrics must be in the store.
+func SetBaseline(s *artifact.Store, prog *lang.Program, run *RunFile) error {
+	measured := 0
+	for _, r := range run.Stages {
+		for _, o := range r.Outputs {
+			if o.Type != artifact.Metrics {
+				continue
+			}
+			if measured++; !s.Has(o.Digest) {
+				return fmt.Errorf("the metrics of %s in run %s are no longer in the store; run the pipeline again and pin that run", r.Addr, run.Run)
+			}
+		}
+	}
+	if measured == 0 {
+		return fmt.Errorf("run %s measured nothing: it has no stage with metrics", run.Run)
+	}
+	return writeJSON(s.Replace, baselineName(prog), Baseline{prog.Name, pipelineDir(prog), run.Run, time.Now().UTC().Truncate(time.Second)})
+}
+
+// ClearBaseline unpins the baseline of prog, and reports whether there was one.
+func ClearBaseline(s *artifact.Store, prog *lang.Program) (bool, error) {
+	err := s.Forget(baselineName(prog))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Outputs returns what the stages of a run made, by address.
+func (r *Result) Outputs() map[string]map[string]artifact.Object {
+	out := map[string]map[string]artifact.Object{}
+	for _, s := range r.Stages {
+		if s.State == Done || s.State == Cached {
+			out[s.Addr] = s.Outputs
+		}
+	}
+	return out
+}
+
+// pinned is the baseline of a run that judges gates.
+type pinned struct {
+	run     string
+	outputs map[string]map[string]artifact.Object
+}
+
+// readPinned returns the pinned run of the program, nil when there is none.
+func (e *engine) readPinned() (*pinned, error) {
+	b, err := ReadBaseline(e.Store, e.prog)
+	if b == nil || err != nil {
+		return nil, err
+	}
+	f, err := ReadRun(e.Store, b.Run)
+	if err != nil {
+		return nil, fmt.Errorf("read the baseline: %w; pin another run: pipe baseline set RUN", err)
+	}
+	return &pinned{b.Run, f.Outputs()}, nil
+}

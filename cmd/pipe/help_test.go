@@ -11,7 +11,7 @@ import (
 )
 
 // ask runs pipe with args and returns what it prints.
-func ask(t *testing.T, args ...string) (code int, out, err string) {
+func ask(t testing.TB, args ...string) (code int, out, err string) {
 	t.Helper()
 	var o, e bytes.Buffer
 	code = dispatch(context.Background(), &app{&terminal{out: &o, err: &e, width: 100, height: 24}, stages.All}, args)

@@ -45,6 +45,7 @@ type options struct {
 	format         string
 	check          bool
 	offline        bool
+	stamp          *stamper // of pipe run; nil for none
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -52,7 +53,14 @@ func (o *options) getenv(name string) string {
 	if o.offline && name == "HF_HUB_OFFLINE" {
 		return "1"
 	}
-	return os.Getenv(name)
+	v, _ := o.lookupEnv(name)
+	return v
+}
+
+// lookupEnv is os.LookupEnv; the stamp of the run notes the name.
+func (o *options) lookupEnv(name string) (string, bool) {
+	o.stamp.note(name)
+	return os.LookupEnv(name)
 }
 
 // parse reads flags, which may stand before and after the arguments, and
@@ -140,7 +148,7 @@ func load(t *app, o *options, path string) (*lang.Program, bool) {
 		}
 		vars[k] = val
 	}
-	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
+	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: o.lookupEnv})
 	if len(diags) > 0 {
 		t.diagnose(prog.Files, diags)
 	}
@@ -181,14 +189,24 @@ func checkFlags(o *options, prog *lang.Program) error {
 }
 
 // storeDir is where the store of a pipeline lies.
-func storeDir(o *options, prog *lang.Program) string {
+func storeDir(o *options, prog *lang.Program) string { return storeDirOf(o, prog.Dir) }
+
+// pipelineDir is the directory of a pipeline, as lang.Load finds it.
+func pipelineDir(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return path
+	}
+	return filepath.Dir(path)
+}
+
+func storeDirOf(o *options, dir string) string {
 	switch env := os.Getenv("PIPE_STORE"); {
 	case o.store != "":
 		return o.store
 	case env != "":
 		return env
 	}
-	return filepath.Join(prog.Dir, ".pipe")
+	return filepath.Join(dir, ".pipe")
 }
 
 // setup opens the store and the device, and returns the engine's options.

@@ -37,6 +37,11 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		return exitUsage
 	}
+	o.stamp = newStamper(o, args, pos[0])
+	if n, ok := o.stamp.upToDate(); ok {
+		nothingToDo(t, n, time.Since(start))
+		return exitOK
+	}
 	prog, ok := load(t, o, pos[0])
 	if !ok {
 		return finish(t, o, nil, exitUsage)
@@ -68,6 +73,9 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		t.printf("interrupted; what was finished is kept, run the same command again to go on\n")
 	case res != nil:
 		summarise(t, prog, opts.Store, res, time.Since(start))
+	}
+	if code == exitOK && !prog.Sensitive && !t.said {
+		o.stamp.leave(res, start)
 	}
 	return finish(t, o, res, code)
 }
@@ -135,7 +143,7 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 	failed := count(res, engine.Failed)
 	if res.Ran == 0 && failed == 0 && res.GatesPassed() {
 		copies(t, res)
-		fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(res.Cached), duration(took))
+		nothingToDo(t, res.Cached, took)
 		return
 	}
 	notes(t, res)
@@ -156,6 +164,10 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 		}
 	}
 	fmt.Fprintf(t.out, "\n%s ran, %d up to date, %d failed, in %s (run %s)\n", plural(res.Ran), res.Cached, failed, duration(took), res.Run)
+}
+
+func nothingToDo(t *app, stages int, took time.Duration) {
+	fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(stages), duration(took))
 }
 
 // plural counts stages in words.

@@ -30,6 +30,7 @@ type terminal struct {
 	mu    sync.Mutex
 	lines []string // the live ones
 	drawn int      // how many of them are on the screen
+	said  bool     // something was printed to err
 }
 
 func newTerminal(out, err *os.File) *terminal {
@@ -69,6 +70,7 @@ func (t *terminal) printf(format string, args ...any) {
 func (t *terminal) above(f func(w io.Writer)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.said = true
 	var b strings.Builder
 	t.erase(&b)
 	f(&b)

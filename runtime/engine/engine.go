@@ -78,6 +78,8 @@ type Result struct {
 	Gates   []GateResult  `json:"gates"`
 	Ran     int           `json:"ran"`    // stages that ran and are done
 	Cached  int           `json:"cached"` // stages that were up to date
+
+	engine *engine
 }
 
 // GatesPassed reports whether no gate failed.

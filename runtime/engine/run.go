@@ -38,7 +38,7 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 
 // collect gathers what the visits left, in the order of the program.
 func (e *engine) collect(ends []dag.Result) (*Result, []error) {
-	res := &Result{Run: e.run, Stages: []StageResult{}, Gates: []GateResult{}}
+	res := &Result{Run: e.run, Stages: []StageResult{}, Gates: []GateResult{}, engine: e}
 	var errs []error
 	for i, end := range ends {
 		n, r := e.nodes[i], e.results[end.Node]

@@ -35,6 +35,8 @@ type Program struct {
 	Nodes       []*Node
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	Graph       graph.Graph[string, string]
+	Reads       []string // files and directories that were read, or looked for and missing
+	Sensitive   bool     // a variable is sensitive
 
 	byAddr map[string]*Node
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -70,11 +71,11 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	if name != "fmt" {
+	if !slices.Contains([]string{"fmt", "docs", "completion"}, name) {
 		fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 		fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	}
-	if name != "fmt" && name != "validate" && name != "graph" { // those look at files only
+	if !slices.Contains([]string{"fmt", "validate", "graph", "docs", "completion"}, name) { // those look at files only
 		fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
 		fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
 	}
@@ -85,7 +86,11 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 	for rest := args; ; {
 		if err := fs.Parse(rest); err != nil {
 			if err == flag.ErrHelp {
-				helpCommand(t.out, name, fs)
+				if t.help != nil {
+					t.help(fs)
+				} else {
+					helpCommand(t, name)
+				}
 				return nil, nil, err
 			}
 			t.errorf("%s; pipe help %s lists the flags", flagProblem(name, fs, err), name)

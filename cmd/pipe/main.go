@@ -51,6 +51,9 @@ func commands() []command {
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
+		{"doctor", "[FILE|DIR]", "check this machine, the store and what the pipeline needs", runDoctor},
+		{"docs", "", "write the reference documentation of all kinds and commands", runDocs},
+		{"completion", "bash|zsh|fish", "print a script that completes command lines in a shell", runCompletion},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -58,7 +61,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "gc", "verify", "lock", "doctor"}
+	return []string{"diff", "trace", "report", "metrics", "baseline", "nightly", "gc", "verify", "lock"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }
@@ -81,6 +84,9 @@ func dispatch(ctx context.Context, t *app, args []string) int {
 			return exitUsage
 		}
 		return exitOK
+	}
+	if args[0] == completeCommand {
+		return runComplete(ctx, t, args[1:])
 	}
 	for _, c := range commands() {
 		if c.name != args[0] {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -31,6 +32,8 @@ type terminal struct {
 	lines []string // the live ones
 	drawn int      // how many of them are on the screen
 	said  bool     // something was printed to err
+
+	help func(fs *flag.FlagSet) // takes the flags of a command asked for --help, instead of printing them
 }
 
 func newTerminal(out, err *os.File) *terminal {

@@ -34,6 +34,7 @@ type options struct {
 	vars, varFiles list
 	store          string
 	device         string
+	executor       string
 	targets, force list
 	parallelism    int
 	keepGoing      bool
@@ -176,6 +177,13 @@ func checkFlags(o *options, prog *lang.Program) error {
 	if o.parallelism < 0 {
 		return flagError{fmt.Errorf("--parallelism %d: must be 0 (as many as processors) or more", o.parallelism)}
 	}
+	switch o.executor {
+	case "", "local":
+	case "slurm":
+		return flagError{errors.New("--executor slurm: this version of pipe runs every stage on this machine; use --executor local, or start pipe itself with sbatch")}
+	default:
+		return flagError{fmt.Errorf("--executor %s: use local", o.executor)}
+	}
 	var names []string
 	for _, n := range prog.Nodes {
 		names = append(names, n.Addr)
@@ -232,6 +240,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		closeLog()
 		return engine.Options{}, nil, err
 	}
+	log.Info().Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {

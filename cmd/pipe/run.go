@@ -19,6 +19,7 @@ import (
 func runFlags(fs *flag.FlagSet, o *options) {
 	fs.Var(&o.targets, "target", "run only this `ADDR` and what it needs; may be repeated")
 	fs.Var(&o.force, "force", "run `ADDR` even if it is up to date; may be repeated")
+	fs.StringVar(&o.executor, "executor", "local", "`WHERE` stages run: local; slurm is not part of this version")
 	fs.IntVar(&o.parallelism, "parallelism", 0, "`N` stages running at once (default: processors)")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")

@@ -145,14 +145,10 @@ func usageCode(err error) int {
 
 // load reads the pipeline; on errors they have been printed.
 func load(t *app, o *options, path string) (*lang.Program, bool) {
-	vars := map[string]string{}
-	for _, v := range o.vars {
-		k, val, ok := strings.Cut(v, "=")
-		if !ok {
-			t.errorf("--var %s: write NAME=VALUE", v)
-			return nil, false
-		}
-		vars[k] = val
+	vars, err := variables(o)
+	if err != nil {
+		t.errorf("%v", err)
+		return nil, false
 	}
 	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: o.lookupEnv})
 	if len(diags) > 0 {

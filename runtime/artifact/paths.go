@@ -15,3 +15,7 @@ func (a *Artifact) Paths() []string {
 	}
 	return paths
 }
+
+// ManifestFormat is the format of the manifests that this version writes and
+// reads.
+const ManifestFormat = 1

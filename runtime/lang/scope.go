@@ -208,7 +208,7 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 		case d == nil: // each or path
 		case d.off:
 			off = d
-		case d.outputs != nil:
+		case d.kind != nil || d.outputs != nil:
 			if diag := d.checkSteps(t); diag != nil {
 				diags = append(diags, diag)
 			}

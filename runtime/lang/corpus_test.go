@@ -24,6 +24,7 @@ var elsewhere = map[string]string{
 	"Cannot read the pipeline":                "TestLoadErrorsWithoutPosition",
 	"Cannot read the variables":               "TestLoadErrorsWithoutPosition",
 	"is larger than %d MiB":                   "TestLargeFilesAreRefused",
+	"The values of this pipeline hold":        "TestDoublingIsBounded",
 	"%s has no outputs.":                      "TestErrorsOfOtherKinds",
 	"checkpoint.%s says the same as":          "TestErrorsOfOtherKinds",
 	"--var %s: the pipeline declares":         "TestLoadErrorsWithoutPosition",
@@ -177,6 +178,41 @@ type longSpec struct {
 }
 
 func (*longSpec) Check() error { return nil }
+
+// Each local doubles the one before: the 64th would have 2^64 bytes.
+func TestDoublingIsBounded(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("locals {\n  x0 = \"0123456789abcdef\"\n")
+	for i := range 63 {
+		fmt.Fprintf(&b, "  x%d = \"${local.x%d}${local.x%d}\"\n", i+1, i, i)
+	}
+	b.WriteString("}\n")
+	_, diags := LoadSource([]byte(b.String()), "t.hcl", ".", nil, Options{})
+	if len(diags) != 1 || diags[0].Summary != "Too large" || !strings.Contains(diags[0].Detail, "hold more than 64 MiB") {
+		t.Errorf("got %v", diags)
+	}
+}
+
+// Loops over what real recipes hold are not refused.
+func TestOrdinaryLoopsAreFine(t *testing.T) {
+	text := strings.Repeat("a line of a prompt that is as long as many are\n", 40_000)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "prompts.txt"), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	src := `locals {
+  text    = file("prompts.txt")
+  lines   = slice(split("\n", local.text), 0, 1000)
+  upper   = [for l in local.lines : upper(l) if l != ""]
+  numbers = { for i, l in local.lines : i => "${i}: ${l}" }
+  pairs   = flatten([for i in range(0, 100) : [for j in range(0, 100) : "${i},${j}"]])
+  direct  = [for l in split("\n", file("prompts.txt")) : trimspace(l)]
+}
+`
+	if _, diags := LoadSource([]byte(src), "t.hcl", dir, nil, Options{}); diags.HasErrors() {
+		t.Error(diags)
+	}
+}
 
 func TestLargeFilesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "large.hcl")

@@ -146,6 +146,7 @@ type loader struct {
 	funcs   map[string]function.Function
 	plans   plans
 	noted   map[string]bool // names in prog.Reads
+	held    int64           // bytes of the values made so far
 	visited int             // references resolved and values put in scopes: the work done, for tests
 }
 
@@ -161,7 +162,8 @@ type decl struct {
 	uses map[string]hcl.Range // what it refers to, and where first
 
 	value  cty.Value
-	broken bool // value is not known because of an error already reported
+	weight *weight // of the value, once it was asked for
+	broken bool    // value is not known because of an error already reported
 	swept  bool
 	cyclic bool // lies on a cycle of references
 	off    bool // when = false

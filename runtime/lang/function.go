@@ -229,6 +229,9 @@ func matrix(axes cty.Value) (cty.Value, error) {
 		if t := axis.Type(); axis.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() || axis.LengthInt() == 0 {
 			return bad("axis %s is not a list of values, such as %s = [8, 16]", name, name)
 		}
+		if len(all)*axis.LengthInt() > maxMatrix {
+			return bad("there are more than %d combinations", maxMatrix)
+		}
 		var next []combination
 		for _, c := range all {
 			for _, v := range axis.AsValueSlice() {
@@ -245,9 +248,6 @@ func matrix(axes cty.Value) (cty.Value, error) {
 				}
 				values[name] = v
 				next = append(next, combination{append(slices.Clone(c.key), name+"="+s.AsString()), values})
-			}
-			if len(next) > maxMatrix {
-				return bad("there are more than %d combinations", maxMatrix)
 			}
 		}
 		all = next

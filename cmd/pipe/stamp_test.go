@@ -108,6 +108,10 @@ func stampCases() []stampCase {
 			}
 		}},
 		{name: "a new file of a directory", args: []string{"."}, files: recipe, want: "1 stage ran", change: put("q.hcl", strings.ReplaceAll(step(`"more"`), `"a"`, `"b"`))},
+		{name: "a lock file", files: recipe, want: nothing, change: put("pipe.lock", "")},
+		{name: "a lock file that was there", want: nothing, change: edit("pipe.lock", "1", "2"),
+			files: with("p.hcl", stampRecipe, "pipe.lock", "# 1\n")},
+		{name: "a pinned baseline", files: recipe, want: nothing, change: put(".pipe/baselines/p.json", "{}")},
 		{name: "a copy is gone", files: exported, want: "was copied to", change: remove("out")},
 		{name: "a file of a copy is gone", files: exported, want: "was copied to", change: remove("out/safetensors/config.json")},
 		{name: "a stranger among the copies", files: exported, code: exitFailed, change: put("out/safetensors/mine.txt", "mine")},
@@ -189,6 +193,7 @@ score "s" {
 		"a branch":       "model \"m\" {\n  source = \"hf://a/b\"\n}\nexport \"m\" {\n  model = model.m\n  formats = [\"safetensors\"]\n}\n",
 		"nothing at all": stampRecipe,
 	}
+	files["a gate and a pinned baseline"] = strings.ReplaceAll(files["a failed gate"], "> 1", "> 0.1")
 	dirs := map[string]string{}
 	cache := t.TempDir()
 	t.Setenv("HF_HUB_CACHE", cache)
@@ -203,6 +208,9 @@ score "s" {
 		put("p.hcl", text)(t, dirs[name])
 		put("rows.jsonl", oneRow)(t, dirs[name])
 		runIn(t, dirs[name], codes[name], nil)
+		if strings.Contains(name, "baseline") {
+			put(".pipe/baselines/p.json", "{}")(t, dirs[name])
+		}
 	}
 	pinned := t.TempDir()
 	put("p.hcl", strings.ReplaceAll(files["a branch"], "hf://a/b", "hf://a/b@"+commit))(t, pinned)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"pipe/runtime/lang"
@@ -22,14 +23,23 @@ var errUnwatched = errors.New("it depends on more than files")
 func (e *engine) watched() ([]string, error) {
 	w := &watch{e: e}
 	w.add(e.prog.Dir)
-	w.add(e.prog.Reads...)
+	w.add(e.prog.Watched...)
 	for _, n := range e.nodes {
 		if err := w.node(n); err != nil {
 			return nil, err
 		}
 	}
-	w.add(e.last.path(e.Store), filepath.Join(e.Store.Dir(), "runs"))
+	// Who judges gates by a run that people pinned looks at more than this.
+	baselines := filepath.Join(e.Store.Dir(), "baselines")
+	if pinned, err := os.ReadDir(baselines); err == nil && len(pinned) > 0 && e.gated() {
+		return nil, errUnwatched
+	}
+	w.add(filepath.Join(e.prog.Dir, "pipe.lock"), baselines, e.last.path(e.Store), filepath.Join(e.Store.Dir(), "runs"))
 	return w.paths, nil
+}
+
+func (e *engine) gated() bool {
+	return slices.ContainsFunc(e.nodes, func(n *lang.Node) bool { return len(n.Gates) > 0 })
 }
 
 type watch struct {

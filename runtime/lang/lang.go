@@ -35,7 +35,7 @@ type Program struct {
 	Nodes       []*Node
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	Graph       graph.Graph[string, string]
-	Reads       []string // files and directories that were read, or looked for and missing
+	Watched     []string // files and directories that decided what was loaded, also those looked for and missing
 	Sensitive   bool     // a variable is sensitive
 
 	byAddr map[string]*Node

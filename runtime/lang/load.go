@@ -30,7 +30,7 @@ func Load(path string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnost
 	l.prog.Name = strings.TrimSuffix(filepath.Base(path), ".hcl")
 	l.prog.Dir = filepath.Dir(path)
 	names := []string{path}
-	l.noteRead(path)
+	l.watch(path)
 	if info, err := os.Stat(path); err != nil {
 		l.fail("Cannot read the pipeline", "%s; name a pipeline file or a directory that holds *.hcl files", ioReason(path, err))
 	} else if info.IsDir() {
@@ -82,17 +82,17 @@ func hclFiles(dir string) []string {
 	return names
 }
 
-// noteRead notes that the program depends on the state of a file or directory.
-func (l *loader) noteRead(name string) {
+// watch notes that the program depends on the state of a file or directory.
+func (l *loader) watch(name string) {
 	if !l.noted[name] {
 		l.noted[name] = true
-		l.prog.Reads = append(l.prog.Reads, name)
+		l.prog.Watched = append(l.prog.Watched, name)
 	}
 }
 
 // read is readFile, and notes the name.
 func (l *loader) read(name string) ([]byte, error) {
-	l.noteRead(name)
+	l.watch(name)
 	return readFile(name)
 }
 
@@ -145,7 +145,7 @@ type loader struct {
 	envs    map[string]bool  // names that env() may read
 	funcs   map[string]function.Function
 	plans   plans
-	noted   map[string]bool // names in prog.Reads
+	noted   map[string]bool // names in prog.Watched
 	held    int64           // bytes of the values made so far
 	visited int             // references resolved and values put in scopes: the work done, for tests
 }

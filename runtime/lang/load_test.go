@@ -286,7 +286,7 @@ func TestReadsAreNoted(t *testing.T) {
 		t.Fatal(diags)
 	}
 	var got []string
-	for _, r := range p.Reads {
+	for _, r := range p.Watched {
 		rel, err := filepath.Rel(dir, r)
 		if err != nil {
 			t.Fatal(err)
@@ -316,7 +316,7 @@ func TestOnlyLoadReads(t *testing.T) {
 		}
 		for _, pkg := range []string{"\t\"os\"\n", "\t\"os/exec\"\n", "\t\"io/ioutil\"\n"} {
 			if strings.Contains(string(b), pkg) {
-				t.Errorf("%s imports %s: read through loader.read, so that Program.Reads has it", name, strings.TrimSpace(pkg))
+				t.Errorf("%s imports %s: read through loader.read, so that Program.Watched has it", name, strings.TrimSpace(pkg))
 			}
 		}
 	}

@@ -8,8 +8,9 @@
 // peers. Everything is built once, and then left alone for longer than the two
 // seconds within which times of files prove nothing. A round runs each program
 // once, the first of them another one every round. "pipe" finds the stamp of its
-// last run; "pipe, full" leaves none, and reads the pipeline each time. Printed are medians and
-// quartiles in milliseconds. A peer that is not installed is left out.
+// last run; "pipe, full" leaves none, and reads the pipeline each time. Printed
+// are medians and quartiles in milliseconds. A peer that is not installed is left
+// out.
 package main
 
 import (
@@ -69,21 +70,11 @@ func bench(sizes string, rounds int, pipe string, flags []string) error {
 type program struct {
 	name string
 	args []string
+	dir  string
 	took []time.Duration
 }
 
 func chain(dir string, n, rounds int, pipe []string) error {
-	if err := os.Mkdir(dir, 0o777); err != nil {
-		return err
-	}
-	for name, text := range map[string]string{
-		"chain.hcl": recipe(n), "build.ninja": ninjaFile(n), "Makefile": makefile(n),
-		"row.jsonl": `{"text":"a row"}` + "\n", "s0": "a row\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
-			return err
-		}
-	}
 	var programs []*program
 	full := append(slices.Clone(pipe), "--log-level", "error")
 	for _, p := range []*program{{name: "pipe", args: pipe}, {name: "pipe, full", args: full}, {name: "ninja", args: []string{"ninja"}}, {name: "make", args: []string{"make", "-s"}}} {
@@ -91,7 +82,11 @@ func chain(dir string, n, rounds int, pipe []string) error {
 			fmt.Fprintf(os.Stderr, "noop: %s is not installed and left out\n", p.name)
 			continue
 		}
-		if _, err := p.run(dir); err != nil { // the one that builds
+		p.dir = filepath.Join(dir, p.name)
+		if err := write(p.dir, n); err != nil {
+			return err
+		}
+		if _, err := p.run(); err != nil { // the one that builds
 			return err
 		}
 		programs = append(programs, p)
@@ -100,7 +95,7 @@ func chain(dir string, n, rounds int, pipe []string) error {
 	for round := range rounds + 1 {
 		for i := range programs {
 			p := programs[(round+i)%len(programs)]
-			took, err := p.run(dir)
+			took, err := p.run()
 			if err != nil {
 				return err
 			}
@@ -117,9 +112,25 @@ func chain(dir string, n, rounds int, pipe []string) error {
 	return nil
 }
 
-func (p *program) run(dir string) (time.Duration, error) {
+// write makes a directory with the chain as each program reads it.
+func write(dir string, n int) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{
+		"chain.hcl": recipe(n), "build.ninja": ninjaFile(n), "Makefile": makefile(n),
+		"row.jsonl": `{"text":"a row"}` + "\n", "s0": "a row\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *program) run() (time.Duration, error) {
 	cmd := exec.Command(p.args[0], p.args[1:]...)
-	cmd.Dir = dir
+	cmd.Dir = p.dir
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	begin := time.Now()

@@ -107,6 +107,11 @@ func stampCases() []stampCase {
 				t.Fatal(out, err)
 			}
 		}},
+		{name: "another run, with its output for programs", files: recipe, want: nothing, change: func(t *testing.T, dir string) {
+			if code, out, err := runAgain(t, "run", "--json", filepath.Join(dir, "p.hcl")); code != exitOK {
+				t.Fatal(out, err)
+			}
+		}},
 		{name: "a new file of a directory", args: []string{"."}, files: recipe, want: "1 stage ran", change: put("q.hcl", strings.ReplaceAll(step(`"more"`), `"a"`, `"b"`))},
 		{name: "a lock file", files: recipe, want: nothing, change: put("pipe.lock", "")},
 		{name: "a lock file that was there", want: nothing, change: edit("pipe.lock", "1", "2"),
@@ -316,5 +321,30 @@ func remove(pattern string) func(*testing.T, string) {
 		for _, p := range paths {
 			check(t, os.RemoveAll(p))
 		}
+	}
+}
+
+// Pipelines that share a store do not take each other's stamps.
+func TestOtherPipelinesLeaveStampsAlone(t *testing.T) {
+	dir := t.TempDir()
+	put("p.hcl", stampRecipe)(t, dir)
+	put("q.hcl", strings.ReplaceAll(stampRecipe, "one", "two"))(t, dir)
+	put("rows.jsonl", oneRow)(t, dir)
+	t.Chdir(dir)
+	run := func(name string) {
+		if code, out, err := runAgain(t, "run", name); code != exitOK {
+			t.Fatal(out, err)
+		}
+	}
+	run("p.hcl")
+	run("q.hcl")
+	time.Sleep(2100 * time.Millisecond)
+	run("p.hcl")
+	run("q.hcl")
+	before := runs(t, dir)
+	run("p.hcl")
+	run("q.hcl")
+	if after := runs(t, dir); after != before {
+		t.Errorf("%d runs were noted, although nothing changed", after-before)
 	}
 }

@@ -30,6 +30,9 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 	if err := e.remember(res, begin); err != nil {
 		e.Log.Warn().Err(err).Msg("could not note the run in the store")
 	}
+	if err := e.noteLatest(); err != nil {
+		e.Log.Warn().Err(err).Msg("could not note which run is the latest")
+	}
 	if ctx.Err() != nil {
 		return res, context.Cause(ctx)
 	}

@@ -87,9 +87,9 @@ func (r *Result) Stamp(name string, begin time.Time, variables []string, facts F
 		}
 		s.paths = append(s.paths, abs)
 	}
-	runs := filepath.Join(store, "runs") // this run itself added to it
+	latest := r.engine.latestPath() // this run itself wrote it
 	s.sum, err = s.hash(facts, func(path string, info fs.FileInfo) error {
-		if path != runs && !changed(info).Before(begin.Add(-racy)) {
+		if path != latest && !changed(info).Before(begin.Add(-racy)) {
 			return fmt.Errorf("%s changed just now", path)
 		}
 		return nil

@@ -34,9 +34,18 @@ func (e *engine) watched() ([]string, error) {
 	if pinned, err := os.ReadDir(baselines); err == nil && len(pinned) > 0 && e.gated() {
 		return nil, errUnwatched
 	}
-	w.add(filepath.Join(e.prog.Dir, "pipe.lock"), baselines, e.last.path(e.Store), filepath.Join(e.Store.Dir(), "runs"))
+	w.add(filepath.Join(e.prog.Dir, "pipe.lock"), baselines, e.last.path(e.Store), e.latestPath())
 	return w.paths, nil
 }
+
+// latestPath is the file that names the latest run of the pipeline. It changes
+// with every run, whatever its arguments, so that a stamp holds only as long as
+// the run that left it is the latest of the notes of runs.
+func (e *engine) latestPath() string {
+	return filepath.Join(e.Store.Dir(), "latest", nameOf(e.last.Dir+"\x00"+e.last.Pipeline))
+}
+
+func (e *engine) noteLatest() error { return writeFile(e.latestPath(), []byte(e.run+"\n")) }
 
 func (e *engine) gated() bool {
 	return slices.ContainsFunc(e.nodes, func(n *lang.Node) bool { return len(n.Gates) > 0 })

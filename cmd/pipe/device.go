@@ -12,6 +12,7 @@ import (
 // one needs it.
 type device struct {
 	name   string
+	why    string // it was chosen
 	opened tensor.Backend
 }
 
@@ -20,9 +21,13 @@ func openDevice(flag string) (*device, error) {
 	switch flag {
 	case "auto", "cpu":
 		b := cpu.New(0)
-		return &device{name: b.Name(), opened: b}, nil
+		why := "--device cpu"
+		if flag == "auto" {
+			why = "this program has no CUDA backend"
+		}
+		return &device{name: b.Name(), why: why, opened: b}, nil
 	case "cuda":
-		return nil, flagError{errors.New("--device cuda: this program has no CUDA backend; use --device cpu")}
+		return nil, flagError{errors.New("--device cuda: this program was built without a CUDA backend; use --device cpu")}
 	}
 	return nil, flagError{fmt.Errorf("--device %s: use auto, cpu or cuda", flag)}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"pipe/model/pretrained"
@@ -184,15 +183,6 @@ func runGraph(_ context.Context, t *app, args []string) int {
 }
 
 func runVersion(_ context.Context, t *app, _ []string) int {
-	version := "(unknown)"
-	if bi, ok := debug.ReadBuildInfo(); ok {
-		version = bi.Main.Version
-		for _, s := range bi.Settings {
-			if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
-				version = s.Value
-			}
-		}
-	}
-	fmt.Fprintln(t.out, "pipe", version)
+	fmt.Fprintln(t.out, "pipe", version())
 	return exitOK
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
-	"flag"
 	"fmt"
-	"io"
 	"slices"
 	"sort"
 	"strings"
@@ -61,13 +59,13 @@ func runHelp(ctx context.Context, t *app, args []string) int {
 	var names []string
 	for _, k := range t.kinds {
 		if names = append(names, k.Name); k.Name == name {
-			helpKind(t, k)
+			t.explain(kindPage(k))
 			return exitOK
 		}
 	}
 	for _, b := range blocks() {
 		if names = append(names, b.name); b.name == name {
-			writeDoc(t.out, b.doc, b.fields)
+			t.explain(blockPage(b))
 			return exitOK
 		}
 	}
@@ -85,13 +83,38 @@ func runHelp(ctx context.Context, t *app, args []string) int {
 	return exitUsage
 }
 
-// helpOf explains a command: those that take flags do it themselves.
+// explain prints a page.
+func (t *terminal) explain(p page) { p.writeText(t.out, t.outInk, t.width) }
+
+// helpOf explains a command.
 func helpOf(ctx context.Context, t *app, c command) int {
-	if c.name == "help" || c.name == "version" {
-		helpCommand(t.out, c.name, flag.NewFlagSet("", flag.ContinueOnError))
-		return exitOK
+	t.explain(commandPage(ctx, t, c))
+	return exitOK
+}
+
+// helpCommand explains the command of that name.
+func helpCommand(t *app, name string) {
+	for _, c := range commands() {
+		if c.name == name {
+			helpOf(context.Background(), t, c)
+		}
 	}
-	return c.run(ctx, t, []string{"--help"})
+}
+
+// commandDocs describes the commands: sections that start with a line of the
+// form "# NAME".
+//
+//go:embed commands.md
+var commandDocs string
+
+// manual returns the section of a command in commands.md, without its title.
+func manual(name string) string {
+	_, after, ok := strings.Cut("\n"+commandDocs, "\n# "+name+"\n")
+	if !ok {
+		return ""
+	}
+	section, _, _ := strings.Cut(after, "\n# ")
+	return strings.TrimSpace(section)
 }
 
 func helpAll(t *app) {
@@ -106,45 +129,6 @@ func helpAll(t *app) {
 	}
 }
 
-func helpKind(t *app, k stage.Kind) {
-	writeDoc(t.out, k.Doc, lang.Fields(k))
-	fmt.Fprintf(t.out, "\n## References\n\n")
-	for _, o := range k.Outputs {
-		ref := k.Name + ".NAME"
-		if o.Name != "" {
-			ref += "." + o.Name
-		}
-		fmt.Fprintf(t.out, "  %s (%s)\n      %s\n", ref, o.Type, o.Doc)
-	}
-}
-
-func writeDoc(w io.Writer, doc string, fields []lang.Field) {
-	fmt.Fprintln(w, strings.TrimSpace(doc))
-	if len(fields) > 0 {
-		fmt.Fprintf(w, "\n## Attributes\n\n")
-		writeFields(w, fields, "")
-	}
-}
-
-func writeFields(w io.Writer, fields []lang.Field, indent string) {
-	for _, f := range fields {
-		what := f.Type
-		switch {
-		case f.Label:
-			what = "label"
-		case f.Required:
-			what += ", required"
-		case f.Default != "":
-			what += ", default " + f.Default
-		}
-		if f.Many {
-			what += ", any number"
-		}
-		fmt.Fprintf(w, "%s  %s (%s)\n%s      %s\n", indent, f.Name, what, indent, f.Doc)
-		writeFields(w, f.Fields, indent+"    ")
-	}
-}
-
 // title returns what the title of a document says after the name.
 func title(doc string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(doc), "\n")
@@ -152,22 +136,4 @@ func title(doc string) string {
 		return t
 	}
 	return strings.TrimPrefix(line, "# ")
-}
-
-// helpCommand explains a command and its flags.
-func helpCommand(w io.Writer, name string, fs *flag.FlagSet) {
-	for _, c := range commands() {
-		if c.name == name {
-			fmt.Fprintf(w, "pipe %s: %s.\n", strings.TrimSpace(c.name+" "+c.args), c.about)
-		}
-	}
-	first := true
-	fs.VisitAll(func(f *flag.Flag) {
-		if first {
-			fmt.Fprintln(w)
-			first = false
-		}
-		arg, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(w, "  --%-22s %s\n", strings.TrimSpace(f.Name+" "+arg), usage)
-	})
 }

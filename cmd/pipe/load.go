@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type options struct {
 	vars, varFiles list
 	store          string
 	device         string
+	executor       string
 	targets, force list
 	parallelism    int
 	maxTime        time.Duration
@@ -51,7 +53,8 @@ type options struct {
 	runs           bool // ls
 	forward, full  bool // trace
 	grep, id       string
-	strict         bool // nightly
+	strict         bool     // nightly
+	stamp          *stamper // of pipe run; nil for none
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -59,7 +62,14 @@ func (o *options) getenv(name string) string {
 	if o.offline && name == "HF_HUB_OFFLINE" {
 		return "1"
 	}
-	return os.Getenv(name)
+	v, _ := o.lookupEnv(name)
+	return v
+}
+
+// lookupEnv is os.LookupEnv; the stamp of the run notes the name.
+func (o *options) lookupEnv(name string) (string, bool) {
+	o.stamp.note(name)
+	return os.LookupEnv(name)
 }
 
 // parse reads flags, which may stand before and after the arguments, and
@@ -75,11 +85,11 @@ func parseArgs(t *app, name string, want, args []string, extra func(*flag.FlagSe
 	o := &options{}
 	fs := flag.NewFlagSet("pipe "+name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	if name != "fmt" && !storeOnly(name) {
+	if !slices.Contains([]string{"fmt", "docs", "completion"}, name) && !storeOnly(name) {
 		fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 		fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	}
-	if name != "fmt" && name != "validate" && name != "graph" { // those look at files only
+	if !slices.Contains([]string{"fmt", "validate", "graph", "docs", "completion"}, name) { // those look at files only
 		fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
 		if !storeOnly(name) {
 			fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
@@ -92,7 +102,11 @@ func parseArgs(t *app, name string, want, args []string, extra func(*flag.FlagSe
 	for rest := args; ; {
 		if err := fs.Parse(rest); err != nil {
 			if err == flag.ErrHelp {
-				helpCommand(t.out, name, fs)
+				if t.help != nil {
+					t.help(fs)
+				} else {
+					helpCommand(t, name)
+				}
 				return nil, nil, err
 			}
 			t.errorf("%s; pipe help %s lists the flags", flagProblem(name, fs, err), name)
@@ -147,16 +161,12 @@ func usageCode(err error) int {
 
 // load reads the pipeline; on errors they have been printed.
 func load(t *app, o *options, path string) (*lang.Program, bool) {
-	vars := map[string]string{}
-	for _, v := range o.vars {
-		k, val, ok := strings.Cut(v, "=")
-		if !ok {
-			t.errorf("--var %s: write NAME=VALUE", v)
-			return nil, false
-		}
-		vars[k] = val
+	vars, err := variables(o)
+	if err != nil {
+		t.errorf("%v", err)
+		return nil, false
 	}
-	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
+	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: o.lookupEnv})
 	if len(diags) > 0 {
 		t.diagnose(prog.Files, diags)
 	}
@@ -182,6 +192,13 @@ func checkFlags(o *options, prog *lang.Program) error {
 	if o.maxTime < 0 {
 		return flagError{fmt.Errorf("--max-time %v: must be a duration above 0, such as 2h", o.maxTime)}
 	}
+	switch o.executor {
+	case "", "local":
+	case "slurm":
+		return flagError{errors.New("--executor slurm: this version of pipe runs every stage on this machine; use --executor local, or start pipe itself with sbatch")}
+	default:
+		return flagError{fmt.Errorf("--executor %s: use local", o.executor)}
+	}
 	var names []string
 	for _, n := range prog.Nodes {
 		names = append(names, n.Addr)
@@ -200,14 +217,24 @@ func checkFlags(o *options, prog *lang.Program) error {
 }
 
 // storeDir is where the store of a pipeline lies.
-func storeDir(o *options, prog *lang.Program) string {
+func storeDir(o *options, prog *lang.Program) string { return storeDirOf(o, prog.Dir) }
+
+// pipelineDir is the directory of a pipeline, as lang.Load finds it.
+func pipelineDir(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return path
+	}
+	return filepath.Dir(path)
+}
+
+func storeDirOf(o *options, dir string) string {
 	switch env := os.Getenv("PIPE_STORE"); {
 	case o.store != "":
 		return o.store
 	case env != "":
 		return env
 	}
-	return filepath.Join(prog.Dir, ".pipe")
+	return filepath.Join(dir, ".pipe")
 }
 
 // setup opens the store and the device, and returns the engine's options.
@@ -228,6 +255,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		closeLog()
 		return engine.Options{}, nil, err
 	}
+	log.Info().Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {

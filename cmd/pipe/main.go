@@ -62,6 +62,9 @@ func commands() []command {
 		{"metrics", "[RUN] [FILE|DIR]", "print what a run measured; metrics diff A B compares two runs", runMetrics},
 		{"baseline", "set|show|clear [RUN] [FILE|DIR]", "pin the run that later ones are compared with: baseline set RUN, show, clear", runBaseline},
 		{"nightly", "FILE|DIR", "run, compare with the baseline, keep the history, write the report", runNightly},
+		{"doctor", "[FILE|DIR]", "check this machine, the store and what the pipeline needs", runDoctor},
+		{"docs", "", "write the reference documentation of all kinds and commands", runDocs},
+		{"completion", "bash|zsh|fish", "print a script that completes command lines in a shell", runCompletion},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -69,7 +72,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"docs", "lock", "doctor"}
+	return []string{"lock"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }
@@ -92,6 +95,9 @@ func dispatch(ctx context.Context, t *app, args []string) int {
 			return exitUsage
 		}
 		return exitOK
+	}
+	if args[0] == completeCommand {
+		return runComplete(ctx, t, args[1:])
 	}
 	for _, c := range commands() {
 		if c.name != args[0] {

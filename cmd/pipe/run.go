@@ -20,6 +20,7 @@ import (
 func runFlags(fs *flag.FlagSet, o *options) {
 	fs.Var(&o.targets, "target", "run only this `ADDR` and what it needs; may be repeated")
 	fs.Var(&o.force, "force", "run `ADDR` even if it is up to date; may be repeated")
+	fs.StringVar(&o.executor, "executor", "local", "`WHERE` stages run: local; slurm is not part of this version")
 	fs.IntVar(&o.parallelism, "parallelism", 0, "`N` stages running at once (default: processors)")
 	fs.DurationVar(&o.maxTime, "max-time", 0, "stop after this `TIME`, such as 2h, as budget_time in the pipeline block does: checkpoints are saved, and the next run goes on")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
@@ -33,7 +34,16 @@ func runRun(ctx context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
+	start := time.Now()
+	o.stamp = newStamper(o, args, pos[0])
+	if n, ok := o.stamp.upToDate(); ok {
+		nothingToDo(t, n, time.Since(start))
+		return exitOK
+	}
 	r := execute(ctx, t, o, pos[0])
+	if r.code == exitOK && !r.prog.Sensitive && !t.said {
+		o.stamp.leave(r.res, start)
+	}
 	return finish(t, o, r.res, r.code)
 }
 
@@ -165,7 +175,7 @@ func summarise(t *app, prog *lang.Program, store *artifact.Store, res *engine.Re
 	}
 	if res.Ran == 0 && failed == 0 && res.GatesPassed() {
 		copies(t, res)
-		fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(res.Cached), duration(took))
+		nothingToDo(t, res.Cached, took)
 		return
 	}
 	notes(t, res)
@@ -208,6 +218,10 @@ func gateLine(t *app, g engine.GateResult) string {
 		s += "; " + clean(g.Note)
 	}
 	return s
+}
+
+func nothingToDo(t *app, stages int, took time.Duration) {
+	fmt.Fprintf(t.out, "Nothing to do: %s up to date (%s).\n", plural(stages), duration(took))
 }
 
 // plural counts stages in words.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -30,6 +31,9 @@ type terminal struct {
 	mu    sync.Mutex
 	lines []string // the live ones
 	drawn int      // how many of them are on the screen
+	said  bool     // something was printed to err
+
+	help func(fs *flag.FlagSet) // takes the flags of a command asked for --help, instead of printing them
 }
 
 func newTerminal(out, err *os.File) *terminal {
@@ -69,6 +73,7 @@ func (t *terminal) printf(format string, args ...any) {
 func (t *terminal) above(f func(w io.Writer)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.said = true
 	var b strings.Builder
 	t.erase(&b)
 	f(&b)

@@ -88,7 +88,7 @@ func (d *download) identify(ctx context.Context, f remoteFile) (blob, error) {
 		res.Body.Close()
 		b.etag, b.size = headerID(res.Header, res.ContentLength)
 	}
-	if !etagName.MatchString(b.etag) || b.size < 0 {
+	if !etagName().MatchString(b.etag) || b.size < 0 {
 		return b, fmt.Errorf("the hub gives no usable hash (%q) or size (%d)", b.etag, b.size)
 	}
 	return b, nil

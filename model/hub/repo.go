@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"pipe/model/disk"
 	"pipe/model/safetensors"
@@ -24,11 +25,12 @@ type repo struct {
 	file           string // one .gguf file; "" for the safetensors checkpoint
 }
 
+// Compiled when first needed: every start of the program would pay for them.
 var (
-	partName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$`)
-	revName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}$`)
-	commitID = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	etagName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	partName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}$`) })
+	revName  = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}$`) })
+	commitID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{40}$`) })
+	etagName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`) })
 )
 
 // parseRepo reads org/name[@rev][/file.gguf]; a slash in rev is written %2F.
@@ -43,9 +45,9 @@ func parseRepo(s string) (p repo, err error) {
 		return p, err
 	}
 	switch {
-	case !partName.MatchString(org) || !partName.MatchString(name):
+	case !partName().MatchString(org) || !partName().MatchString(name):
 		return p, errors.New("is not of the form hf://org/name, hf://org/name@revision or hf://org/name/file.gguf")
-	case !revName.MatchString(rev) || strings.Contains(rev, ".."):
+	case !revName().MatchString(rev) || strings.Contains(rev, ".."):
 		return p, fmt.Errorf("revision %q is not a branch, tag or commit", rev)
 	case file != "" && (!strings.HasSuffix(file, ".gguf") || !safePath(file)):
 		return p, fmt.Errorf("%q is not the path of a .gguf file", file)
@@ -80,7 +82,7 @@ func (r *Resolver) remote(ctx context.Context, source string, progress func(done
 	if err != nil {
 		return "", err
 	}
-	if commitID.MatchString(p.rev) { // never changes
+	if commitID().MatchString(p.rev) { // never changes
 		if path, err := r.cached(p, p.rev); err == nil {
 			return path, nil
 		}
@@ -114,9 +116,9 @@ func (r *Resolver) warn(format string, args ...any) {
 // when it was last looked up.
 func (r *Resolver) latest(p repo) (string, error) {
 	commit := p.rev
-	if !commitID.MatchString(commit) {
+	if !commitID().MatchString(commit) {
 		b, err := os.ReadFile(filepath.Join(r.root(p), "refs", filepath.FromSlash(p.rev)))
-		if commit = strings.TrimSpace(string(b)); err != nil || !commitID.MatchString(commit) {
+		if commit = strings.TrimSpace(string(b)); err != nil || !commitID().MatchString(commit) {
 			return "", fmt.Errorf("the cache %s does not have revision %q", r.Cache, p.rev)
 		}
 	}
@@ -174,7 +176,7 @@ func (r *Resolver) list(ctx context.Context, p repo) (listing, error) {
 	if err != nil {
 		return l, fmt.Errorf("the answer of %s cannot be read: %w", at, err)
 	}
-	if !commitID.MatchString(l.SHA) {
+	if !commitID().MatchString(l.SHA) {
 		return l, fmt.Errorf("the answer of %s has no commit", at)
 	}
 	return l, nil
@@ -259,7 +261,7 @@ func ggufs(l listing) []string {
 
 // remember notes which commit a branch or tag is.
 func (r *Resolver) remember(p repo, commit string) error {
-	if commitID.MatchString(p.rev) {
+	if commitID().MatchString(p.rev) {
 		return nil
 	}
 	path := filepath.Join(r.root(p), "refs", filepath.FromSlash(p.rev))

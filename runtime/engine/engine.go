@@ -83,6 +83,8 @@ type Result struct {
 	Ran     int           `json:"ran"`    // stages that ran and are done
 	Cached  int           `json:"cached"` // stages that were up to date
 	Unnoted error         `json:"-"`      // why the run is not noted in the store; nil when it is
+
+	engine *engine
 }
 
 // GatesPassed reports whether no gate failed.

@@ -20,6 +20,15 @@ func identity(info os.FileInfo) string {
 	return nameOf(fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()))
 }
 
+// state is what identity is a hash of, and the kind of file.
+func state(info os.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprint(st.Mode, st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
+}
+
 // changed returns when the file was last changed in any way.
 func changed(info os.FileInfo) time.Time {
 	t := info.ModTime()

@@ -16,4 +16,6 @@ func identity(info os.FileInfo) string {
 	return nameOf(fmt.Sprint(info.Size(), info.ModTime().UnixNano()))
 }
 
+func state(os.FileInfo) string { return "" }
+
 func changed(info os.FileInfo) time.Time { return info.ModTime() }

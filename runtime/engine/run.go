@@ -41,6 +41,9 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 		res.Unnoted = err
 		e.Log.Warn().Err(err).Msg("could not note the run in the store")
 	}
+	if err := e.noteLatest(); err != nil {
+		e.Log.Warn().Err(err).Msg("could not note which run is the latest")
+	}
 	if over := stage.OverBudget(ctx); over != nil {
 		if res.Ran+res.Cached < len(res.Stages) { // else it was done in time
 			errs = append(errs, over)
@@ -53,7 +56,7 @@ func Run(ctx context.Context, prog *lang.Program, o Options) (*Result, error) {
 
 // collect gathers what the visits left, in the order of the program.
 func (e *engine) collect(ends []dag.Result) (*Result, []error) {
-	res := &Result{Run: e.run, Stages: []StageResult{}, Gates: []GateResult{}}
+	res := &Result{Run: e.run, Stages: []StageResult{}, Gates: []GateResult{}, engine: e}
 	var errs []error
 	for i, end := range ends {
 		n, r := e.nodes[i], e.results[end.Node]

@@ -179,12 +179,15 @@ func (l *loader) evalHeader() {
 		return
 	}
 	d := &decl{typ: "pipeline", addr: "pipeline", block: l.header, uses: map[string]hcl.Range{}}
+	body := *l.header.Body
+	body.Attributes = maps.Clone(body.Attributes)
 	for _, a := range attributesOf(l.header.Body) {
 		for _, t := range a.Expr.Variables() {
 			switch {
 			case a.Name == "env": // reported with the names
 			case t.RootName() != "var":
 				l.errorAt(t.SourceRange(), "Invalid reference", "The pipeline block may refer to variables only.")
+				delete(body.Attributes, a.Name) // its value would be a second error
 			default:
 				l.use(d, []hcl.Traversal{t}, false, false)
 			}
@@ -193,7 +196,7 @@ func (l *loader) evalHeader() {
 	var p pipelineBlock
 	n := &Node{ranges: map[string]hcl.Range{}, Header: headerRange(l.header)}
 	dec := decoder{l: l, scope: l.scope(d), node: n, what: "pipeline"}
-	dec.body(l.header.Body, &p, []string{"env"})
+	dec.body(&body, &p, []string{"env"})
 	l.prog.Seed, l.prog.Description = p.Seed, p.Description
 	if p.BudgetTime != "" {
 		t, err := time.ParseDuration(p.BudgetTime)

@@ -18,10 +18,13 @@ import (
 	"github.com/zclconf/go-cty/cty/function/stdlib"
 )
 
+// A readFunc reads a file as readFile does.
+type readFunc func(name string) ([]byte, error)
+
 // functions returns what expressions may call: functions of their arguments,
 // of files beside the pipeline and of declared environment variables, and
 // errors with advice in the place of what would differ from run to run.
-func functions(dir string, env func(string) (string, error)) map[string]function.Function {
+func functions(dir string, read readFunc, env func(string) (string, error)) map[string]function.Function {
 	fns := map[string]function.Function{
 		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": stdlib.LogFunc,
 		"max": stdlib.MaxFunc, "min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc,
@@ -48,13 +51,13 @@ func functions(dir string, env func(string) (string, error)) map[string]function
 		"can":   tryfunc.CanFunc, "try": tryfunc.TryFunc,
 
 		"env":    envFunction(env),
-		"file":   fileFunction(dir),
+		"file":   fileFunction(dir, read),
 		"matrix": matrixFunction,
 	}
 	for name, advice := range impure {
 		fns[name] = impureFunction(advice)
 	}
-	fns["templatefile"] = templateFunction(dir, maps.Clone(fns))
+	fns["templatefile"] = templateFunction(dir, read, maps.Clone(fns))
 	return fns
 }
 
@@ -119,12 +122,12 @@ func envFunction(env func(string) (string, error)) function.Function {
 	})
 }
 
-func fileFunction(dir string) function.Function {
+func fileFunction(dir string, read readFunc) function.Function {
 	return function.New(&function.Spec{
 		Params: []function.Parameter{{Name: "path", Type: cty.String}},
 		Type:   function.StaticReturnType(cty.String),
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-			_, text, err := readText(dir, args[0].AsString())
+			_, text, err := readText(dir, args[0].AsString(), read)
 			if err != nil {
 				return cty.NilVal, function.NewArgError(0, err)
 			}
@@ -134,7 +137,7 @@ func fileFunction(dir string) function.Function {
 }
 
 // readText reads a UTF-8 file; a relative path is resolved against dir.
-func readText(dir, path string) (name, text string, err error) {
+func readText(dir, path string, read readFunc) (name, text string, err error) {
 	if path == "" {
 		return "", "", errors.New("the path is empty")
 	}
@@ -142,7 +145,7 @@ func readText(dir, path string) (name, text string, err error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
-	b, err := readFile(name)
+	b, err := read(name)
 	if err != nil {
 		return "", "", errors.New(ioReason(name, err))
 	}
@@ -154,9 +157,9 @@ func readText(dir, path string) (name, text string, err error) {
 
 // templateFunction evaluates the file's content as an HCL template with the
 // given variables. fns does not hold templatefile, so that it cannot recurse.
-func templateFunction(dir string, fns map[string]function.Function) function.Function {
+func templateFunction(dir string, read readFunc, fns map[string]function.Function) function.Function {
 	eval := func(args []cty.Value) (cty.Value, error) {
-		name, text, err := readText(dir, args[0].AsString())
+		name, text, err := readText(dir, args[0].AsString(), read)
 		if err != nil {
 			return cty.NilVal, function.NewArgError(0, err)
 		}
@@ -226,6 +229,9 @@ func matrix(axes cty.Value) (cty.Value, error) {
 		if t := axis.Type(); axis.IsNull() || !t.IsTupleType() && !t.IsListType() && !t.IsSetType() || axis.LengthInt() == 0 {
 			return bad("axis %s is not a list of values, such as %s = [8, 16]", name, name)
 		}
+		if len(all)*axis.LengthInt() > maxMatrix {
+			return bad("there are more than %d combinations", maxMatrix)
+		}
 		var next []combination
 		for _, c := range all {
 			for _, v := range axis.AsValueSlice() {
@@ -242,9 +248,6 @@ func matrix(axes cty.Value) (cty.Value, error) {
 				}
 				values[name] = v
 				next = append(next, combination{append(slices.Clone(c.key), name+"="+s.AsString()), values})
-			}
-			if len(next) > maxMatrix {
-				return bad("there are more than %d combinations", maxMatrix)
 			}
 		}
 		all = next

@@ -38,6 +38,8 @@ type Program struct {
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	ValueFiles  []string             // those of Files that hold values of variables, secret ones perhaps
 	Graph       graph.Graph[string, string]
+	Watched     []string // files and directories that decided what was loaded, also those looked for and missing
+	Sensitive   bool     // a variable is sensitive
 
 	byAddr map[string]*Node
 }

@@ -30,6 +30,7 @@ func Load(path string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnost
 	l.prog.Name = strings.TrimSuffix(filepath.Base(path), ".hcl")
 	l.prog.Dir = filepath.Dir(path)
 	names := []string{path}
+	l.watch(path)
 	if info, err := os.Stat(path); err != nil {
 		l.fail("Cannot read the pipeline", "%s; name a pipeline file or a directory that holds *.hcl files", ioReason(path, err))
 	} else if info.IsDir() {
@@ -45,7 +46,7 @@ func Load(path string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnost
 		return l.prog, l.diags
 	}
 	for _, name := range names {
-		src, err := readFile(name)
+		src, err := l.read(name)
 		if err != nil {
 			l.fail("Cannot read the pipeline", "%s", ioReason(name, err))
 			continue
@@ -79,6 +80,20 @@ func hclFiles(dir string) []string {
 		}
 	}
 	return names
+}
+
+// watch notes that the program depends on the state of a file or directory.
+func (l *loader) watch(name string) {
+	if !l.noted[name] {
+		l.noted[name] = true
+		l.prog.Watched = append(l.prog.Watched, name)
+	}
+}
+
+// read is readFile, and notes the name.
+func (l *loader) read(name string) ([]byte, error) {
+	l.watch(name)
+	return readFile(name)
 }
 
 // readFile reads a regular file of at most maxFile bytes.
@@ -130,7 +145,9 @@ type loader struct {
 	envs    map[string]bool  // names that env() may read
 	funcs   map[string]function.Function
 	plans   plans
-	visited int // references resolved and values put in scopes: the work done, for tests
+	noted   map[string]bool // names in prog.Watched
+	held    int64           // bytes of the values made so far
+	visited int             // references resolved and values put in scopes: the work done, for tests
 }
 
 // A decl is something that expressions may refer to.
@@ -145,7 +162,8 @@ type decl struct {
 	uses map[string]hcl.Range // what it refers to, and where first
 
 	value  cty.Value
-	broken bool // value is not known because of an error already reported
+	weight *weight // of the value, once it was asked for
+	broken bool    // value is not known because of an error already reported
 	swept  bool
 	cyclic bool // lies on a cycle of references
 	off    bool // when = false
@@ -178,6 +196,7 @@ func newLoader(kinds []stage.Kind, opts Options) *loader {
 		decls: map[string]*decl{},
 		envs:  map[string]bool{},
 		plans: plans{},
+		noted: map[string]bool{},
 	}
 	for i := range kinds {
 		l.kinds[kinds[i].Name] = &kinds[i]
@@ -216,7 +235,7 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 			l.declare(b)
 		}
 		l.readEnv()
-		l.funcs = functions(l.prog.Dir, l.readDeclaredEnv)
+		l.funcs = functions(l.prog.Dir, l.read, l.readDeclaredEnv)
 		l.evalVariables()
 		l.evalHeader()
 		for _, d := range l.order {

@@ -268,3 +268,56 @@ func TestParentPath(t *testing.T) {
 	}
 	equal(t, "parents", strings.Join(got, " | "), `suite["a.b[0]"].data[1] | suite["a.b[0]"].data | suite["a.b[0]"] | suite`)
 }
+
+// Everything that a pipeline was read from is noted, found or not: as long as
+// none of it changes, it needs not be read again.
+func TestReadsAreNoted(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"a.hcl": "variable \"v\" {\n  default = 1\n}\n", "b.hcl": "locals {\n  f = file(\"f.txt\")\n  g = try(file(\"g.txt\"), \"\")\n  t = templatefile(\"t.txt\", {})\n}\n",
+		"f.txt": "f", "t.txt": "t", "x.vars": "v = 2\n", "not.txt": "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, diags := Load(dir, nil, Options{VarFiles: []string{filepath.Join(dir, "x.vars")}})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	var got []string
+	for _, r := range p.Watched {
+		rel, err := filepath.Rel(dir, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, rel)
+	}
+	slices.Sort(got)
+	if want := []string{".", "a.hcl", "b.hcl", "f.txt", "g.txt", "t.txt", "x.vars"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// So that nothing is read past the notes, only load.go reaches for the disk. A
+// file that has to is listed here, once what it reads is noted too.
+func TestOnlyLoadReads(t *testing.T) {
+	sources, err := filepath.Glob("*.go")
+	if err != nil || len(sources) < 20 {
+		t.Fatal(sources, err)
+	}
+	for _, name := range sources {
+		if strings.HasSuffix(name, "_test.go") || name == "load.go" {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pkg := range []string{"\t\"os\"\n", "\t\"os/exec\"\n", "\t\"io/ioutil\"\n"} {
+			if strings.Contains(string(b), pkg) {
+				t.Errorf("%s imports %s: read through loader.read, so that Program.Watched has it", name, strings.TrimSpace(pkg))
+			}
+		}
+	}
+}

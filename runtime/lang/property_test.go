@@ -225,7 +225,8 @@ func BenchmarkLoad(b *testing.B) {
 // program without errors is whole, and Format is idempotent.
 func FuzzLoad(f *testing.F) {
 	paths, _ := filepath.Glob("testdata/errors/*.hcl")
-	for _, path := range append(paths, "testdata/legal.hcl") {
+	recipes, _ := filepath.Glob("../../pipelines/*.hcl")
+	for _, path := range append(append(paths, recipes...), "testdata/legal.hcl") {
 		src, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)

@@ -208,7 +208,7 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 		case d == nil: // each or path
 		case d.off:
 			off = d
-		case d.outputs != nil:
+		case d.kind != nil || d.outputs != nil:
 			if diag := d.checkSteps(t); diag != nil {
 				diags = append(diags, diag)
 			}
@@ -217,7 +217,13 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 	if silent || diags.HasErrors() {
 		return cty.DynamicVal, false, diags
 	}
+	if diag := s.tooMuch(e); diag != nil {
+		return cty.DynamicVal, false, hcl.Diagnostics{diag}
+	}
 	v, diags = e.Value(s.ctx)
+	if diag := s.l.hold(e, v); diag != nil {
+		return cty.DynamicVal, false, hcl.Diagnostics{diag}
+	}
 	if off != nil && (diags.HasErrors() || v.IsNull()) {
 		return cty.DynamicVal, false, hcl.Diagnostics{errorAt(e.Range(), "Reference to a stage that is switched off",
 			"%s has when = false (at %s); give this block the same when, or choose with %s == null ? ... : ....", off.addr, off.header(), off.addr)}

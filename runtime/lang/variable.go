@@ -82,7 +82,7 @@ type fileValue struct {
 func (l *loader) readVarFiles(names []string) map[string]fileValue {
 	given := map[string]fileValue{}
 	for _, path := range l.opts.VarFiles {
-		src, err := readFile(path)
+		src, err := l.read(path)
 		if err != nil {
 			l.fail("Cannot read the variables", "--var-file %s", ioReason(path, err))
 			continue
@@ -147,6 +147,7 @@ func (l *loader) readVariable(v *variable) {
 			v.description, _ = l.constant(a, cty.String).(string)
 		case "sensitive":
 			v.sensitive, _ = l.constant(a, cty.Bool).(bool)
+			l.prog.Sensitive = l.prog.Sensitive || v.sensitive
 		default:
 			l.errorAt(a.NameRange, "Unknown attribute", "A variable block has no attribute %q.%s It has %s.",
 				a.Name, didYouMean(a.Name, known, "%s"), list(known))

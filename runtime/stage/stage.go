@@ -82,6 +82,16 @@ type Sourcer interface {
 	Sources(dir string) ([]string, error)
 }
 
+// A Folderer is a Sourcer that can say which directories decide what files it
+// reads. What a pipeline with other Sourcers would do is found out from the
+// pipeline file each time.
+type Folderer interface {
+	Sourcer
+	// Folders returns the directories in which adding, removing or renaming an
+	// entry could change what Sources returns; none when it names single files.
+	Folders(dir string) ([]string, error)
+}
+
 // A Placer is a Stage that keeps a copy of what it made outside the store.
 type Placer interface {
 	Stage

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -45,7 +46,7 @@ type spec struct {
 }
 
 // fileName is what may become part of file names everywhere.
-var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+var fileName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`) })
 
 // ggufTypes are the matrix types of the gguf formats.
 var ggufTypes = map[string]tensor.DType{
@@ -73,7 +74,7 @@ func (s *spec) Check() error {
 	if _, ok := plainTypes[s.DType]; !ok && s.DType != "auto" {
 		bad("dtype", "is %q; must be auto, f32, bf16 or f16", s.DType)
 	}
-	if !fileName.MatchString(s.Name) {
+	if !fileName().MatchString(s.Name) {
 		bad("name", "is %q; must be 1 to 100 letters, digits, dots, dashes and underscores: file names are made of it", s.Name)
 	}
 	if strings.ContainsAny(s.Base, "\n\r\"\\") || len(s.Base) > 200 {

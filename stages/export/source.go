@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -91,13 +92,15 @@ func (src *source) Close() {
 }
 
 // snapshot is a path in the cache of the hub.
-var snapshot = regexp.MustCompile(`models--([A-Za-z0-9._-]+)--([A-Za-z0-9._-]+)/snapshots/([0-9a-f]{40})(/|$)`)
+var snapshot = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`models--([A-Za-z0-9._-]+)--([A-Za-z0-9._-]+)/snapshots/([0-9a-f]{40})(/|$)`)
+})
 
 // baseName is what a model is called by its place: org/name and the commit for
 // one of the hub, else the last part of the path. It never tells where on this
 // machine the model lies.
 func baseName(path string) (name, revision string) {
-	if m := snapshot.FindStringSubmatch(filepath.ToSlash(path)); m != nil {
+	if m := snapshot().FindStringSubmatch(filepath.ToSlash(path)); m != nil {
 		return m[1] + "/" + m[2], m[3]
 	}
 	return filepath.Base(path), ""

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What --json prints is a contract: the fields of each type of line, with
+// their JSON types; those after a bar are there when they apply. A new field
+// may be added here, none may change or go.
+var contract = map[string]string{
+	"plan":   "action:string reason:string stage:string type:string",
+	"stage":  "outputs:object seconds:number stage:string state:string type:string | blame:string error:string key:string reason:string",
+	"metric": "name:string stage:string step:number type:string value:number",
+	"note":   "stage:string text:string type:string",
+	"gate":   "gate:string pass:bool stage:string type:string | message:string",
+	"run":    "exit:number ok:bool type:string | cached:number ran:number run:string seconds:number",
+}
+
+func TestJSONLinesKeepTheirFields(t *testing.T) {
+	dir := t.TempDir()
+	put("p.hcl", `
+step "a" {
+  text = "one"
+}
+step "bad" {
+  fail = "it fails"
+}
+step "after" {
+  from = [step.bad.rows]
+}
+score "s" {
+  from  = step.a.rows
+  base  = 0.5
+  tuned = 0.75
+  gate "passes" {
+    condition     = self.metrics["qa.acc"] > 0.5
+    error_message = "low"
+  }
+  gate "fails" {
+    condition     = self.metrics["qa.acc"] > 1
+    error_message = "low"
+  }
+}
+`)(t, dir)
+	path := filepath.Join(dir, "p.hcl")
+	_, plan, _ := runAgain(t, "plan", "--json", path)
+	_, run, _ := runAgain(t, "run", "--json", "--keep-going", path)
+	_, again, _ := runAgain(t, "run", "--json", "--target", "score.s", path)
+	_, broken, _ := runAgain(t, "run", "--json", filepath.Join(dir, "none.hcl"))
+
+	seen := map[string]map[string]bool{} // fields by type
+	states := map[string]bool{}
+	for line := range strings.Lines(plan + run + again + broken) {
+		var v map[string]any
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		typ := fmt.Sprint(v["type"])
+		always, sometimes, _ := strings.Cut(contract[typ], " | ")
+		known := strings.Fields(always + " " + sometimes)
+		got := fieldTypes(v)
+		if seen[typ] == nil {
+			seen[typ] = map[string]bool{}
+		}
+		for _, f := range got {
+			seen[typ][f] = true
+			if !slices.Contains(known, f) {
+				t.Errorf("%s: a %s line must not have %s", strings.TrimSpace(line), typ, f)
+			}
+		}
+		for _, f := range strings.Fields(always) {
+			if !slices.Contains(got, f) {
+				t.Errorf("%s: a %s line must have %s", strings.TrimSpace(line), typ, f)
+			}
+		}
+		if typ == "stage" {
+			states[fmt.Sprint(v["state"])] = true
+		}
+	}
+	for typ, fields := range contract {
+		for _, f := range strings.Fields(strings.ReplaceAll(fields, "|", "")) {
+			if !seen[typ][f] {
+				t.Errorf("no %s line had %s", typ, f)
+			}
+		}
+	}
+	if got, want := strings.Join(slices.Sorted(maps.Keys(states)), " "), "cached done failed skipped start"; got != want {
+		t.Errorf("states %q, want %q", got, want)
+	}
+	// The last line is that of the run.
+	for _, out := range []string{run, again, broken} {
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, `"type":"run"`) {
+			t.Errorf("the last line is %s", last)
+		}
+	}
+}
+
+func fieldTypes(v map[string]any) (out []string) {
+	for name, x := range v {
+		typ := "object"
+		switch x.(type) {
+		case string:
+			typ = "string"
+		case float64:
+			typ = "number"
+		case bool:
+			typ = "bool"
+		}
+		out = append(out, name+":"+typ)
+	}
+	return out
+}

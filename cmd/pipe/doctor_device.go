@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bufio"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/cpu"
+
+	"pipe/model/memory"
+)
+
+// device checks what stages compute on. The error is that of a wrong flag.
+func (d *doctor) device() error {
+	dev, err := openDevice(d.o.device)
+	if err != nil {
+		return err
+	}
+	defer dev.close()
+	d.ok("device", "processor", "%s", strings.TrimSpace(processor()+" "+features()))
+	limit, limited := d.getenv("PIPE_CPU")
+	switch {
+	case strings.HasPrefix(dev.name, "cpu:generic") && limit != "generic":
+		d.add("device", "kernels", statusWarn, "training and generation are many times slower; use a processor with AVX2, FMA and F16C",
+			"%s: this program has no fast kernels for this processor", dev.name)
+	case limited:
+		d.add("device", "kernels", statusWarn, "unset PIPE_CPU to use all that the processor has", "%s, limited by PIPE_CPU=%s", dev.name, limit)
+	default:
+		d.ok("device", "kernels", "%s (%s)", dev.name, dev.why)
+	}
+	d.ok("device", "threads", "%d, of %d processors", runtime.GOMAXPROCS(0), runtime.NumCPU())
+	const little = 2 << 30
+	switch l, ok := memory.Available(); {
+	case !ok:
+		d.add("device", "memory", statusWarn, "stages that would not fit are not found out beforehand", "this system does not tell")
+	case l.Bytes < little:
+		d.add("device", "memory", statusWarn, "small models train in about 2 GiB; close other programs, or raise the limit of the container", "%s %s", l.From, size(l.Bytes))
+	default:
+		d.ok("device", "memory", "%s %s", l.From, size(l.Bytes))
+	}
+	d.ok("device", "cuda", "not in this build")
+	return nil
+}
+
+// processor is the name of the processor, as far as the system tells.
+func processor() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if name, value, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+// features lists what the kernels can make use of.
+func features() string {
+	x, a := &cpu.X86, &cpu.ARM64
+	var have []string
+	for _, f := range []struct {
+		name string
+		has  bool
+	}{
+		{"avx2", x.HasAVX2}, {"fma", x.HasFMA}, {"f16c", x.HasF16C}, {"avx512f", x.HasAVX512F}, {"avx512bw", x.HasAVX512BW},
+		{"avx512dq", x.HasAVX512DQ}, {"avx512vl", x.HasAVX512VL}, {"avx512bf16", x.HasAVX512BF16}, {"asimd", a.HasASIMD}, {"sve", a.HasSVE},
+	} {
+		if f.has {
+			have = append(have, f.name)
+		}
+	}
+	if len(have) == 0 {
+		return ""
+	}
+	return "(" + strings.Join(have, " ") + ")"
+}

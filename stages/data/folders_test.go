@@ -1,0 +1,71 @@
+package data
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// The folders of a pattern are those in which a new file or folder could be
+// matched: in each case, adding one changes no other folder's entries.
+func TestFoldersDecideWhatIsFound(t *testing.T) {
+	for _, tc := range []struct {
+		pattern string
+		have    []string // files
+		add     string
+		found   int // files that match then
+		want    []string
+	}{
+		{"a/x.txt", []string{"a/x.txt"}, "a/y.txt", 1, nil},
+		{"a/*.txt", []string{"a/x.txt"}, "a/y.txt", 2, []string{"a"}},
+		{"./*.txt", []string{"x.txt"}, "y.txt", 2, []string{"."}},
+		{"a/*/c/*.txt", []string{"a/b/c/x.txt", "a/d/none"}, "a/d/c/y.txt", 2, []string{"a", "a/b", "a/b/c", "a/d"}},
+		{"a/**/*.txt", []string{"a/b/x.txt"}, "a/new/deep/y.txt", 2, []string{"a", "a/b"}},
+		{"a/**/c*/*.txt", []string{"a/b/c1/x.txt", "a/b/c2/none"}, "a/b/c2/y.txt", 2, []string{"a", "a/b", "a/b/c1", "a/b/c2"}},
+		{"*/**/x.txt", []string{"a/x.txt"}, "b/x.txt", 2, []string{".", "a"}},
+		{"a/x[12].txt", []string{"a/x1.txt"}, "a/x2.txt", 2, []string{"a"}},
+	} {
+		dir := t.TempDir()
+		put := func(name string) {
+			path := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte("x"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range tc.have {
+			put(name)
+		}
+		s := &spec{Source: tc.pattern}
+		folders, err := s.Folders(dir)
+		if err != nil {
+			t.Fatalf("%s: %v", tc.pattern, err)
+		}
+		for i, f := range folders {
+			if folders[i], err = filepath.Rel(dir, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		slices.Sort(folders)
+		if folders = slices.Compact(folders); !slices.Equal(folders, tc.want) {
+			t.Errorf("%s: folders %q, want %q", tc.pattern, folders, tc.want)
+		}
+		changes := filepath.Dir(tc.add) // the folder that gets a new entry
+		for {
+			if _, err := os.Stat(filepath.Join(dir, changes)); err == nil {
+				break
+			}
+			changes = filepath.Dir(changes)
+		}
+		put(tc.add)
+		if files, err := s.Sources(dir); err != nil || len(files) != tc.found {
+			t.Errorf("%s: found %q, %v", tc.pattern, files, err)
+		}
+		if tc.want != nil && !slices.Contains(tc.want, changes) {
+			t.Errorf("%s: %s changes the entries of %s, which is not among %q", tc.pattern, tc.add, changes, tc.want)
+		}
+	}
+}

@@ -37,7 +37,7 @@ func (e *engine) judge(n *lang.Node) {
 
 // metrics reads the stored metrics of a stage, by name.
 func (e *engine) metrics(n *lang.Node) (self, baseline map[string]float64, err error) {
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if o.Type != artifact.Metrics {
 			continue
 		}

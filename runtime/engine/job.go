@@ -43,7 +43,7 @@ func (j *job) create(name string) (*artifact.Writer, error) {
 		return nil, fmt.Errorf("output %q was created already", name)
 	}
 	var names []string
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Name == name && o.Alias == "" {
 			w, err := j.e.Store.Create(o.Type)
 			if err == nil {
@@ -60,13 +60,13 @@ func (j *job) create(name string) (*artifact.Writer, error) {
 func (j *job) commit() (map[string]artifact.Object, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Alias == "" && j.writers[o.Name] == nil {
 			return nil, fmt.Errorf("the stage ended without creating its output %q; this is a mistake in the stage", o.Name)
 		}
 	}
 	out := map[string]artifact.Object{}
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Alias != "" {
 			continue
 		}

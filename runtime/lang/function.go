@@ -21,7 +21,7 @@ import (
 // functions returns what expressions may call: functions of their arguments,
 // of files beside the pipeline and of declared environment variables, and
 // errors with advice in the place of what would differ from run to run.
-func functions(dir string, env func(string) (string, error)) map[string]function.Function {
+func functions(dir directory, env func(string) (string, error)) map[string]function.Function {
 	fns := map[string]function.Function{
 		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": stdlib.LogFunc,
 		"max": stdlib.MaxFunc, "min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc,
@@ -119,12 +119,12 @@ func envFunction(env func(string) (string, error)) function.Function {
 	})
 }
 
-func fileFunction(dir string) function.Function {
+func fileFunction(dir directory) function.Function {
 	return function.New(&function.Spec{
 		Params: []function.Parameter{{Name: "path", Type: cty.String}},
 		Type:   function.StaticReturnType(cty.String),
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-			_, text, err := readText(dir, args[0].AsString())
+			_, text, err := dir.readText(args[0].AsString())
 			if err != nil {
 				return cty.NilVal, function.NewArgError(0, err)
 			}
@@ -133,14 +133,21 @@ func fileFunction(dir string) function.Function {
 	})
 }
 
-// readText reads a UTF-8 file; a relative path is resolved against dir.
-func readText(dir, path string) (name, text string, err error) {
+// A directory is where relative paths start. If it was fetched, checkout is
+// what they may not lead out of, else it is empty.
+type directory struct{ path, checkout string }
+
+// readText reads a UTF-8 file.
+func (d directory) readText(path string) (name, text string, err error) {
 	if path == "" {
 		return "", "", errors.New("the path is empty")
 	}
 	name = path
 	if !filepath.IsAbs(name) {
-		name = filepath.Join(dir, name)
+		name = filepath.Join(d.path, name)
+	}
+	if d.checkout != "" && !Inside(name, d.checkout) {
+		return "", "", fmt.Errorf("%s lies outside of what was fetched with the module; pass what it holds as a variable", path)
 	}
 	b, err := readFile(name)
 	if err != nil {
@@ -154,9 +161,9 @@ func readText(dir, path string) (name, text string, err error) {
 
 // templateFunction evaluates the file's content as an HCL template with the
 // given variables. fns does not hold templatefile, so that it cannot recurse.
-func templateFunction(dir string, fns map[string]function.Function) function.Function {
+func templateFunction(dir directory, fns map[string]function.Function) function.Function {
 	eval := func(args []cty.Value) (cty.Value, error) {
-		name, text, err := readText(dir, args[0].AsString())
+		name, text, err := dir.readText(args[0].AsString())
 		if err != nil {
 			return cty.NilVal, function.NewArgError(0, err)
 		}

@@ -24,6 +24,12 @@ type Options struct {
 	Vars     map[string]string                // --var NAME=VALUE
 	VarFiles []string                         // --var-file; a later file wins over an earlier one
 	Env      func(name string) (string, bool) // looks up PIPE_VAR_NAME and env(); nil means an empty environment
+
+	// Module returns where a module that is not a directory beside the
+	// pipeline lies, by its source such as git::https://host/repo.git//dir?ref=v1:
+	// its directory, and the directory of what was fetched with it, which nothing
+	// in the module may lead out of. nil knows no such modules.
+	Module func(source string) (dir, checkout string, err error)
 }
 
 // A Program is a loaded pipeline: every stage decoded, every sweep expanded.
@@ -33,6 +39,7 @@ type Program struct {
 	Seed        uint64
 	Dir         string // directory of the pipeline file; relative paths in it resolve against Dir
 	Nodes       []*Node
+	Modules     []ModuleCall         // in the order of the files; those inside a module follow it
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	Graph       graph.Graph[string, string]
 
@@ -57,14 +64,26 @@ func (p *Program) Addrs(addr string) []string {
 	return out
 }
 
+// A ModuleCall is one module block.
+type ModuleCall struct {
+	Addr     string // "module.prep", "module.prep.module.inner"
+	Source   string // as it is written
+	Dir      string // of its files
+	Checkout string // what was fetched with it; empty for a directory beside the pipeline
+}
+
 // A Node is one block, or one instance of a swept block.
 type Node struct {
-	Addr  string // `sft.legal["rank=8"]`, "data.docs", "model.base"
+	Addr  string // `sft.legal["rank=8"]`, "data.docs", "module.prep.dedup.clean"
 	Block string // "sft.legal": Addr without the key
 	Type  string // block type: "sft", "data", "model", "teacher"
 	Name  string // block label: "legal"
 	Key   string // key of the sweep; empty without for_each
 	Swept bool   // the block has for_each
+	Dir   string // of the pipeline, or of the module that the block stands in: relative paths to read resolve against it
+	// Checkout is what nothing that the block reads may lie outside of, if it
+	// stands in a module that was fetched.
+	Checkout string
 
 	// Kind and Stage are nil for model and teacher blocks, which have Model or
 	// Teacher instead. Handles to a teacher block share the Teacher pointer.
@@ -76,6 +95,7 @@ type Node struct {
 	Inputs  []Input                 // every handle in the spec, in the order of the struct's fields
 	Needs   []string                // nodes that must be done before this one, sorted; includes depends_on
 	Outputs map[string]artifact.Ref // by output name; aliases are resolved to what they pass on
+	Makes   []stage.Output          // what the block can be referred to as: its Kind's, unless its spec says more
 	Gates   []stage.Gate
 
 	// Blocks that may stand in any stage and never reach a key; nil if absent.

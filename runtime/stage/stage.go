@@ -72,6 +72,15 @@ type Stage interface {
 // decoded.
 type Defaulter interface{ SetDefaults() }
 
+// A Maker is a Stage whose outputs are chosen by its spec. Its Kind's Outputs
+// only tell of them.
+type Maker interface {
+	Stage
+	// Outputs returns what others may refer to. It is called once the spec is
+	// complete, before Check.
+	Outputs() []Output
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

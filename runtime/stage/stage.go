@@ -91,6 +91,13 @@ type Sourcer interface {
 	Sources(dir string) ([]string, error)
 }
 
+// A Patterned is a Sourcer that says by which names or patterns its block names
+// the files, as they are written.
+type Patterned interface {
+	Sourcer
+	Patterns() []string
+}
+
 // A Placer is a Stage that keeps a copy of what it made outside the store.
 type Placer interface {
 	Stage

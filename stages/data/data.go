@@ -53,7 +53,7 @@ func (s *spec) Check() error {
 	if len(s.Files) > 0 {
 		field = "sources"
 	}
-	for _, p := range s.patterns() {
+	for _, p := range s.Patterns() {
 		if err := checkPattern(p); err != nil {
 			bad(true, field, "%v", err)
 		}
@@ -71,8 +71,8 @@ func (s *spec) Check() error {
 	return errors.Join(errs...)
 }
 
-// patterns returns what the block names.
-func (s *spec) patterns() []string {
+// Patterns implements stage.Patterned.
+func (s *spec) Patterns() []string {
 	if s.Source != "" {
 		return []string{s.Source}
 	}
@@ -80,7 +80,7 @@ func (s *spec) patterns() []string {
 }
 
 // Sources implements stage.Sourcer.
-func (s *spec) Sources(dir string) ([]string, error) { return find(dir, s.patterns()) }
+func (s *spec) Sources(dir string) ([]string, error) { return find(dir, s.Patterns()) }
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
@@ -93,7 +93,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	if len(rows) == 0 {
-		return fmt.Errorf("%s holds no rows", describe(s.patterns()))
+		return fmt.Errorf("%s holds no rows", describe(s.Patterns()))
 	}
 	total := len(rows)
 	if s.Shuffle {

@@ -45,6 +45,11 @@ type options struct {
 	format         string
 	check          bool
 	offline        bool
+
+	locked, upgrade bool            // see pins
+	fetch           context.Context // for fetching modules; nil keeps off the network
+	pins            *pins           // set by load
+	hub             *hub.Resolver   // set by setup
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -66,8 +71,10 @@ func parse(t *app, name string, args []string, extra func(*flag.FlagSet, *option
 		fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 		fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	}
-	if name != "fmt" && name != "validate" && name != "graph" { // those look at files only
+	if name != "fmt" {
 		fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
+	}
+	if name != "fmt" && name != "validate" && name != "graph" { // those look at files only
 		fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
 	}
 	if extra != nil {
@@ -140,7 +147,13 @@ func load(t *app, o *options, path string) (*lang.Program, bool) {
 		}
 		vars[k] = val
 	}
-	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv})
+	p, err := openPins(o, path)
+	if err != nil {
+		t.errorf("%v", err)
+		return nil, false
+	}
+	o.pins = p
+	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: os.LookupEnv, Module: p.module})
 	if len(diags) > 0 {
 		t.diagnose(prog.Files, diags)
 	}
@@ -181,14 +194,17 @@ func checkFlags(o *options, prog *lang.Program) error {
 }
 
 // storeDir is where the store of a pipeline lies.
-func storeDir(o *options, prog *lang.Program) string {
+func storeDir(o *options, prog *lang.Program) string { return storeIn(o, prog.Dir) }
+
+// storeIn is storeDir for the pipeline in dir.
+func storeIn(o *options, dir string) string {
 	switch env := os.Getenv("PIPE_STORE"); {
 	case o.store != "":
 		return o.store
 	case env != "":
 		return env
 	}
-	return filepath.Join(prog.Dir, ".pipe")
+	return filepath.Join(dir, ".pipe")
 }
 
 // setup opens the store and the device, and returns the engine's options.
@@ -214,15 +230,14 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	h.Warn = func(format string, args ...any) {
 		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))
 	}
+	o.hub = h
 	par := o.parallelism
 	if par <= 0 {
 		par = runtime.GOMAXPROCS(0)
 	}
 	return engine.Options{
 		Store: store, Backend: dev.open, BackendName: dev.name,
-		Resolve: func(ctx context.Context, source, dir string, progress func(done, total int64)) (string, [32]byte, error) {
-			return h.Resolve(ctx, source, dir, progress)
-		},
+		Resolve:      o.pins.resolver(h.Resolve),
 		CheckWeights: pretrained.CheckWeights,
 		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, Log: log,
 	}, func() { dev.close(); closeLog() }, nil

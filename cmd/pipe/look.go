@@ -77,6 +77,9 @@ func makePlan(ctx context.Context, t *app, o *options, path string) (*planned, i
 		return nil, setupCode(err)
 	}
 	defer closeAll()
+	if code := checkLock(ctx, t, o, prog, opts); code != exitOK {
+		return nil, code
+	}
 	steps, err := engine.Plan(ctx, prog, opts)
 	reportErrors(t, prog, nil, err)
 	switch {

@@ -51,6 +51,7 @@ func commands() []command {
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
+		{"lock", "FILE|DIR", "pin modules, models and data in pipe.lock, and fetch modules", runLock},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}
@@ -58,7 +59,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "gc", "verify", "lock", "doctor"}
+	return []string{"diff", "trace", "docs", "report", "metrics", "baseline", "nightly", "gc", "verify", "doctor"}
 }
 
 func main() { os.Exit(mainCode(stages.All)) }

@@ -23,6 +23,7 @@ func runFlags(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
 	fs.StringVar(&o.progress, "progress", "auto", "`HOW`: auto, plain, json (lines on standard error) or none")
+	fs.BoolVar(&o.locked, "locked", false, "refuse to go on unless everything from outside is what pipe.lock says")
 	fs.StringVar(&o.logLevel, "log-level", "", "also log to the terminal from this `LEVEL` on: debug, info, warn or error")
 }
 
@@ -37,6 +38,7 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		return exitUsage
 	}
+	o.fetch = ctx
 	prog, ok := load(t, o, pos[0])
 	if !ok {
 		return finish(t, o, nil, exitUsage)
@@ -47,6 +49,9 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		return finish(t, o, nil, setupCode(err))
 	}
 	defer closeAll()
+	if code := checkLock(ctx, t, o, prog, opts); code != exitOK {
+		return finish(t, o, nil, code)
+	}
 	opts.Observer = ui.observe
 	ui.begin()
 	hush := context.AfterFunc(ctx, func() {

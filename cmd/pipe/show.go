@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 )
 
 func runShow(ctx context.Context, t *app, args []string) int {
@@ -153,7 +153,7 @@ func printTable(w io.Writer, a *artifact.Artifact, n int) error {
 	}
 	switch name {
 	case "row":
-		return printRows(w, a, n, rowOf)
+		return printRows(w, a, n, jsonl.View)
 	case "packed":
 		return printRows(w, a, n, func(r artifact.Packed) any {
 			return map[string]any{"ids": r.IDs, "starts": r.Starts, "loss": r.Loss, "rows": r.Rows}
@@ -168,30 +168,6 @@ func printTable(w io.Writer, a *artifact.Artifact, n int) error {
 		})
 	}
 	return fmt.Errorf("it holds %q rows, which this version of pipe does not know", name)
-}
-
-// rowOf is a row with the names that data blocks read, without what is empty.
-func rowOf(r artifact.Row) any {
-	type row struct {
-		ID       string             `json:"id,omitempty"`
-		Text     string             `json:"text,omitempty"`
-		Messages []artifact.Message `json:"messages,omitempty"`
-		Chosen   []artifact.Message `json:"chosen,omitempty"`
-		Rejected []artifact.Message `json:"rejected,omitempty"`
-		Choices  []string           `json:"choices,omitempty"`
-		Gold     *int32             `json:"gold,omitempty"`
-		Answer   string             `json:"answer,omitempty"`
-		Source   string             `json:"source,omitempty"`
-		Meta     json.RawMessage    `json:"meta,omitempty"`
-	}
-	out := row{r.ID, r.Text, r.Messages, r.Chosen, r.Rejected, r.Choices, nil, r.Answer, r.Source, nil}
-	if r.Gold >= 0 && len(r.Choices) > 0 {
-		out.Gold = &r.Gold
-	}
-	if json.Valid([]byte(r.Meta)) {
-		out.Meta = json.RawMessage(r.Meta)
-	}
-	return out
 }
 
 func printRows[T any](w io.Writer, a *artifact.Artifact, n int, view func(T) any) error {

@@ -11,6 +11,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 	"pipe/runtime/stage"
 )
 
@@ -65,7 +66,7 @@ func (s *spec) Check() error {
 	bad(s.InvalidUTF8 != "error" && s.InvalidUTF8 != "replace", "invalid_utf8", "is %q; must be \"error\" or \"replace\"", s.InvalidUTF8)
 	bad(s.Limit < 0, "limit", "is %d; must be 0 (all rows) or more", s.Limit)
 	for field := range s.Map {
-		bad(!slices.Contains(fields, field), "map", "has the field %q; rows have the fields %q", field, fields)
+		bad(!slices.Contains(jsonl.Fields, field), "map", "has the field %q; rows have the fields %q", field, jsonl.Fields)
 	}
 	slices.SortFunc(errs, func(a, b error) int { return compareText(a.Error(), b.Error()) }) // maps have no order
 	return errors.Join(errs...)

@@ -32,6 +32,9 @@ var allow = map[string]string{
 	"runtime/lang":      "runtime/artifact runtime/stage runtime/dag",
 	"runtime/engine":    "runtime/artifact runtime/stage runtime/dag runtime/lang tensor",
 	"runtime/report":    "runtime/artifact",
+	"runtime/checkout":  "runtime/artifact", // digests
+	"runtime/lock":      "runtime/artifact", // digests
+	"runtime/bundle":    "runtime/artifact",
 	"stages/*":          "runtime/artifact runtime/stage tensor text teacher model train",
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",

@@ -147,37 +147,17 @@ func printArtifact(w io.Writer, store *artifact.Store, obj artifact.Object, o *o
 // printTable prints rows as JSON lines. Those of a dataset are what a data
 // block reads.
 func printTable(w io.Writer, a *artifact.Artifact, n int) error {
-	name, err := artifact.RowType(a)
+	rows, err := jsonl.Views(a)
 	if err != nil {
 		return err
 	}
-	switch name {
-	case "row":
-		return printRows(w, a, n, jsonl.View)
-	case "packed":
-		return printRows(w, a, n, func(r artifact.Packed) any {
-			return map[string]any{"ids": r.IDs, "starts": r.Starts, "loss": r.Loss, "rows": r.Rows}
-		})
-	case "drop":
-		return printRows(w, a, n, func(d artifact.Drop) any {
-			return map[string]any{"id": d.ID, "reason": d.Reason, "partner": d.Partner, "score": d.Score, "detail": d.Detail, "text": d.Text}
-		})
-	case "point":
-		return printRows(w, a, n, func(p artifact.Point) any {
-			return map[string]any{"series": p.Series, "step": p.Step, "value": p.Value}
-		})
-	}
-	return fmt.Errorf("it holds %q rows, which this version of pipe does not know", name)
-}
-
-func printRows[T any](w io.Writer, a *artifact.Artifact, n int, view func(T) any) error {
 	enc := jsonLines(w)
 	i := 0
-	for row, err := range artifact.Rows[T](a) {
+	for row, err := range rows {
 		if err != nil {
 			return err
 		}
-		if err := enc.Encode(view(row)); err != nil {
+		if err := enc.Encode(row); err != nil {
 			return err
 		}
 		if i++; i == n {

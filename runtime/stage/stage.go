@@ -48,8 +48,8 @@ type Output struct {
 //
 // Field types: string, bool, int, int64, uint64, float64, []string, []int,
 // []float64, map[string]string, pointers to these (nil: not given), and the
-// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them, and
-// [Candidates]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
+// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them,
+// [Candidates] and [Bindings]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
 //
 // The struct's JSON, with handles as content digests, is the pre-image of the
 // cache key: a field that cannot change the result is tagged json:"-".
@@ -144,6 +144,16 @@ type Candidate struct {
 	Key     string  `json:"key"`
 	Metrics Metrics `json:"metrics"`
 	Model   Model   `json:"model"`
+}
+
+// Bindings are handles of any type but teacher by name, sorted by name, such as
+// { rows = dedup.clean.dataset }.
+type Bindings []Binding
+
+// A Binding is one of them.
+type Binding struct {
+	Name string       `json:"name"`
+	Ref  artifact.Ref `json:"ref"`
 }
 
 // A Gate is a condition over the metrics of a stage, judged after every run

@@ -129,7 +129,8 @@ func (s *setter) candidates(dst reflect.Value, v cty.Value, e hcl.Expression, pa
 
 // bindings stores handles by their names, sorted.
 func (s *setter) bindings(dst reflect.Value, v cty.Value, e hcl.Expression, path string) {
-	if v.IsNull() || !v.Type().IsObjectType() && !v.Type().IsMapType() || stageOutputs(v) != nil {
+	isMap := !v.IsNull() && (v.Type().IsObjectType() || v.Type().IsMapType())
+	if !isMap || spell(e) != "" && stageOutputs(v) != nil {
 		s.wrong(e, v, dst.Type())
 		return
 	}

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -38,7 +37,7 @@ func (r *running) run(ctx context.Context) error {
 	said := &speech{log: r.env.Log}
 	cmd := exec.CommandContext(ctx, r.program(), r.Command[1:]...)
 	cmd.Dir, cmd.Env = r.sub("files"), r.vars
-	cmd.Stdout, cmd.Stderr = said.stream("stdout"), said.stream("stderr")
+	cmd.Stdout, cmd.Stderr = said, said // one pipe, which keeps the order
 	cmd.WaitDelay = graceTime
 	group(cmd)
 	err := cmd.Run()
@@ -71,61 +70,13 @@ func (r *running) program() string {
 
 // A speech is what a program says, line by line.
 type speech struct {
-	log zerolog.Logger
-
-	mu      sync.Mutex
-	lines   []string // the last ones
-	streams []*stream
-}
-
-func (s *speech) stream(name string) *stream {
-	out := &stream{speech: s, name: name}
-	s.streams = append(s.streams, out)
-	return out
-}
-
-func (s *speech) line(from string, b []byte) {
-	text := strings.ToValidUTF8(string(b[:min(len(b), maxLine)]), "\uFFFD")
-	s.log.Info().Str("from", from).Msg(text)
-	if len(s.lines) == lastLines {
-		s.lines = append(s.lines[:0], s.lines[1:]...)
-	}
-	s.lines = append(s.lines, text)
-}
-
-// flush takes what was said last as a line although it has no end.
-func (s *speech) flush() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, st := range s.streams {
-		if len(st.rest) > 0 {
-			s.line(st.name, st.rest)
-			st.rest = nil
-		}
-	}
-}
-
-// last returns the last lines, for an error.
-func (s *speech) last() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.lines) == 0 {
-		return ", and it said nothing"
-	}
-	return fmt.Sprintf("; it said last:\n%s", strings.Join(s.lines, "\n"))
-}
-
-// A stream is standard output or standard error.
-type stream struct {
-	*speech
-	name string
-	rest []byte // of a line without its end, cut to what is kept of it
+	log   zerolog.Logger
+	rest  []byte   // of a line without its end, cut to what is kept of it
+	lines []string // the last ones
 }
 
 // Write implements io.Writer.
-func (s *stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *speech) Write(p []byte) (int, error) {
 	n := len(p)
 	for {
 		i := bytes.IndexByte(p, '\n')
@@ -139,7 +90,33 @@ func (s *stream) Write(p []byte) (int, error) {
 		if i < 0 {
 			return n, nil
 		}
-		s.line(s.name, s.rest)
-		s.rest, p = s.rest[:0], p[i+1:]
+		s.line()
+		p = p[i+1:]
 	}
+}
+
+// line takes what was said as a line.
+func (s *speech) line() {
+	text := strings.ToValidUTF8(string(s.rest), "\uFFFD")
+	s.rest = s.rest[:0]
+	s.log.Info().Msg(text)
+	if len(s.lines) == lastLines {
+		s.lines = append(s.lines[:0], s.lines[1:]...)
+	}
+	s.lines = append(s.lines, text)
+}
+
+// flush takes what was said last as a line although it has no end.
+func (s *speech) flush() {
+	if len(s.rest) > 0 {
+		s.line()
+	}
+}
+
+// last returns the last lines, for an error.
+func (s *speech) last() string {
+	if len(s.lines) == 0 {
+		return ", and it said nothing"
+	}
+	return fmt.Sprintf("; it said last:\n%s", strings.Join(s.lines, "\n"))
 }

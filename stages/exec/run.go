@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -70,13 +71,17 @@ func (r *running) program() string {
 
 // A speech is what a program says, line by line.
 type speech struct {
-	log   zerolog.Logger
-	rest  []byte   // of a line without its end, cut to what is kept of it
-	lines []string // the last ones
+	log zerolog.Logger
+
+	mu    sync.Mutex // a program that is given up may still speak
+	rest  []byte     // of a line without its end, cut to what is kept of it
+	lines []string   // the last ones
 }
 
 // Write implements io.Writer.
 func (s *speech) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := len(p)
 	for {
 		i := bytes.IndexByte(p, '\n')
@@ -108,6 +113,8 @@ func (s *speech) line() {
 
 // flush takes what was said last as a line although it has no end.
 func (s *speech) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.rest) > 0 {
 		s.line()
 	}
@@ -115,6 +122,8 @@ func (s *speech) flush() {
 
 // last returns the last lines, for an error.
 func (s *speech) last() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.lines) == 0 {
 		return ", and it said nothing"
 	}

@@ -48,6 +48,8 @@ type options struct {
 
 	locked, upgrade bool            // see pins
 	fetch           context.Context // for fetching modules; nil keeps off the network
+	models          bool            // bundle: include models of the hub
+	noArtifacts     bool            // bundle: leave out what stages made
 	pins            *pins           // set by load
 	hub             *hub.Resolver   // set by setup
 }
@@ -231,6 +233,9 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))
 	}
 	o.hub = h
+	if cache := filepath.Join(store.Dir(), hubDir); os.Getenv("HF_HUB_CACHE") == "" && isDir(cache) {
+		h.Cache = cache // of a bundle
+	}
 	par := o.parallelism
 	if par <= 0 {
 		par = runtime.GOMAXPROCS(0)

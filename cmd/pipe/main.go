@@ -52,6 +52,7 @@ func commands() []command {
 		{"show", "ADDR [FILE|DIR]", "show what a stage made", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
 		{"lock", "FILE|DIR", "pin modules, models and data in pipe.lock, and fetch modules", runLock},
+		{"bundle", "FILE|DIR", "pack a pipeline with all that it needs; pipe run runs the archive anywhere", runBundle},
 		{"help", "[KIND|COMMAND]", "explain a stage kind, another block or a command", runHelp},
 		{"version", "", "print the version", runVersion},
 	}

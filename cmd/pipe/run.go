@@ -39,6 +39,10 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		return exitUsage
 	}
 	o.fetch = ctx
+	if pos[0], err = unpackBundle(t, o, pos[0]); err != nil {
+		t.errorf("%v", err)
+		return finish(t, o, nil, exitUsage)
+	}
 	prog, ok := load(t, o, pos[0])
 	if !ok {
 		return finish(t, o, nil, exitUsage)

@@ -2,6 +2,9 @@ package hub
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -29,6 +32,26 @@ func TestPin(t *testing.T) {
 	r.Offline = true
 	if got, err := r.Commit(ctx, "hf://org/name"); err != nil || got != commit {
 		t.Errorf("offline: got %q, %v", got, err)
+	}
+	path, _, err := r.Resolve(ctx, "hf://org/name", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := r.CacheFiles("hf://org/name", path)
+	if err != nil || len(files) != 4 { // config, tokenizer, weights and the branch
+		t.Fatalf("got %v, %v", files, err)
+	}
+	other := h.resolver(t)
+	other.Offline = true
+	for name, from := range files {
+		b, err := os.ReadFile(from)
+		to := filepath.Join(other.Cache, filepath.FromSlash(name))
+		if err = errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, b, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := other.Resolve(ctx, "hf://org/name", "", nil); err != nil {
+		t.Errorf("another cache with the files: %v", err)
 	}
 	at, err := At("hf://org/name", commit)
 	if err != nil {

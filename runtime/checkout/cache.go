@@ -196,3 +196,26 @@ func write(path, text string) error {
 	}
 	return os.Rename(f.Name(), path)
 }
+
+// Files returns the files by which another cache, with them at the same places,
+// has a commit, and knows that the ref of the source is that commit.
+func (c Cache) Files(source, commit string) ([]string, error) {
+	s, err := Parse(source)
+	if err != nil {
+		return nil, err
+	}
+	if !hash.MatchString(commit) {
+		return nil, fmt.Errorf("%q is not the hash of a commit", commit)
+	}
+	var files []string
+	if known, err := c.Known(s); err == nil && known == commit && !s.Pinned() {
+		files = append(files, c.refPath(s))
+	}
+	err = filepath.WalkDir(filepath.Join(c.Dir, commit), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, path)
+		}
+		return err
+	})
+	return files, err
+}

@@ -134,8 +134,11 @@ func fileFunction(dir directory) function.Function {
 }
 
 // A directory is where relative paths start. If it was fetched, checkout is
-// what they may not lead out of, else it is empty.
-type directory struct{ path, checkout string }
+// what they may not lead out of, else it is empty. read is told what was read.
+type directory struct {
+	path, checkout string
+	read           func(name string)
+}
 
 // readText reads a UTF-8 file.
 func (d directory) readText(path string) (name, text string, err error) {
@@ -156,6 +159,7 @@ func (d directory) readText(path string) (name, text string, err error) {
 	if !utf8.Valid(b) {
 		return "", "", fmt.Errorf("%s is not UTF-8 text", name)
 	}
+	d.read(name)
 	return name, string(b), nil
 }
 

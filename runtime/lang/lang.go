@@ -41,7 +41,12 @@ type Program struct {
 	Nodes       []*Node
 	Modules     []ModuleCall         // in the order of the files; those inside a module follow it
 	Files       map[string]*hcl.File // for WriteDiagnostics
-	Graph       graph.Graph[string, string]
+	Reads       []string             // files that file and templatefile read, sorted
+	// Given are the values that variables got from outside, as expressions of
+	// HCL by name; Withheld are the names of sensitive ones among them.
+	Given    map[string]string
+	Withheld []string
+	Graph    graph.Graph[string, string]
 
 	byAddr map[string]*Node
 }

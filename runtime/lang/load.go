@@ -173,7 +173,7 @@ func newLoader(kinds []stage.Kind, opts Options) *loader {
 		opts.Env = func(string) (string, bool) { return "", false }
 	}
 	l := &loader{
-		prog:   &Program{Files: map[string]*hcl.File{}, byAddr: map[string]*Node{}},
+		prog:   &Program{Files: map[string]*hcl.File{}, Given: map[string]string{}, byAddr: map[string]*Node{}},
 		kinds:  map[string]*stage.Kind{},
 		opts:   opts,
 		root:   &module{files: map[string]bool{}},
@@ -229,7 +229,7 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 		l.declareModule(l.root)
 		l.readEnv()
 		for _, m := range l.modules {
-			m.funcs = functions(directory{m.dir, m.checkout}, l.readDeclaredEnv)
+			m.funcs = functions(directory{m.dir, m.checkout, l.noteRead}, l.readDeclaredEnv)
 		}
 		l.evalVariables()
 		for _, m := range l.modules[1:] {
@@ -251,6 +251,13 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 	}
 	l.diags = tidy(l.diags)
 	return l.prog, l.diags
+}
+
+// noteRead notes a file that a function read.
+func (l *loader) noteRead(name string) {
+	if i, have := slices.BinarySearch(l.prog.Reads, name); !have {
+		l.prog.Reads = slices.Insert(l.prog.Reads, i, name)
+	}
 }
 
 // attributesOf returns the attributes of a body in the order of the file.

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/typeexpr"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
@@ -213,6 +214,21 @@ func (l *loader) giveValue(v *variable, given map[string]fileValue) {
 		l.errorAt(d.header(), "Missing value", "Variable %q has no default; give --var %s=VALUE, set %s%s, or write default = ... here.", d.name, d.name, envPrefix, d.name)
 	}
 	l.setValue(v, val)
+	if _, fromFile := given[d.name]; ok || fromFile {
+		l.noteGiven(v)
+	}
+}
+
+// noteGiven notes the value that a variable got from outside.
+func (l *loader) noteGiven(v *variable) {
+	d := v.decl
+	switch {
+	case d.broken:
+	case v.sensitive:
+		l.prog.Withheld = append(l.prog.Withheld, d.name)
+	default:
+		l.prog.Given[d.name] = string(hclwrite.TokensForValue(d.value).Bytes())
+	}
 }
 
 // setValue gives a variable its value; without one it stays broken.

@@ -34,7 +34,7 @@ var allow = map[string]string{
 	"runtime/report":    "runtime/artifact",
 	"runtime/checkout":  "runtime/artifact", // digests
 	"runtime/lock":      "runtime/artifact", // digests
-	"runtime/bundle":    "runtime/artifact",
+	"runtime/bundle":    "runtime/artifact", // digests
 	"stages/*":          "runtime/artifact runtime/stage tensor text teacher model train",
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",

@@ -21,6 +21,9 @@ func runLock(ctx context.Context, t *app, args []string) int {
 	}
 	o.fetch = ctx
 	prog, ok := load(t, o, pos[0])
+	if !ok && ctx.Err() != nil { // while a module was fetched
+		return exitInterrupted
+	}
 	if !ok {
 		return exitUsage
 	}

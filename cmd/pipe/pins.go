@@ -109,6 +109,9 @@ func (p *pins) commit(s checkout.Source, source string, pin *lock.Module) (strin
 
 // resolver finds models as next does, hub models at their pinned commits.
 func (p *pins) resolver(next func(ctx context.Context, source, dir string, progress func(done, total int64)) (string, [32]byte, error)) func(context.Context, string, string, func(done, total int64)) (string, [32]byte, error) {
+	if p == nil || p.file == nil {
+		return next
+	}
 	return func(ctx context.Context, source, dir string, progress func(done, total int64)) (string, [32]byte, error) {
 		if pin := p.file.Model(source); pin != nil && hub.Remote(source) && !p.upgrade {
 			at, err := hub.At(source, pin.Commit)
@@ -228,7 +231,7 @@ func (p *pins) fromPipeline(dir, name string) string {
 // difference is an error and nothing runs; without, it is a warning.
 func checkLock(ctx context.Context, t *app, o *options, prog *lang.Program, opts engine.Options) (code int) {
 	p := o.pins
-	if p.file == nil {
+	if p == nil || p.file == nil {
 		return exitOK
 	}
 	now, err := p.now(ctx, o, prog, opts)

@@ -44,6 +44,9 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		return finish(t, o, nil, exitUsage)
 	}
 	prog, ok := load(t, o, pos[0])
+	if !ok && ctx.Err() != nil { // while a module was fetched
+		return finish(t, o, nil, exitInterrupted)
+	}
 	if !ok {
 		return finish(t, o, nil, exitUsage)
 	}

@@ -12,9 +12,11 @@ import (
 	"slices"
 	"strings"
 
+	"pipe/model/hub"
 	"pipe/runtime/bundle"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
+	"pipe/runtime/lock"
 )
 
 const (
@@ -116,8 +118,8 @@ func (k *packer) gather(ctx context.Context, path string, steps []engine.Step) e
 			return err
 		}
 	}
-	if lock := filepath.Join(k.o.pins.dir, "pipe.lock"); k.o.pins.file != nil {
-		if err := k.add(lock); err != nil {
+	if name := filepath.Join(k.o.pins.dir, lock.Name); k.o.pins.file != nil {
+		if err := k.add(name); err != nil {
 			return err
 		}
 	}
@@ -189,7 +191,7 @@ func (k *packer) model(ctx context.Context, n *lang.Node) error {
 	source := n.Model.Source
 	local := !strings.Contains(source, "://")
 	switch {
-	case local && n.Checkout != "", !local && !strings.HasPrefix(source, "hf://"):
+	case local && n.Checkout != "", !local && !hub.Remote(source):
 		return nil // part of its module, or of pipe
 	case !local && !k.o.models:
 		k.t.printf("%s (%s) is not in the bundle: it is downloaded again, or --models includes it\n", n.Addr, clean(source))
@@ -206,7 +208,7 @@ func (k *packer) model(ctx context.Context, n *lang.Node) error {
 		}
 		return err
 	}
-	files, err := hubFiles(at)
+	files, err := hub.Files(at)
 	for _, f := range files {
 		err = errors.Join(err, k.add(f))
 	}

@@ -7,6 +7,7 @@ import (
 	"pipe/stages/dedup"
 	"pipe/stages/dpo"
 	"pipe/stages/eval"
+	"pipe/stages/exec"
 	"pipe/stages/export"
 	"pipe/stages/mix"
 	"pipe/stages/pack"
@@ -28,4 +29,5 @@ var All = []stage.Kind{
 	eval.Kind,
 	selector.Kind,
 	export.Kind,
+	exec.Kind,
 }

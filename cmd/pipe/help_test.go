@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -253,7 +254,19 @@ data "docs" {
 			example = strings.Replace(example, "data = data.docs", "data = pack.p.dataset", 1) +
 				"pack \"p\" {\n  input = data.docs\n  model = model.m\n  seq_len = 64\n}\n"
 		}
-		if _, diags := lang.LoadSource([]byte(example), b.name+".hcl", t.TempDir(), stages.All, lang.Options{}); diags.HasErrors() {
+		dir := t.TempDir()
+		switch b.name {
+		case "module":
+			example += rest
+			module := filepath.Join(dir, "modules", "prepare")
+			const src = "variable \"rows\" {\n  type = dataset\n}\noutput \"packed\" {\n  value = var.rows\n}\n"
+			if err := errors.Join(os.MkdirAll(module, 0o777), os.WriteFile(filepath.Join(module, "main.hcl"), []byte(src), 0o666)); err != nil {
+				t.Fatal(err)
+			}
+		case "output":
+			example += rest + "model \"m\" {\n  source = \"./m\"\n}\npack \"train\" {\n  input = data.docs\n  model = model.m\n  seq_len = 64\n}\n"
+		}
+		if _, diags := lang.LoadSource([]byte(example), b.name+".hcl", dir, stages.All, lang.Options{}); diags.HasErrors() {
 			t.Errorf("%s: %v\n%s", b.name, diags, example)
 		}
 	}

@@ -55,6 +55,13 @@ type options struct {
 	grep, id       string
 	strict         bool     // nightly
 	stamp          *stamper // of pipe run; nil for none
+
+	locked, upgrade bool            // see pins
+	fetch           context.Context // for fetching modules; nil keeps off the network
+	models          bool            // bundle: include models of the hub
+	noArtifacts     bool            // bundle: leave out what stages made
+	pins            *pins           // set by load
+	hub             *hub.Resolver   // set by setup
 }
 
 // getenv is os.Getenv, but a plan never touches the network.
@@ -89,11 +96,11 @@ func parseArgs(t *app, name string, want, args []string, extra func(*flag.FlagSe
 		fs.Var(&o.vars, "var", "value of a variable, as `NAME=VALUE`; may be repeated")
 		fs.Var(&o.varFiles, "var-file", "`FILE` of variable values; may be repeated")
 	}
-	if !slices.Contains([]string{"fmt", "validate", "graph", "docs", "completion"}, name) { // those look at files only
+	if !slices.Contains([]string{"fmt", "docs", "completion"}, name) {
 		fs.StringVar(&o.store, "store", "", "`DIR` of the artifact store (default: $PIPE_STORE, else .pipe beside the pipeline file)")
-		if !storeOnly(name) {
-			fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
-		}
+	}
+	if !slices.Contains([]string{"fmt", "validate", "graph", "docs", "completion"}, name) && !storeOnly(name) { // those look at files only
+		fs.StringVar(&o.device, "device", "auto", "`DEVICE`: auto, cpu or cuda")
 	}
 	if extra != nil {
 		extra(fs, o)
@@ -166,7 +173,13 @@ func load(t *app, o *options, path string) (*lang.Program, bool) {
 		t.errorf("%v", err)
 		return nil, false
 	}
-	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: o.lookupEnv})
+	p, err := openPins(o, path)
+	if err != nil {
+		t.errorf("%v", err)
+		return nil, false
+	}
+	o.pins = p
+	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: vars, VarFiles: o.varFiles, Env: o.lookupEnv, Module: p.module})
 	if len(diags) > 0 {
 		t.diagnose(prog.Files, diags)
 	}
@@ -261,15 +274,17 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	h.Warn = func(format string, args ...any) {
 		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))
 	}
+	o.hub = h
+	if cache := filepath.Join(store.Dir(), hubDir); os.Getenv("HF_HUB_CACHE") == "" && isDir(cache) {
+		h.Cache = cache // of a bundle
+	}
 	par := o.parallelism
 	if par <= 0 {
 		par = runtime.GOMAXPROCS(0)
 	}
 	return engine.Options{
 		Store: store, Backend: dev.open, BackendName: dev.name,
-		Resolve: func(ctx context.Context, source, dir string, progress func(done, total int64)) (string, [32]byte, error) {
-			return h.Resolve(ctx, source, dir, progress)
-		},
+		Resolve:      o.pins.resolver(h.Resolve),
 		CheckWeights: pretrained.CheckWeights,
 		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,
 	}, func() { dev.close(); closeLog() }, nil

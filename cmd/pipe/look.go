@@ -40,6 +40,9 @@ func plannedBy(ctx context.Context, t *app, o *options, path string, plan func(c
 		return nil, setupCode(err)
 	}
 	defer closeAll()
+	if code := checkLock(ctx, t, o, prog, opts); code != exitOK {
+		return nil, code
+	}
 	steps, err := plan(ctx, prog, opts)
 	reportErrors(t, prog, nil, err)
 	opts.Log = zerolog.Nop() // its file is closed

@@ -54,6 +54,8 @@ func commands() []command {
 		{"ls", "[FILE|DIR]", "list stages and what they made", runLs},
 		{"show", "ADDR|RUN [FILE|DIR]", "show what a stage made, or what a run did", runShow},
 		{"cat", "ADDR.OUTPUT [FILE|DIR]", "print the rows of a table as JSON lines, or a file", runCat},
+		{"lock", "FILE|DIR", "pin modules, models and data in pipe.lock, and fetch modules", runLock},
+		{"bundle", "FILE|DIR", "pack a pipeline with all that it needs; pipe run runs the archive anywhere", runBundle},
 		{"gc", "[FILE|DIR]", "remove what no recent run needs from the store", runGC},
 		{"pin", "RUN [FILE|DIR]", "keep what a run made and used from gc", runPin},
 		{"unpin", "RUN [FILE|DIR]", "let gc collect a run again", runUnpin},
@@ -72,7 +74,7 @@ func commands() []command {
 
 // later lists subcommands that people may have read of and that do not exist.
 func later() []string {
-	return []string{"lock"}
+	return nil
 }
 
 func main() { os.Exit(mainCode(stages.All)) }

@@ -39,6 +39,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher, "damage": damage,
+			"commit": commitAll, "expand": expandFile, "edit": editCheckout,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir) // no model cache or token of this machine

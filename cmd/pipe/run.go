@@ -26,6 +26,7 @@ func runFlags(fs *flag.FlagSet, o *options) {
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "after a failure, go on with what does not need the failed stage")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object a line")
 	fs.StringVar(&o.progress, "progress", "auto", "`HOW`: auto, plain, json (lines on standard error) or none")
+	fs.BoolVar(&o.locked, "locked", false, "refuse to go on unless everything from outside is what pipe.lock says")
 	fs.StringVar(&o.logLevel, "log-level", "", "also log to the terminal from this `LEVEL` on: debug, info, warn or error")
 }
 
@@ -35,6 +36,11 @@ func runRun(ctx context.Context, t *app, args []string) int {
 		return usageCode(err)
 	}
 	start := time.Now()
+	o.fetch = ctx
+	if pos[0], err = unpackBundle(t, o, pos[0]); err != nil {
+		t.errorf("%v", err)
+		return finish(t, o, nil, exitUsage)
+	}
 	o.stamp = newStamper(o, args, pos[0])
 	if n, ok := o.stamp.upToDate(); ok {
 		nothingToDo(t, n, time.Since(start))
@@ -67,6 +73,10 @@ func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
 		return r
 	}
 	prog, ok := load(t, o, path)
+	if !ok && ctx.Err() != nil { // while a module was fetched
+		r.code = exitInterrupted
+		return r
+	}
 	if !ok {
 		return r
 	}
@@ -79,6 +89,10 @@ func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
 	}
 	defer closeAll()
 	r.store = opts.Store
+	if code := checkLock(ctx, t, o, prog, opts); code != exitOK {
+		r.code = code
+		return r
+	}
 	opts.Observer = ui.observe
 	ui.begin()
 	hush := context.AfterFunc(ctx, func() {

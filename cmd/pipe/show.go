@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 )
 
 func runShow(ctx context.Context, t *app, args []string) int {
@@ -153,61 +153,17 @@ func printArtifact(w io.Writer, store *artifact.Store, obj artifact.Object, o *o
 // printTable prints rows as JSON lines. Those of a dataset are what a data
 // block reads.
 func printTable(w io.Writer, a *artifact.Artifact, n int) error {
-	name, err := artifact.RowType(a)
+	rows, err := jsonl.Views(a)
 	if err != nil {
 		return err
 	}
-	switch name {
-	case "row":
-		return printRows(w, a, n, rowOf)
-	case "packed":
-		return printRows(w, a, n, func(r artifact.Packed) any {
-			return map[string]any{"ids": r.IDs, "starts": r.Starts, "loss": r.Loss, "rows": r.Rows}
-		})
-	case "drop":
-		return printRows(w, a, n, func(d artifact.Drop) any {
-			return map[string]any{"id": d.ID, "reason": d.Reason, "partner": d.Partner, "score": d.Score, "detail": d.Detail, "text": d.Text}
-		})
-	case "point":
-		return printRows(w, a, n, func(p artifact.Point) any {
-			return map[string]any{"series": p.Series, "step": p.Step, "value": p.Value}
-		})
-	}
-	return fmt.Errorf("it holds %q rows, which this version of pipe does not know", name)
-}
-
-// rowOf is a row with the names that data blocks read, without what is empty.
-func rowOf(r artifact.Row) any {
-	type row struct {
-		ID       string             `json:"id,omitempty"`
-		Text     string             `json:"text,omitempty"`
-		Messages []artifact.Message `json:"messages,omitempty"`
-		Chosen   []artifact.Message `json:"chosen,omitempty"`
-		Rejected []artifact.Message `json:"rejected,omitempty"`
-		Choices  []string           `json:"choices,omitempty"`
-		Gold     *int32             `json:"gold,omitempty"`
-		Answer   string             `json:"answer,omitempty"`
-		Source   string             `json:"source,omitempty"`
-		Meta     json.RawMessage    `json:"meta,omitempty"`
-	}
-	out := row{r.ID, r.Text, r.Messages, r.Chosen, r.Rejected, r.Choices, nil, r.Answer, r.Source, nil}
-	if r.Gold >= 0 && len(r.Choices) > 0 {
-		out.Gold = &r.Gold
-	}
-	if json.Valid([]byte(r.Meta)) {
-		out.Meta = json.RawMessage(r.Meta)
-	}
-	return out
-}
-
-func printRows[T any](w io.Writer, a *artifact.Artifact, n int, view func(T) any) error {
 	enc := jsonLines(w)
 	i := 0
-	for row, err := range artifact.Rows[T](a) {
+	for row, err := range rows {
 		if err != nil {
 			return err
 		}
-		if err := enc.Encode(view(row)); err != nil {
+		if err := enc.Encode(row); err != nil {
 			return err
 		}
 		if i++; i == n {

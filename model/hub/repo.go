@@ -115,14 +115,24 @@ func (r *Resolver) warn(format string, args ...any) {
 // latest returns what the cache has of p, by the commit that the revision was
 // when it was last looked up.
 func (r *Resolver) latest(p repo) (string, error) {
-	commit := p.rev
-	if !commitID().MatchString(commit) {
-		b, err := os.ReadFile(filepath.Join(r.root(p), "refs", filepath.FromSlash(p.rev)))
-		if commit = strings.TrimSpace(string(b)); err != nil || !commitID().MatchString(commit) {
-			return "", fmt.Errorf("the cache %s does not have revision %q", r.Cache, p.rev)
-		}
+	commit, err := r.remembered(p)
+	if err != nil {
+		return "", err
 	}
 	return r.cached(p, commit)
+}
+
+// remembered returns the commit that the revision was when it was last looked up.
+func (r *Resolver) remembered(p repo) (string, error) {
+	if commitID().MatchString(p.rev) {
+		return p.rev, nil
+	}
+	b, err := os.ReadFile(filepath.Join(r.root(p), "refs", filepath.FromSlash(p.rev)))
+	commit := strings.TrimSpace(string(b))
+	if err != nil || !commitID().MatchString(commit) {
+		return "", fmt.Errorf("the cache %s does not have revision %q", r.Cache, p.rev)
+	}
+	return commit, nil
 }
 
 // cached returns the snapshot if all that p needs is there.

@@ -75,7 +75,7 @@ func (e *engine) find(n *lang.Node, k artifact.Key) (*artifact.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if _, ok := rec.Outputs[o.Name]; !ok && o.Alias == "" {
 			return nil, nil
 		}
@@ -89,7 +89,7 @@ func (e *engine) withAliases(n *lang.Node, outputs map[string]artifact.Object) m
 	if out == nil {
 		out = map[string]artifact.Object{}
 	}
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if o.Alias == "" {
 			continue
 		}
@@ -216,7 +216,7 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 		return nil, e.Store.Advise(err)
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := e.unchanged(ctx, s, a.files); err != nil {
+		if err := e.unchanged(ctx, n, s, a.files); err != nil {
 			return nil, err
 		}
 	}
@@ -253,13 +253,22 @@ func (e *engine) compareForced(n *lang.Node, rec *artifact.Record) {
 	if err != nil {
 		return
 	}
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if was, ok := old.Outputs[o.Name]; ok && was.Digest != rec.Outputs[o.Name].Digest {
 			text := fmt.Sprintf("output %q is not what the same action made before: the stage is not deterministic", o.Name)
 			rec.Notes = append(rec.Notes, text)
 			e.emit(Event{Type: NoteEvent, Addr: n.Addr, Text: text})
 		}
 	}
+}
+
+// dir is where the relative paths of a stage start: what is read lies beside
+// the file in which the block stands, what is written beside the pipeline.
+func (e *engine) dir(n *lang.Node) string {
+	if _, ok := n.Stage.(stage.Placer); ok {
+		return e.prog.Dir
+	}
+	return n.Dir
 }
 
 // call runs s and turns a panic into an error.

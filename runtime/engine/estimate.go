@@ -156,7 +156,7 @@ func allBound(n *lang.Node) bool {
 // env is what a stage is lent that runs nothing.
 func (e *engine) env(n *lang.Node, a *action) *stage.Env {
 	return &stage.Env{
-		Log: zerolog.Nop(), Seed: a.pre.Seed, Dir: e.prog.Dir, Journals: e.Store.Journals(), Store: inputs{e},
+		Log: zerolog.Nop(), Seed: a.pre.Seed, Dir: e.dir(n), Journals: e.Store.Journals(), Store: inputs{e},
 		Create: func(output string) (*artifact.Writer, error) {
 			return nil, fmt.Errorf("output %q cannot be made: the stage is not run", output)
 		},

@@ -73,7 +73,7 @@ func refersTo(g stage.Gate, root string) bool {
 
 // metrics reads the stored metrics of a stage.
 func (e *engine) metrics(n *lang.Node) (artifact.MetricsFile, error) {
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if o.Type == artifact.Metrics {
 			e.mu.Lock()
 			d := e.outputs[n.Addr][o.Name].Digest
@@ -105,7 +105,7 @@ func (e *engine) pinnedMetrics(n *lang.Node) (pinnedMetrics, error) {
 	if pin == nil || err != nil {
 		return pinnedMetrics{}, err
 	}
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if out, ok := pin.outputs[n.Addr][o.Name]; ok && o.Type == artifact.Metrics {
 			f, err := readMetrics(e.Store, out.Digest)
 			if err != nil {

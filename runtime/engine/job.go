@@ -41,7 +41,7 @@ func newJob(e *engine, n *lang.Node) *job {
 // env is what the stage is lent to run the action a in the directory work.
 func (j *job) env(a *action, work string) *stage.Env {
 	return &stage.Env{
-		Log: j.e.Log.With().Str("stage", j.n.Addr).Logger(), Seed: a.pre.Seed, Dir: j.e.prog.Dir, Work: work,
+		Log: j.e.Log.With().Str("stage", j.n.Addr).Logger(), Seed: a.pre.Seed, Dir: j.e.dir(j.n), Work: work,
 		Journals: j.store.Journals(), Store: inputs{j.e},
 		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
 		Account: func(t stage.Teacher) *stage.Account { return j.e.money.account(j.n.Addr, t) },
@@ -55,7 +55,7 @@ func (j *job) create(name string) (*artifact.Writer, error) {
 		return nil, fmt.Errorf("output %q was created already", name)
 	}
 	var names []string
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Name == name && o.Alias == "" {
 			w, err := j.store.Create(o.Type)
 			if err == nil {
@@ -72,13 +72,13 @@ func (j *job) create(name string) (*artifact.Writer, error) {
 func (j *job) commit() (map[string]artifact.Object, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Alias == "" && j.writers[o.Name] == nil {
 			return nil, fmt.Errorf("the stage ended without creating its output %q; this is a mistake in the stage", o.Name)
 		}
 	}
 	out := map[string]artifact.Object{}
-	for _, o := range j.n.Kind.Outputs {
+	for _, o := range j.n.Makes {
 		if o.Alias != "" {
 			continue
 		}

@@ -108,7 +108,7 @@ func (e *engine) action(ctx context.Context, n *lang.Node) (*action, error) {
 		a.pre.Backend = e.BackendName
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if a.files, err = e.readSources(ctx, s); err != nil {
+		if a.files, err = e.readSources(ctx, n, s); err != nil {
 			return nil, err
 		}
 		for _, f := range a.files {

@@ -29,13 +29,16 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 	if e.Resolve == nil {
 		return errors.New("nothing was given to find models with")
 	}
-	path, sum, err := e.Resolve(ctx, n.Model.Source, e.prog.Dir, progress)
+	path, sum, err := e.Resolve(ctx, n.Model.Source, n.Dir, progress)
+	if err == nil && n.Checkout != "" && !strings.Contains(n.Model.Source, "://") && !lang.Inside(path, n.Checkout) {
+		err = stage.Fieldf("source", "lies outside of what was fetched with the module; make the model a variable of the module")
+	}
 	if err != nil {
 		return err
 	}
 	m := stage.ModelPath{Base: path, Root: sum}
 	if n.Model.ChatTemplate != "" {
-		if m.Template, m.Root, err = e.template(n.Model.ChatTemplate, m.Root); err != nil {
+		if m.Template, m.Root, err = e.template(n, m.Root); err != nil {
 			return stage.Fieldf("chat_template", "%v", err)
 		}
 	}
@@ -111,9 +114,13 @@ func remote(n *lang.Node) bool { return strings.HasPrefix(n.Model.Source, "hf://
 
 // template copies a chat template into the store, so that what stages read is
 // what the digest is of, and mixes it into the digest of the model.
-func (e *engine) template(name string, model artifact.Digest) (path string, root artifact.Digest, err error) {
+func (e *engine) template(n *lang.Node, model artifact.Digest) (path string, root artifact.Digest, err error) {
+	name := n.Model.ChatTemplate
 	if !filepath.IsAbs(name) {
-		name = filepath.Join(e.prog.Dir, name)
+		name = filepath.Join(n.Dir, name)
+	}
+	if n.Checkout != "" && !lang.Inside(name, n.Checkout) {
+		return "", root, errors.New("it lies outside of what was fetched with the module")
 	}
 	f, err := os.Open(name)
 	if err != nil {

@@ -23,7 +23,7 @@ func Check(prog *lang.Program, store string, checkWeights func(path, quantize st
 		if n.Model == nil || !uses[n.Addr] || strings.Contains(n.Model.Source, "://") {
 			continue
 		}
-		path := within(prog.Dir, n.Model.Source)
+		path := within(n.Dir, n.Model.Source)
 		if _, err := filepath.EvalSymlinks(path); err != nil {
 			continue // it may be on the machine that runs this
 		}
@@ -104,13 +104,13 @@ func keptPlaces(dir string, nodes []*lang.Node) []place {
 	out := []place{{resolved(dir), "the pipeline itself"}}
 	for _, n := range nodes {
 		if s, ok := n.Stage.(stage.Sourcer); ok {
-			paths, _ := s.Sources(dir) // an error is the stage's own
+			paths, _ := s.Sources(n.Dir) // an error is the stage's own
 			for _, p := range paths {
 				out = append(out, place{resolved(p), fmt.Sprintf("%s, which %s reads", p, n.Addr+at(n, "source"))})
 			}
 		}
 		if n.Model != nil && !strings.Contains(n.Model.Source, "://") {
-			out = append(out, place{resolved(within(dir, n.Model.Source)), n.Addr + at(n, "source")})
+			out = append(out, place{resolved(within(n.Dir, n.Model.Source)), n.Addr + at(n, "source")})
 		}
 	}
 	return out

@@ -165,7 +165,7 @@ func (e *engine) runAside(ctx context.Context, n *lang.Node, a *action, aside *a
 		return nil, aside.Advise(err)
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := e.unchanged(ctx, s, a.files); err != nil {
+		if err := e.unchanged(ctx, n, s, a.files); err != nil {
 			return nil, err
 		}
 	}

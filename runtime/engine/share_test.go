@@ -185,18 +185,19 @@ func TestFreshSourceIsHashedAgainAfterTheRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := prog.Node("data.docs").Stage.(stage.Sourcer)
-	files, err := e.readSources(context.Background(), s)
+	n := prog.Node("data.docs")
+	s := n.Stage.(stage.Sourcer)
+	files, err := e.readSources(context.Background(), n, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.unchanged(context.Background(), s, files); err != nil {
+	if err := e.unchanged(context.Background(), n, s, files); err != nil {
 		t.Error(err)
 	}
 	files[0].Digest = artifact.Digest{1} // as if it had been another content then
-	contains(t, "fresh", e.unchanged(context.Background(), s, files), "a.txt changed while it was read")
+	contains(t, "fresh", e.unchanged(context.Background(), n, s, files), "a.txt changed while it was read")
 	files[0].fresh = false
-	if err := e.unchanged(context.Background(), s, files); err != nil {
+	if err := e.unchanged(context.Background(), n, s, files); err != nil {
 		t.Errorf("a file left alone for long was read again: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
 	"pipe/runtime/stage"
 )
 
@@ -36,16 +37,19 @@ type sourceFile struct {
 var errSourceChanged = errors.New("nothing was kept; run again when nobody writes to it")
 
 // readSources hashes the files that s will read.
-func (e *engine) readSources(ctx context.Context, s stage.Sourcer) ([]sourceFile, error) {
-	paths, err := s.Sources(e.prog.Dir)
+func (e *engine) readSources(ctx context.Context, n *lang.Node, s stage.Sourcer) ([]sourceFile, error) {
+	paths, err := s.Sources(n.Dir)
 	if err != nil {
 		return nil, err
 	}
 	files := make([]sourceFile, len(paths))
 	for i, p := range paths {
 		f := &files[i]
+		if n.Checkout != "" && !lang.Inside(p, n.Checkout) {
+			return nil, fmt.Errorf("%s lies outside of what was fetched with the module; make the dataset a variable of the module", p)
+		}
 		f.path = p
-		f.Path = relative(e.prog.Dir, p)
+		f.Path = relative(n.Dir, p)
 		if f.Digest, f.id, f.fresh, err = e.fileDigest(ctx, p); err != nil {
 			return nil, err
 		}
@@ -54,8 +58,8 @@ func (e *engine) readSources(ctx context.Context, s stage.Sourcer) ([]sourceFile
 }
 
 // unchanged is an error if the files that s reads are not what they were.
-func (e *engine) unchanged(ctx context.Context, s stage.Sourcer, files []sourceFile) error {
-	paths, err := s.Sources(e.prog.Dir)
+func (e *engine) unchanged(ctx context.Context, n *lang.Node, s stage.Sourcer, files []sourceFile) error {
+	paths, err := s.Sources(n.Dir)
 	if err != nil {
 		return err
 	}

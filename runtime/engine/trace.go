@@ -343,7 +343,7 @@ func (x *Tracing) into(t *Trace, n *lang.Node, path string) error {
 		return err
 	}
 	found, tells := learns, learns
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if o.Type != artifact.Dataset || o.Alias != "" {
 			continue
 		}

@@ -29,6 +29,11 @@ func (e *engine) watched() ([]string, error) {
 			return nil, err
 		}
 	}
+	if slices.ContainsFunc(e.prog.Modules, func(m lang.ModuleCall) bool { return m.Checkout != "" }) {
+		if err := w.tree(filepath.Join(e.Store.Dir(), "modules", "refs")); err != nil {
+			return nil, err
+		}
+	}
 	// Who judges gates by a run that people pinned looks at more than this.
 	baselines := filepath.Join(e.Store.Dir(), "baselines")
 	if pinned, err := os.ReadDir(baselines); err == nil && len(pinned) > 0 && e.gated() {
@@ -81,7 +86,7 @@ func (w *watch) node(n *lang.Node) error {
 		return errUnwatched
 	}
 	w.add(w.e.Store.RecordPath(r.Key))
-	for _, o := range n.Kind.Outputs {
+	for _, o := range n.Makes {
 		if o.Alias != "" {
 			continue
 		}
@@ -92,7 +97,7 @@ func (w *watch) node(n *lang.Node) error {
 		w.add(a.Paths()...)
 	}
 	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := w.sources(s); err != nil {
+		if err := w.sources(n, s); err != nil {
 			return err
 		}
 	}
@@ -104,16 +109,16 @@ func (w *watch) node(n *lang.Node) error {
 	return nil
 }
 
-func (w *watch) sources(s stage.Sourcer) error {
+func (w *watch) sources(n *lang.Node, s stage.Sourcer) error {
 	f, ok := s.(stage.Folderer)
 	if !ok {
 		return errUnwatched
 	}
-	folders, err := f.Folders(w.e.prog.Dir)
+	folders, err := f.Folders(n.Dir)
 	if err != nil {
 		return err
 	}
-	files, err := s.Sources(w.e.prog.Dir)
+	files, err := s.Sources(n.Dir)
 	if err != nil {
 		return err
 	}
@@ -149,7 +154,7 @@ func (w *watch) model(n *lang.Node) error {
 		}
 	}
 	if m.Template != "" {
-		w.add(within(w.e.prog.Dir, n.Model.ChatTemplate), m.Template)
+		w.add(within(n.Dir, n.Model.ChatTemplate), m.Template)
 	}
 	return nil
 }

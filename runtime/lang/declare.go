@@ -13,8 +13,8 @@ import (
 	"pipe/runtime/stage"
 )
 
-// declare notes what the blocks of one file declare.
-func (l *loader) declare(body *hclsyntax.Body) {
+// declare notes what the blocks of one file of m declare.
+func (l *loader) declare(m *module, body *hclsyntax.Body) {
 	for _, a := range attributesOf(body) {
 		l.errorAt(a.NameRange, "Attribute outside of a block",
 			"%s stands alone; attributes belong into a block, and values of your own into locals { ... }.", a.Name)
@@ -22,36 +22,26 @@ func (l *loader) declare(body *hclsyntax.Body) {
 	for _, b := range body.Blocks {
 		switch b.Type {
 		case "pipeline":
-			l.declareHeader(b)
+			l.declareHeader(m, b)
 		case "locals":
-			l.declareLocals(b)
+			l.declareLocals(m, b)
 		case "variable":
-			l.declareVariable(b)
-		case "module", "output", "lock", "exec":
-			l.declareLater(b)
+			l.declareVariable(m, b)
+		case "module":
+			l.declareCall(m, b)
+		case "output":
+			l.declareOutput(m, b)
 		default:
-			l.declareBlock(b)
+			l.declareBlock(m, b)
 		}
 	}
 }
 
-// declareLater refuses a block that the language is to have, unless there is a
-// kind of that name.
-func (l *loader) declareLater(b *hclsyntax.Block) {
-	if l.kinds[b.Type] != nil {
-		l.declareBlock(b)
+func (l *loader) declareHeader(m *module, b *hclsyntax.Block) {
+	if m != l.root {
+		l.errorAt(headerRange(b), "Invalid block", "A module has no pipeline block: seed and name are those of the pipeline that uses it. Remove the block.")
 		return
 	}
-	advice := map[string]string{
-		"module": "keep all *.hcl files of the recipe in one directory, which is read as one pipeline",
-		"output": "refer to what a stage made as KIND.NAME.OUTPUT, and look at it with pipe show",
-		"lock":   "pin a model in its source: hf://org/name@revision",
-		"exec":   "run the program by itself, and read what it writes with a data block",
-	}
-	l.errorAt(headerRange(b), "Not part of this version", "%s blocks are not part of this version of pipe; %s.", b.Type, advice[b.Type])
-}
-
-func (l *loader) declareHeader(b *hclsyntax.Block) {
 	name, ok := l.label(b)
 	if l.header != nil {
 		l.errorAt(headerRange(b), "Duplicate block", "The pipeline block was already written at %s; there is one for all files.", headerRange(l.header))
@@ -63,7 +53,7 @@ func (l *loader) declareHeader(b *hclsyntax.Block) {
 	}
 }
 
-func (l *loader) declareLocals(b *hclsyntax.Block) {
+func (l *loader) declareLocals(m *module, b *hclsyntax.Block) {
 	if len(b.Labels) > 0 {
 		l.errorAt(b.LabelRanges[0], "Unexpected label", "A locals block has no label; write locals { ... }.")
 	}
@@ -71,12 +61,12 @@ func (l *loader) declareLocals(b *hclsyntax.Block) {
 		l.errorAt(inner.TypeRange, "Unknown block", "A locals block holds attributes only; write %s = { ... } for an object.", inner.Type)
 	}
 	for _, a := range attributesOf(b.Body) {
-		l.add(&decl{typ: "local", name: a.Name, attr: a})
+		l.add(&decl{mod: m, typ: "local", name: a.Name, attr: a})
 	}
 }
 
-func (l *loader) declareBlock(b *hclsyntax.Block) {
-	d := &decl{typ: b.Type, block: b}
+func (l *loader) declareBlock(m *module, b *hclsyntax.Block) {
+	d := &decl{mod: m, typ: b.Type, block: b}
 	switch kind := l.kinds[b.Type]; {
 	case kind != nil:
 		d.kind, d.outputs = kind, kind.Outputs
@@ -90,10 +80,13 @@ func (l *loader) declareBlock(b *hclsyntax.Block) {
 		if detail == "" {
 			detail = " Known are " + list(known) + "."
 		}
+		if b.Type == "lock" {
+			detail = " What a pipeline takes from outside is pinned in the file pipe.lock, which pipe lock writes."
+		}
 		l.errorAt(b.TypeRange, "Unknown kind of block", "There is no kind of block named %s.%s", b.Type, detail)
 		// References by the right name are not errors of their own.
 		d.broken = true
-		if d.typ = closest(b.Type, known); d.typ == "" || len(b.Labels) != 1 || l.decls[d.typ+"."+b.Labels[0]] != nil {
+		if d.typ = closest(b.Type, known); d.typ == "" || len(b.Labels) != 1 || l.decls[m.prefix+d.typ+"."+b.Labels[0]] != nil {
 			return
 		}
 	}
@@ -107,7 +100,7 @@ func (l *loader) declareBlock(b *hclsyntax.Block) {
 
 // blockTypes returns the types of all blocks, sorted.
 func (l *loader) blockTypes() []string {
-	names := append(slices.Collect(maps.Keys(l.kinds)), "pipeline", "variable", "locals", "model", "teacher")
+	names := append(slices.Collect(maps.Keys(l.kinds)), "pipeline", "variable", "locals", "model", "teacher", "module", "output")
 	slices.Sort(names)
 	return names
 }
@@ -130,7 +123,7 @@ func (l *loader) label(b *hclsyntax.Block) (string, bool) {
 }
 
 func (l *loader) add(d *decl) {
-	d.addr = d.typ + "." + d.name
+	d.addr = d.mod.prefix + d.typ + "." + d.name
 	if old := l.decls[d.addr]; old != nil {
 		l.errorAt(d.header(), "Duplicate name", "%s was already declared at %s.", d.addr, old.header())
 		return
@@ -178,7 +171,7 @@ func (l *loader) evalHeader() {
 	if l.header == nil {
 		return
 	}
-	d := &decl{typ: "pipeline", addr: "pipeline", block: l.header, uses: map[string]hcl.Range{}}
+	d := &decl{mod: l.root, typ: "pipeline", addr: "pipeline", block: l.header, uses: map[string]hcl.Range{}}
 	body := *l.header.Body
 	body.Attributes = maps.Clone(body.Attributes)
 	for _, a := range attributesOf(l.header.Body) {

@@ -288,6 +288,8 @@ func (s *setter) set(dst reflect.Value, v cty.Value, e hcl.Expression, path stri
 	switch {
 	case t == candidatesType:
 		s.candidates(dst, v, e, path)
+	case t == bindingsType:
+		s.bindings(dst, v, e, path)
 	case v.IsNull():
 		s.wrong(e, v, t)
 	case t.Kind() == reflect.Pointer:

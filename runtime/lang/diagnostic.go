@@ -121,18 +121,31 @@ func tidy(diags hcl.Diagnostics) hcl.Diagnostics {
 		at              hcl.Range
 	}
 	seen := map[place]bool{}
-	var out hcl.Diagnostics
-	for _, d := range diags {
+	reached := map[place][]string{} // by which uses of a module
+	of := func(d *hcl.Diagnostic) place {
 		p := place{summary: d.Summary, detail: d.Detail}
 		if d.Subject != nil {
 			p.at = *d.Subject
 		}
+		return p
+	}
+	for _, d := range diags {
+		if m, ok := d.Extra.(*module); ok && !slices.Contains(reached[of(d)], m.reached()) {
+			reached[of(d)] = append(reached[of(d)], m.reached())
+		}
+	}
+	var out hcl.Diagnostics
+	for _, d := range diags {
+		p := of(d)
 		if seen[p] {
 			continue
 		}
 		seen[p] = true
 		clean := *d
-		clean.Expression, clean.EvalContext = nil, nil
+		clean.Expression, clean.EvalContext, clean.Extra = nil, nil, nil
+		if by := reached[p]; len(by) > 0 {
+			clean.Detail += "\nReached by " + list(by) + "."
+		}
 		out = append(out, &clean)
 	}
 	slices.SortStableFunc(out, func(a, b *hcl.Diagnostic) int {

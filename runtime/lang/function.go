@@ -24,7 +24,7 @@ type readFunc func(name string) ([]byte, error)
 // functions returns what expressions may call: functions of their arguments,
 // of files beside the pipeline and of declared environment variables, and
 // errors with advice in the place of what would differ from run to run.
-func functions(dir string, read readFunc, env func(string) (string, error)) map[string]function.Function {
+func functions(dir directory, env func(string) (string, error)) map[string]function.Function {
 	fns := map[string]function.Function{
 		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": stdlib.LogFunc,
 		"max": stdlib.MaxFunc, "min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc,
@@ -51,13 +51,13 @@ func functions(dir string, read readFunc, env func(string) (string, error)) map[
 		"can":   tryfunc.CanFunc, "try": tryfunc.TryFunc,
 
 		"env":    envFunction(env),
-		"file":   fileFunction(dir, read),
+		"file":   fileFunction(dir),
 		"matrix": matrixFunction,
 	}
 	for name, advice := range impure {
 		fns[name] = impureFunction(advice)
 	}
-	fns["templatefile"] = templateFunction(dir, read, maps.Clone(fns))
+	fns["templatefile"] = templateFunction(dir, maps.Clone(fns))
 	return fns
 }
 
@@ -122,12 +122,12 @@ func envFunction(env func(string) (string, error)) function.Function {
 	})
 }
 
-func fileFunction(dir string, read readFunc) function.Function {
+func fileFunction(dir directory) function.Function {
 	return function.New(&function.Spec{
 		Params: []function.Parameter{{Name: "path", Type: cty.String}},
 		Type:   function.StaticReturnType(cty.String),
 		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-			_, text, err := readText(dir, args[0].AsString(), read)
+			_, text, err := dir.readText(args[0].AsString())
 			if err != nil {
 				return cty.NilVal, function.NewArgError(0, err)
 			}
@@ -136,16 +136,26 @@ func fileFunction(dir string, read readFunc) function.Function {
 	})
 }
 
-// readText reads a UTF-8 file; a relative path is resolved against dir.
-func readText(dir, path string, read readFunc) (name, text string, err error) {
+// A directory is where relative paths start. If it was fetched, checkout is
+// what they may not lead out of, else it is empty. read reads a file.
+type directory struct {
+	path, checkout string
+	read           readFunc
+}
+
+// readText reads a UTF-8 file.
+func (d directory) readText(path string) (name, text string, err error) {
 	if path == "" {
 		return "", "", errors.New("the path is empty")
 	}
 	name = path
 	if !filepath.IsAbs(name) {
-		name = filepath.Join(dir, name)
+		name = filepath.Join(d.path, name)
 	}
-	b, err := read(name)
+	if d.checkout != "" && !Inside(name, d.checkout) {
+		return "", "", fmt.Errorf("%s lies outside of what was fetched with the module; pass what it holds as a variable", path)
+	}
+	b, err := d.read(name)
 	if err != nil {
 		return "", "", errors.New(ioReason(name, err))
 	}
@@ -157,9 +167,9 @@ func readText(dir, path string, read readFunc) (name, text string, err error) {
 
 // templateFunction evaluates the file's content as an HCL template with the
 // given variables. fns does not hold templatefile, so that it cannot recurse.
-func templateFunction(dir string, read readFunc, fns map[string]function.Function) function.Function {
+func templateFunction(dir directory, fns map[string]function.Function) function.Function {
 	eval := func(args []cty.Value) (cty.Value, error) {
-		name, text, err := readText(dir, args[0].AsString(), read)
+		name, text, err := dir.readText(args[0].AsString())
 		if err != nil {
 			return cty.NilVal, function.NewArgError(0, err)
 		}

@@ -57,7 +57,7 @@ func (d *decoder) checkGateExpr(e hcl.Expression) {
 		if len(t) < 2 || !d.l.isRoot(root) {
 			continue
 		}
-		u := d.l.decls[root+"."+stepName(t[1])]
+		u := d.l.decls[d.scope.mod.prefix+root+"."+stepName(t[1])]
 		switch {
 		case u == nil || u.broken:
 			d.failed = true

@@ -25,6 +25,12 @@ type Options struct {
 	Vars     map[string]string                // --var NAME=VALUE
 	VarFiles []string                         // --var-file; a later file wins over an earlier one
 	Env      func(name string) (string, bool) // looks up PIPE_VAR_NAME and env(); nil means an empty environment
+
+	// Module returns where a module that is not a directory beside the
+	// pipeline lies, by its source such as git::https://host/repo.git//dir?ref=v1:
+	// its directory, and the directory of what was fetched with it, which nothing
+	// in the module may lead out of. nil knows no such modules.
+	Module func(source string) (dir, checkout string, err error)
 }
 
 // A Program is a loaded pipeline: every stage decoded, every sweep expanded.
@@ -35,11 +41,17 @@ type Program struct {
 	BudgetTime  time.Duration // longest time of one run; 0: none
 	Dir         string        // directory of the pipeline file; relative paths in it resolve against Dir
 	Nodes       []*Node
+	Modules     []ModuleCall         // in the order of the files; those inside a module follow it
 	Files       map[string]*hcl.File // for WriteDiagnostics
 	ValueFiles  []string             // those of Files that hold values of variables, secret ones perhaps
-	Graph       graph.Graph[string, string]
-	Watched     []string // files and directories that decided what was loaded, also those looked for and missing
-	Sensitive   bool     // a variable is sensitive
+	Reads       []string             // files that file and templatefile read, sorted
+	Watched     []string             // files and directories that decided what was loaded, also those looked for and missing
+	// Given are the values that variables got from outside, as expressions of
+	// HCL by name; Withheld are the names of sensitive ones among them.
+	Given     map[string]string
+	Withheld  []string
+	Graph     graph.Graph[string, string]
+	Sensitive bool // a variable is sensitive
 
 	byAddr map[string]*Node
 }
@@ -62,14 +74,26 @@ func (p *Program) Addrs(addr string) []string {
 	return out
 }
 
+// A ModuleCall is one module block.
+type ModuleCall struct {
+	Addr     string // "module.prep", "module.prep.module.inner"
+	Source   string // as it is written
+	Dir      string // of its files
+	Checkout string // what was fetched with it; empty for a directory beside the pipeline
+}
+
 // A Node is one block, or one instance of a swept block.
 type Node struct {
-	Addr  string // `sft.legal["rank=8"]`, "data.docs", "model.base"
+	Addr  string // `sft.legal["rank=8"]`, "data.docs", "module.prep.dedup.clean"
 	Block string // "sft.legal": Addr without the key
 	Type  string // block type: "sft", "data", "model", "teacher"
 	Name  string // block label: "legal"
 	Key   string // key of the sweep; empty without for_each
 	Swept bool   // the block has for_each
+	Dir   string // of the pipeline, or of the module that the block stands in: relative paths to read resolve against it
+	// Checkout is what nothing that the block reads may lie outside of, if it
+	// stands in a module that was fetched.
+	Checkout string
 
 	// Kind and Stage are nil for model and teacher blocks, which have Model or
 	// Teacher instead. Handles to a teacher block share the Teacher pointer.
@@ -81,6 +105,7 @@ type Node struct {
 	Inputs  []Input                 // every handle in the spec, in the order of the struct's fields
 	Needs   []string                // nodes that must be done before this one, sorted; includes depends_on
 	Outputs map[string]artifact.Ref // by output name; aliases are resolved to what they pass on
+	Makes   []stage.Output          // what the block can be referred to as: its Kind's, unless its spec says more
 	Gates   []stage.Gate
 
 	// Blocks that may stand in any stage and never reach a key; nil if absent.

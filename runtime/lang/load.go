@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
-	"github.com/zclconf/go-cty/cty/function"
 
 	"pipe/runtime/stage"
 )
@@ -96,6 +95,15 @@ func (l *loader) read(name string) ([]byte, error) {
 	return readFile(name)
 }
 
+// readNamed is read of a file that an expression names.
+func (l *loader) readNamed(name string) ([]byte, error) {
+	b, err := l.read(name)
+	if err == nil {
+		l.noteRead(name)
+	}
+	return b, err
+}
+
 // readFile reads a regular file of at most maxFile bytes.
 func readFile(name string) ([]byte, error) {
 	f, err := os.Open(name)
@@ -137,13 +145,13 @@ type loader struct {
 	opts  Options
 	diags hcl.Diagnostics
 
-	bodies  []*hclsyntax.Body
-	decls   map[string]*decl // "sft.legal", "local.x", "var.base"
-	order   []*decl          // in the order of the files
-	vars    []*variable
-	header  *hclsyntax.Block // the pipeline block, if any
-	envs    map[string]bool  // names that env() may read
-	funcs   map[string]function.Function
+	root    *module
+	modules []*module             // all of them, each after the one that calls it
+	parsed  map[string]*parsedDir // directories of modules, by path
+	decls   map[string]*decl      // "sft.legal", "local.x", "module.prep.var.docs"
+	order   []*decl               // in the order of the files
+	header  *hclsyntax.Block      // the pipeline block, if any
+	envs    map[string]bool       // names that env() may read
 	plans   plans
 	noted   map[string]bool // names in prog.Watched
 	held    int64           // bytes of the values made so far
@@ -153,9 +161,11 @@ type loader struct {
 // A decl is something that expressions may refer to.
 type decl struct {
 	addr, typ, name string
+	mod             *module
 	index           int
 	block           *hclsyntax.Block     // nil for a local value
 	attr            *hclsyntax.Attribute // of a local value
+	variable        *variable            // of a variable block
 	kind            *stage.Kind          // nil for model, teacher, locals and variables
 	outputs         []stage.Output       // of blocks
 
@@ -190,13 +200,15 @@ func newLoader(kinds []stage.Kind, opts Options) *loader {
 		opts.Env = func(string) (string, bool) { return "", false }
 	}
 	l := &loader{
-		prog:  &Program{Files: map[string]*hcl.File{}, byAddr: map[string]*Node{}},
-		kinds: map[string]*stage.Kind{},
-		opts:  opts,
-		decls: map[string]*decl{},
-		envs:  map[string]bool{},
-		plans: plans{},
-		noted: map[string]bool{},
+		prog:   &Program{Files: map[string]*hcl.File{}, Given: map[string]string{}, byAddr: map[string]*Node{}},
+		kinds:  map[string]*stage.Kind{},
+		opts:   opts,
+		root:   &module{files: map[string]bool{}},
+		parsed: map[string]*parsedDir{},
+		decls:  map[string]*decl{},
+		envs:   map[string]bool{},
+		plans:  plans{},
+		noted:  map[string]bool{},
 	}
 	for i := range kinds {
 		l.kinds[kinds[i].Name] = &kinds[i]
@@ -213,36 +225,50 @@ func (l *loader) errorAt(r hcl.Range, summary, format string, args ...any) {
 	l.diags = append(l.diags, errorAt(r, summary, format, args...))
 }
 
+// parse parses a file of the pipeline itself.
 func (l *loader) parse(src []byte, name string) {
+	if body := l.parseFile(src, name); body != nil {
+		l.root.bodies = append(l.root.bodies, body)
+	}
+	l.root.files[name] = true
+}
+
+// parseFile returns nil beside an error.
+func (l *loader) parseFile(src []byte, name string) *hclsyntax.Body {
 	l.prog.Files[name] = &hcl.File{Bytes: src}
 	if d := tooDeep(src, name); d != nil {
 		l.diags = append(l.diags, d)
-		return
+		return nil
 	}
 	f, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
 	l.prog.Files[name] = f
 	l.diags = append(l.diags, diags...)
 	if body, ok := f.Body.(*hclsyntax.Body); ok && !diags.HasErrors() {
-		l.bodies = append(l.bodies, body)
+		return body
 	}
+	return nil
 }
 
 // load works through the parsed bodies: declarations, then references, then
 // values in topological order.
 func (l *loader) load() (*Program, hcl.Diagnostics) {
 	if !l.diags.HasErrors() {
-		for _, b := range l.bodies {
-			l.declare(b)
-		}
+		l.root.dir = l.prog.Dir
+		l.declareModule(l.root)
 		l.readEnv()
-		l.funcs = functions(l.prog.Dir, l.read, l.readDeclaredEnv)
+		for _, m := range l.modules {
+			m.funcs = functions(directory{m.dir, m.checkout, l.readNamed}, l.readDeclaredEnv)
+		}
 		l.evalVariables()
+		for _, m := range l.modules[1:] {
+			l.within(m, func() { l.readInputs(m) })
+		}
 		l.evalHeader()
 		for _, d := range l.order {
-			l.findUses(d)
+			l.within(d.mod, func() { l.findUses(d) })
 		}
 		for _, d := range l.sorted() {
-			l.evaluate(d)
+			l.within(d.mod, func() { l.evaluate(d) })
 		}
 		if !l.diags.HasErrors() {
 			l.connect()
@@ -253,6 +279,13 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 	}
 	l.diags = tidy(l.diags)
 	return l.prog, l.diags
+}
+
+// noteRead notes a file that a function read.
+func (l *loader) noteRead(name string) {
+	if i, have := slices.BinarySearch(l.prog.Reads, name); !have {
+		l.prog.Reads = slices.Insert(l.prog.Reads, i, name)
+	}
 }
 
 // attributesOf returns the attributes of a body in the order of the file.

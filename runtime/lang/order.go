@@ -184,15 +184,20 @@ func (l *loader) dependsOn(d *decl) []string {
 	var out []string
 	for _, e := range exprs {
 		t, diags := hcl.AbsTraversalForExpr(e)
-		if diags.HasErrors() || !l.isRoot(t.RootName()) || t.RootName() == "var" || t.RootName() == "local" {
+		if diags.HasErrors() || !l.isRoot(t.RootName()) && t.RootName() != "module" || t.RootName() == "var" || t.RootName() == "local" {
 			l.errorAt(e.Range(), "Invalid reference", "depends_on takes references to blocks, such as data.docs.")
 			continue
 		}
-		if len(t) < 2 || l.decls[t.RootName()+"."+stepName(t[1])] == nil {
+		addr, diag := l.resolve(d.mod, t, true, false)
+		if diag != nil || addr == "" {
 			continue // reported with the references
 		}
-		u := l.decls[t.RootName()+"."+stepName(t[1])]
+		u := l.decls[addr]
 		if u.broken || u.off {
+			continue
+		}
+		if u.typ == "output" {
+			out = append(out, handleAddrs(u.value)...)
 			continue
 		}
 		if diag := u.checkSteps(t); diag != nil {
@@ -214,7 +219,7 @@ func (l *loader) dependsOn(d *decl) []string {
 // holds.
 func (d *decl) resolveOutputs(n *Node) {
 	n.Outputs = map[string]artifact.Ref{}
-	for _, o := range d.outputs {
+	for _, o := range n.Makes {
 		ref := artifact.Ref{Type: o.Type, Addr: n.Addr, Output: o.Name}
 		if o.Alias != "" {
 			for _, in := range n.Inputs {

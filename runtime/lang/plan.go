@@ -89,6 +89,7 @@ var (
 	gateType       = reflect.TypeFor[stage.Gate]()
 	exprType       = reflect.TypeFor[hcl.Expression]()
 	candidatesType = reflect.TypeFor[stage.Candidates]()
+	bindingsType   = reflect.TypeFor[stage.Bindings]()
 )
 
 // blockStruct returns the struct behind a block field's type, and whether any
@@ -113,6 +114,8 @@ func takes(t reflect.Type) string {
 		return "expression"
 	case t == candidatesType:
 		return "swept stage"
+	case t == bindingsType:
+		return "map of references"
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -158,6 +161,8 @@ func sample(t reflect.Type) string {
 	switch {
 	case t == candidatesType:
 		return "KIND.NAME"
+	case t == bindingsType:
+		return "{ rows = data.NAME }"
 	case t == exprType:
 		return "..."
 	}

@@ -12,17 +12,28 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
 )
 
 // findUses resolves the references of d to declarations, reports those that
 // lead nowhere, and notes the rest as edges.
 func (l *loader) findUses(d *decl) {
 	d.uses = map[string]hcl.Range{}
-	if d.attr != nil {
+	switch {
+	case d.attr != nil:
 		l.use(d, d.attr.Expr.Variables(), false, false)
 		return
-	}
-	if d.typ == "var" {
+	case d.typ == "var":
+		if a := d.argument(); a != nil {
+			l.useFrom(d.mod.parent, d, a.Expr.Variables(), false, false)
+		}
+		return
+	case d.typ == "module":
+		for _, a := range attributesOf(d.block.Body) {
+			if d.broken && a.Name != "source" { // else its variables have what it uses
+				l.use(d, a.Expr.Variables(), false, false)
+			}
+		}
 		return
 	}
 	swept := d.block.Body.Attributes["for_each"] != nil
@@ -50,9 +61,14 @@ func bodyVariables(b *hclsyntax.Body, gates bool) []hcl.Traversal {
 }
 
 func (l *loader) use(d *decl, refs []hcl.Traversal, swept, gate bool) {
+	l.useFrom(d.mod, d, refs, swept, gate)
+}
+
+// useFrom is use for references that stand in m.
+func (l *loader) useFrom(m *module, d *decl, refs []hcl.Traversal, swept, gate bool) {
 	for _, t := range refs {
 		l.visited++
-		addr, diag := l.resolve(t, swept, gate)
+		addr, diag := l.resolve(m, t, swept, gate)
 		if diag != nil {
 			l.diags = append(l.diags, diag)
 		}
@@ -65,9 +81,10 @@ func (l *loader) use(d *decl, refs []hcl.Traversal, swept, gate bool) {
 	}
 }
 
-// resolve returns the address of the declaration that t refers to; it is empty
-// for each, path, self, baseline and base, and beside an error.
-func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagnostic) {
+// resolve returns the address of the declaration that t, which stands in m,
+// refers to; it is empty for each, path, self, baseline and base, and beside an
+// error.
+func (l *loader) resolve(m *module, t hcl.Traversal, swept, gate bool) (string, *hcl.Diagnostic) {
 	root, at := t.RootName(), t.SourceRange()
 	switch root {
 	case "each":
@@ -79,20 +96,17 @@ func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagno
 		}
 		return "", nil
 	case "path":
-		if len(t) != 2 || stepName(t[1]) != "root" {
-			return "", errorAt(at, "Invalid reference", "Write path.root, the directory of the pipeline file.")
-		}
-		return "", nil
+		return "", l.checkPath(m, t)
 	case "self", "baseline", "base":
 		if !gate {
 			return "", errorAt(at, "Invalid reference", "%s has a meaning only inside a gate block.", root)
 		}
 		return "", nil
 	case "module":
-		return "", errorAt(at, "Not part of this version", "Modules are not part of this version of pipe; keep all *.hcl files of the recipe in one directory, which is read as one pipeline.")
+		return l.resolveModule(m, t)
 	}
 	if !l.isRoot(root) {
-		roots := slices.Concat(slices.Collect(maps.Keys(l.kinds)), []string{"model", "teacher", "var", "local", "each", "path"})
+		roots := slices.Concat(slices.Collect(maps.Keys(l.kinds)), []string{"model", "teacher", "var", "local", "module", "each", "path"})
 		detail := didYouMean(root, roots, "%s")
 		if detail == "" {
 			detail = " For a string, put it in quotes."
@@ -100,32 +114,32 @@ func (l *loader) resolve(t hcl.Traversal, swept, gate bool) (string, *hcl.Diagno
 		return "", errorAt(at, "Undeclared reference", "Nothing is named %s.%s", root, detail)
 	}
 	if len(t) < 2 || stepName(t[1]) == "" {
-		return "", errorAt(at, "Incomplete reference", "Write %s.NAME.%s", root, l.declared(root))
+		return "", errorAt(at, "Incomplete reference", "Write %s.NAME.%s", root, l.declared(m, root))
 	}
 	addr := root + "." + stepName(t[1])
-	if l.decls[addr] == nil {
-		return "", errorAt(at, "Undeclared reference", "There is no %s.%s", addr, l.meant(root, addr))
+	if l.decls[m.prefix+addr] == nil {
+		return "", errorAt(at, "Undeclared reference", "There is no %s.%s", addr, l.meant(m, root, addr))
 	}
-	return addr, nil
+	return m.prefix + addr, nil
 }
 
 func (l *loader) isRoot(name string) bool {
 	return name == "var" || name == "local" || name == "model" || name == "teacher" || l.kinds[name] != nil
 }
 
-// namesOf returns the addresses that start with root.
-func (l *loader) namesOf(root string) []string {
+// namesOf returns the references that start with root and have a meaning in m.
+func (l *loader) namesOf(m *module, root string) []string {
 	var out []string
 	for _, d := range l.order {
-		if d.typ == root {
-			out = append(out, d.addr)
+		if d.mod == m && d.typ == root {
+			out = append(out, d.typ+"."+d.name)
 		}
 	}
 	return out
 }
 
-func (l *loader) declared(root string) string {
-	if names := l.namesOf(root); len(names) > 0 {
+func (l *loader) declared(m *module, root string) string {
+	if names := l.namesOf(m, root); len(names) > 0 {
 		return " Declared are " + list(names) + "."
 	}
 	return ""
@@ -133,9 +147,9 @@ func (l *loader) declared(root string) string {
 
 // meant guesses which declaration a wrong address was meant to be: one of the
 // same type, or the same name under another type.
-func (l *loader) meant(root, addr string) string {
+func (l *loader) meant(m *module, root, addr string) string {
 	_, name, _ := strings.Cut(addr, ".")
-	same := l.namesOf(root)
+	same := l.namesOf(m, root)
 	for i := range same {
 		same[i] = strings.TrimPrefix(same[i], root+".")
 	}
@@ -143,11 +157,11 @@ func (l *loader) meant(root, addr string) string {
 		return s
 	}
 	for _, d := range l.order {
-		if d.name == name {
-			return fmt.Sprintf(" Did you mean %s?", d.addr)
+		if d.mod == m && d.name == name && d.typ != "output" && d.typ != "module" {
+			return fmt.Sprintf(" Did you mean %s.%s?", d.typ, d.name)
 		}
 	}
-	if s := l.declared(root); s != "" {
+	if s := l.declared(m, root); s != "" {
 		return s
 	}
 	return fmt.Sprintf(" No %s is declared.", root)
@@ -170,27 +184,45 @@ func stepName(s hcl.Traverser) string {
 // refers to, and nothing else, so that loading stays linear in the file.
 type scope struct {
 	l     *loader
+	mod   *module // where the expressions stand
 	ctx   *hcl.EvalContext
 	swept bool // each has a meaning
 }
 
 // scope returns the scope of d, without each.
-func (l *loader) scope(d *decl) *scope {
+func (l *loader) scope(d *decl) *scope { return l.scopeIn(d.mod, d) }
+
+// scopeIn is scope for expressions that stand in m.
+func (l *loader) scopeIn(m *module, d *decl) *scope {
 	roots := map[string]map[string]cty.Value{}
+	modules := map[string]map[string]cty.Value{}
 	for addr := range d.uses {
 		u := l.decls[addr]
 		l.visited++
+		if u.typ == "output" {
+			if modules[u.mod.name] == nil {
+				modules[u.mod.name] = map[string]cty.Value{}
+			}
+			modules[u.mod.name][u.name] = u.value
+			continue
+		}
 		if roots[u.typ] == nil {
 			roots[u.typ] = map[string]cty.Value{}
 		}
 		roots[u.typ][u.name] = u.value
 	}
+	for name, outputs := range modules {
+		if roots["module"] == nil {
+			roots["module"] = map[string]cty.Value{}
+		}
+		roots["module"][name] = cty.ObjectVal(outputs)
+	}
 	vars := make(map[string]cty.Value, len(roots)+2)
 	for root, m := range roots {
 		vars[root] = cty.ObjectVal(m)
 	}
-	vars["path"] = cty.ObjectVal(map[string]cty.Value{"root": cty.StringVal(".")})
-	return &scope{l, &hcl.EvalContext{Variables: vars, Functions: l.funcs}, false}
+	vars["path"] = l.pathVal(m)
+	return &scope{l, m, &hcl.EvalContext{Variables: vars, Functions: m.funcs}, false}
 }
 
 // eval evaluates an expression. ok is false if the value is not known, either
@@ -200,7 +232,7 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 	silent := false
 	var off *decl
 	for _, t := range e.Variables() {
-		addr, diag := s.l.resolve(t, s.swept, false)
+		addr, diag := s.l.resolve(s.mod, t, s.swept, false)
 		d := s.l.decls[addr]
 		switch {
 		case diag != nil || d != nil && d.broken:
@@ -281,12 +313,16 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 		return nil
 	}
 	at := t.SourceRange()
-	names := d.outputNames()
-	if len(d.outputs) == 0 {
+	outputs := d.outputs
+	if inst := d.nodeAt(addr); inst != nil {
+		outputs = inst.Makes
+	}
+	names := outputNames(outputs)
+	if len(outputs) == 0 {
 		return errorAt(at, "Unknown output", "%s has no outputs.", addr)
 	}
 	if names == nil {
-		return errorAt(at, "Unknown output", "%s is itself %s; write it without what follows.", addr, article(string(d.outputs[0].Type)))
+		return errorAt(at, "Unknown output", "%s is itself %s; write it without what follows.", addr, article(string(outputs[0].Type)))
 	}
 	name := stepName(rest[0])
 	i := slices.Index(names, name)
@@ -300,7 +336,7 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 		}
 		return errorAt(at, "Unknown output", "%s has no output %q.%s", addr, name, hint)
 	case len(rest) > 1:
-		return errorAt(at, "Unknown output", "%s.%s is %s and has no parts; what is inside is known only after it was made.", addr, name, article(string(d.outputs[i].Type)))
+		return errorAt(at, "Unknown output", "%s.%s is %s and has no parts; what is inside is known only after it was made.", addr, name, article(string(outputs[i].Type)))
 	}
 	return nil
 }
@@ -333,10 +369,22 @@ func (d *decl) instance(key string) *Node {
 	return d.nodes[i]
 }
 
+// nodeAt returns the instance of d at an address, or nil.
+func (d *decl) nodeAt(addr string) *Node {
+	for _, n := range d.nodes {
+		if n.Addr == addr {
+			return n
+		}
+	}
+	return nil
+}
+
 // outputNames is nil for a block that is its own output.
-func (d *decl) outputNames() []string {
+func (d *decl) outputNames() []string { return outputNames(d.outputs) }
+
+func outputNames(outputs []stage.Output) []string {
 	var names []string
-	for _, o := range d.outputs {
+	for _, o := range outputs {
 		if o.Name == "" {
 			return nil
 		}
@@ -348,7 +396,7 @@ func (d *decl) outputNames() []string {
 // valueOf returns what a reference to n evaluates to.
 func (d *decl) valueOf(n *Node) cty.Value {
 	attrs := map[string]cty.Value{}
-	for _, o := range d.outputs {
+	for _, o := range n.Makes {
 		ref, ok := n.Outputs[o.Name]
 		if !ok {
 			ref = artifact.Ref{Type: o.Type, Addr: n.Addr, Output: o.Name}

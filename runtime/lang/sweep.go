@@ -24,7 +24,13 @@ func metaBlock(name string) bool {
 // evaluate gives d its value, and blocks their nodes.
 func (l *loader) evaluate(d *decl) {
 	switch {
-	case d.typ == "var" || d.broken:
+	case d.broken || d.typ == "module":
+		return
+	case d.typ == "var":
+		l.evalInput(d)
+		return
+	case d.typ == "output":
+		l.evalOutput(d)
 		return
 	case d.attr != nil:
 		v, ok, diags := l.scope(d).eval(d.attr.Expr)
@@ -62,7 +68,7 @@ func (l *loader) sweep(d *decl, a *hclsyntax.Attribute, depends []string) {
 	base := l.scope(d)
 	values := map[string]cty.Value{}
 	for _, key := range sortedKeys(elements) {
-		sc := &scope{l, base.ctx.NewChild(), true}
+		sc := &scope{l, d.mod, base.ctx.NewChild(), true}
 		sc.ctx.Variables = map[string]cty.Value{"each": cty.ObjectVal(map[string]cty.Value{
 			"key": cty.StringVal(key), "value": elements[key]})}
 		on, ok := l.when(d, sc)
@@ -101,7 +107,7 @@ func (l *loader) elements(d *decl, a *hclsyntax.Attribute) (map[string]cty.Value
 		l.errorAt(at, "Sensitive value", "for_each would show the sensitive value in addresses.")
 	case v.IsNull():
 		l.errorAt(at, "Invalid for_each", "for_each is null. %s", forms)
-	case l.isOneStage(a.Expr):
+	case l.isOneStage(d.mod, a.Expr):
 		l.errorAt(at, "Invalid for_each", "%s is one stage without for_each; leave for_each out and refer to its outputs.", spell(a.Expr))
 	case t.IsObjectType() || t.IsMapType():
 		return v.AsValueMap(), true
@@ -125,12 +131,12 @@ func (l *loader) elements(d *decl, a *hclsyntax.Attribute) (map[string]cty.Value
 
 // isOneStage reports whether e refers to a stage as a whole that is no sweep,
 // or to one instance of a sweep.
-func (l *loader) isOneStage(e hcl.Expression) bool {
+func (l *loader) isOneStage(m *module, e hcl.Expression) bool {
 	ref, ok := e.(*hclsyntax.ScopeTraversalExpr)
 	if !ok || len(ref.Traversal) < 2 {
 		return false
 	}
-	d := l.decls[ref.Traversal.RootName()+"."+stepName(ref.Traversal[1])]
+	d := l.decls[m.prefix+ref.Traversal.RootName()+"."+stepName(ref.Traversal[1])]
 	if d == nil || d.outputNames() == nil {
 		return false
 	}
@@ -157,6 +163,7 @@ func (l *loader) when(d *decl, sc *scope) (on, ok bool) {
 func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *Node {
 	n := &Node{
 		Addr: addr, Block: d.addr, Type: d.typ, Name: d.name, Key: key, Swept: d.swept, Kind: d.kind,
+		Dir: d.mod.dir, Checkout: d.mod.checkout, Makes: d.outputs,
 		Needs: slices.Clone(depends), Header: d.header(), ranges: map[string]hcl.Range{},
 	}
 	dec := &decoder{l: l, scope: sc, node: n, what: fmt.Sprintf("%s %q", d.typ, d.name)}
@@ -181,6 +188,10 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 	if !dec.failed {
 		l.reportCheck(n, check())
 	}
+	if m, ok := n.Stage.(stage.Maker); ok {
+		n.Makes = m.Outputs()
+	}
+	l.placeJournal(d.mod, n)
 	d.resolveOutputs(n)
 	l.prog.Nodes = append(l.prog.Nodes, n)
 	l.prog.byAddr[addr] = n

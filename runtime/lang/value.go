@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -124,6 +125,56 @@ func (s *setter) candidates(dst reflect.Value, v cty.Value, e hcl.Expression, pa
 		s.d.node.addInput(at+"model", &cs[i].Model.Ref, e.Range())
 	}
 	dst.Set(reflect.ValueOf(cs))
+}
+
+// bindings stores handles by their names, sorted.
+func (s *setter) bindings(dst reflect.Value, v cty.Value, e hcl.Expression, path string) {
+	isMap := !v.IsNull() && (v.Type().IsObjectType() || v.Type().IsMapType())
+	if !isMap || spell(e) != "" && stageOutputs(v) != nil {
+		s.wrong(e, v, dst.Type())
+		return
+	}
+	if v.LengthInt() == 0 {
+		return
+	}
+	exprs := map[string]hcl.Expression{} // as far as they are written one by one
+	pairs, _ := hcl.ExprMap(e)
+	for _, p := range pairs {
+		if k, diags := p.Key.Value(s.d.scope.ctx); !diags.HasErrors() && k.Type() == cty.String && k.IsKnown() && !k.IsNull() {
+			exprs[k.AsString()] = p.Value
+		}
+	}
+	values := v.AsValueMap()
+	bs := make(stage.Bindings, len(values))
+	for i, name := range sortedKeys(values) {
+		at := exprs[name]
+		if at == nil {
+			at = e
+		}
+		h := asHandle(values[name])
+		if h == nil || h.ref.Type == artifact.Teacher {
+			one := setter{s.d, s.name + "." + name, s.expr}
+			s.d.report(errorAt(at.Range(), "Wrong type", "%s", one.notBound(at, values[name])))
+			continue
+		}
+		elem := path + "[" + strconv.Quote(name) + "]"
+		bs[i] = stage.Binding{Name: name, Ref: h.ref}
+		s.d.mark([]string{elem}, at.Range())
+		s.d.node.addInput(elem, &bs[i].Ref, at.Range())
+	}
+	dst.Set(reflect.ValueOf(bs))
+}
+
+// notBound says why v, the value of e, is no handle that a program can be given.
+func (s *setter) notBound(e hcl.Expression, v cty.Value) string {
+	spelled := spell(e)
+	if outs := stageOutputs(v); outs != nil && spelled != "" {
+		return fmt.Sprintf("%s is a whole stage; %s takes one of its outputs, %s.", spelled, s.name, list(sortedKeys(outs)))
+	}
+	if spelled == "" {
+		spelled = "this"
+	}
+	return fmt.Sprintf("%s is %s; %s takes a reference to a dataset, model, metrics or file, such as data.NAME.", spelled, describe(v), s.name)
 }
 
 func orNull(v cty.Value) cty.Value {

@@ -9,8 +9,11 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/typeexpr"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
+
+	"pipe/runtime/artifact"
 )
 
 // envPrefix starts the names of environment variables that set variables.
@@ -23,31 +26,33 @@ const sensitive = "sensitive"
 type variable struct {
 	decl        *decl
 	description string
-	typ         cty.Type // NilType if not declared
+	typ         cty.Type      // NilType if not declared
+	handle      artifact.Type // of the references that typ is made of; empty for plain values
 	dflt        cty.Value
 	sensitive   bool
 	validations []*hclsyntax.Block
 }
 
-func (l *loader) declareVariable(b *hclsyntax.Block) {
+func (l *loader) declareVariable(m *module, b *hclsyntax.Block) {
 	name, ok := l.label(b)
 	if !ok {
 		return
 	}
-	d := &decl{typ: "variable", name: name, block: b}
-	d.typ = "var"
+	d := &decl{mod: m, typ: "var", name: name, block: b}
+	d.variable = &variable{decl: d}
 	before := len(l.order)
 	l.add(d)
 	if len(l.order) > before {
-		l.vars = append(l.vars, &variable{decl: d})
+		m.vars = append(m.vars, d.variable)
 	}
 }
 
 // evalVariables gives every variable its value: from --var, else the last
 // --var-file that has it, else PIPE_VAR_NAME, else its default.
 func (l *loader) evalVariables() {
-	names := make([]string, len(l.vars))
-	for i, v := range l.vars {
+	vars := l.root.vars
+	names := make([]string, len(vars))
+	for i, v := range vars {
 		names[i] = v.decl.name
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.opts.Vars)) {
@@ -56,7 +61,7 @@ func (l *loader) evalVariables() {
 		}
 	}
 	given := l.readVarFiles(names)
-	for _, v := range l.vars {
+	for _, v := range vars {
 		l.readVariable(v)
 		l.giveValue(v, given)
 		l.validate(v)
@@ -131,13 +136,17 @@ func (l *loader) readVariable(v *variable) {
 	for _, a := range attributesOf(body) {
 		switch a.Name {
 		case "type":
-			t, diags := typeexpr.TypeConstraint(a.Expr)
+			var t cty.Type
+			var diags hcl.Diagnostics
+			if t, v.handle = handleConstraint(a.Expr); v.handle == "" {
+				t, diags = typeexpr.TypeConstraint(a.Expr)
+			}
 			l.diags = append(l.diags, diags...)
 			if !diags.HasErrors() && t != cty.DynamicPseudoType {
 				v.typ = t
 			}
 		case "default":
-			val, diags := a.Expr.Value(&hcl.EvalContext{Functions: l.funcs})
+			val, diags := a.Expr.Value(&hcl.EvalContext{Functions: v.decl.mod.funcs})
 			l.diags = append(l.diags, diags...)
 			v.dflt = val
 			if diags.HasErrors() {
@@ -201,16 +210,44 @@ func (l *loader) giveValue(v *variable, given map[string]fileValue) {
 			at = a.Expr.Range()
 		}
 		val = l.convertVariable(v, v.dflt, at, "")
+	case v.handle != "":
+		l.errorAt(d.header(), "Missing value", "Variable %q takes %s, which only a module block can give: write module \"NAME\" { source = ... %s = ... } in another pipeline.", d.name, v.takes(), d.name)
 	default:
 		l.errorAt(d.header(), "Missing value", "Variable %q has no default; give --var %s=VALUE, set %s%s, or write default = ... here.", d.name, d.name, envPrefix, d.name)
 	}
+	l.setValue(v, val)
+	if _, fromFile := given[d.name]; ok || fromFile {
+		l.noteGiven(v)
+	}
+}
+
+// noteGiven notes the value that a variable got from outside.
+func (l *loader) noteGiven(v *variable) {
+	d := v.decl
+	switch {
+	case d.broken:
+	case v.sensitive:
+		l.prog.Withheld = append(l.prog.Withheld, d.name)
+	default:
+		l.prog.Given[d.name] = string(hclwrite.TokensForValue(d.value).Bytes())
+	}
+}
+
+// setValue gives a variable its value; without one it stays broken.
+func (l *loader) setValue(v *variable, val cty.Value) {
 	if val == cty.NilVal || !val.IsWhollyKnown() {
 		return
 	}
 	if v.sensitive {
 		val = val.Mark(sensitive)
 	}
-	d.value, d.broken = val, false
+	v.decl.value, v.decl.broken = val, false
+}
+
+// convertTo is convert.Convert without its reasons.
+func convertTo(val cty.Value, t cty.Type) (cty.Value, bool) {
+	out, err := convert.Convert(val, t)
+	return out, err == nil
 }
 
 func (l *loader) convertVariable(v *variable, val cty.Value, at hcl.Range, origin string) cty.Value {
@@ -289,7 +326,7 @@ func (l *loader) validate(v *variable) {
 		if foreign || v.decl.broken {
 			continue
 		}
-		ctx := &hcl.EvalContext{Functions: l.funcs, Variables: map[string]cty.Value{
+		ctx := &hcl.EvalContext{Functions: v.decl.mod.funcs, Variables: map[string]cty.Value{
 			"var": cty.ObjectVal(map[string]cty.Value{v.decl.name: v.decl.value})}}
 		ok, diags := evalBool(cond.Expr, ctx)
 		l.diags = append(l.diags, diags...)
@@ -302,6 +339,9 @@ func (l *loader) validate(v *variable) {
 
 // valueRange is where a rejected value comes from, as far as it is in the file.
 func (l *loader) valueRange(v *variable) hcl.Range {
+	if a := v.decl.argument(); a != nil {
+		return a.Expr.Range()
+	}
 	_, given := l.opts.Vars[v.decl.name]
 	if a := v.decl.block.Body.Attributes["default"]; a != nil && !given {
 		return a.Expr.Range()

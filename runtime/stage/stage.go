@@ -48,8 +48,8 @@ type Output struct {
 //
 // Field types: string, bool, int, int64, uint64, float64, []string, []int,
 // []float64, map[string]string, pointers to these (nil: not given), and the
-// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them, and
-// [Candidates]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
+// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them,
+// [Candidates] and [Bindings]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
 //
 // The struct's JSON, with handles as content digests, is the pre-image of the
 // cache key: a field that cannot change the result is tagged json:"-".
@@ -72,6 +72,15 @@ type Stage interface {
 // decoded.
 type Defaulter interface{ SetDefaults() }
 
+// A Maker is a Stage whose outputs are chosen by its spec. Its Kind's Outputs
+// only tell of them.
+type Maker interface {
+	Stage
+	// Outputs returns what others may refer to. It is called once the spec is
+	// complete, before Check.
+	Outputs() []Output
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage
@@ -90,6 +99,13 @@ type Folderer interface {
 	// Folders returns the directories in which adding, removing or renaming an
 	// entry could change what Sources returns; none when it names single files.
 	Folders(dir string) ([]string, error)
+}
+
+// A Patterned is a Sourcer that says by which names or patterns its block names
+// the files, as they are written.
+type Patterned interface {
+	Sourcer
+	Patterns() []string
 }
 
 // A Placer is a Stage that keeps a copy of what it made outside the store.
@@ -138,6 +154,16 @@ type Candidate struct {
 	Key     string  `json:"key"`
 	Metrics Metrics `json:"metrics"`
 	Model   Model   `json:"model"`
+}
+
+// Bindings are handles of any type but teacher by name, sorted by name, such as
+// { rows = dedup.clean.dataset }.
+type Bindings []Binding
+
+// A Binding is one of them.
+type Binding struct {
+	Name string       `json:"name"`
+	Ref  artifact.Ref `json:"ref"`
 }
 
 // A Gate is a condition over the metrics of a stage, judged after every run

@@ -11,6 +11,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 	"pipe/runtime/stage"
 )
 
@@ -53,7 +54,7 @@ func (s *spec) Check() error {
 	if len(s.Files) > 0 {
 		field = "sources"
 	}
-	for _, p := range s.patterns() {
+	for _, p := range s.Patterns() {
 		if err := checkPattern(p); err != nil {
 			bad(true, field, "%v", err)
 		}
@@ -65,14 +66,14 @@ func (s *spec) Check() error {
 	bad(s.InvalidUTF8 != "error" && s.InvalidUTF8 != "replace", "invalid_utf8", "is %q; must be \"error\" or \"replace\"", s.InvalidUTF8)
 	bad(s.Limit < 0, "limit", "is %d; must be 0 (all rows) or more", s.Limit)
 	for field := range s.Map {
-		bad(!slices.Contains(fields, field), "map", "has the field %q; rows have the fields %q", field, fields)
+		bad(!slices.Contains(jsonl.Fields, field), "map", "has the field %q; rows have the fields %q", field, jsonl.Fields)
 	}
 	slices.SortFunc(errs, func(a, b error) int { return compareText(a.Error(), b.Error()) }) // maps have no order
 	return errors.Join(errs...)
 }
 
-// patterns returns what the block names.
-func (s *spec) patterns() []string {
+// Patterns implements stage.Patterned.
+func (s *spec) Patterns() []string {
 	if s.Source != "" {
 		return []string{s.Source}
 	}
@@ -80,7 +81,7 @@ func (s *spec) patterns() []string {
 }
 
 // Sources implements stage.Sourcer.
-func (s *spec) Sources(dir string) ([]string, error) { return find(dir, s.patterns()) }
+func (s *spec) Sources(dir string) ([]string, error) { return find(dir, s.Patterns()) }
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
@@ -93,7 +94,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	if len(rows) == 0 {
-		return fmt.Errorf("%s holds no rows", describe(s.patterns()))
+		return fmt.Errorf("%s holds no rows", describe(s.Patterns()))
 	}
 	total := len(rows)
 	if s.Shuffle {

@@ -9,7 +9,7 @@ import (
 
 // Folders implements stage.Folderer.
 func (s *spec) Folders(dir string) (folders []string, err error) {
-	for _, p := range s.patterns() {
+	for _, p := range s.Patterns() {
 		if !filepath.IsAbs(p) {
 			p = filepath.Join(dir, p)
 		}

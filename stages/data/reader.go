@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,16 +14,14 @@ import (
 	"unicode/utf8"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 )
 
 var formats = []string{"text", "jsonl", "json", "csv", "tsv"}
 
-// The most that is read: of a line of JSON, and of a file that must be held
-// as a whole (text, JSON array), after decompression.
-const (
-	maxLine = 64 << 20
-	maxFile = 1 << 30
-)
+// maxFile is the most that is read of a file that must be held as a whole
+// (text, JSON array), after decompression.
+const maxFile = 1 << 30
 
 // A reader reads one file.
 type reader struct {
@@ -166,7 +163,7 @@ func (r *reader) lines(ctx context.Context, in io.Reader, yield func(artifact.Ro
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		line, err := readLine(buf)
+		line, err := jsonl.Line(buf)
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("%s:%d: %w", r.name, n, err)
 		}
@@ -194,7 +191,7 @@ func (r *reader) object(raw []byte, line int, yield func(artifact.Row) error) er
 		raw = bytes.ToValidUTF8(raw, []byte("\uFFFD"))
 	}
 	at := fmt.Sprintf("%s:%d", r.name, line)
-	o, err := parseObject(raw)
+	o, err := jsonl.Object(raw)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
@@ -202,7 +199,7 @@ func (r *reader) object(raw []byte, line int, yield func(artifact.Row) error) er
 }
 
 func (r *reader) record(o map[string]any, at string, yield func(artifact.Row) error) error {
-	row, err := makeRow(o, r.Map)
+	row, err := jsonl.Row(o, r.Map)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
@@ -211,68 +208,6 @@ func (r *reader) record(o map[string]any, at string, yield func(artifact.Row) er
 		row.ID = at
 	}
 	return yield(row)
-}
-
-// readLine returns the next line without its end; io.EOF comes with the last.
-func readLine(b *bufio.Reader) ([]byte, error) {
-	var line []byte
-	for {
-		part, err := b.ReadSlice('\n')
-		line = append(line, part...)
-		if err != bufio.ErrBufferFull {
-			return line, err
-		}
-		if len(line) > maxLine {
-			return nil, fmt.Errorf("the line is longer than %d MiB", maxLine>>20)
-		}
-	}
-}
-
-// parseObject parses one JSON object that fills raw. Numbers stay as written.
-func parseObject(raw []byte) (map[string]any, error) {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, jsonError(err)
-	}
-	if d.More() || len(bytes.TrimSpace(raw[d.InputOffset():])) > 0 {
-		return nil, fmt.Errorf("there is more after the JSON object, at byte %d of the line", d.InputOffset()+1)
-	}
-	o, ok := v.(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("is %s; each row must be a JSON object", jsonType(v))
-	}
-	return o, nil
-}
-
-// jsonError says where in the text the error is.
-func jsonError(err error) error {
-	var syntax *json.SyntaxError
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("broken JSON: it ends in the middle of the object")
-	case errors.As(err, &syntax):
-		return fmt.Errorf("broken JSON at byte %d: %v", syntax.Offset, err)
-	}
-	return fmt.Errorf("broken JSON: %w", err)
-}
-
-func jsonType(v any) string {
-	switch v.(type) {
-	case nil:
-		return "null"
-	case bool:
-		return "a boolean"
-	case json.Number:
-		return "a number"
-	case string:
-		return "a string"
-	case []any:
-		return "a list"
-	default:
-		return "an object"
-	}
 }
 
 // array yields a row for each object of a JSON array.
@@ -299,7 +234,7 @@ func (r *reader) array(in io.Reader, yield func(artifact.Row) error) error {
 		return line
 	}
 	if t, err := d.Token(); err != nil {
-		return fmt.Errorf("%s:%d: %w", r.name, here(), jsonError(err))
+		return fmt.Errorf("%s:%d: %w", r.name, here(), jsonl.Reason(err))
 	} else if t != json.Delim('[') {
 		return fmt.Errorf("%s:1: must be a JSON array of objects; set format = \"jsonl\" if every line is an object", r.name)
 	}
@@ -307,7 +242,7 @@ func (r *reader) array(in io.Reader, yield func(artifact.Row) error) error {
 		n := here()
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return fmt.Errorf("%s:%d: %w", r.name, n, jsonError(err))
+			return fmt.Errorf("%s:%d: %w", r.name, n, jsonl.Reason(err))
 		}
 		if err := r.object(raw, n, yield); err != nil {
 			return err

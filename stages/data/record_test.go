@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/artifact/jsonl"
 )
 
 func user(s string) []artifact.Message { return []artifact.Message{{Role: "user", Content: s}} }
@@ -65,11 +66,11 @@ func TestShapes(t *testing.T) {
 			if c.want.Choices == nil {
 				c.want.Gold = -1
 			}
-			o, err := parseObject([]byte(c.in))
+			o, err := jsonl.Object([]byte(c.in))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := makeRow(o, c.names); err != nil || !reflect.DeepEqual(got, c.want) {
+			if got, err := jsonl.Row(o, c.names); err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
 			}
 		})
@@ -102,11 +103,11 @@ func TestBadShapes(t *testing.T) {
 		`{"question":""}`:                                                                                    "the prompt is empty",
 		`{}`:                                                                                                 "is no row",
 	} {
-		o, err := parseObject([]byte(in))
+		o, err := jsonl.Object([]byte(in))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = makeRow(o, nil)
+		_, err = jsonl.Row(o, nil)
 		if want == "" {
 			if err != nil {
 				t.Errorf("%s: %v", in, err)
@@ -115,7 +116,7 @@ func TestBadShapes(t *testing.T) {
 			t.Errorf("%s: got %v; want %q", in, err, want)
 		}
 	}
-	_, err := makeRow(map[string]any{"a": "x"}, map[string]string{"text": "b"})
+	_, err := jsonl.Row(map[string]any{"a": "x"}, map[string]string{"text": "b"})
 	if err == nil || !strings.Contains(err.Error(), `has no column "b", from which map reads text; it has ["a"]`) {
 		t.Errorf("a mapped column that is missing: %v", err)
 	}

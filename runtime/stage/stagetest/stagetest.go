@@ -117,6 +117,9 @@ func (b *Bench) Try(ctx context.Context, k stage.Kind, s stage.Stage) (*Result, 
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
+	if m, ok := s.(stage.Maker); ok {
+		k.Outputs = m.Outputs()
+	}
 	r := &Result{Outputs: map[string]*artifact.Artifact{}, Series: map[string][]artifact.Point{}, bench: b}
 	writers := map[string]*artifact.Writer{}
 	defer func() {

@@ -15,16 +15,5 @@ sft "a" {
   retry = 3 # ERROR: Unknown attribute | It is a block: write retry { ... } without the equals sign.
 }
 
-module "shared" { # ERROR: Not part of this version | module blocks are not part
-  source = "./shared"
-}
-
-output "x" { # ERROR: Not part of this version
-  value = module.shared.x
-}
-
-lock "x" { # ERROR: Not part of this version | hf://org/name@revision
-}
-
-exec "x" { # ERROR: Not part of this version | data block
+lock "x" { # ERROR: Unknown kind of block | pipe.lock, which pipe lock writes
 }

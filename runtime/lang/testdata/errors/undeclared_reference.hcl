@@ -38,7 +38,7 @@ dedup "sixth" {
 
 dedup "seventh" {
   input = data.docs
-  note  = path.module # ERROR: Invalid reference | path.root
+  note  = path.cwd # ERROR: Invalid reference | path.root
   embedder = self.metrics["x"] # ERROR: Invalid reference | only inside a gate
 }
 

@@ -1,4 +1,6 @@
-package data
+// Package jsonl is how rows are written as JSON lines: by pipe cat and for
+// programs, and how they are read, in the shapes that people have.
+package jsonl
 
 import (
 	"bytes"
@@ -13,8 +15,8 @@ import (
 	"pipe/runtime/artifact"
 )
 
-// fields are the names under which a row's parts are looked for.
-var fields = []string{
+// Fields are the names under which a row's parts are looked for.
+var Fields = []string{
 	"id", "text", "messages", "conversations", "system", "prompt", "completion", "chosen", "rejected",
 	"instruction", "input", "output", "question", "choices", "answer", "gold",
 }
@@ -27,9 +29,9 @@ type record struct {
 	err    error             // the first that was found
 }
 
-// makeRow turns an object into a row: see README.md for the shapes. names says
+// Row turns an object into a row: the README.md of data has the shapes. names says
 // which column a field is read from. ID is empty when the object has none.
-func makeRow(values map[string]any, names map[string]string) (artifact.Row, error) {
+func Row(values map[string]any, names map[string]string) (artifact.Row, error) {
 	r := &record{values: values, names: names, used: map[string]bool{}}
 	row := artifact.Row{Gold: -1, ID: r.id()}
 	switch {

@@ -1,0 +1,67 @@
+package jsonl
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+
+	"pipe/runtime/artifact"
+)
+
+func turn(role, s string) []artifact.Message { return []artifact.Message{{Role: role, Content: s}} }
+
+// What View writes is what Read reads.
+func TestRoundTrip(t *testing.T) {
+	rows := []artifact.Row{
+		{ID: "a", Text: "text", Gold: -1, Source: "docs/a.txt", Meta: `{"licence":"MIT","year":2.50}`},
+		{ID: "b", Messages: append(turn("user", "q"), turn("assistant", "a <b> \u2028")...), Gold: -1, Source: "a"},
+		{ID: "c", Messages: turn("user", "q"), Chosen: turn("assistant", "g"), Rejected: turn("assistant", "b"), Gold: -1, Source: "x:1"},
+		{ID: "d", Messages: turn("user", "q"), Choices: []string{"x", "y"}, Gold: 1, Source: "x:2"},
+		{ID: "e", Messages: turn("user", "q"), Answer: "42", Gold: -1, Source: "x:3"},
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	for _, r := range rows {
+		if err := e.Encode(View(r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []artifact.Row
+	err := Read(context.Background(), &b, "rows", func(r artifact.Row) error { got = append(got, r); return nil })
+	if err != nil || !reflect.DeepEqual(got, rows) {
+		t.Errorf("got %+v\nwant %+v\n%v", got, rows, err)
+	}
+}
+
+func TestRead(t *testing.T) {
+	for in, want := range map[string]string{
+		"{\"text\":\"a\"}\n\n {\"id\":\"x\",\"text\":\"b\",\"n\":1}": "rows:1|a||rows:1 x|b|{\"n\":1}|rows:3",
+		"":                    "",
+		"{\"text\":\"a\"}\n{": "rows:2: broken JSON: it ends in the middle of the object",
+		"[1]":                 "rows:1: is a list; each row must be a JSON object",
+		"{\"text\":\"\xff\"}": "rows:1: the line is not UTF-8",
+		"{\"n\":1}":           "rows:1: is no row",
+	} {
+		var got []string
+		err := Read(context.Background(), strings.NewReader(in), "rows", func(r artifact.Row) error {
+			got = append(got, strings.Join([]string{r.ID, r.Text, r.Meta, r.Source}, "|"))
+			return nil
+		})
+		if text := strings.Join(got, " "); err == nil && text != want || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: got %q, %v; want %q", in, text, err, want)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := Read(ctx, strings.NewReader("{}"), "rows", nil); err != context.Canceled {
+		t.Errorf("cancelled: %v", err)
+	}
+	stop := func(artifact.Row) error { return io.ErrClosedPipe }
+	if err := Read(context.Background(), strings.NewReader(`{"text":"a"}`), "rows", stop); err != io.ErrClosedPipe {
+		t.Errorf("a yield that fails: %v", err)
+	}
+}

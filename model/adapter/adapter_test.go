@@ -62,6 +62,10 @@ func TestPEFT(t *testing.T) {
 			}
 			p := model.NewPass(b)
 			p.Train, p.Recompute = true, recompute
+			if base == "plain" {
+				_, src := modeltest.Checkpoint(t, base)
+				merged(t, name+" before a pass", s.Merge(src), fix)
+			}
 			modeltest.Close(t, name+" loss", []float32{run(t, d, p)}, fix.Floats("loss"), tolerance)
 			n := 0
 			d.Params(func(path string, x *model.Param) {

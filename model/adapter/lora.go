@@ -31,7 +31,7 @@ func (a *lora) Product(p *model.Pass, l *model.Linear, y, x *tensor.Tensor, o *t
 	if a.m != nil && (p.Train && l.B != nil || p.Drops() && a.drop > 0) {
 		return false
 	}
-	a.norm(p, l)
+	a.norm(p.Backend, l)
 	a.lowRank(p, a.dropped(p, x))
 	o.LowRank = &a.low
 	if a.m != nil {
@@ -50,7 +50,7 @@ func (a *lora) lowRank(p *model.Pass, u *tensor.Tensor) {
 // Forward implements model.Adapter: y = W·x - W·u + ratio ⊙ (W·u +
 // scale·B·A·u), as PEFT has it: the base output keeps the undropped x.
 func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
-	a.norm(p, l)
+	a.norm(p.Backend, l)
 	u := a.dropped(p, x)
 	a.lowRank(p, u)
 	a.scaled = p.New(y.Shape...)
@@ -129,11 +129,11 @@ func (a *lora) Params(visit func(string, *model.Param)) {
 // Changed implements model.Adapter.
 func (a *lora) Changed() { a.stale = a.m != nil }
 
-// norm brings the row norms of W + scale·B·A up to date. It is called before W is
-// multiplied, which finds W in the caches then.
-func (a *lora) norm(p *model.Pass, l *model.Linear) {
+// norm brings the row norms of W + scale·B·A up to date. Before W is multiplied,
+// which finds W in the caches then, is the time for it.
+func (a *lora) norm(b tensor.Backend, l *model.Linear) {
 	if a.stale {
-		p.DoRANorm(a.ratio, a.c, a.w2, l.W.Value, a.a.Value, a.b.Value, a.m.Value, a.scale)
+		b.DoRANorm(a.ratio, a.c, a.w2, l.W.Value, a.a.Value, a.b.Value, a.m.Value, a.scale)
 		a.stale = false
 	}
 }

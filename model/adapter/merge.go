@@ -51,6 +51,7 @@ func (s *Set) merge(l *model.Linear) (model.Weight, error) {
 	v := make([]float32, out*in)
 	b.Download(v, w)
 	if a.m != nil {
+		a.norm(b, l)
 		ratio := make([]float32, out)
 		b.Download(ratio, a.ratio)
 		for j, r := range ratio {

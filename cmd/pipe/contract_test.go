@@ -14,11 +14,13 @@ import (
 // their JSON types; those after a bar are there when they apply. A new field
 // may be added here, none may change or go.
 var contract = map[string]string{
-	"plan":   "action:string reason:string stage:string type:string",
-	"stage":  "outputs:object seconds:number stage:string state:string type:string | blame:string error:string key:string reason:string",
+	"plan":   "action:string reason:string stage:string type:string | estimate:object saved:object",
+	"totals": "cached:number maybe:number run:number saved:object type:string | estimate_maybe:object estimate_run:object",
+	"stage":  "outputs:object seconds:number stage:string state:string type:string | blame:string error:string key:string reason:string spent:object",
 	"metric": "name:string stage:string step:number type:string value:number",
 	"note":   "stage:string text:string type:string",
-	"gate":   "gate:string pass:bool stage:string type:string | message:string",
+	"gate":   "gate:string pass:bool stage:string type:string | baseline:string message:string values:string",
+	"budget": "budget:string left:number limit:string of:string spent:object type:string",
 	"run":    "exit:number ok:bool type:string | cached:number ran:number run:string seconds:number",
 }
 
@@ -27,6 +29,9 @@ func TestJSONLinesKeepTheirFields(t *testing.T) {
 	put("p.hcl", `
 step "a" {
   text = "one"
+}
+step "alone" {
+  text = "two"
 }
 step "bad" {
   fail = "it fails"
@@ -46,17 +51,46 @@ score "s" {
     condition     = self.metrics["qa.acc"] > 1
     error_message = "low"
   }
+  gate "no_regression" {
+    condition     = self.metrics["qa.acc"] >= baseline.metrics["qa.acc"]
+    error_message = "worse"
+  }
+}
+`)(t, dir)
+	put("poor/p.hcl", `
+teacher "t" {
+  provider      = "openai"
+  endpoint      = "http://127.0.0.1:1/v1"
+  model_id      = "never asked: one token is not enough"
+  budget_tokens = 1
+}
+step "docs" {
+  text = "one"
+}
+synth "cot" {
+  teacher          = teacher.t
+  documents        = step.docs.rows
+  method           = "document_to_dialogue"
+  count            = 1
+  question_prompt  = "Read this text. {text}"
+  reasoning_prompt = "Think step by step"
+  answer_prompt    = "Answer."
 }
 `)(t, dir)
 	path := filepath.Join(dir, "p.hcl")
 	_, plan, _ := runAgain(t, "plan", "--json", path)
 	_, run, _ := runAgain(t, "run", "--json", "--keep-going", path)
+	if code, _, err := runAgain(t, "baseline", "set", "last", path); code != exitOK {
+		t.Fatal(err)
+	}
+	_, replan, _ := runAgain(t, "plan", "--json", "--force", "step.a", path)
 	_, again, _ := runAgain(t, "run", "--json", "--target", "score.s", path)
+	_, poor, _ := runAgain(t, "run", "--json", filepath.Join(dir, "poor", "p.hcl"))
 	_, broken, _ := runAgain(t, "run", "--json", filepath.Join(dir, "none.hcl"))
 
 	seen := map[string]map[string]bool{} // fields by type
 	states := map[string]bool{}
-	for line := range strings.Lines(plan + run + again + broken) {
+	for line := range strings.Lines(plan + run + replan + again + poor + broken) {
 		var v map[string]any
 		if err := json.Unmarshal([]byte(line), &v); err != nil {
 			t.Fatalf("%s: %v", line, err)
@@ -90,11 +124,11 @@ score "s" {
 			}
 		}
 	}
-	if got, want := strings.Join(slices.Sorted(maps.Keys(states)), " "), "cached done failed skipped start"; got != want {
+	if got, want := strings.Join(slices.Sorted(maps.Keys(states)), " "), "cached cancelled done failed skipped start"; got != want {
 		t.Errorf("states %q, want %q", got, want)
 	}
 	// The last line is that of the run.
-	for _, out := range []string{run, again, broken} {
+	for _, out := range []string{run, again, poor, broken} {
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		if last := lines[len(lines)-1]; !strings.Contains(last, `"type":"run"`) {
 			t.Errorf("the last line is %s", last)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"pipe/runtime/artifact"
@@ -36,14 +37,20 @@ func runDiff(_ context.Context, t *app, args []string) int {
 		}
 	}
 	d := engine.CompareRuns(store, t.kinds, runs[0], runs[1], o.n)
+	metrics, err := diffMetrics(store, d, runs[0], runs[1])
+	if err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
 	if o.json {
 		jsonLines(t.out).Encode(struct {
 			Type string `json:"type"`
 			*engine.RunDiff
-		}{"diff", d})
+			Metrics []compare.Result `json:"metrics,omitempty"`
+		}{"diff", d, metrics})
 		return exitOK
 	}
-	diffText(t, d)
+	diffText(t, d, metrics)
 	return exitOK
 }
 
@@ -69,7 +76,7 @@ func storeNear(o *options, path string) (*artifact.Store, string, error) {
 	return store, abs, err
 }
 
-func diffText(t *app, d *engine.RunDiff) {
+func diffText(t *app, d *engine.RunDiff, metrics []compare.Result) {
 	head := func(c engine.RunCost) string {
 		return fmt.Sprintf("%s (%s, %d ran, %d up to date)", c.Run, c.Started.Local().Format("2006-01-02 15:04:05"), c.Ran, c.Cached)
 	}
@@ -80,7 +87,7 @@ func diffText(t *app, d *engine.RunDiff) {
 	}
 	diffRecipe(t, d)
 	diffRows(t, d.Rows)
-	diffMetrics(t, d.Metrics)
+	metricsText(t, metrics)
 	diffCost(t, d)
 }
 
@@ -137,40 +144,35 @@ func diffRows(t *app, list []engine.DatasetDiff) {
 	}
 }
 
-// diffMetrics prints the metrics that changed. The half-width after ± is that of
-// the 95 % confidence interval (Student's t), of the differences item by item
-// where the same items were measured.
-func diffMetrics(t *app, list []engine.MetricDiff) {
-	var g grid
-	g.right = []bool{false, false, true, true, true}
-	same, stage := 0, ""
-	for _, m := range list {
-		if m.Change.Value == 0 && m.Change.Stderr == 0 || m.Was == m.Is {
-			same++
-			continue
-		}
-		name := m.Stage
-		if name == stage {
-			name = ""
-		}
-		stage = m.Stage
-		change := fmt.Sprintf("%+.4f", m.Change.Value)
-		if n := m.Change.N; m.Change.Stderr > 0 && n > 1 {
-			change += fmt.Sprintf(" ± %.4f", compare.Quantile(0.975, float64(n-1))*m.Change.Stderr)
-		}
-		what := ""
-		if m.Change.Better != 0 && m.Change.Stderr > 0 {
-			if what = compare.Verdict(m.Change); m.Paired {
-				what += " (item by item)"
+// diffMetrics compares what the stages of both runs measured; one that has another
+// address now is compared under that.
+func diffMetrics(s *artifact.Store, d *engine.RunDiff, was, is *engine.RunFile) ([]compare.Result, error) {
+	old, now := was.Outputs(), is.Outputs()
+	for _, r := range d.Renamed {
+		old[r[1]] = old[r[0]]
+		delete(old, r[0])
+	}
+	for _, pair := range [][2]compare.Outputs{{old, now}, {now, old}} {
+		for addr := range pair[0] {
+			if pair[1][addr] == nil {
+				delete(pair[0], addr)
 			}
 		}
-		g.add("  "+name, m.Name, number(m.Was.Value), number(m.Is.Value), change, what)
 	}
-	if len(g.rows) > 0 {
-		t.section("metrics")
-		g.write(t.out)
+	return compare.Runs(s, old, now, false)
+}
+
+// metricsText prints the metrics that changed.
+func metricsText(t *app, rs []compare.Result) {
+	changed := slices.DeleteFunc(slices.Clone(rs), func(r compare.Result) bool {
+		return r.Delta == 0 && (r.Outcome == "" || r.Outcome == compare.Unchanged || r.Outcome == compare.Inconclusive)
+	})
+	if len(changed) == 0 {
+		return
 	}
-	if same > 0 && len(g.rows) > 0 {
+	t.section("metrics")
+	comparisonTable(t, changed)
+	if same := len(rs) - len(changed); same > 0 {
 		fmt.Fprintf(t.out, "  %s the same\n", counted(int64(same), "metric"))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"slices"
 	"sort"
 	"strings"
 
@@ -73,10 +72,6 @@ func runHelp(ctx context.Context, t *app, args []string) int {
 		if names = append(names, c.name); c.name == name {
 			return helpOf(ctx, t, c)
 		}
-	}
-	if slices.Contains(later(), name) {
-		t.errorf("pipe %s is not part of this version; pipe help lists the commands", name)
-		return exitUsage
 	}
 	sort.Strings(names)
 	t.errorf("there is no command, stage kind or block %q%s; pipe help lists them", name, suggest(name, names))

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -72,11 +71,6 @@ func commands() []command {
 	}
 }
 
-// later lists subcommands that people may have read of and that do not exist.
-func later() []string {
-	return nil
-}
-
 func main() { os.Exit(mainCode(stages.All)) }
 
 // mainCode is main without os.Exit, with the kinds of stages that it knows.
@@ -113,10 +107,6 @@ func dispatch(ctx context.Context, t *app, args []string) int {
 	var names []string
 	for _, c := range commands() {
 		names = append(names, c.name)
-	}
-	if slices.Contains(later(), args[0]) {
-		t.errorf("pipe %s is not part of this version; pipe help lists the commands", args[0])
-		return exitUsage
 	}
 	t.errorf("there is no command %q%s; pipe help lists them", args[0], suggest(args[0], names))
 	return exitUsage

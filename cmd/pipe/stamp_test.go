@@ -113,9 +113,9 @@ func stampCases() []stampCase {
 			}
 		}},
 		{name: "a new file of a directory", args: []string{"."}, files: recipe, want: "1 stage ran", change: put("q.hcl", strings.ReplaceAll(step(`"more"`), `"a"`, `"b"`))},
-		{name: "a lock file", files: recipe, want: nothing, change: put("pipe.lock", "")},
-		{name: "a lock file that was there", want: nothing, change: edit("pipe.lock", "1", "2"),
-			files: with("p.hcl", stampRecipe, "pipe.lock", "# 1\n")},
+		{name: "a lock file", files: recipe, want: nothing, change: put("pipe.lock", "{\"version\": 1}\n")},
+		{name: "a lock file that was there", want: nothing, change: edit("pipe.lock", "}", "}\n"),
+			files: with("p.hcl", stampRecipe, "pipe.lock", "{\"version\": 1}\n")},
 		{name: "a pinned baseline", files: recipe, want: nothing, change: put(".pipe/baselines/p.json", "{}")},
 		{name: "a copy is gone", files: exported, want: "was copied to", change: remove("out")},
 		{name: "a file of a copy is gone", files: exported, want: "was copied to", change: remove("out/safetensors/config.json")},

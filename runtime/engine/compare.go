@@ -2,7 +2,6 @@ package engine
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"pipe/runtime/artifact"
@@ -18,7 +17,6 @@ type RunDiff struct {
 	Renamed [][2]string   `json:"renamed,omitempty"` // the same action under another address
 	Stages  []StageDiff   `json:"stages,omitempty"`  // that were made from something else
 	Rows    []DatasetDiff `json:"rows,omitempty"`    // datasets of other content
-	Metrics []MetricDiff  `json:"metrics,omitempty"` // of stages in both, where both measured
 }
 
 // A RunCost is what a run took, and what its results took when they were made.
@@ -45,16 +43,6 @@ type DatasetDiff struct {
 	Ref     string   `json:"dataset"`
 	Diff    *RowDiff `json:"diff,omitempty"`
 	Problem string   `json:"problem,omitempty"` // why it is not known
-}
-
-// A MetricDiff is a metric in two runs.
-type MetricDiff struct {
-	Stage  string          `json:"stage"`
-	Name   string          `json:"name"`
-	Was    artifact.Metric `json:"was"`
-	Is     artifact.Metric `json:"is"`
-	Change artifact.Metric `json:"change"` // Is less Was; Stderr is that of the paired difference when Paired
-	Paired bool            `json:"paired"` // the same items were measured, and are compared one by one
 }
 
 // CompareRuns compares two runs of a store. samples is how many rows of each
@@ -149,10 +137,7 @@ func (c *comparison) stage(a, b *StageResult) {
 		if !ok || x.Type != y.Type {
 			continue
 		}
-		switch {
-		case y.Type == artifact.Metrics:
-			c.out.Metrics = append(c.out.Metrics, c.metrics(a, b, x, y)...)
-		case y.Type == artifact.Dataset && x.Digest != y.Digest:
+		if y.Type == artifact.Dataset && x.Digest != y.Digest {
 			c.dataset(artifact.Ref{Addr: b.Addr, Output: name}.String(), x.Digest, y.Digest)
 		}
 	}
@@ -203,49 +188,4 @@ func (c *comparison) dataset(ref string, was, is artifact.Digest) {
 		d.Problem = err.Error()
 	}
 	c.out.Rows = append(c.out.Rows, d)
-}
-
-// metrics compares what both measured.
-func (c *comparison) metrics(a, b *StageResult, was, is artifact.Object) (out []MetricDiff) {
-	var x, y artifact.MetricsFile
-	if c.readMetrics(was, &x) != nil || c.readMetrics(is, &y) != nil {
-		return nil
-	}
-	var items *pairedItems
-	for _, name := range sortedNames(y.Metrics) {
-		old, ok := x.Metrics[name]
-		if !ok {
-			continue
-		}
-		now := y.Metrics[name]
-		d := MetricDiff{Stage: b.Addr, Name: name, Was: old, Is: now}
-		d.Change = artifact.Metric{N: min(old.N, now.N), Value: now.Value - old.Value, Better: now.Better}
-		if items == nil {
-			items = c.items(a, b)
-		}
-		if p, ok := items.compare(name, old, now); ok {
-			d.Change, d.Paired = p, true
-		} else if old.Stderr > 0 && now.Stderr > 0 {
-			d.Change.Stderr = hypot(old.Stderr, now.Stderr)
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
-func (c *comparison) readMetrics(o artifact.Object, into *artifact.MetricsFile) error {
-	a, err := c.store.Open(o.Digest)
-	if err != nil {
-		return err
-	}
-	return artifact.ReadJSON(a, artifact.MetricsName, into)
-}
-
-// suiteOf returns the part of a metric's name that names its suite.
-func suiteOf(metric string) (suite, name string, ok bool) {
-	i := strings.LastIndexByte(metric, '.')
-	if i < 0 {
-		return "", "", false
-	}
-	return metric[:i], metric[i+1:], true
 }

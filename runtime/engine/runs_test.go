@@ -123,31 +123,3 @@ func TestExcerpts(t *testing.T) {
 		}
 	}
 }
-
-// TestPairedDifference: an example by hand. Of 4 items one side has 2 right, the
-// other 3, and they differ in one.
-func TestPairedDifference(t *testing.T) {
-	item := func(correct bool, nll, tokens float64) map[string]any {
-		return map[string]any{"correct": correct, "nll": nll, "tokens": tokens}
-	}
-	p := &pairedItems{map[string][]itemPair{"qa": {
-		{item(true, 2, 1), item(true, 2, 1)}, {item(true, 4, 3), item(true, 4, 3)},
-		{item(false, 6, 2), item(true, 4, 2)}, {item(false, 8, 4), item(false, 8, 4)},
-	}}, map[string][2]int{"qa": {4, 4}}}
-	d, ok := p.compare("qa.acc", artifact.Metric{Value: 0.5, Better: 1}, artifact.Metric{Value: 0.75, Better: 1})
-	if !ok || d.N != 4 || d.Value != 0.25 || d.Stderr != 0.25 || d.Better != 1 { // differences 0 0 1 0: sd 0.5
-		t.Errorf("acc: %+v, %v", d, ok)
-	}
-	// nll by tokens: 20/10 against 18/10; residuals of -2 against -0.2 a token.
-	d, ok = p.compare("qa.nll", artifact.Metric{Value: 2}, artifact.Metric{Value: 1.8})
-	if !ok || d.Value < -0.2-1e-12 || d.Value > -0.2+1e-12 || !(d.Stderr > 0.2 && d.Stderr < 0.26) {
-		t.Errorf("nll: %+v, %v", d, ok)
-	}
-	if _, ok := p.compare("qa.acc", artifact.Metric{Value: 0.4}, artifact.Metric{Value: 0.75}); ok {
-		t.Error("items that are not those of the metric were compared")
-	}
-	p.counts["qa"] = [2]int{5, 4}
-	if _, ok := p.compare("qa.acc", artifact.Metric{Value: 0.5}, artifact.Metric{Value: 0.75}); ok {
-		t.Error("other items were compared")
-	}
-}

@@ -36,6 +36,11 @@ var elsewhere = map[string]string{
 	"%s has no metric %q.%s":                  "TestEvalGate",
 	"%s.metrics[%q] is NaN":                   "TestEvalGate",
 	"the environment variable %s is not set":  "TestFunctionsRefuse",
+	"%s lies outside of what was fetched":     "TestFetchedModulesStayInside",
+	"journal lies outside of what was":        "TestFetchedModulesStayInside",
+	"%s is a link out of what was fetched":    "TestFetchedModulesStayInside",
+	"A fetched module does not know where":    "TestFetchedModulesStayInside",
+	"Modules are nested at most %d deep":      "TestTooManyModules",
 }
 
 // Every diagnostic that this package can give occurs in testdata/errors, on the

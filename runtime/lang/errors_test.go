@@ -2,7 +2,7 @@ package lang
 
 import (
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,47 +11,61 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// TestErrors loads every file of testdata/errors. Each line lists the
-// summaries of the diagnostics that start on it, and optionally a part of the
-// detail: # ERROR: Summary | part of the detail. No other diagnostic may occur.
+// TestErrors loads every file of testdata/errors; below its modules directory
+// are the modules that these files use. Each line lists the summaries of the
+// diagnostics that start on it, and optionally a part of the detail:
+// # ERROR: Summary | part of the detail. No other diagnostic may occur.
 func TestErrors(t *testing.T) {
 	files, err := filepath.Glob("testdata/errors/*.hcl")
 	if err != nil || len(files) < 15 {
 		t.Fatalf("found %d files, error %v", len(files), err)
 	}
+	loaded := map[string]bool{}
 	for _, name := range files {
+		p, diags := Load(name, fakeKinds(), Options{})
+		for file := range p.Files {
+			loaded[file] = true
+		}
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".hcl"), func(t *testing.T) {
-			src, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, diags := Load(name, fakeKinds(), Options{})
-			checkErrors(t, string(src), diags)
+			checkErrors(t, p, diags)
 			if t.Failed() {
 				t.Logf("all diagnostics:\n%s", render(p.Files, diags))
 			}
 		})
 	}
+	err = filepath.WalkDir("testdata/errors/modules", func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".hcl" && !loaded[path] {
+			t.Errorf("no file of testdata/errors uses %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 type expectation struct {
+	file            string
 	line            int
 	summary, detail string
 }
 
-func checkErrors(t *testing.T, src string, diags hcl.Diagnostics) {
+// checkErrors compares diagnostics with what all files that were loaded expect.
+func checkErrors(t *testing.T, p *Program, diags hcl.Diagnostics) {
 	t.Helper()
 	var want []expectation
-	for i, line := range strings.Split(src, "\n") {
-		_, rest, _ := strings.Cut(line, "# ERROR: ")
-		for part := range strings.SplitSeq(rest, "# ERROR: ") {
-			if summary, detail, _ := strings.Cut(part, "|"); summary != "" {
-				want = append(want, expectation{i + 1, strings.TrimSpace(summary), strings.TrimSpace(detail)})
+	for name, f := range p.Files {
+		for i, line := range strings.Split(string(f.Bytes), "\n") {
+			_, rest, _ := strings.Cut(line, "# ERROR: ")
+			for part := range strings.SplitSeq(rest, "# ERROR: ") {
+				if summary, detail, _ := strings.Cut(part, "|"); summary != "" {
+					want = append(want, expectation{name, i + 1, strings.TrimSpace(summary), strings.TrimSpace(detail)})
+				}
 			}
 		}
 	}
 	if len(want) == 0 {
-		t.Fatal("the file expects no error")
+		t.Fatal("the files expect no error")
 	}
 	for _, d := range diags {
 		if d.Subject == nil {
@@ -59,7 +73,7 @@ func checkErrors(t *testing.T, src string, diags hcl.Diagnostics) {
 			continue
 		}
 		i := slices.IndexFunc(want, func(w expectation) bool {
-			return w.line == d.Subject.Start.Line && w.summary == d.Summary && strings.Contains(d.Detail, w.detail)
+			return w.file == d.Subject.Filename && w.line == d.Subject.Start.Line && w.summary == d.Summary && strings.Contains(d.Detail, w.detail)
 		})
 		if i < 0 {
 			t.Errorf("unexpected: %s", d.Error())
@@ -68,7 +82,7 @@ func checkErrors(t *testing.T, src string, diags hcl.Diagnostics) {
 		want = slices.Delete(want, i, i+1)
 	}
 	for _, w := range want {
-		t.Errorf("missing: line %d: %s | %s", w.line, w.summary, w.detail)
+		t.Errorf("missing: %s:%d: %s | %s", w.file, w.line, w.summary, w.detail)
 	}
 }
 

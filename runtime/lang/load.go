@@ -28,16 +28,18 @@ func Load(path string, kinds []stage.Kind, opts Options) (*Program, hcl.Diagnost
 	l := newLoader(kinds, opts)
 	l.prog.Name = strings.TrimSuffix(filepath.Base(path), ".hcl")
 	l.prog.Dir = filepath.Dir(path)
-	names := []string{path}
-	l.watch(path)
-	if info, err := os.Stat(path); err != nil {
+	names, isDir, err := l.hclFiles(path)
+	switch {
+	case err != nil:
 		l.fail("Cannot read the pipeline", "%s; name a pipeline file or a directory that holds *.hcl files", ioReason(path, err))
-	} else if info.IsDir() {
+	case !isDir:
+		names = []string{path}
+	default:
 		l.prog.Dir = path
 		if abs, err := filepath.Abs(path); err == nil {
 			l.prog.Name = filepath.Base(abs)
 		}
-		if names = hclFiles(path); len(names) == 0 {
+		if len(names) == 0 {
 			l.fail("Cannot read the pipeline", "%s holds no *.hcl file", path)
 		}
 	}
@@ -65,20 +67,25 @@ func LoadSource(src []byte, name, dir string, kinds []stage.Kind, opts Options) 
 	return l.load()
 }
 
-// hclFiles returns the *.hcl files directly in dir, sorted, without hidden ones.
-func hclFiles(dir string) []string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
+// hclFiles returns the *.hcl files directly in path, sorted, without hidden
+// ones, or none if path is not a directory. It notes path, found or not.
+func (l *loader) hclFiles(path string) (names []string, isDir bool, err error) {
+	l.watch(path)
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return nil, false, err
 	}
-	var names []string
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, true, err
+	}
 	for _, e := range entries {
 		n := e.Name()
 		if !e.IsDir() && strings.HasSuffix(n, ".hcl") && !strings.HasPrefix(n, ".") {
-			names = append(names, filepath.Join(dir, n))
+			names = append(names, filepath.Join(path, n))
 		}
 	}
-	return names
+	return names, true, nil
 }
 
 // watch notes that the program depends on the state of a file or directory.

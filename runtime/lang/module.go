@@ -2,7 +2,6 @@ package lang
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -177,18 +176,15 @@ func (l *loader) open(m *module, source string, at hcl.Range) bool {
 
 func (l *loader) parseDir(m *module, source string, at hcl.Range) *parsedDir {
 	p := &parsedDir{files: map[string]bool{}}
-	l.watch(m.dir)
-	info, err := os.Stat(m.dir)
+	names, isDir, err := l.hclFiles(m.dir)
 	switch {
 	case err != nil:
 		l.errorAt(at, "Module cannot be used", "%s.", ioReason(m.dir, err))
 		return p
-	case !info.IsDir():
+	case !isDir:
 		l.errorAt(at, "Module cannot be used", "%s is a file; a module is a directory of *.hcl files.", source)
 		return p
-	}
-	names := hclFiles(m.dir)
-	if len(names) == 0 {
+	case len(names) == 0:
 		l.errorAt(at, "Module cannot be used", "%s holds no *.hcl file.", source)
 		return p
 	}

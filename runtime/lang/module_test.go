@@ -3,12 +3,12 @@ package lang
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/hashicorp/hcl/v2"
 
 	"pipe/runtime/artifact"
 )
@@ -243,147 +243,6 @@ func TestModuleKeepsSpecs(t *testing.T) {
 	equal(t, "seed", nested.Seed, flat.Seed)
 }
 
-// Each mistake is reported where it stands, in the module or at its use, and a
-// mistake in a module says by which use it was reached. Files are checked as in
-// testdata/errors; @M in an expected detail is a use.
-func TestModuleErrors(t *testing.T) {
-	for name, files := range map[string]map[string]string{
-		"inputs": {
-			"p.hcl": `
-data "docs" { source = "x" }
-model "m" { source = "x" }
-module "a" { # ERROR: Missing attribute | module "a" needs docs (a dataset: Rows to clean)
-  source   = "./m"
-  tresh    = 1       # ERROR: Unknown attribute | Did you mean thresh?
-  for_each = {}      # ERROR: Unknown attribute | one use of the module
-  version  = "1"     # ERROR: Unknown attribute | part of its source
-}
-module "b" {
-  source = "./m"
-  docs   = model.m   # ERROR: Wrong type | model.m is a model; docs takes a dataset.
-  thresh = "high"    # ERROR: Wrong type | takes a number
-  sets   = data.docs # ERROR: Wrong type | sets takes a list of datasets. Write [data.docs].
-}
-module "c" {
-  source = "./m"
-  docs   = dedup.d   # ERROR: Wrong type | Write dedup.d.dataset or dedup.d.rejects.
-  thresh = 2         # ERROR: Invalid value for variable | too high
-  sets   = [model.m] # ERROR: Wrong type
-}
-dedup "d" { input = data.docs }
-dedup "e" { input = module.a.rows }
-dedup "f" { input = module.c.row } # ERROR: Unknown output | Did you mean module.c.rows?
-dedup "g" { input = module.c.dedup.d.dataset } # ERROR: Unknown output | reached by its outputs
-dedup "h" { input = module.c } # ERROR: Incomplete reference | Its outputs are rows.`,
-			"m/m.hcl": `
-variable "docs" {
-  type        = dataset
-  description = "Rows to clean"
-}
-variable "thresh" {
-  type    = number
-  default = 1
-  validation {
-    condition     = var.thresh <= 1
-    error_message = "too high"
-  }
-}
-variable "sets" {
-  type    = list(dataset)
-  default = []
-}
-output "rows" { value = var.docs }`,
-		},
-		"inside": {
-			"p.hcl": `
-data "docs" { source = "x" }
-module "a" {
-  source = "./m"
-  docs   = data.docs
-}
-module "b" {
-  source = "./m"
-  docs   = data.docs
-}
-dedup "d" { input = module.a.rows }`,
-			"m/m.hcl": `
-pipeline "x" { # ERROR: Invalid block | module.a (DIR/p.hcl:3), module.b (DIR/p.hcl:7)
-}
-variable "docs" { type = dataset }
-variable "source" { default = 1 } # ERROR: Invalid name | module.a
-dedup "clean" {
-  input    = data.docs # ERROR: Undeclared reference | Did you mean var.docs?
-  treshold = 0.5       # ERROR: Unknown attribute | Reached by module.a (DIR/p.hcl:3), module.b (DIR/p.hcl:7).
-}
-dedup "clean2" {
-  input     = var.docs
-  threshold = 3 # ERROR: Invalid value | must be above 0
-}
-output "rows" { value = dedup.clean.dataste } # ERROR: Unknown output | module.b.dedup.clean has no output # ERROR: Unknown output | module.a.dedup.clean has no output`,
-		},
-		"syntax": {
-			"p.hcl": `
-module "a" { source = "./m" }
-module "b" {
-  source = "./m" # ERROR: Module cannot be used | errors in ./m
-}
-module "c" {
-  source = "./empty" # ERROR: Module cannot be used | holds no *.hcl file
-}
-module "d" {
-  source = "./p.hcl" # ERROR: Module cannot be used | a module is a directory
-}
-dedup "d" { input = data.nothing } # ERROR: Undeclared reference
-dedup "e" { input = module.a.x }`,
-			"m/m.hcl":     "dedup \"x\" {\n  input = = 1 # ERROR: Invalid expression | Reached by module.a\n}\n",
-			"empty/x.txt": "",
-		},
-		"cycles": {
-			"p.hcl": `
-data "docs" { source = "x" }
-module "a" {
-  source = "./m"
-  docs   = module.b.rows # ERROR: Dependency cycle | module.a.var.docs → module.b.output.rows → module.b.dedup.d → module.b.var.docs → module.a.output.rows → module.a.dedup.d → module.a.var.docs
-}
-module "b" {
-  source = "./m"
-  docs   = module.a.rows
-}
-module "self" { source = "./self" }`,
-			"m/m.hcl": `
-variable "docs" { type = dataset }
-dedup "d" { input = var.docs }
-output "rows" { value = dedup.d.dataset }`,
-			"self/m.hcl":       "module \"inner\" { source = \"./inner\" }\n",
-			"self/inner/m.hcl": "module \"outer\" {\n  source = \"../../self\" # ERROR: Module cycle | the directory of module.self\n}\n",
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := tree(t, files)
-			p, diags := Load(filepath.Join(dir, "p.hcl"), fakeKinds(), Options{})
-			byFile := map[string]hcl.Diagnostics{}
-			for _, d := range diags {
-				d.Detail = strings.ReplaceAll(d.Detail, dir, "DIR")
-				rel, err := filepath.Rel(dir, d.Subject.Filename)
-				if err != nil {
-					t.Fatal(d)
-				}
-				byFile[filepath.ToSlash(rel)] = append(byFile[filepath.ToSlash(rel)], d)
-			}
-			for file, src := range files {
-				if strings.Contains(src, "# ERROR: ") {
-					checkErrors(t, src, byFile[file])
-				} else if byFile[file] != nil {
-					t.Errorf("%s: %v", file, byFile[file])
-				}
-			}
-			if t.Failed() {
-				t.Logf("all diagnostics:\n%s", render(p.Files, diags))
-			}
-		})
-	}
-}
-
 // A cycle of references that crosses modules without being one is none: only
 // what is used is waited for.
 func TestModulesAreNotWaitedForAsAWhole(t *testing.T) {
@@ -415,15 +274,28 @@ output "first" { value = dedup.first.dataset }`,
 // journals, also by links.
 func TestFetchedModulesStayInside(t *testing.T) {
 	dir := tree(t, map[string]string{
-		"p.hcl":                   "module \"a\" { source = \"git::https://example.org/r.git//sub\" }\n",
-		"secret.txt":              "secret",
-		"checkout/sub/m.hcl":      "module \"ok\" { source = \"../other\" }\nmodule \"bad\" { source = \"../../checkout2\" }\nmodule \"link\" { source = \"../link\" }\n",
-		"checkout/other/m.hcl":    "data \"x\" { source = file(\"../../secret.txt\") }\ndata \"y\" { source = path.root }\ndata \"z\" { source = file(\"linked.txt\") }\ndata \"ok\" { source = file(\"../sub/m.hcl\") }\nteacher \"t\" {\n  provider = \"journal\"\n  model_id = \"x\"\n  journal  = \"../../secret.txt\"\n}\n",
-		"checkout2/m.hcl":         "",
-		"elsewhere/m.hcl":         "",
-		"checkout/other/sub2.txt": "",
+		"p.hcl":      "module \"a\" { source = \"git::https://example.org/r.git//sub\" }\n",
+		"secret.txt": "secret",
+		"checkout/sub/m.hcl": `module "ok" { source = "../other" }
+module "bad" { source = "../../checkout2" }
+module "link" { source = "../link" }
+module "file" { source = "../files" }
+`,
+		"checkout/other/m.hcl": `data "x" { source = file("../../secret.txt") }
+data "y" { source = path.root }
+data "z" { source = file("linked.txt") }
+data "ok" { source = file("../sub/m.hcl") }
+teacher "t" {
+  provider = "journal"
+  model_id = "x"
+  journal  = "../../secret.txt"
+}
+`,
+		"checkout/files/m.hcl": "",
+		"checkout2/m.hcl":      "",
+		"elsewhere/m.hcl":      "",
 	})
-	for link, to := range map[string]string{"checkout/link": "../elsewhere", "checkout/other/linked.txt": "../../secret.txt"} {
+	for link, to := range map[string]string{"checkout/link": "../elsewhere", "checkout/other/linked.txt": "../../secret.txt", "checkout/files/l.hcl": "../../elsewhere/m.hcl"} {
 		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			t.Skip("no symbolic links here")
 		}
@@ -434,13 +306,27 @@ func TestFetchedModulesStayInside(t *testing.T) {
 		return filepath.Join(dir, "checkout/sub"), filepath.Join(dir, "checkout"), nil
 	}})
 	equal(t, "asked for", asked, "git::https://example.org/r.git//sub")
-	var got []string
-	for _, d := range diags {
-		got = append(got, filepath.Base(filepath.Dir(d.Subject.Filename))+": "+d.Summary)
+	for i, want := range []string{
+		"other/m.hcl:1: Invalid function argument: Invalid value for \"path\" parameter: ../../secret.txt lies outside of what was fetched with the module",
+		"other/m.hcl:2: Invalid reference: A fetched module does not know where the pipeline lies",
+		"other/m.hcl:3: Invalid function argument: Invalid value for \"path\" parameter: linked.txt lies outside of what was fetched with the module",
+		"other/m.hcl:8: Invalid value: journal lies outside of what was fetched with the module",
+		"sub/m.hcl:2: Module cannot be used: ../../checkout2 lies outside of what was fetched",
+		"sub/m.hcl:3: Module cannot be used: ../link lies outside of what was fetched",
+		"sub/m.hcl:4: Module cannot be used: files/l.hcl is a link out of what was fetched",
+	} {
+		if i >= len(diags) {
+			t.Errorf("missing: %s", want)
+			continue
+		}
+		d := diags[i]
+		got := fmt.Sprintf("%s:%d: %s: %s", d.Subject.Filename, d.Subject.Start.Line, d.Summary, d.Detail)
+		got = filepath.ToSlash(strings.ReplaceAll(got, filepath.Join(dir, "checkout")+string(filepath.Separator), ""))
+		if !strings.Contains(got, want) {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
 	}
-	equal(t, "errors", strings.Join(got, "\n"), strings.Join([]string{
-		"other: Invalid function argument", "other: Invalid reference", "other: Invalid function argument", "other: Invalid value",
-		"sub: Module cannot be used", "sub: Module cannot be used"}, "\n"))
+	equal(t, "errors", len(diags), 7)
 	if strings.Contains(diags.Error(), "secret\"") {
 		t.Error("the secret was read")
 	}
@@ -466,25 +352,67 @@ func TestModuleByItself(t *testing.T) {
 	}
 }
 
-// Modules that use each other's use again and again come to an end.
+// Modules that use each other's use again and again come to an end, and so do
+// modules inside of modules.
 func TestTooManyModules(t *testing.T) {
-	files := map[string]string{"p.hcl": "module \"a\" { source = \"./m0\" }\nmodule \"b\" { source = \"./m0\" }\n"}
-	for i := range 12 {
-		name := string(rune('0'+i/10)) + string(rune('0'+i%10))
-		next := string(rune('0'+(i+1)/10)) + string(rune('0'+(i+1)%10))
-		files["m"+name+"/m.hcl"] = "module \"a\" { source = \"../m" + next + "\" }\nmodule \"b\" { source = \"../m" + next + "\" }\n"
+	call := func(name string, to int) string {
+		return fmt.Sprintf("module %q { source = \"../m%d\" }\n", name, to)
 	}
-	files["m0/m.hcl"] = files["m00/m.hcl"]
-	files["m12/m.hcl"] = "locals { x = 1 }\n"
-	dir := tree(t, files)
-	_, diags := Load(filepath.Join(dir, "p.hcl"), fakeKinds(), Options{})
-	if !strings.Contains(diags.Error(), "Too many modules") && len(diags) == 0 {
-		t.Errorf("got %d diagnostics: %.300v", len(diags), diags)
+	wide := map[string]string{"p/p.hcl": call("a", 0) + call("b", 0), "m12/m.hcl": ""}
+	for i := range 12 { // 2^12 uses, at most 13 deep
+		wide[fmt.Sprintf("m%d/m.hcl", i)] = call("a", i+1) + call("b", i+1)
 	}
-	for _, d := range diags {
-		if d.Summary != "Too many modules" {
-			t.Errorf("got %v", d)
+	deep := map[string]string{"p/p.hcl": call("a", 0)}
+	for i := range maxModuleDepth {
+		deep[fmt.Sprintf("m%d/m.hcl", i)] = call("a", i+1)
+	}
+	last := fmt.Sprintf("m%d/m.hcl", maxModuleDepth)
+	deep[last] = ""
+	for _, files := range []map[string]string{wide, deep} {
+		_, diags := Load(filepath.Join(tree(t, files), "p"), fakeKinds(), Options{})
+		if len(diags) == 0 {
+			t.Errorf("%d modules were accepted", len(files)-1)
 		}
+		for _, d := range diags {
+			if d.Summary != "Too many modules" || !strings.HasPrefix(d.Detail, "Modules are nested at most 16 deep, and a pipeline uses at most 1000.") {
+				t.Errorf("got %v", d)
+			}
+		}
+	}
+	delete(deep, last)
+	deep[fmt.Sprintf("m%d/m.hcl", maxModuleDepth-1)] = ""
+	mustLoadFile(t, filepath.Join(tree(t, deep), "p"), Options{})
+}
+
+// Whatever decides what a module block stands for is noted, found or not.
+func TestModuleReadsAreNoted(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"good.hcl":      "module \"a\" { source = \"./m\" }\nmodule \"b\" { source = \"./m\" }\n",
+		"bad.hcl":       "module \"missing\" { source = \"./none\" }\nmodule \"file\" { source = \"./x.txt\" }\nmodule \"empty\" { source = \"./empty\" }\n",
+		"x.txt":         "",
+		"empty/x.txt":   "",
+		"m/a.hcl":       "module \"inner\" { source = \"./inner\" }\n",
+		"m/b.hcl":       "locals {\n  n = file(\"n.txt\")\n  g = try(file(\"g.txt\"), \"\")\n}\n",
+		"m/n.txt":       "",
+		"m/other.txt":   "",
+		"m/inner/m.hcl": "",
+	})
+	for name, want := range map[string]string{
+		"good.hcl": "good.hcl m m/a.hcl m/b.hcl m/g.txt m/inner m/inner/m.hcl m/n.txt",
+		"bad.hcl":  "bad.hcl empty none x.txt",
+	} {
+		p, diags := Load(filepath.Join(dir, name), fakeKinds(), Options{})
+		equal(t, name+" has errors", diags.HasErrors(), name == "bad.hcl")
+		var got []string
+		for _, path := range p.Watched {
+			rel, err := filepath.Rel(dir, path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, filepath.ToSlash(rel))
+		}
+		slices.Sort(got)
+		equal(t, name, strings.Join(got, " "), want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,8 +226,9 @@ func BenchmarkLoad(b *testing.B) {
 // program without errors is whole, and Format is idempotent.
 func FuzzLoad(f *testing.F) {
 	paths, _ := filepath.Glob("testdata/errors/*.hcl")
+	modules, _ := filepath.Glob("testdata/errors/modules/*/*.hcl")
 	recipes, _ := filepath.Glob("../../pipelines/*.hcl")
-	for _, path := range append(append(paths, recipes...), "testdata/legal.hcl") {
+	for _, path := range slices.Concat(paths, modules, recipes, []string{"testdata/legal.hcl"}) {
 		src, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)
@@ -237,8 +239,8 @@ func FuzzLoad(f *testing.F) {
 		if len(src) > 1<<16 {
 			return
 		}
-		p, diags := LoadSource(src, "fuzz.hcl", "testdata/none", fakeKinds(), Options{})
-		checkRanges(t, src, diags)
+		p, diags := LoadSource(src, "fuzz.hcl", "testdata/errors", fakeKinds(), Options{})
+		checkRanges(t, p, diags)
 		if text := render(p.Files, diags); diags.HasErrors() && text == "" {
 			t.Error("an error renders as nothing")
 		}
@@ -252,7 +254,7 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-func checkRanges(t *testing.T, src []byte, diags hcl.Diagnostics) {
+func checkRanges(t *testing.T, p *Program, diags hcl.Diagnostics) {
 	t.Helper()
 	for _, d := range diags {
 		if d.Subject == nil {
@@ -260,8 +262,9 @@ func checkRanges(t *testing.T, src []byte, diags hcl.Diagnostics) {
 			continue
 		}
 		s := d.Subject
-		if s.Filename != "fuzz.hcl" || s.Start.Byte < 0 || s.End.Byte < s.Start.Byte || s.End.Byte > len(src) {
-			t.Errorf("range %v (%d to %d) lies outside of the %d bytes: %s", s, s.Start.Byte, s.End.Byte, len(src), d.Error())
+		f := p.Files[s.Filename] // fuzz.hcl, or that of a module
+		if f == nil || s.Start.Byte < 0 || s.End.Byte < s.Start.Byte || s.End.Byte > len(f.Bytes) {
+			t.Errorf("range %v (%d to %d) lies outside of its file: %s", s, s.Start.Byte, s.End.Byte, d.Error())
 		}
 	}
 }

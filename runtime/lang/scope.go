@@ -258,7 +258,7 @@ func (s *scope) eval(e hcl.Expression) (v cty.Value, ok bool, diags hcl.Diagnost
 	}
 	if off != nil && (diags.HasErrors() || v.IsNull()) {
 		return cty.DynamicVal, false, hcl.Diagnostics{errorAt(e.Range(), "Reference to a stage that is switched off",
-			"%s has when = false (at %s); give this block the same when, or choose with %s == null ? ... : ....", off.addr, off.header(), off.addr)}
+			"%s has when = false (at %s); give this block the same when, or choose with %s == null ? ... : ....", off.written(off.addr), off.header(), off.written(off.addr))}
 	}
 	if diags.HasErrors() || !v.IsWhollyKnown() {
 		return cty.DynamicVal, false, s.advise(e, diags)
@@ -317,6 +317,7 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 	if inst := d.nodeAt(addr); inst != nil {
 		outputs = inst.Makes
 	}
+	addr = d.written(addr)
 	names := outputNames(outputs)
 	if len(outputs) == 0 {
 		return errorAt(at, "Unknown output", "%s has no outputs.", addr)
@@ -342,23 +343,23 @@ func (d *decl) checkSteps(t hcl.Traversal) *hcl.Diagnostic {
 }
 
 func (d *decl) noInstance(t hcl.Traversal, key string) *hcl.Diagnostic {
-	at := t.SourceRange()
+	at, addr := t.SourceRange(), d.written(d.addr)
 	keys := make([]string, len(d.nodes))
 	for i, n := range d.nodes {
 		keys[i] = n.Key
 	}
 	if len(keys) == 0 {
-		return errorAt(at, "Unknown instance", "%s has for_each over nothing, so it has no instances.", d.addr)
+		return errorAt(at, "Unknown instance", "%s has for_each over nothing, so it has no instances.", addr)
 	}
 	if _, isAttr := t[2].(hcl.TraverseAttr); isAttr {
 		return errorAt(at, "Unknown instance", "%s has for_each; write %s[%q].%s for one instance, or for_each = %s to go on with each.",
-			d.addr, d.addr, keys[0], key, d.addr)
+			addr, addr, keys[0], key, addr)
 	}
 	hint := didYouMean(key, keys, "%q")
 	if hint == "" {
 		hint = " It has " + list(keys) + "."
 	}
-	return errorAt(at, "Unknown instance", "%s has no instance %q.%s", d.addr, key, hint)
+	return errorAt(at, "Unknown instance", "%s has no instance %q.%s", addr, key, hint)
 }
 
 func (d *decl) instance(key string) *Node {
@@ -368,6 +369,9 @@ func (d *decl) instance(key string) *Node {
 	}
 	return d.nodes[i]
 }
+
+// written is an address of d as the files of its own module write it.
+func (d *decl) written(addr string) string { return strings.TrimPrefix(addr, d.mod.prefix) }
 
 // nodeAt returns the instance of d at an address, or nil.
 func (d *decl) nodeAt(addr string) *Node {

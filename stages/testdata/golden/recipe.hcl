@@ -224,3 +224,18 @@ export "full" {
   card       = { licence = "apache-2.0" }
   path       = "./out"
 }
+
+exec "plain" {
+  command = ["sort", "rows.jsonl"]
+  files   = ["rows.jsonl"]
+}
+exec "full" {
+  command  = ["sh", "rank.sh", "--top", "10"]
+  files    = ["rank.sh"]
+  inputs   = { rows = data.plain, model = model.base, metrics = eval.plain.metrics }
+  datasets = ["ranked"]
+  outputs  = ["log"]
+  env      = ["LANG"]
+  timeout  = "10m"
+  revision = "2"
+}

@@ -1,3 +1,3 @@
 data "docs" {
-  source = module.shared.path # ERROR: Not part of this version | Modules are not part of this version
+  source = module.shared.path # ERROR: Undeclared reference | There is no module.shared. No module is declared.
 }

@@ -1,5 +1,5 @@
-# What is wrong with module and output blocks by themselves; module_test.go has
-# what is wrong inside of modules.
+# What is wrong with module and output blocks by themselves; modules/ holds the
+# modules that the module_*.hcl files use.
 data "docs" { source = "./docs" }
 
 module "none" { # ERROR: Missing attribute | needs source

@@ -1,0 +1,3 @@
+module "outer" {
+  source = "../../self" # ERROR: Module cycle | the directory of module.self
+}

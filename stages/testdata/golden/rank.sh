@@ -1,0 +1,2 @@
+sort "$IN_rows" > "$OUT/ranked"
+: > "$OUT/log"

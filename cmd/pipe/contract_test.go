@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ var contract = map[string]string{
 	"stage":  "outputs:object seconds:number stage:string state:string type:string | blame:string error:string key:string reason:string spent:object",
 	"metric": "name:string stage:string step:number type:string value:number",
 	"note":   "stage:string text:string type:string",
-	"gate":   "gate:string pass:bool stage:string type:string | baseline:string message:string values:string",
+	"gate":   "gate:string pass:bool stage:string type:string | baseline:string message:string note:string values:string",
 	"budget": "budget:string left:number limit:string of:string spent:object type:string",
 	"run":    "exit:number ok:bool type:string | cached:number ran:number run:string seconds:number",
 }
@@ -85,12 +86,16 @@ synth "cot" {
 	}
 	_, replan, _ := runAgain(t, "plan", "--json", "--force", "step.a", path)
 	_, again, _ := runAgain(t, "run", "--json", "--target", "score.s", path)
+	text, err := os.ReadFile(path)
+	check(t, err)
+	put("p.hcl", strings.Replace(string(text), `score "s"`, `score "new"`, 1))(t, dir) // the baseline lacks it
+	_, more, _ := runAgain(t, "run", "--json", "--target", "score.new", path)
 	_, poor, _ := runAgain(t, "run", "--json", filepath.Join(dir, "poor", "p.hcl"))
 	_, broken, _ := runAgain(t, "run", "--json", filepath.Join(dir, "none.hcl"))
 
 	seen := map[string]map[string]bool{} // fields by type
 	states := map[string]bool{}
-	for line := range strings.Lines(plan + run + replan + again + poor + broken) {
+	for line := range strings.Lines(plan + run + replan + again + more + poor + broken) {
 		var v map[string]any
 		if err := json.Unmarshal([]byte(line), &v); err != nil {
 			t.Fatalf("%s: %v", line, err)

@@ -23,6 +23,7 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
+	o.fetch = ctx
 	r := execute(ctx, t, o, pos[0])
 	if r.res == nil || r.store == nil {
 		return finish(t, o, r.res, r.code)
@@ -69,6 +70,9 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	case exitOK, exitGate:
 	case exitInterrupted:
 		n.Verdict = "interrupted"
+		return r.code, nil
+	case exitBudget:
+		n.Verdict = "stopped by a budget; the next night goes on"
 		return r.code, nil
 	default:
 		n.Verdict = fmt.Sprintf("the run failed: %s failed, %s did not run", plural(count(r.res, engine.Failed)), plural(count(r.res, engine.Skipped)))

@@ -301,7 +301,7 @@ func jsonEvent(e engine.Event) any {
 		return line{"type": "note", "stage": e.Addr, "text": e.Text}
 	case engine.GateEvent:
 		l := line{"type": "gate", "stage": e.Gate.Stage, "gate": e.Gate.Name, "pass": e.Gate.Pass}
-		for name, s := range map[string]string{"message": e.Gate.Message, "values": e.Gate.Values, "baseline": e.Gate.Baseline} {
+		for name, s := range map[string]string{"message": e.Gate.Message, "values": e.Gate.Values, "baseline": e.Gate.Baseline, "note": e.Gate.Note} {
 			if s != "" {
 				l[name] = s
 			}

@@ -34,9 +34,9 @@ var allow = map[string]string{
 	"runtime/engine":    "runtime/artifact runtime/stage runtime/dag runtime/lang tensor",
 	"runtime/compare":   "runtime/artifact",
 	"runtime/report":    "runtime/artifact runtime/compare runtime/engine runtime/lang", // it shows a run of a program
-	"runtime/checkout":  "runtime/artifact", // digests
-	"runtime/lock":      "runtime/artifact", // digests
-	"runtime/bundle":    "runtime/artifact", // digests
+	"runtime/checkout":  "runtime/artifact",                                             // digests
+	"runtime/lock":      "runtime/artifact",                                             // digests
+	"runtime/bundle":    "runtime/artifact",                                             // digests
 	"stages/*":          "runtime/artifact runtime/stage tensor text teacher model train",
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",

@@ -117,17 +117,41 @@ func (r *reader) stageTable() (t stageTable) {
 	t.More = len(r.run.Stages) - len(shown)
 	var took, saved float64
 	var size int64
+	var spent artifact.Spent
 	for _, st := range r.run.Stages {
 		took, saved = took+st.Seconds, saved+st.Saved
+		if st.Spent != nil {
+			spent.Add(*st.Spent)
+		}
 		for _, o := range st.Outputs {
 			size += o.Bytes
 		}
 	}
 	t.Total = fmt.Sprintf("%s: %s of work, %s saved by the store, %s of results.", counted(len(r.run.Stages), "stage"), seconds(took), seconds(saved), byteCount(size))
+	if text := cost(spent); text != "" {
+		t.Total += " Teachers: " + text + "."
+	}
 	for _, i := range shown {
 		t.Rows = append(t.Rows, r.stageRow(i))
 	}
 	return t
+}
+
+// cost words what teachers took: "3 answers paid for, 1 200 tokens in and 340 out,
+// 0.0012 USD; 40 from journals"; empty when none was asked.
+func cost(s artifact.Spent) string {
+	var parts []string
+	if s.Calls > 0 {
+		text := fmt.Sprintf("%s paid for, %s tokens in and %s out", counted(int(s.Calls), "answer"), integer(s.InputTokens), integer(s.OutputTokens))
+		if s.USD > 0 {
+			text += fmt.Sprintf(", %.4f USD", s.USD)
+		}
+		parts = append(parts, text)
+	}
+	if s.Replayed > 0 {
+		parts = append(parts, integer(s.Replayed)+" from journals")
+	}
+	return strings.Join(parts, "; ")
 }
 
 // chosen returns the indexes of at most n stages: those that failed, and then as
@@ -171,6 +195,9 @@ func (r *reader) stageRow(i int) stageRow {
 	}
 	if st.Saved > 0 {
 		row.Saved = seconds(st.Saved)
+	}
+	if st.Spent != nil && st.Spent.Calls > 0 {
+		row.Notes = append(row.Notes, "teacher: "+cost(*st.Spent))
 	}
 	const mostNotes, atOnce = 12, 2
 	for k, n := range st.Notes[:min(len(st.Notes), mostNotes)] {

@@ -31,6 +31,13 @@ type leaseHolder struct {
 	Token string `json:"token"`           // unique
 }
 
+// thisProcess is this process as the holder of something.
+func thisProcess() leaseHolder {
+	host, _ := os.Hostname()
+	pid := os.Getpid()
+	return leaseHolder{host, processSpace(), pid, processStart(pid), rand.Text()}
+}
+
 // A verdict is what is known about the holder of a lease.
 type verdict int
 
@@ -123,9 +130,7 @@ func (s *Store) leasePath(k Key) string { return filepath.Join(s.dir, "leases", 
 
 // lease returns the lease at path, as this process would hold it.
 func (s *Store) lease(path string) (*lease, error) {
-	host, _ := os.Hostname()
-	pid := os.Getpid()
-	holder := leaseHolder{host, processSpace(), pid, processStart(pid), rand.Text()}
+	holder := thisProcess()
 	me, err := json.Marshal(holder)
 	if err != nil {
 		return nil, err

@@ -17,8 +17,8 @@ import (
 
 const (
 	liveBeat  = 15 * time.Second // a process that uses the store touches its file this often
-	liveStale = 10 * time.Minute // one that was not touched for so long is dead, unless its process is on this machine
-	liveGone  = 24 * time.Hour   // and then too: another process has its number by now
+	liveStale = 10 * time.Minute // one that was not touched for so long is dead, unless its process is on this machine; one of a process of this machine that ended is dead at once
+	liveGone  = 24 * time.Hour   // dead in any case where a process cannot be told from a later one with its number
 )
 
 // What the lines of a session's file name, each behind its kind.
@@ -76,8 +76,7 @@ func (s *Store) newSession() (*session, error) {
 	if s.unmade != nil {
 		return nil, s.unmade
 	}
-	host, _ := os.Hostname()
-	who, err := json.Marshal(leaseHolder{Host: host, PID: os.Getpid()})
+	who, err := json.Marshal(thisProcess())
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +161,7 @@ func (s *Store) liveNotes(now time.Time) (notes map[string]bool, live int, dead 
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	host, _ := os.Hostname()
+	me := thisProcess()
 	for _, e := range list {
 		path := filepath.Join(dir, e.Name())
 		info, err := e.Info()
@@ -177,7 +176,7 @@ func (s *Store) liveNotes(now time.Time) (notes map[string]bool, live int, dead 
 			return nil, 0, nil, err
 		}
 		who, rest, _ := bytes.Cut(b, []byte("\n"))
-		if age := now.Sub(info.ModTime()); age > liveStale && !aliveHere(who, host, age) {
+		if !inUse(who, me, now.Sub(info.ModTime())) {
 			dead = append(dead, path)
 			continue
 		}
@@ -189,11 +188,20 @@ func (s *Store) liveNotes(now time.Time) (notes map[string]bool, live int, dead 
 	return notes, live, dead, nil
 }
 
-// aliveHere reports whether the process that a session names runs on this
-// machine.
-func aliveHere(who []byte, host string, age time.Duration) bool {
+// inUse reports whether the process that a session names is alive, or may be: its
+// file was last touched so long ago.
+func inUse(who []byte, me leaseHolder, age time.Duration) bool {
 	var h leaseHolder
-	return age < liveGone && json.Unmarshal(who, &h) == nil && h.Host == host && processAlive(h.PID)
+	if json.Unmarshal(who, &h) != nil {
+		return age <= liveStale
+	}
+	switch h.judge(me) {
+	case alive:
+		return true
+	case dead:
+		return false
+	}
+	return age <= liveStale || age < liveGone && h.Host == me.Host && processAlive(h.PID)
 }
 
 // tempNames returns the directories of tmp/ that notes name.

@@ -112,6 +112,21 @@ func TestSharing(t *testing.T) {
 	}
 	s.pipe(0, []string{"run", "--locked", "sharing.hcl"}, `^Nothing to do: 33 stages`)
 
+	// Two nights: the first becomes the baseline, the second trains for less and
+	// is found to be worse, point by point.
+	s.pipe(0, []string{"nightly", "--locked", "sharing.hcl"}, `^sharing: the first night: this run is the baseline now`)
+	s.pipe(3, []string{"nightly", "--locked", "--var", "steps=3", "-o", "night.html", "sharing.hcl"},
+		`^module\.sweep\.eval\.point\["lr=0\.002,rank=8"\]$`, `^  test\.nll +24 +3\.\d+ +3\.\d+ +\+0\.\d+ .* worse$`, `^sharing: regression: 12 worse`)
+	page, err := os.ReadFile(filepath.Join(s.dir, "night.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"12 metrics got worse", "module.judge.eval.final", "lr=0.002,rank=8", "no_forgetting"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the report does not say %q", want)
+		}
+	}
+
 	// The modules from directories are the same stages.
 	store := filepath.Join(s.dir, ".pipe")
 	here := *s

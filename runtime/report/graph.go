@@ -228,7 +228,7 @@ func curve(l *layout, path []int, top func(int) int) string {
 func (x group) view(index map[string]int) boxView {
 	st := x.stages[0]
 	class, symbol, word := look(st.State)
-	v := boxView{State: class, Name: middle(block(st.Addr), 22), Link: fmt.Sprintf("#s%d", index[st.Addr])}
+	v := boxView{State: class, Name: middle(strings.ReplaceAll(block(st.Addr), "module.", ""), 20), Link: fmt.Sprintf("#s%d", index[st.Addr])}
 	if len(x.stages) == 1 {
 		v.Detail = symbol + " " + word
 		if st.State == engine.Done {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,13 +174,6 @@ func metricsText(t *app, rs []compare.Result) {
 	if same := len(rs) - len(changed); same > 0 {
 		fmt.Fprintf(t.out, "  %s the same\n", counted(int64(same), "metric"))
 	}
-}
-
-func number(v float64) string {
-	if v == math.Trunc(v) && math.Abs(v) < 1e9 {
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.4f", v)
 }
 
 func diffCost(t *app, d *engine.RunDiff) {

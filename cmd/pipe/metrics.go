@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -152,5 +153,9 @@ func comparisonRow(r compare.Result) []string {
 	if r.Note != "" {
 		say = strings.TrimPrefix(say+"; "+r.Note, "; ")
 	}
-	return []string{"  " + r.Metric, items, fmt.Sprintf("%.4f", r.Old), fmt.Sprintf("%.4f", r.New), fmt.Sprintf("%+.4f", r.Delta), interval, p, say}
+	format := "%.4f"
+	if r.Test == "" && r.Old == math.Trunc(r.Old) && r.New == math.Trunc(r.New) {
+		format = "%.0f" // counts
+	}
+	return []string{"  " + r.Metric, items, fmt.Sprintf(format, r.Old), fmt.Sprintf(format, r.New), fmt.Sprintf("%+"+format[1:], r.Delta), interval, p, say}
 }

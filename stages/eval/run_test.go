@@ -24,7 +24,6 @@ type bench struct {
 	t      *testing.T
 	in     inputs
 	seed   uint64
-	notes  []string
 	output map[string]*artifact.Artifact
 }
 

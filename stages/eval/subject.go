@@ -178,7 +178,6 @@ type runner struct {
 	subject *subject
 	batch   int
 	blind   bool // score without the question
-	done    int
 	total   int
 }
 

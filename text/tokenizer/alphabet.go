@@ -46,12 +46,3 @@ func fromAlphabet(token string) (string, bool) {
 	}
 	return string(b), true
 }
-
-// toAlphabet is the inverse of fromAlphabet.
-func toAlphabet(s string) string {
-	b := make([]byte, 0, 2*len(s))
-	for i := range len(s) {
-		b = utf8.AppendRune(b, byteRune(s[i]))
-	}
-	return string(b)
-}

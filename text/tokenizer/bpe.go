@@ -268,7 +268,6 @@ func (q *mergeQueue) take() candidate {
 // hash table, as the merge loop does little else than look pairs up.
 type pairTable struct {
 	slots []pairSlot // a power of two, at most half full
-	n     int
 }
 
 type pairSlot struct {

@@ -56,7 +56,7 @@ func newCells(ctx context.Context, b tensor.Backend, v Vectors, threshold float6
 	}
 	c := &cells{tiler: t, v: v}
 	k := min(tileCols, max(1, int(3*math.Sqrt(float64(v.Len())))), v.Len()) // at most a column for each in a tile
-	if err := c.means(ctx, k); err == nil {
+	if err = c.means(ctx, k); err == nil {
 		err = c.assign(ctx, math.Sqrt(max(0, 2-2*threshold)))
 	}
 	if err == nil {

@@ -2,6 +2,7 @@ package index
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -325,6 +326,16 @@ func TestCancelled(t *testing.T) {
 		if err := s(ctx, backend(t), v, 0.9, func(int, int) {}); err != context.Canceled {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// TestCellsCancelled: what stops the making of cells is their error.
+func TestCellsCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	v := planted(2000, 16, 3, 0.3, 9)
+	if _, err := newCells(ctx, backend(t), v, 0.95); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -9,7 +9,7 @@
 
 pipeline "quickstart" {
   seed        = var.seed
-  description = "A 1.2 million parameter model learns to answer questions about a text"
+  description = "A 1.1 million parameter model learns to answer questions about a text"
 }
 
 variable "seed" {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -36,7 +38,12 @@ func openStored(t *app, o *options, path string) (stored, int) {
 	if !ok {
 		return stored{}, exitUsage
 	}
-	store, err := artifact.OpenStore(storeDir(o, prog))
+	dir := storeDir(o, prog)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		t.errorf("there is no store at %s; pipe run makes it, or name another with --store or PIPE_STORE", dir)
+		return stored{}, exitFailed
+	}
+	store, err := artifact.OpenStore(dir)
 	if err != nil {
 		t.errorf("%v", err)
 		return stored{}, exitFailed

@@ -224,7 +224,11 @@ func pipelineOf(t *app, l commandLine) (prog *lang.Program, blocks []*hclsyntax.
 			path = a
 		}
 	}
-	prog, diags := lang.Load(path, t.kinds, lang.Options{Vars: l.vars, Env: os.LookupEnv})
+	load := lang.Options{Vars: l.vars, Env: os.LookupEnv}
+	if p, err := openPins(&options{}, path); err == nil {
+		load.Module = p.module
+	}
+	prog, diags := lang.Load(path, t.kinds, load)
 	for _, name := range sortedKeys(prog.Files) {
 		if body, ok := prog.Files[name].Body.(*hclsyntax.Body); ok {
 			for _, b := range body.Blocks {

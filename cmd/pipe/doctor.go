@@ -143,7 +143,12 @@ func (d *doctor) pipeline(path string) {
 		d.add("pipeline", "file", statusFail, "", "%v", err)
 		return
 	}
-	prog, diags := lang.Load(path, d.t.kinds, lang.Options{Vars: vars, VarFiles: d.o.varFiles, Env: os.LookupEnv})
+	p, err := openPins(d.o, path)
+	if err != nil {
+		d.add("pipeline", "lock", statusFail, "", "%v", err)
+		return
+	}
+	prog, diags := lang.Load(path, d.t.kinds, lang.Options{Vars: vars, VarFiles: d.o.varFiles, Env: os.LookupEnv, Module: p.module})
 	if diags.HasErrors() {
 		first := diags.Errs()[0]
 		d.add("pipeline", "file", statusFail, "pipe validate shows them with their lines",

@@ -81,9 +81,9 @@ func runGC(ctx context.Context, t *app, args []string) int {
 	keepRuns, dry := engine.KeepRunsDefault, false
 	grace, workGrace := days(artifact.GraceDefault), days(artifact.WorkGraceDefault)
 	o, pos, err := parse(t, "gc", args, func(fs *flag.FlagSet, o *options) {
-		fs.IntVar(&keepRuns, "keep-runs", keepRuns, "keep what the last `N` runs of each pipeline made and used (default 10)")
-		fs.Var(&grace, "grace", "spare what changed within `D`, such as 36h or 7d (default 24h)")
-		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped within `D` (default 14d)")
+		fs.IntVar(&keepRuns, "keep-runs", keepRuns, "keep what the last `N` runs of each pipeline made and used")
+		fs.Var(&grace, "grace", "spare what changed within `D`, such as 36h or 7d")
+		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped within `D`")
 		fs.BoolVar(&dry, "dry-run", false, "change nothing; say what would be removed")
 		fs.BoolVar(&o.json, "json", false, "print one JSON object")
 	})
@@ -205,10 +205,17 @@ func pin(t *app, name string, args []string, do func(*artifact.Store, string) er
 		t.errorf("%v", err)
 		return exitUsage
 	}
-	if err := do(store, pos[0]); err != nil {
+	run := pos[0]
+	if f, err := engine.FindRun(store, run, ""); err == nil {
+		run = f.Run
+	} else if name == "pin" {
 		t.errorf("%v", err)
 		return exitFailed
 	}
-	fmt.Fprintf(t.out, "run %s %s\n", pos[0], done)
+	if err := do(store, run); err != nil {
+		t.errorf("%v", err)
+		return exitFailed
+	}
+	fmt.Fprintf(t.out, "run %s %s\n", run, done)
 	return exitOK
 }

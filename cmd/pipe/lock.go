@@ -48,6 +48,7 @@ func runLock(ctx context.Context, t *app, args []string) int {
 		merged = now // nobody else has a say in a directory that is one pipeline
 	}
 	path := fromHere(filepath.Join(o.pins.dir, lock.Name))
+	kept := 0
 	for _, d := range old.Compare(now) {
 		switch {
 		case d.Locked == "":
@@ -55,6 +56,7 @@ func runLock(ctx context.Context, t *app, args []string) int {
 		case o.upgrade:
 			fmt.Fprintf(t.out, "~ %s: %s → %s\n", clean(d.What), clean(d.Locked), clean(d.Now))
 		default:
+			kept++
 			t.printf("%s %s is kept as it was locked: %s, now %s; --upgrade accepts it\n", t.errInk.paint(yellow, "warning:"), clean(d.What), clean(d.Locked), clean(d.Now))
 		}
 	}
@@ -66,6 +68,8 @@ func runLock(ctx context.Context, t *app, args []string) int {
 	what := fmt.Sprintf("%s, %s, %s", counted(int64(len(merged.Modules)), "module"), counted(int64(len(merged.Models)), "model"), counted(int64(len(merged.Data)), "dataset"))
 	if wrote {
 		fmt.Fprintf(t.out, "%s pins %s\n", path, what)
+	} else if kept > 0 {
+		fmt.Fprintf(t.out, "%s is as it was: %s, of which %d changed since\n", path, what, kept)
 	} else {
 		fmt.Fprintf(t.out, "%s is up to date: %s\n", path, what)
 	}

@@ -28,6 +28,10 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 	if r.res == nil || r.store == nil {
 		return finish(t, o, r.res, r.code)
 	}
+	if err := r.res.Unnoted; err != nil {
+		t.errorf("the night cannot be kept, and was not judged: the store %s: %s", r.store.Dir(), why(err))
+		return finish(t, o, r.res, max(r.code, exitFailed))
+	}
 	n := compare.Night{Time: begin, Run: r.res.Run, Metrics: compare.MetricsOf(r.store, r.res.Outputs())}
 	r.code, err = judgeNight(t, o, r, &n)
 	if err != nil {

@@ -82,7 +82,12 @@ func showRun(t *app, o *options, name, path string) int {
 			took, why = "", "saved "+duration(seconds(s.Saved))
 		case engine.Skipped:
 			took, why = "", "needed "+s.Blame
-		case engine.Failed, engine.Cancelled:
+			if s.Blame == "" {
+				why = "the run was stopped before"
+			}
+		case engine.Cancelled:
+			why = "stopped; the next run goes on from what it saved"
+		case engine.Failed:
 			why = s.Error
 		}
 		g.add("  "+string(s.State), s.Addr, took, oneLine(why, 120))

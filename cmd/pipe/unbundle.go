@@ -40,10 +40,17 @@ func unpackBundle(t *app, o *options, name string) (string, error) {
 		return "", err
 	}
 	recipe := filepath.Join(dir, filepath.FromSlash(l.Recipe))
-	if o.store == "" { // what came with it, whatever PIPE_STORE says
-		o.store = storeBeside(recipe)
+	beside, again := storeBeside(recipe), "pipe run "+recipe
+	switch {
+	case o.store != "":
+		t.printf("%s --store names another store: what stages made and teachers answered lies in %s and is not used\n", t.errInk.paint(yellow, "warning:"), beside)
+		again += " --store " + o.store
+	case os.Getenv("PIPE_STORE") != "":
+		again += " --store " + beside
+		fallthrough
+	default: // what came with it, whatever PIPE_STORE says
+		o.store = beside
 	}
-	again := "pipe run " + recipe
 	if vars := filepath.Join(dir, varsName); len(l.Files) > 0 {
 		if _, err := os.Stat(vars); err == nil {
 			o.varFiles = append(list{vars}, o.varFiles...)

@@ -1,5 +1,5 @@
 // Package tiny is the model behind embedded://tiny: a Llama-architecture
-// decoder of 1.2 million parameters with its own tokenizer, pretrained by
+// decoder of 1.1 million parameters with its own tokenizer, pretrained by
 // pipelines/tiny/tiny.hcl with this program. It can look things up in its
 // context and writes licence prose; it knows nothing else.
 package tiny

@@ -1,4 +1,4 @@
-# Pretrains embedded://tiny from nothing: 1.2 million parameters on licence
+# Pretrains embedded://tiny from nothing: 1.1 million parameters on licence
 # texts and generated look-up tasks. pipelines/tiny/make.sh writes its inputs,
 # runs it, and puts the result into the program.
 

@@ -16,6 +16,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 // maxRunFile bounds a note of a run, in bytes: about 1,000 a stage.
@@ -178,7 +179,7 @@ func nthRun(s *artifact.Store, n int, among func(*RunFile) bool, err error) (*Ru
 	if seen == 0 {
 		return nil, errors.New("the store has no run yet; pipe run FILE makes one")
 	}
-	return nil, fmt.Errorf("there are only %d runs", seen)
+	return nil, fmt.Errorf("no run is that far back: the store has only %s", stage.Count(int64(seen), "run"))
 }
 
 // maxHistory is how many notes of runs are looked through for an explanation

@@ -27,7 +27,7 @@ func TestFindRun(t *testing.T) {
 	find("last~1", "", first.Run)
 	find(first.Run, "", first.Run)
 	find(first.Run[:len(first.Run)-1], "", first.Run)
-	for name, want := range map[string]string{"last~2": "only 2 runs", "last~-1": "write last", "lastly": "write last", "nope": "no run", "2": "means 2 runs"} {
+	for name, want := range map[string]string{"last~2": "has only 2 runs", "last~-1": "write last", "lastly": "write last", "nope": "no run", "2": "means 2 runs"} {
 		_, err := FindRun(l.store, name, "")
 		contains(t, name, err, want)
 	}

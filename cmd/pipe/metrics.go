@@ -157,5 +157,15 @@ func comparisonRow(r compare.Result) []string {
 	if r.Test == "" && r.Old == math.Trunc(r.Old) && r.New == math.Trunc(r.New) {
 		format = "%.0f" // counts
 	}
-	return []string{"  " + r.Metric, items, fmt.Sprintf(format, r.Old), fmt.Sprintf(format, r.New), fmt.Sprintf("%+"+format[1:], r.Delta), interval, p, say}
+	old, now, change := fmt.Sprintf(format, r.Old), fmt.Sprintf(format, r.New), fmt.Sprintf("%+"+format[1:], r.Delta)
+	if r.Outcome == compare.Missing && r.Delta == 0 { // one of them has it not at all
+		change = ""
+		if r.Old == 0 {
+			old = "–"
+		}
+		if r.New == 0 {
+			now = "–"
+		}
+	}
+	return []string{"  " + r.Metric, items, old, now, change, interval, p, say}
 }

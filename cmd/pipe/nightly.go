@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"pipe/runtime/artifact"
 	"pipe/runtime/compare"
 	"pipe/runtime/engine"
 )
@@ -63,6 +64,9 @@ func nightReport(o *options, r ran) (string, error) {
 	path := o.file
 	if path == "" {
 		path = filepath.Join(r.store.Dir(), "reports", r.res.Run+".html")
+		if err := artifact.MakeDir(r.store.Dir(), filepath.Dir(path)); err != nil {
+			return "", err
+		}
 	}
 	return path, writeReport(path, stored{r.prog, r.store}, f)
 }
@@ -129,6 +133,10 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 func firstNight(r ran, n *compare.Night) (int, error) {
 	if r.code != exitOK {
 		n.Verdict = "a gate failed; no baseline is set, and this run does not become one"
+		return r.code, nil
+	}
+	if len(n.Metrics) == 0 {
+		n.Verdict = "nothing was measured: there is nothing to compare later nights with"
 		return r.code, nil
 	}
 	f, err := engine.ReadRun(r.store, r.res.Run)

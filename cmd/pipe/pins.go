@@ -65,9 +65,9 @@ func (p *pins) module(source string) (dir, root string, err error) {
 		if err = p.modules.Fetch(p.fetch, s, commit); err == nil {
 			dir, root, err = p.modules.Find(s, commit)
 		}
-		if err == nil && pin != nil && pin.Commit == commit {
-			err = holds(root, pin)
-		}
+	}
+	if err == nil && pin != nil && pin.Commit == commit && !p.upgrade {
+		err = holds(root, pin)
 	}
 	if errors.Is(err, checkout.ErrAbsent) {
 		return "", "", fmt.Errorf("%s was not fetched yet; pipe lock or pipe run fetches it, other commands stay off the network", source)
@@ -83,7 +83,7 @@ func (p *pins) module(source string) (dir, root string, err error) {
 func holds(root string, pin *lock.Module) error {
 	d, err := checkout.Digest(root)
 	if err == nil && d != pin.Digest {
-		err = fmt.Errorf("what was fetched at commit %s is not what %s says: locked %v, now %v", pin.Commit, lock.Name, pin.Digest, d)
+		err = fmt.Errorf("what was fetched at commit %s is not what %s says: locked %v, now %v; remove %s to fetch it again, or accept it by pipe lock --upgrade", pin.Commit, lock.Name, pin.Digest, d, root)
 	}
 	return err
 }

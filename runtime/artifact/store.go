@@ -118,6 +118,16 @@ func (s *Store) mkdirAll(dir string) error {
 	return nil
 }
 
+// MakeDir makes a directory below the store at root, and those it lies in, for
+// those who share the store: they may write to it as they may to the store.
+func MakeDir(root, dir string) error {
+	s := &Store{fs: fsys.OS{}}
+	if st, err := os.Stat(root); err == nil {
+		s.share = sharing(st.Mode())
+	}
+	return s.mkdirAll(dir)
+}
+
 // Dir returns the absolute path of the store.
 func (s *Store) Dir() string { return s.dir }
 

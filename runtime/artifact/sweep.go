@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -75,6 +76,20 @@ func (c *collector) sweepTemp() error {
 			garbage = append(garbage, found{noteTemp + e.Name(), []string{path}, size})
 		}
 	}
+	// Modules are fetched where they will lie.
+	fetching, err := filepath.Glob(filepath.Join(c.dir, "modules", ".tmp-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range fetching {
+		size, newest, err := treeSize(path)
+		if err != nil {
+			return err
+		}
+		if !c.young(newest, max(c.Grace, minTempGrace)) {
+			garbage = append(garbage, found{noteTemp + filepath.Base(path), []string{path}, size})
+		}
+	}
 	_, err = c.remove(garbage, &c.got.Temp)
 	return err
 }
@@ -91,20 +106,27 @@ func (c *collector) sweepLeases() error {
 		if err != nil || c.young(st.ModTime(), max(c.Grace, liveStale)) {
 			continue
 		}
-		c.got.Leases.add(st.Size())
-		if c.DryRun {
-			continue
-		}
-		if strings.HasSuffix(path, graveSuffix) {
-			err = c.fs.Remove(path)
-		} else {
+		free := true
+		switch {
+		case strings.HasSuffix(path, graveSuffix):
+			if !c.DryRun {
+				err = c.fs.Remove(path)
+			}
+		case c.DryRun:
+			var h leaseHolder
+			b, readErr := os.ReadFile(path)
+			free = readErr != nil || json.Unmarshal(b, &h) != nil || h.judge(thisProcess()) != alive
+		default:
 			var l *lease
 			if l, err = c.lease(path); err == nil {
-				_, err = l.bury()
+				free, err = l.bury()
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		if free {
+			c.got.Leases.add(st.Size())
 		}
 	}
 	for _, path := range c.dead {

@@ -85,7 +85,7 @@ func (c Cache) Ask(ctx context.Context, s Source) (commit string, err error) {
 	}
 	for _, p := range patterns {
 		if commit = found[p]; hash.MatchString(commit) {
-			return commit, write(c.refPath(s), commit+"\n")
+			return commit, c.write(c.refPath(s), commit+"\n")
 		}
 	}
 	if s.Ref == "" {
@@ -103,7 +103,7 @@ func (c Cache) Fetch(ctx context.Context, s Source, commit string) error {
 	if _, err := os.Stat(final); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(c.Dir, 0o777); err != nil {
+	if err := artifact.MakeDir(filepath.Dir(c.Dir), c.Dir); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(c.Dir, ".tmp-")
@@ -181,8 +181,8 @@ func Digest(root string) (d artifact.Digest, err error) {
 }
 
 // write replaces a small file.
-func write(path, text string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+func (c Cache) write(path, text string) error {
+	if err := artifact.MakeDir(filepath.Dir(c.Dir), filepath.Dir(path)); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")

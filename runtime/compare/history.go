@@ -31,12 +31,12 @@ type Night struct {
 }
 
 // A History is the file history/<name>.jsonl of a store, one line a night.
-type History struct{ path string }
+type History struct{ store, path string }
 
 // OpenHistory returns the history of the pipeline of that name, which is a file
 // name; see engine.PipelineName.
 func OpenHistory(s *artifact.Store, name string) History {
-	return History{filepath.Join(s.Dir(), "history", filepath.Base(name)+".jsonl")}
+	return History{s.Dir(), filepath.Join(s.Dir(), "history", filepath.Base(name)+".jsonl")}
 }
 
 // Append adds a night and flushes it to the disk. A line that was torn by a
@@ -46,7 +46,8 @@ func (h History) Append(n Night) (err error) {
 	if err != nil {
 		return fmt.Errorf("write the history: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(h.path), 0o777); err != nil {
+	dir := filepath.Dir(h.path)
+	if err := artifact.MakeDir(h.store, dir); err != nil {
 		return fmt.Errorf("write the history: %w", err)
 	}
 	f, err := os.OpenFile(h.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
@@ -61,6 +62,9 @@ func (h History) Append(n Night) (err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	if d, err := os.Stat(dir); err == nil && st.Size() == 0 {
+		_ = f.Chmod(0o644 | d.Mode().Perm()&0o022) // who may write to the directory may append
 	}
 	line = append(line, '\n')
 	if st.Size() > 0 {

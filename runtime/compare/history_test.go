@@ -53,7 +53,7 @@ func FuzzHistory(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		h := History{path}
+		h := History{filepath.Dir(path), path}
 		before, _, err := h.Nights()
 		if err != nil {
 			t.Fatal(err)

@@ -29,8 +29,12 @@ func (e *engine) watched() ([]string, error) {
 			return nil, err
 		}
 	}
-	if slices.ContainsFunc(e.prog.Modules, func(m lang.ModuleCall) bool { return m.Checkout != "" }) {
-		if err := w.tree(filepath.Join(e.Store.Dir(), "modules", "refs")); err != nil {
+	for _, m := range e.prog.Modules {
+		if m.Checkout == "" {
+			continue
+		}
+		// All of it: the digest in a lock file is that of the whole.
+		if err := errors.Join(w.tree(m.Checkout), w.tree(filepath.Join(e.Store.Dir(), "modules", "refs"))); err != nil {
 			return nil, err
 		}
 	}

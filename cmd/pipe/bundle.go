@@ -65,6 +65,9 @@ func runBundle(ctx context.Context, t *app, args []string) int {
 		t.errorf("write %s: %v", out, err)
 		return exitFailed
 	}
+	if b, err := engine.ReadBaseline(opts.Store, prog); err == nil && b != nil {
+		t.printf("%s the baseline, run %s, stays here: where the bundle is unpacked, gates that name it compare with the base model\n", t.errInk.paint(yellow, "warning:"), b.Run)
+	}
 	return exitOK
 }
 

@@ -130,6 +130,8 @@ func (c *comparison) stages(was, is *RunFile) {
 func (c *comparison) stage(a, b *StageResult) {
 	if a.Key != b.Key {
 		c.recipe(a, b)
+	} else if slices.ContainsFunc(b.outputNames(), func(o string) bool { return a.Outputs[o].Digest != b.Outputs[o].Digest }) {
+		c.out.Stages = append(c.out.Stages, StageDiff{Stage: b.Addr, Changes: []string{"made something else of the same: it ran again and is not deterministic"}})
 	}
 	for _, name := range b.outputNames() {
 		x, ok := a.Outputs[name]

@@ -123,3 +123,19 @@ func TestExcerpts(t *testing.T) {
 		}
 	}
 }
+
+// TestCompareRunsOfOneAction: a stage that made something else of the same.
+func TestCompareRunsOfOneAction(t *testing.T) {
+	l := newLab(t)
+	run := func(d byte) *RunFile {
+		s := StageResult{Addr: "step.a", Kind: "step", State: Done, Key: artifact.Key{1}, Outputs: map[string]artifact.Object{"out": {Type: artifact.File, Digest: artifact.Digest{d}}}}
+		return &RunFile{Result: Result{Stages: []StageResult{s}}}
+	}
+	if d := CompareRuns(l.store, nil, run(1), run(1), 1); len(d.Stages) != 0 {
+		t.Errorf("the same: %+v", d.Stages)
+	}
+	d := CompareRuns(l.store, nil, run(1), run(2), 1)
+	if len(d.Stages) != 1 || !strings.Contains(strings.Join(d.Stages[0].Changes, ""), "not deterministic") {
+		t.Errorf("another result: %+v", d.Stages)
+	}
+}

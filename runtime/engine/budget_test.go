@@ -100,7 +100,7 @@ func TestBudgetBesideAFailure(t *testing.T) {
 func TestTimeBudget(t *testing.T) {
 	l := newLab(t)
 	const src = `
-pipeline "p" { budget_time = "5ms" }
+pipeline "p" { budget_time = "1s" }
 step "slow" { id = "slow" }
 step "next" {
   id   = "next"
@@ -111,9 +111,9 @@ step "next" {
 		return ctx.Err()
 	}
 	res, _, err := l.run(src)
-	contains(t, "error", err, "the time of 5ms for this run is over")
+	contains(t, "error", err, "the time of 1s for this run is over")
 	equal(t, "states", states(res), map[string]State{"step.slow": Cancelled, "step.next": Skipped})
-	equal(t, "text", res.stage(t, "step.slow").Error, "the time of 5ms for this run is over")
+	equal(t, "text", res.stage(t, "step.slow").Error, "the time of 1s for this run is over")
 
 	// What is done when the time is over is done.
 	l.hook = func(ctx context.Context, id string, env *stage.Env) error {
@@ -122,7 +122,7 @@ step "next" {
 		}
 		return nil
 	}
-	longer := func(o *Options) { o.MaxTime = 500 * time.Millisecond }
+	longer := func(o *Options) { o.MaxTime = 1500 * time.Millisecond }
 	res = l.must(src, "next slow", longer)
 	equal(t, "states", states(res), map[string]State{"step.slow": Done, "step.next": Done})
 	l.hook = nil

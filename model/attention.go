@@ -9,6 +9,7 @@ type Attention struct {
 	Heads, KVHeads, HeadDim int
 	InvFreq                 *tensor.Tensor // [HeadDim/2]
 	layer                   int            // index of the layer in the cache
+	precision               tensor.DType   // of products
 	q, k, v, out, lse       *tensor.Tensor // of the latest Forward
 }
 
@@ -67,7 +68,7 @@ func (p *Pass) gatherKeys(x *tensor.Tensor) *tensor.Tensor {
 }
 
 func (a *Attention) shape(p *Pass) tensor.Attention {
-	return tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim,
+	return tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: a.precision,
 		Q: p.Segments.Q, K: p.Segments.K, KLen: p.Segments.KLen}
 }
 

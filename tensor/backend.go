@@ -208,6 +208,9 @@ type Transformer interface {
 // Attention describes heads and the boundaries of packed examples.
 type Attention struct {
 	Heads, KVHeads, HeadDim int
+	// Precision is of the products: F32, the default, or BF16, where operands
+	// may be rounded to bfloat16 before they are multiplied; sums are float32.
+	Precision DType
 	// Segment s has query rows Q[s]..Q[s+1] and key rows K[s]..K[s]+KLen[s].
 	// KLen[s] >= number of queries; the last query of a segment sees all its
 	// keys, the one before all but one: decoding with a cache.

@@ -267,7 +267,7 @@ run_tests() {
 	need go "https://go.dev/dl"
 	emu
 	settings
-	PIPE_CUDA_DRIVER=$out/libcuda-emu.so nice go test -tags cuda ./gpu/... "$@"
+	PIPE_CUDA_DRIVER=$out/libcuda-emu.so nice go test -count=1 -tags cuda ./gpu/... "$@" # -count=1: the go command does not know of the driver
 }
 
 # tests builds the tests as programs. They run in their package's directory.

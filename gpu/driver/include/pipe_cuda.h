@@ -8,11 +8,8 @@
 // CUDA_ERROR_NO_DEVICE after a -1.
 int pipe_cuda_status(void);
 
-// pipe_cuda_library is the name of the library that is looked for:
-// PIPE_CUDA_DRIVER, or libcuda.so.1.
-const char *pipe_cuda_library(void);
-
-// pipe_cuda_reason says why there is no driver library; "" if there is one.
+// pipe_cuda_reason says why there is no driver library, with the name that was
+// looked for: PIPE_CUDA_DRIVER, or libcuda.so.1. It is "" if there is one.
 const char *pipe_cuda_reason(void);
 
 #endif

@@ -26,13 +26,9 @@ static int not_supported(void) { return 801; } // CUDA_ERROR_NOT_SUPPORTED
 // pipe_cuda_not_ready is what every slot holds at first.
 __attribute__((visibility("hidden"))) int pipe_cuda_not_ready(void) { return 3; } // CUDA_ERROR_NOT_INITIALIZED
 
-const char *pipe_cuda_library(void) {
-	const char *name = getenv("PIPE_CUDA_DRIVER");
-	return name && *name ? name : "libcuda.so.1";
-}
-
 static void load(void) {
-	void *lib = dlopen(pipe_cuda_library(), RTLD_NOW | RTLD_LOCAL);
+	const char *name = getenv("PIPE_CUDA_DRIVER");
+	void *lib = dlopen(name && *name ? name : "libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 	int (*init)(unsigned) = NULL;
 	if (lib) {
 		init = (int (*)(unsigned))dlsym(lib, "cuInit");

@@ -20,6 +20,8 @@ var allow = map[string]string{
 	"tensor/cpu":        "tensor tensor/quant",
 	"tensor/tensortest": "tensor",
 	"gpu":               "tensor",
+	"gpu/cux":           "",
+	"gpu/dl":            "",
 	"text":              "",
 	"teacher":           "",
 	"teacher/local":     "teacher text model tensor",

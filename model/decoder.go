@@ -98,11 +98,15 @@ func (l *Layer) linears(visit func(path string, l *Linear)) {
 
 // SetPrecision declares how products with the model's matrices are formed, F32
 // or BF16 (see tensor.Memory); the keys and values that generation keeps are of
-// that type too. Activations, adapters and sums of attention are F32.
+// that type too. Attention may be formed like them (see tensor.Attention);
+// activations, adapters and sums are F32.
 func (d *Decoder) SetPrecision(dt tensor.DType) {
 	d.precision = dt
 	d.Linears(func(_ string, l *Linear) { d.backend.Precision(l.W.Value, dt) })
 	d.backend.Precision(d.Head.Value, dt)
+	for _, l := range d.Layers {
+		l.Attn.precision = dt
+	}
 }
 
 // Changed tells adapters that their parameters changed.
@@ -134,6 +138,7 @@ func (d *Decoder) Close() {
 // p says where documents lie, and whether only the cache is filled: then the
 // result is good for nothing.
 func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
+	p.half = d.precision == tensor.BF16 && tensor.Halves(p.Backend)
 	d.ids = p.Ints(ids)
 	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)

@@ -1,0 +1,152 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"gorgonia.org/cu"
+
+	"pipe/gpu/cux"
+	"pipe/tensor"
+)
+
+// ErrClosed is what Sync and Alloc return after Close.
+var ErrClosed = errors.New("gpu: the backend is closed")
+
+// A Backend runs on one device. It is used by one goroutine at a time.
+type Backend struct {
+	tensor.Backend // what is not written yet: calling it crashes. Goes when all is there.
+
+	name   string
+	stream *cux.Stream
+	device cu.Device
+	sms    int // multiprocessors
+	major  int // of the compute capability
+	err    error
+	each   bool // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+
+	emulated  bool
+	modules   map[string]cu.Module
+	functions []function // by index of kernel
+	live      map[*memory]struct{}
+	scratches [scratchSlots]scratch
+	consts    [constantSlots]constants
+	staging   staging
+}
+
+// Open opens a device. Close gives it back.
+func Open(o Options) (tensor.Backend, error) { return open(o) }
+
+func open(o Options) (*Backend, error) {
+	dev, info, err := find(o.Device)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{
+		device: dev, sms: info.SMs, major: info.Major, name: fmt.Sprintf("cuda:sm_%d%d", info.Major, info.Minor),
+		emulated: strings.Contains(info.Device, "emulator"), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
+		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
+	}
+	if info.Major < 8 {
+		return nil, fmt.Errorf("%s has compute capability %d.%d; this program needs 8.0 or newer", info.Device, info.Major, info.Minor)
+	}
+	ctx, err := dev.RetainPrimaryCtx()
+	if err != nil {
+		return nil, fmt.Errorf("make a context on %s: %w", info.Device, err)
+	}
+	if b.stream, err = cux.NewStream(ctx); err != nil {
+		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
+	}
+	return b, nil
+}
+
+// Probe describes the first device, without opening it.
+func Probe() (Info, error) {
+	_, info, err := find(0)
+	return info, err
+}
+
+// find describes device i.
+func find(i int) (d cu.Device, info Info, err error) {
+	if err := cux.Status(); err != nil {
+		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", err)
+	}
+	v := cu.Version()
+	info.Driver = fmt.Sprintf("%d.%d", v/1000, v%1000/10)
+	n, err := cu.NumDevices()
+	if err != nil || n == 0 {
+		return 0, info, fmt.Errorf("the NVIDIA driver (CUDA %s) finds no device", info.Driver)
+	}
+	if i < 0 || i >= n {
+		return 0, info, fmt.Errorf("no device %d; there are %d, from 0 on", i, n)
+	}
+	if d, err = cu.GetDevice(i); err != nil {
+		return 0, info, fmt.Errorf("device %d: %w", i, err)
+	}
+	if info.Device, err = d.Name(); err != nil {
+		return 0, info, fmt.Errorf("device %d: %w", i, err)
+	}
+	if info.Memory, err = d.TotalMem(); err != nil {
+		return 0, info, fmt.Errorf("device %d: %w", i, err)
+	}
+	for to, what := range map[*int]cu.DeviceAttribute{&info.Major: cu.ComputeCapabilityMajor, &info.Minor: cu.ComputeCapabilityMinor, &info.SMs: cu.MultiprocessorCount} {
+		if *to, err = d.Attribute(what); err != nil {
+			return 0, info, fmt.Errorf("device %d: %w", i, err)
+		}
+	}
+	return d, info, nil
+}
+
+// Name is "cuda:" and the architecture, such as "cuda:sm_90".
+func (b *Backend) Name() string { return b.name }
+
+// Sync implements [tensor.Backend].
+func (b *Backend) Sync() error {
+	if b.err == nil {
+		if err := b.stream.Sync(); err != nil {
+			b.fail(fmt.Errorf("gpu: %w", err))
+		}
+	}
+	return b.err
+}
+
+// fail records the first failure.
+func (b *Backend) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// check records a failure of the driver.
+func (b *Backend) check(op string, err error) {
+	if err != nil {
+		b.fail(fmt.Errorf("gpu: %s: %w", op, err))
+	}
+}
+
+// Close frees all memory and gives the device back. Every later operation does
+// nothing, and Sync returns ErrClosed.
+func (b *Backend) Close() error {
+	if b.stream == nil {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b.stream.Sync() // makes the context current
+	for m := range b.live {
+		b.stream.Free(m.ptr)
+	}
+	b.freeScratch()
+	for _, m := range b.modules {
+		m.Unload()
+	}
+	b.stream.Close()
+	b.device.ReleasePrimaryCtx()
+	*b = Backend{name: b.name, err: ErrClosed, functions: b.functions}
+	return nil
+}

@@ -1,0 +1,312 @@
+//go:build cuda
+
+// Package cux has what gorgonia.org/cu lacks: launches with a packed argument,
+// copies ordered on a stream, pinned memory, captured graphs, function
+// attributes. It works on the same handles.
+//
+// Every call makes the stream's context current on the calling thread first, in
+// the same trip through cgo: callers need not lock themselves to a thread.
+package cux
+
+/*
+#cgo noescape cux_launch
+#cgo nocallback cux_launch
+#cgo noescape cux_upload
+#cgo nocallback cux_upload
+#cgo noescape cux_download
+#cgo nocallback cux_download
+#include <cuda.h>
+#include <pipe_cuda.h>
+#include <stdint.h>
+
+static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, void *args, size_t size) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	if (r != CUDA_SUCCESS) return r;
+	void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, args, CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
+	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, NULL, extra);
+}
+static CUresult cux_stream(CUcontext ctx, CUstream *s) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuStreamCreate(s, CU_STREAM_NON_BLOCKING);
+}
+static CUresult cux_stream_destroy(CUcontext ctx, CUstream s) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuStreamDestroy(s);
+}
+static CUresult cux_sync(CUcontext ctx, CUstream s) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuStreamSynchronize(s);
+}
+static CUresult cux_alloc(CUcontext ctx, CUdeviceptr *p, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemAlloc(p, n);
+}
+static CUresult cux_free(CUcontext ctx, CUdeviceptr p) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemFree(p);
+}
+static CUresult cux_upload(CUcontext ctx, CUstream s, CUdeviceptr dst, const void *src, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemcpyHtoDAsync(dst, src, n, s);
+}
+static CUresult cux_download(CUcontext ctx, CUstream s, void *dst, CUdeviceptr src, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	if (r == CUDA_SUCCESS) r = cuMemcpyDtoHAsync(dst, src, n, s);
+	return r != CUDA_SUCCESS ? r : cuStreamSynchronize(s);
+}
+static CUresult cux_copy(CUcontext ctx, CUstream s, CUdeviceptr dst, CUdeviceptr src, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemcpyDtoDAsync(dst, src, n, s);
+}
+static CUresult cux_clear(CUcontext ctx, CUstream s, CUdeviceptr p, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemsetD8Async(p, 0, n, s);
+}
+static CUresult cux_shared(CUcontext ctx, CUfunction f, int n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, n);
+}
+static CUresult cux_info(CUcontext ctx, size_t *unused, size_t *total) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemGetInfo(unused, total);
+}
+static CUresult cux_host_alloc(CUcontext ctx, void **p, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemAllocHost(p, n);
+}
+static CUresult cux_host_free(CUcontext ctx, void *p) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemFreeHost(p);
+}
+static CUresult cux_event(CUcontext ctx, CUevent *e) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuEventCreate(e, CU_EVENT_DEFAULT);
+}
+static CUresult cux_event_destroy(CUcontext ctx, CUevent e) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuEventDestroy(e);
+}
+static CUresult cux_record(CUcontext ctx, CUstream s, CUevent e) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuEventRecord(e, s);
+}
+static CUresult cux_event_wait(CUcontext ctx, CUevent e) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuEventSynchronize(e);
+}
+static CUresult cux_elapsed(CUcontext ctx, float *ms, CUevent a, CUevent b) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuEventElapsedTime(ms, a, b);
+}
+static CUresult cux_capture(CUcontext ctx, CUstream s) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuStreamBeginCapture(s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+}
+static CUresult cux_end_capture(CUcontext ctx, CUstream s, CUgraphExec *e) {
+	CUgraph g = NULL;
+	CUresult r = cuCtxSetCurrent(ctx);
+	if (r == CUDA_SUCCESS) r = cuStreamEndCapture(s, &g);
+	if (r != CUDA_SUCCESS) return r;
+	r = cuGraphInstantiateWithFlags(e, g, 0);
+	cuGraphDestroy(g);
+	return r;
+}
+static CUresult cux_graph_launch(CUcontext ctx, CUgraphExec e, CUstream s) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuGraphLaunch(e, s);
+}
+static CUresult cux_graph_destroy(CUcontext ctx, CUgraphExec e) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuGraphExecDestroy(e);
+}
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"gorgonia.org/cu"
+)
+
+// An Error is a CUresult.
+type Error int
+
+// What callers tell apart.
+const (
+	ErrOutOfMemory Error = C.CUDA_ERROR_OUT_OF_MEMORY
+	ErrNoDevice    Error = C.CUDA_ERROR_NO_DEVICE
+)
+
+// Error returns the driver's name of the error and what it says about it.
+func (e Error) Error() string {
+	var name, text *C.char
+	if C.cuGetErrorName(C.CUresult(e), &name) != C.CUDA_SUCCESS || name == nil {
+		return fmt.Sprintf("CUDA error %d", int(e))
+	}
+	if C.cuGetErrorString(C.CUresult(e), &text) != C.CUDA_SUCCESS || text == nil {
+		return C.GoString(name)
+	}
+	return C.GoString(name) + ": " + C.GoString(text)
+}
+
+func result(r C.CUresult) error {
+	if r == C.CUDA_SUCCESS {
+		return nil
+	}
+	return Error(r)
+}
+
+// Status starts the driver, if no call has yet, and returns why it could not be
+// initialised; nil when it was. Before the first call of Status every other
+// function of the driver fails.
+func Status() error {
+	r := C.pipe_cuda_status()
+	if r < 0 {
+		return errors.New(C.GoString(C.pipe_cuda_reason())) // it names the library
+	}
+	return result(C.CUresult(r))
+}
+
+// A Stream is a queue of work in a context.
+type Stream struct {
+	ctx C.CUcontext
+	s   C.CUstream
+}
+
+// NewStream makes a stream that does not wait for the default stream.
+func NewStream(ctx cu.CUContext) (*Stream, error) {
+	s := &Stream{ctx: *(*C.CUcontext)(unsafe.Pointer(&ctx))}
+	return s, result(C.cux_stream(s.ctx, &s.s))
+}
+
+// Close destroys the stream once its work is done.
+func (s *Stream) Close() error { return result(C.cux_stream_destroy(s.ctx, s.s)) }
+
+// Handle is the CUstream, for libraries.
+func (s *Stream) Handle() uintptr { return uintptr(unsafe.Pointer(s.s)) }
+
+func function(f cu.Function) C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&f)) }
+
+// Launch queues a kernel whose only parameter is the struct of size bytes at
+// args, which is copied before Launch returns. shared is dynamic shared memory
+// in bytes.
+func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe.Pointer, size uintptr) error {
+	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), args, C.size_t(size)))
+}
+
+// AllowShared lets f use n bytes of dynamic shared memory: beyond 48 KiB a
+// kernel must be allowed to.
+func (s *Stream) AllowShared(f cu.Function, n int) error {
+	return result(C.cux_shared(s.ctx, function(f), C.int(n)))
+}
+
+// Sync waits for all queued work.
+func (s *Stream) Sync() error { return result(C.cux_sync(s.ctx, s.s)) }
+
+// Alloc returns n bytes of device memory, aligned to 256 bytes, content undefined.
+func (s *Stream) Alloc(n int) (uint64, error) {
+	var p C.CUdeviceptr
+	err := result(C.cux_alloc(s.ctx, &p, C.size_t(n)))
+	return uint64(p), err
+}
+
+// Free frees what Alloc gave, once the device is done with all earlier work.
+func (s *Stream) Free(p uint64) error { return result(C.cux_free(s.ctx, C.CUdeviceptr(p))) }
+
+// Upload queues a copy of n bytes from the host. Memory that is not pinned has
+// been read when Upload returns; pinned memory is read when its turn comes.
+func (s *Stream) Upload(dst uint64, src unsafe.Pointer, n int) error {
+	return result(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), src, C.size_t(n)))
+}
+
+// Download copies n bytes to the host when all earlier work is done, and waits
+// for that.
+func (s *Stream) Download(dst unsafe.Pointer, src uint64, n int) error {
+	return result(C.cux_download(s.ctx, s.s, dst, C.CUdeviceptr(src), C.size_t(n)))
+}
+
+// Copy queues a copy of n bytes on the device.
+func (s *Stream) Copy(dst, src uint64, n int) error {
+	return result(C.cux_copy(s.ctx, s.s, C.CUdeviceptr(dst), C.CUdeviceptr(src), C.size_t(n)))
+}
+
+// Clear queues setting n bytes to 0.
+func (s *Stream) Clear(p uint64, n int) error {
+	return result(C.cux_clear(s.ctx, s.s, C.CUdeviceptr(p), C.size_t(n)))
+}
+
+// Memory returns the bytes of device memory that are free, and all there are.
+func (s *Stream) Memory() (free, total int64, err error) {
+	var f, t C.size_t
+	err = result(C.cux_info(s.ctx, &f, &t))
+	return int64(f), int64(t), err
+}
+
+// Pinned returns n bytes of host memory that the device copies from and to
+// without staging. FreePinned frees it.
+func (s *Stream) Pinned(n int) ([]byte, error) {
+	var p unsafe.Pointer
+	if err := result(C.cux_host_alloc(s.ctx, &p, C.size_t(n))); err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// FreePinned frees what Pinned gave.
+func (s *Stream) FreePinned(b []byte) error {
+	return result(C.cux_host_free(s.ctx, unsafe.Pointer(unsafe.SliceData(b))))
+}
+
+// An Event is a point in a stream.
+type Event struct {
+	ctx C.CUcontext
+	e   C.CUevent
+}
+
+// NewEvent makes an event, which is not recorded yet.
+func (s *Stream) NewEvent() (Event, error) {
+	e := Event{ctx: s.ctx}
+	err := result(C.cux_event(s.ctx, &e.e))
+	return e, err
+}
+
+// Record puts the event after all work that is queued now.
+func (s *Stream) Record(e Event) error { return result(C.cux_record(s.ctx, s.s, e.e)) }
+
+// Wait waits until the event has been reached; at once if it was not recorded.
+func (e Event) Wait() error { return result(C.cux_event_wait(e.ctx, e.e)) }
+
+// Since returns the milliseconds from event a to e, both reached.
+func (e Event) Since(a Event) (float32, error) {
+	var ms C.float
+	err := result(C.cux_elapsed(e.ctx, &ms, a.e, e.e))
+	return float32(ms), err
+}
+
+// Close frees the event.
+func (e Event) Close() error { return result(C.cux_event_destroy(e.ctx, e.e)) }
+
+// A Graph is captured work that can be queued again at once.
+type Graph struct {
+	ctx C.CUcontext
+	e   C.CUgraphExec
+}
+
+// Capture begins to record what is queued instead of running it. The calling
+// goroutine must be locked to its thread until EndCapture.
+func (s *Stream) Capture() error { return result(C.cux_capture(s.ctx, s.s)) }
+
+// EndCapture returns what was queued since Capture.
+func (s *Stream) EndCapture() (Graph, error) {
+	g := Graph{ctx: s.ctx}
+	err := result(C.cux_end_capture(s.ctx, s.s, &g.e))
+	return g, err
+}
+
+// Replay queues the work of g.
+func (s *Stream) Replay(g Graph) error { return result(C.cux_graph_launch(s.ctx, g.e, s.s)) }
+
+// Close frees the graph.
+func (g Graph) Close() error { return result(C.cux_graph_destroy(g.ctx, g.e)) }

@@ -1,0 +1,44 @@
+// Package gpu is the CUDA backend: every operation of [tensor.Backend] on an
+// NVIDIA device. It exists behind the build tag cuda ("make cuda"); without it
+// [Open] and [Probe] return [ErrNoCUDA].
+//
+// # How it works
+//
+// Operations queue kernels on one stream and return; [tensor.Backend].Sync and
+// the downloads wait. The kernels are CUDA C (folder kernels), compiled ahead for
+// sm_80 and sm_90a and embedded; each takes one struct, whose twin in Go has the
+// same fields. There are no atomic additions where their order would show: the
+// same device and binary give the same bits.
+//
+// What a kernel reads through indices is checked before it is queued: the
+// backend keeps a copy of every I32 tensor that was uploaded.
+//
+// gorgonia.org/cu finds devices, holds the context and loads modules; package
+// cux launches, moves memory and captures graphs. The driver is opened at run
+// time: one binary starts on machines with and without it.
+//
+// # Testing without a device
+//
+// The same kernel files compile as C++ against an emulator (folder emu) into a
+// library with the driver's entry points. The backend runs on it unchanged, and
+// with it the conformance suite of package tensortest.
+package gpu
+
+import "errors"
+
+// ErrNoCUDA is what Open and Probe return in a build without the tag cuda.
+var ErrNoCUDA = errors.New("this program was built without CUDA; build it with: make cuda")
+
+// Options say which device to open, and how.
+type Options struct {
+	Device int // ordinal; 0 is the first
+}
+
+// Info describes a device.
+type Info struct {
+	Driver       string // version of CUDA that the driver supports, such as "13.0"
+	Device       string // name
+	Memory       int64  // bytes
+	Major, Minor int    // compute capability
+	SMs          int    // multiprocessors
+}

@@ -1,0 +1,106 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"embed"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"gorgonia.org/cu"
+)
+
+// images holds the compiled kernels, one file a module. The folder is filled by
+// build.sh.
+//
+//go:embed fatbin
+var images embed.FS
+
+// A kernel is a function of a module, which is a file of folder kernels.
+type kernel struct {
+	module, name string
+	index        int
+}
+
+// kernels are all there are.
+var kernels []*kernel
+
+func newKernel(module, name string) *kernel {
+	k := &kernel{module, name, len(kernels)}
+	kernels = append(kernels, k)
+	return k
+}
+
+// function is a kernel on the device of a backend.
+type function struct {
+	fn     cu.Function
+	loaded bool
+	shared int // dynamic shared memory that it is allowed
+}
+
+// dim is a size of a grid; y and z of 0 count as 1.
+type dim struct{ x, y, z int }
+
+// manyShared is the dynamic shared memory in bytes beyond which a kernel must be
+// allowed it.
+const manyShared = 48 << 10
+
+// launch queues a kernel; shared is its dynamic shared memory in bytes. A grid of
+// nothing is no launch.
+func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A) {
+	grid.y, grid.z = max(grid.y, 1), max(grid.z, 1)
+	if b.err != nil || grid.x == 0 {
+		return
+	}
+	f := &b.functions[k.index]
+	if !f.loaded {
+		if err := b.load(k, f); err != nil {
+			b.fail(err)
+			return
+		}
+	}
+	if shared > max(f.shared, manyShared) {
+		if err := b.stream.AllowShared(f.fn, shared); err != nil {
+			b.fail(fmt.Errorf("gpu: kernel %s: %d bytes of shared memory: %w", k.name, shared, err))
+			return
+		}
+		f.shared = shared
+	}
+	err := b.stream.Launch(f.fn, grid.x, grid.y, grid.z, threads, shared, unsafe.Pointer(args), unsafe.Sizeof(*args))
+	if err == nil && b.each {
+		err = b.stream.Sync()
+	}
+	if err != nil {
+		b.fail(fmt.Errorf("gpu: kernel %s: %w", k.name, err))
+	}
+}
+
+// load finds a kernel, and loads its module when it is the first of it.
+func (b *Backend) load(k *kernel, f *function) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, _, err := b.stream.Memory(); err != nil { // makes the context current
+		return fmt.Errorf("gpu: kernel %s: %w", k.name, err)
+	}
+	m, ok := b.modules[k.module]
+	if !ok {
+		image, err := images.ReadFile("fatbin/" + k.module + ".fatbin")
+		switch {
+		case err != nil && b.emulated:
+			image = []byte(k.module)
+		case err != nil:
+			return fmt.Errorf("gpu: the kernels of %q are not in this program; build it with: make cuda", k.module)
+		}
+		if m, err = cu.LoadData(string(image)); err != nil {
+			return fmt.Errorf("gpu: load module %s: %w", k.module, err)
+		}
+		b.modules[k.module] = m
+	}
+	var err error
+	if f.fn, err = m.Function(k.name); err != nil {
+		return fmt.Errorf("gpu: kernel %s of module %s: %w", k.name, k.module, err)
+	}
+	f.loaded = true
+	return nil
+}

@@ -2,14 +2,20 @@
 // ascending k, whatever the tile, unless the sum is split into parts of terms.
 #include "gemm.cuh"
 
-// gemm_finish1 stores what becomes of a sum.
-__device__ __forceinline__ void gemm_finish1(const GemmArgs& g, int i, int j, float x) {
-    float* c = (float*)g.c + i * g.ldc + j;
-    x *= g.alpha;
-    if (g.beta != 0) x = fmaf(g.beta, *c, x);
-    if (g.scale) x *= __ldg(g.scale + j);
-    if (g.bias) x += __ldg(g.bias + j);
-    *c = x;
+// gemm_load4 loads elements e..e+3 of p, float or bfloat16, of which `left` exist.
+template <bool half> __device__ __forceinline__ float4 gemm_load4(const void* p, long long e, int left, bool vector) {
+    if (half) {
+        const uint16_t* from = (const uint16_t*)p + e;
+        if (vector && left >= 4) {
+            const uint2 v = __ldg((const uint2*)from);
+            return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
+        }
+        return make_float4(left > 0 ? bf16_float(__ldg(from)) : 0, left > 1 ? bf16_float(__ldg(from + 1)) : 0, left > 2 ? bf16_float(__ldg(from + 2)) : 0,
+                           left > 3 ? bf16_float(__ldg(from + 3)) : 0);
+    }
+    const float* from = (const float*)p + e;
+    if (vector && left >= 4) return __ldg((const float4*)from);
+    return make_float4(left > 0 ? __ldg(from) : 0, left > 1 ? __ldg(from + 1) : 0, left > 2 ? __ldg(from + 2) : 0, left > 3 ? __ldg(from + 3) : 0);
 }
 
 // A Slab copies DEPTH terms of R rows of an operand to shared memory, as
@@ -31,16 +37,8 @@ template <int R, bool trans> struct Slab {
             int r, t;
             place(i, r, t);
             r += r0, t += t0;
-            const float* from = p + (trans ? t * ld + r : r * ld + t);
             const int left = trans ? (t < terms ? rows - r : 0) : (r < rows ? terms - t : 0);
-            if (vector && left >= 4) {
-                v[i] = __ldg((const float4*)from);
-            } else {
-                v[i].x = left > 0 ? __ldg(from) : 0;
-                v[i].y = left > 1 ? __ldg(from + 1) : 0;
-                v[i].z = left > 2 ? __ldg(from + 2) : 0;
-                v[i].w = left > 3 ? __ldg(from + 3) : 0;
-            }
+            v[i] = gemm_load4<false>(p, trans ? t * ld + r : r * ld + t, left, vector);
         }
     }
     __device__ __forceinline__ void store(float* s) const {
@@ -148,29 +146,25 @@ template <int B, bool transA, bool transB> __device__ __forceinline__ void gemm_
             float x[4];
 #pragma unroll
             for (int j = 0; j < 4; j++) x[j] = alpha * d[i][4 * h + j];
-            float* to = (float*)g.c + r * g.ldc + c;
-            if (g.flags & GEMM_VECTOR_C && c + 3 < g.n) {
-                if (g.beta != 0) {
-                    const float4 old = *(const float4*)to;
-                    x[0] = fmaf(g.beta, old.x, x[0]), x[1] = fmaf(g.beta, old.y, x[1]);
-                    x[2] = fmaf(g.beta, old.z, x[2]), x[3] = fmaf(g.beta, old.w, x[3]);
-                }
+            if (!(g.flags & GEMM_VECTOR_C)) {
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    if (g.scale) x[j] *= __ldg(g.scale + c + j);
-                    if (g.bias) x[j] += __ldg(g.bias + c + j);
+                    if (c + j >= g.n) continue;
+                    const float y = gemm_finish(g, r, c + j, x[j]);
+                    if (g.flags & GEMM_OUT_HALF)
+                        ((uint16_t*)g.c)[r * g.ldc + c + j] = bf16_round(y);
+                    else
+                        ((float*)g.c)[r * g.ldc + c + j] = y;
                 }
-                *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
                 continue;
             }
+            if (c >= g.n) continue;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                if (c + j >= g.n) continue;
-                if (g.beta != 0) x[j] = fmaf(g.beta, to[j], x[j]);
-                if (g.scale) x[j] *= __ldg(g.scale + c + j);
-                if (g.bias) x[j] += __ldg(g.bias + c + j);
-                to[j] = x[j];
-            }
+            for (int j = 0; j < 4; j++) x[j] = gemm_finish(g, r, c + j, x[j]);
+            if (g.flags & GEMM_OUT_HALF)
+                *(uint2*)((uint16_t*)g.c + r * g.ldc + c) = uint2{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])};
+            else
+                *(float4*)((float*)g.c + r * g.ldc + c) = make_float4(x[0], x[1], x[2], x[3]);
         }
 }
 
@@ -179,10 +173,10 @@ template <int B, bool transA, bool transB> __device__ __forceinline__ void gemm_
         SHARED(float, smem, 4 * 16 * (B + 4));           \
         gemm_float<B, transA, transB>(a, smem);          \
     }
-GEMM_FLOAT(gemm_nn_128, 128, false, false, 2)
-GEMM_FLOAT(gemm_nt_128, 128, false, true, 2)
+GEMM_FLOAT(gemm_nn_128, 128, false, false, 1)
+GEMM_FLOAT(gemm_nt_128, 128, false, true, 1)
 GEMM_FLOAT(gemm_tn_128, 128, true, false, 2)
-GEMM_FLOAT(gemm_tt_128, 128, true, true, 2)
+GEMM_FLOAT(gemm_tt_128, 128, true, true, 1)
 GEMM_FLOAT(gemm_nn_64, 64, false, false, 3)
 GEMM_FLOAT(gemm_nt_64, 64, false, true, 3)
 GEMM_FLOAT(gemm_tn_64, 64, true, false, 3)
@@ -195,20 +189,20 @@ KERNEL(gemm_parts, GemmArgs, 256) {
     for (long long e = blockIdx.x * 256ll + threadIdx.x; e < size; e += gridDim.x * 256ll) {
         float sum = a.parts[e];
         for (int p = 1; p < parts; p++) sum += a.parts[p * size + e];
-        gemm_finish1(a, (int)(e / a.n), (int)(e % a.n), sum);
+        gemm_store(a, (int)(e / a.n), (int)(e % a.n), sum);
     }
 }
 
-// Few columns: c [m,n] of a [m,k], which is read once, and b [n,k] or [k,n] in
+// Few columns: c [m,n] of a [m,k] (float or bfloat16), which is read once, and b [n,k] or [k,n] in
 // groups of 16 columns (blockIdx.y). A warp has 4 rows, its lanes 4 terms each of
 // every 128; a block of 16 warps keeps b's terms in shared memory. blockIdx.z is
 // the part of k. Without parts there is one.
-template <bool transB> __device__ __forceinline__ void gemm_tall(const GemmArgs& g, float* sb) {
+template <bool half, bool transB> __device__ __forceinline__ void gemm_tall(const GemmArgs& g, float* sb) {
     const int N = 16, ROWS = 4, DEPTH = 256, LD = DEPTH;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int i0 = (blockIdx.x * 16 + warp) * ROWS, n0 = blockIdx.y * N, t0 = blockIdx.z * g.split, t1 = min(g.k, t0 + g.split);
     const bool va = g.flags & GEMM_VECTOR_A, vb = g.flags & GEMM_VECTOR_B;
-    const float *A = (const float*)g.a, *W = (const float*)g.b;
+    const float* W = (const float*)g.b;
     float d[ROWS][N];
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -217,16 +211,7 @@ template <bool transB> __device__ __forceinline__ void gemm_tall(const GemmArgs&
     auto load = [&](float4 (&x)[ROWS], int t) {
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            const float* from = A + (i0 + i) * g.lda + t;
-            const int left = i0 + i < g.m ? t1 - t : 0;
-            if (va && left >= 4) {
-                x[i] = __ldg((const float4*)from);
-            } else {
-                x[i].x = left > 0 ? __ldg(from) : 0;
-                x[i].y = left > 1 ? __ldg(from + 1) : 0;
-                x[i].z = left > 2 ? __ldg(from + 2) : 0;
-                x[i].w = left > 3 ? __ldg(from + 3) : 0;
-            }
+            x[i] = gemm_load4<half>(g.a, (i0 + i) * g.lda + t, i0 + i < g.m ? t1 - t : 0, va);
         }
     };
     for (int t = t0; t < t1; t += DEPTH) {
@@ -237,17 +222,7 @@ template <bool transB> __device__ __forceinline__ void gemm_tall(const GemmArgs&
         if (transB) { // [n,k]: 4 terms a thread
             for (int e = threadIdx.x; e < N * DEPTH / 4; e += 512) {
                 const int j = e / (DEPTH / 4), at = e % (DEPTH / 4) * 4, left = n0 + j < g.n ? t1 - t - at : 0;
-                const float* from = W + (n0 + j) * g.ldb + t + at;
-                float4 v;
-                if (vb && left >= 4) {
-                    v = __ldg((const float4*)from);
-                } else {
-                    v.x = left > 0 ? __ldg(from) : 0;
-                    v.y = left > 1 ? __ldg(from + 1) : 0;
-                    v.z = left > 2 ? __ldg(from + 2) : 0;
-                    v.w = left > 3 ? __ldg(from + 3) : 0;
-                }
-                *(float4*)(sb + j * LD + at) = v;
+                *(float4*)(sb + j * LD + at) = gemm_load4<false>(W, (n0 + j) * g.ldb + t + at, left, vb);
             }
         } else { // [k,n]: 16 columns of a term lie together
             for (int e = threadIdx.x; e < N * DEPTH; e += 512) {
@@ -288,28 +263,28 @@ template <bool transB> __device__ __forceinline__ void gemm_tall(const GemmArgs&
         if (g.parts)
             g.parts[((long long)blockIdx.z * g.m + i) * g.n + j] = v[e];
         else
-            gemm_finish1(g, i, j, v[e]);
+            gemm_store(g, i, j, v[e]);
     }
 }
-KERNEL(gemm_tall_nt, GemmArgs, 512) {
-    SHARED(float, sb, 16 * 256);
-    gemm_tall<true>(a, sb);
-}
-KERNEL(gemm_tall_nn, GemmArgs, 512) {
-    SHARED(float, sb, 16 * 256);
-    gemm_tall<false>(a, sb);
-}
+#define GEMM_TALL(name, half, transB)      \
+    KERNEL(name, GemmArgs, 512) {          \
+        SHARED(float, sb, 16 * 256);       \
+        gemm_tall<half, transB>(a, sb);    \
+    }
+GEMM_TALL(gemm_tall_nt, false, true)
+GEMM_TALL(gemm_tall_nn, false, false)
+GEMM_TALL(gemm_tall_half_nt, true, true)
+GEMM_TALL(gemm_tall_half_nn, true, false)
 
-// An outer sum: r [s,n] of a [k,s] and b [k,n], which is read once; s in groups of
+// An outer sum: r [s,n] of a [k,s] and b [k,n] (float or bfloat16), which is read once; s in groups of
 // 16 (blockIdx.y), 4 columns a thread. blockIdx.z is the part of k. Then c is r
 // (m = s) or, with the flag GEMM_TRANS_2, r transposed (n and m changed).
-KERNEL(gemm_outer, GemmArgs, 128) {
+template <bool half> __device__ __forceinline__ void gemm_outer(const GemmArgs& a, float* sa) {
     const int S = 16, DEPTH = 128;
-    SHARED(float, sa, 128 * 16);
     const bool turned = a.flags & GEMM_TRANS_2, vb = a.flags & GEMM_VECTOR_B;
     const int rows = turned ? a.n : a.m, cols = turned ? a.m : a.n;
     const int j0 = (blockIdx.x * 128 + threadIdx.x) * 4, s0 = blockIdx.y * S, t0 = blockIdx.z * a.split, t1 = min(a.k, t0 + a.split);
-    const float *A = (const float*)a.a, *X = (const float*)a.b + j0;
+    const float* A = (const float*)a.a;
     float d[S][4];
 #pragma unroll
     for (int i = 0; i < S; i++) d[i][0] = d[i][1] = d[i][2] = d[i][3] = 0;
@@ -334,28 +309,16 @@ KERNEL(gemm_outer, GemmArgs, 128) {
                 }
             }
         };
-        const float* x = X + t * a.ldb;
-        if (vb && left >= 4) {
-            int at = 0;
-            for (; at + 8 <= end; at += 8) {
-                float4 v[8];
+        if (left <= 0) continue;
+        int at = 0;
+        for (; at + 8 <= end; at += 8) {
+            float4 v[8];
 #pragma unroll
-                for (int i = 0; i < 8; i++) v[i] = __ldg((const float4*)(x + (at + i) * a.ldb));
+            for (int i = 0; i < 8; i++) v[i] = gemm_load4<half>(a.b, (t + at + i) * a.ldb + j0, left, vb);
 #pragma unroll
-                for (int i = 0; i < 8; i++) add(v[i], at + i);
-            }
-            for (; at < end; at++) add(__ldg((const float4*)(x + at * a.ldb)), at);
-        } else if (left > 0) {
-            for (int at = 0; at < end; at++) {
-                const float* from = x + at * a.ldb;
-                float4 v;
-                v.x = __ldg(from);
-                v.y = left > 1 ? __ldg(from + 1) : 0;
-                v.z = left > 2 ? __ldg(from + 2) : 0;
-                v.w = left > 3 ? __ldg(from + 3) : 0;
-                add(v, at);
-            }
+            for (int i = 0; i < 8; i++) add(v[i], at + i);
         }
+        for (; at < end; at++) add(gemm_load4<half>(a.b, (t + at) * a.ldb + j0, left, vb), at);
     }
     float* p = a.parts ? a.parts + (long long)blockIdx.z * a.m * a.n : 0;
 #pragma unroll
@@ -367,6 +330,14 @@ KERNEL(gemm_outer, GemmArgs, 128) {
             if (p)
                 p[(long long)r * a.n + c] = d[i][j];
             else
-                gemm_finish1(a, r, c, d[i][j]);
+                gemm_store(a, r, c, d[i][j]);
         }
+}
+KERNEL(gemm_outer_f32, GemmArgs, 128) {
+    SHARED(float, sa, 128 * 16);
+    gemm_outer<false>(a, sa);
+}
+KERNEL(gemm_outer_bf16, GemmArgs, 128) {
+    SHARED(float, sa, 128 * 16);
+    gemm_outer<true>(a, sa);
 }

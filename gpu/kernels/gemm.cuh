@@ -20,11 +20,11 @@ struct GemmArgs {
 };
 
 enum GemmFlags {
-    GEMM_VECTOR_A = 1, // rows of a, b and c are whole vectors of 16 bytes
+    GEMM_VECTOR_A = 1, // rows of a, b and c begin at, and are, whole vectors of 4 elements
     GEMM_VECTOR_B = 2,
-    GEMM_VECTOR_C = 4,
+    GEMM_VECTOR_C = 4, // and so do scale and bias
     GEMM_TRANS_2 = 8,  // b2 is stored [n,k2]
-    GEMM_OUT_HALF = 16,
+    GEMM_OUT_HALF = 16, // c is bfloat16; then beta is 0
 };
 
 // gemm_tile turns a number into a tile: GROUP rows of tiles are taken together,
@@ -37,50 +37,47 @@ __device__ __forceinline__ void gemm_tile(int at, int tiles_m, int tiles_n, int&
     j = at % width / rows;
 }
 
-// gemm_finish returns what an element becomes.
-__device__ __forceinline__ float gemm_finish(float sum, float alpha, float scale, float bias) { return fmaf(alpha * sum, scale, bias); }
+// gemm_finish returns what element (i, j) becomes of a sum times alpha.
+__device__ __forceinline__ float gemm_finish(const GemmArgs& g, int i, int j, float x) {
+    if (g.beta != 0) x = fmaf(g.beta, ((const float*)g.c)[i * g.ldc + j], x);
+    if (g.scale) x *= __ldg(g.scale + j);
+    if (g.bias) x += __ldg(g.bias + j);
+    return x;
+}
+
+// gemm_store sets element (i, j) to what becomes of the sum x.
+__device__ __forceinline__ void gemm_store(const GemmArgs& g, int i, int j, float x) {
+    x = gemm_finish(g, i, j, g.alpha * x);
+    if (g.flags & GEMM_OUT_HALF)
+        ((uint16_t*)g.c)[i * g.ldc + j] = bf16_round(x);
+    else
+        ((float*)g.c)[i * g.ldc + j] = x;
+}
 
 // gemm_store2 sets elements (i, j) and (i, j+1) to what becomes of the sums x, y.
-__device__ __forceinline__ void gemm_store2(const GemmArgs& a, int i, int j, float x, float y) {
-    if (i >= a.m || j >= a.n) return;
-    const bool two = j + 1 < a.n;
-    x *= a.alpha, y *= a.alpha;
-    if (a.flags & GEMM_OUT_HALF) {
-        uint16_t* c = (uint16_t*)a.c + i * a.ldc + j;
-        if (a.scale) x *= __ldg(a.scale + j), y *= two ? __ldg(a.scale + j + 1) : 0;
-        if (a.bias) x += __ldg(a.bias + j), y += two ? __ldg(a.bias + j + 1) : 0;
-        if (two && a.flags & GEMM_VECTOR_C)
-            *(uint32_t*)c = pack_bf16(x, y);
-        else {
-            c[0] = bf16_round(x);
-            if (two) c[1] = bf16_round(y);
-        }
+__device__ __forceinline__ void gemm_store2(const GemmArgs& g, int i, int j, float x, float y) {
+    if (i >= g.m || j >= g.n) return;
+    if (!(g.flags & GEMM_VECTOR_C)) {
+        gemm_store(g, i, j, x);
+        if (j + 1 < g.n) gemm_store(g, i, j + 1, y);
         return;
     }
-    float* c = (float*)a.c + i * a.ldc + j;
-    if (two && a.flags & GEMM_VECTOR_C) {
-        if (a.beta != 0) {
-            const float2 old = *(const float2*)c;
-            x = fmaf(a.beta, old.x, x), y = fmaf(a.beta, old.y, y);
-        }
-        if (a.scale) {
-            const float2 s = __ldg((const float2*)(a.scale + j));
-            x *= s.x, y *= s.y;
-        }
-        if (a.bias) {
-            const float2 s = __ldg((const float2*)(a.bias + j));
-            x += s.x, y += s.y;
-        }
-        *(float2*)c = make_float2(x, y);
-        return;
+    x *= g.alpha, y *= g.alpha;
+    const long long at = i * g.ldc + j;
+    if (g.beta != 0) {
+        const float2 old = *(const float2*)((const float*)g.c + at);
+        x = fmaf(g.beta, old.x, x), y = fmaf(g.beta, old.y, y);
     }
-    if (a.beta != 0) x = fmaf(a.beta, c[0], x);
-    if (a.scale) x *= __ldg(a.scale + j);
-    if (a.bias) x += __ldg(a.bias + j);
-    c[0] = x;
-    if (!two) return;
-    if (a.beta != 0) y = fmaf(a.beta, c[1], y);
-    if (a.scale) y *= __ldg(a.scale + j + 1);
-    if (a.bias) y += __ldg(a.bias + j + 1);
-    c[1] = y;
+    if (g.scale) {
+        const float2 s = __ldg((const float2*)(g.scale + j));
+        x *= s.x, y *= s.y;
+    }
+    if (g.bias) {
+        const float2 s = __ldg((const float2*)(g.bias + j));
+        x += s.x, y += s.y;
+    }
+    if (g.flags & GEMM_OUT_HALF)
+        *(uint32_t*)((uint16_t*)g.c + at) = pack_bf16(x, y);
+    else
+        *(float2*)((float*)g.c + at) = make_float2(x, y);
 }

@@ -39,15 +39,17 @@ var (
 )
 
 const (
-	panelBytes  = 256 << 20 // of a weight that is expanded at a time
-	skinny      = 32        // up to here, the large operand is read once
-	tallTerms   = 1024      // of a part of a sum of few columns
-	outerTerms  = 64        // of a part of an outer sum, at least
-	splitTerms  = 256       // of a part of another sum, at least
-	tallRows    = 64        // of a block
-	outerCols   = 512       // of a block
-	skinnyGroup = 16        // columns, or rows, of a block
+	skinny      = 32   // up to here, the large operand is read once
+	tallTerms   = 1024 // of a part of a sum of few columns
+	outerTerms  = 64   // of a part of an outer sum, at least
+	splitTerms  = 256  // of a part of another sum, at least
+	tallRows    = 64   // of a block
+	outerCols   = 512  // of a block
+	skinnyGroup = 16   // columns, or rows, of a block
 )
+
+// panelBytes is how much of a weight is expanded at a time; a test makes it small.
+var panelBytes = 256 << 20
 
 func index(b bool) int {
 	if b {

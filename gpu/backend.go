@@ -38,6 +38,8 @@ type Backend struct {
 	consts    [constantSlots]constants
 	staging   staging
 	rotate    rotation
+	rows      rowLists
+	codes     uint64 // of AdamW8bit, once it has run
 }
 
 // Open opens a device. Close gives it back.

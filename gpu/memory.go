@@ -263,6 +263,7 @@ const (
 	scratchNorm          // of DoRANorm
 	scratchMore
 	scratchRotation // cosines and sines
+	scratchCodes    // of moments of 8 bits
 	scratchSlots
 )
 

@@ -51,9 +51,9 @@ func output(op string, t *tensor.Tensor) uint64 {
 	return m.ptr
 }
 
-// activation returns where the elements of an F32 or BF16 operand lie, and 1 if
+// numbers returns where the elements of an F32 or BF16 operand lie, and 1 if
 // they are BF16: see tensor.HalfActivations.
-func activation(op string, t *tensor.Tensor) (ptr uint64, half int) {
+func numbers(op string, t *tensor.Tensor) (ptr uint64, half int) {
 	m := mem(op, t)
 	if t.DType == tensor.BF16 {
 		return m.ptr, 1
@@ -61,18 +61,18 @@ func activation(op string, t *tensor.Tensor) (ptr uint64, half int) {
 	return wantType(op, t, tensor.F32).ptr, 0
 }
 
-// result is activation for what is written.
-func result(op string, t *tensor.Tensor) (ptr uint64, half int) {
-	ptr, half = activation(op, t)
+// numbersOut is numbers for what is written.
+func numbersOut(op string, t *tensor.Tensor) (ptr uint64, half int) {
+	ptr, half = numbers(op, t)
 	writable(op, mem(op, t))
 	return ptr, half
 }
 
 // sameType checks that all tensors are F32, or all BF16, and returns 1 for BF16.
 func sameType(op string, ts ...*tensor.Tensor) (half int) {
-	_, half = activation(op, ts[0])
+	_, half = numbers(op, ts[0])
 	for _, t := range ts[1:] {
-		if _, h := activation(op, t); h != half {
+		if _, h := numbers(op, t); h != half {
 			panic(fmt.Sprintf("gpu: %s: %s and %s together", op, ts[0].DType, t.DType))
 		}
 	}

@@ -43,15 +43,15 @@ func newWidths(module, name string) widths {
 // pick returns the variant for rows of so many columns at such addresses, and
 // how many numbers it moves at a time.
 func (w widths) pick(cols int, ptrs ...uint64) (k *kernel, width int) {
-	if cols%4 == 0 && aligned(ptrs...) {
+	if cols%4 == 0 && vectors(ptrs...) {
 		return w.four, 4
 	}
 	return w.one, 1
 }
 
-// aligned reports whether vectors of 16 bytes can be moved from and to the
+// vectors reports whether vectors of 16 bytes can be moved from and to the
 // addresses; 0 is none.
-func aligned(ptrs ...uint64) bool {
+func vectors(ptrs ...uint64) bool {
 	for _, p := range ptrs {
 		if p%16 != 0 {
 			return false
@@ -92,7 +92,7 @@ type pointwiseArgs struct {
 }
 
 func (b *Backend) pointwise(k *kernel, n int, a pointwiseArgs) {
-	a.n, a.vec = int64(n), one(aligned(a.dst, a.more, a.x, a.y, a.z))
+	a.n, a.vec = int64(n), one(vectors(a.dst, a.more, a.x, a.y, a.z))
 	launch(b, k, dim{x: ceilDiv(n, flat)}, 256, 0, &a)
 }
 
@@ -101,9 +101,9 @@ func (b *Backend) Add(dst, x, y *tensor.Tensor, scale float32) {
 	const op = "add"
 	a := pointwiseArgs{scale: scale}
 	var hd, hx, hy int
-	a.dst, hd = result(op, dst)
-	a.x, hx = activation(op, x)
-	a.y, hy = activation(op, y)
+	a.dst, hd = numbersOut(op, dst)
+	a.x, hx = numbers(op, x)
+	a.y, hy = numbers(op, y)
 	sameShape(op, dst, x, y)
 	b.pointwise(kAdd[hx|hy<<1|hd<<2], dst.Len(), a)
 }
@@ -113,7 +113,7 @@ func (b *Backend) SwiGLU(dst, gate, up *tensor.Tensor) {
 	const op = "swiglu"
 	half := sameType(op, dst, gate, up)
 	sameShape(op, dst, gate, up)
-	d, _ := result(op, dst)
+	d, _ := numbersOut(op, dst)
 	b.swiglu(half, d, mem(op, gate).ptr, mem(op, up).ptr, dst.Len())
 }
 
@@ -127,8 +127,8 @@ func (b *Backend) SwiGLUGrad(dgate, dup, gate, up, dy *tensor.Tensor) {
 	const op = "swiglu gradient"
 	half := sameType(op, dgate, dup, gate, up, dy)
 	sameShape(op, dgate, dup, gate, up, dy)
-	dg, _ := result(op, dgate)
-	du, _ := result(op, dup)
+	dg, _ := numbersOut(op, dgate)
+	du, _ := numbersOut(op, dup)
 	a := pointwiseArgs{dst: dg, more: du, x: mem(op, gate).ptr, y: mem(op, up).ptr, z: mem(op, dy).ptr}
 	b.pointwise(kSwiGLUGrad[half], dy.Len(), a)
 }
@@ -145,13 +145,13 @@ type dropoutArgs struct {
 func (b *Backend) Dropout(dst, x *tensor.Tensor, p float32, seed uint64) {
 	const op = "dropout"
 	half := sameType(op, dst, x)
-	d, _ := result(op, dst)
+	d, _ := numbersOut(op, dst)
 	a := dropoutArgs{dst: d, x: mem(op, x).ptr, n: int64(x.Len()), seed: seed, p: p, scale: 1 / (1 - p)}
 	sameShape(op, dst, x)
 	if !(p >= 0 && p < 1) {
 		panic("gpu: dropout: p must be at least 0 and below 1")
 	}
-	a.vec = one(aligned(a.dst, a.x))
+	a.vec = one(vectors(a.dst, a.x))
 	launch(b, kDropout[half], dim{x: ceilDiv(x.Len(), flat)}, 256, 0, &a)
 }
 
@@ -173,7 +173,7 @@ func (b *Backend) byRow(k widths, dst, x, s uint64, rows, cols int) {
 // AddRow implements [tensor.Linear].
 func (b *Backend) AddRow(dst, r *tensor.Tensor) {
 	const op = "add row"
-	d, half := result(op, dst)
+	d, half := numbersOut(op, dst)
 	v := input(op, r)
 	rows, cols := matrix(op, dst)
 	checkLen(op, r.Len(), cols)
@@ -242,7 +242,7 @@ func (b *Backend) sumParts(dst, m, parts uint64, n, cols int) {
 func (b *Backend) ColSum(dst, x *tensor.Tensor) {
 	const op = "column sums"
 	d := output(op, dst)
-	v, half := activation(op, x)
+	v, half := numbers(op, x)
 	rows, cols := matrix(op, x)
 	checkLen(op, dst.Len(), cols)
 	b.sumColumns(kSumPlain[half], d, 0, rows, cols, partArgs{x: v})
@@ -254,7 +254,7 @@ func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	half := sameType(op, dy, y)
 	a := partArgs{x: mem(op, dy).ptr, y: mem(op, y).ptr, s: input(op, s)}
 	var to int
-	a.dx, to = result(op, dx)
+	a.dx, to = numbersOut(op, dx)
 	d, w := output(op, dm), input(op, m)
 	sameShape(op, dx, dy, y)
 	rows, cols := matrix(op, dy)

@@ -49,7 +49,7 @@ var (
 
 // normOf returns the kernels for rows of so many columns at such addresses.
 func normOf(cols int, ptrs ...uint64) *normKernel {
-	if cols%4 == 0 && aligned(ptrs...) {
+	if cols%4 == 0 && vectors(ptrs...) {
 		for i := range normKernels {
 			if cols <= normKernels[i].cols {
 				return &normKernels[i]
@@ -78,7 +78,7 @@ func (b *Backend) AddRMSNorm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32
 // norm is both; y and sum are nil in RMSNorm.
 func (b *Backend) norm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
 	const op = "rmsnorm"
-	d, half := result(op, dst)
+	d, half := numbersOut(op, dst)
 	a := normArgs{dst: d, rstd: output(op, rstd), x: input(op, x), w: input(op, w), eps: eps}
 	sameShape(op, dst, x)
 	rows, cols := matrix(op, x)
@@ -188,7 +188,7 @@ type ropeArgs struct {
 // Hugging Face's models; their sines are rounded from float64.
 func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
 	const op = "rope"
-	v, bf16 := result(op, x)
+	v, bf16 := numbersOut(op, x)
 	a := ropeArgs{x: v, sign: 1}
 	rows, cols := matrix(op, x)
 	ints(op, pos)

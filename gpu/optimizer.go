@@ -41,7 +41,7 @@ func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
 	}
 	blocks := ceilDiv(n, squares)
 	parts := b.scratch(scratchParts, 8*blocks)
-	launch(b, kSumSquares, dim{x: blocks}, 256, 0, &sumSquaresArgs{parts: parts, x: v, n: int64(n), vec: one(aligned(v))})
+	launch(b, kSumSquares, dim{x: blocks}, 256, 0, &sumSquaresArgs{parts: parts, x: v, n: int64(n), vec: one(vectors(v))})
 	launch(b, kSumDoubles, dim{x: 1}, 1024, 0, &sumDoublesArgs{dst: d, parts: parts, n: int64(blocks)})
 }
 
@@ -75,7 +75,7 @@ func (b *Backend) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
 	a := adamWArgs{w: output(op, w), g: input(op, g), m: output(op, m), v: output(op, v), n: int64(w.Len())}
 	sameShape(op, w, g, m, v)
 	a.step = newStep(op, &o)
-	a.vec = one(aligned(a.w, a.g, a.m, a.v))
+	a.vec = one(vectors(a.w, a.g, a.m, a.v))
 	launch(b, kAdamW, dim{x: ceilDiv(w.Len(), flat)}, 256, 0, &a)
 }
 
@@ -103,7 +103,7 @@ func (b *Backend) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, o tensor.Adam
 		return
 	}
 	a.codes = b.momentCodes()
-	a.vec = one(aligned(a.w, a.g) && (a.m|a.v)%4 == 0)
+	a.vec = one(vectors(a.w, a.g) && (a.m|a.v)%4 == 0)
 	launch(b, kAdamW8bit, dim{x: min(ceilDiv(blocks, 8), 8*b.sms)}, 256, 0, &a)
 }
 

@@ -39,7 +39,7 @@ type expandArgs struct {
 // groups reports whether rows of o are whole groups of 8 elements that dst and
 // o can be read and written by.
 func (o *operand) groups(dst uint64) bool {
-	return o.cols%8 == 0 && aligned(dst) && (o.dt.Quantized() || aligned(o.ptr))
+	return o.cols%8 == 0 && vectors(dst) && (o.dt.Quantized() || vectors(o.ptr))
 }
 
 // expandRows sets the rows of dst, which are BF16 if half is 1, to rows of o: to
@@ -106,7 +106,7 @@ func (b *Backend) EmbedGrad(dtable, ids, dy *tensor.Tensor) {
 func (b *Backend) GatherRows(dst, x, idx *tensor.Tensor) {
 	const op = "gather rows"
 	half := sameType(op, dst, x)
-	d, _ := result(op, dst)
+	d, _ := numbersOut(op, dst)
 	o := b.operand(op, x)
 	at, ids := ints(op, idx)
 	checkMatrix(op, dst, len(ids), o.cols)
@@ -125,7 +125,7 @@ type scatterArgs struct {
 func (b *Backend) ScatterRows(dst, src, idx *tensor.Tensor) {
 	const op = "scatter rows"
 	m := mem(op, dst)
-	s, from := activation(op, src)
+	s, from := numbers(op, src)
 	at, ids := ints(op, idx)
 	writable(op, m)
 	if dst.DType != tensor.F32 && dst.DType != tensor.BF16 || from == 1 && dst.DType == tensor.F32 {
@@ -261,7 +261,7 @@ type toHalfArgs struct {
 // bfloat16, in rows that are to elements apart: a multiple of 8, at an address of
 // 16 bytes. What these have beyond cols is set to 0.
 func (b *Backend) toHalf(dst, src uint64, rows, cols, from, to int) {
-	a := toHalfArgs{dst: dst, src: src, rows: int64(rows), cols: int64(cols), from: int64(from), to: int64(to), vec: one(from%4 == 0 && aligned(src))}
+	a := toHalfArgs{dst: dst, src: src, rows: int64(rows), cols: int64(cols), from: int64(from), to: int64(to), vec: one(from%4 == 0 && vectors(src))}
 	grid, shift := tile(rows, to/8)
 	a.shift = shift
 	launch(b, kToHalf, grid, 256, 0, &a)

@@ -42,19 +42,18 @@ template <int T, int K, bool ADD, class D> __device__ __forceinline__ void norm(
         if (c < cols) load<4>(v[k], a.x + base + c);
     }
     if (ADD) {
-        float y[K][4];
 #pragma unroll
         for (int k = 0; k < K; k++) {
             const int c = (k * T + t) * 4;
-            if (c < cols) load<4>(y[k], a.y + base + c);
+            float y[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (c < cols) load<4>(y, a.y + base + c);
+#pragma unroll
+            for (int e = 0; e < 4; e++) v[k][e] += y[e];
         }
 #pragma unroll
         for (int k = 0; k < K; k++) {
             const int c = (k * T + t) * 4;
-            if (c >= cols) break;
-#pragma unroll
-            for (int e = 0; e < 4; e++) v[k][e] += y[k][e];
-            store<4>(a.sum + base + c, v[k]);
+            if (c < cols) store<4>(a.sum + base + c, v[k]);
         }
     }
     float squares = 0.0f;
@@ -123,11 +122,9 @@ struct NormGradArgs {
 template <int T, int K, bool DW> __device__ __forceinline__ void norm_grad(const NormGradArgs& a) {
     SHARED(float, part, 32);
     const int t = threadIdx.x % T, cols = (int)a.cols;
-    float dw[DW ? K : 1][4];
-    if (DW) {
+    float dw[K][4];
 #pragma unroll
-        for (int k = 0; k < K; k++) dw[k % (DW ? K : 1)][0] = dw[k % (DW ? K : 1)][1] = dw[k % (DW ? K : 1)][2] = dw[k % (DW ? K : 1)][3] = 0.0f;
-    }
+    for (int k = 0; k < K; k++) dw[k][0] = dw[k][1] = dw[k][2] = dw[k][3] = 0.0f;
     const long long each = T == 32 ? 8 : 1, own = T == 32 ? threadIdx.x / 32 : 0;
     int turn = 0;
     for (long long row = blockIdx.x * each + own; row < a.rows; row += gridDim.x * each, turn++) {
@@ -150,7 +147,7 @@ template <int T, int K, bool DW> __device__ __forceinline__ void norm_grad(const
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 g[k][e] *= rstd;
-                if (DW) dw[k % (DW ? K : 1)][e] = fmaf(g[k][e], x[k][e], dw[k % (DW ? K : 1)][e]);
+                if (DW) dw[k][e] = fmaf(g[k][e], x[k][e], dw[k][e]);
                 g[k][e] *= w[e];
                 dot = fmaf(g[k][e], x[k][e], dot);
             }
@@ -171,11 +168,10 @@ template <int T, int K, bool DW> __device__ __forceinline__ void norm_grad(const
             store<4>(a.dx + base + c, g[k]);
         }
     }
-    if (!DW) return;
-    if (T == 32) { // the warps of a block have the same columns
-        SHARED(float, sums, T == 32 && DW ? 8 * 128 * K : 1);
+    if constexpr (DW && T == 32) { // the warps of a block have the same columns
+        SHARED(float, sums, 8 * 128 * K);
 #pragma unroll
-        for (int k = 0; k < K; k++) store<4>(sums + (threadIdx.x / 32 * K + k) * 128 + t * 4, dw[k % (DW ? K : 1)]);
+        for (int k = 0; k < K; k++) store<4>(sums + (threadIdx.x / 32 * K + k) * 128 + t * 4, dw[k]);
         __syncthreads();
         for (int c = threadIdx.x; c < cols; c += 256) {
             float sum = 0.0f;
@@ -183,12 +179,12 @@ template <int T, int K, bool DW> __device__ __forceinline__ void norm_grad(const
             for (int i = 0; i < 8; i++) sum += sums[i * 128 * K + c];
             a.parts[blockIdx.x * a.cols + c] = sum;
         }
-        return;
-    }
+    } else if constexpr (DW) {
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-        const int c = (k * T + t) * 4;
-        if (c < cols) store<4>(a.parts + blockIdx.x * a.cols + c, dw[k % (DW ? K : 1)]);
+        for (int k = 0; k < K; k++) {
+            const int c = (k * T + t) * 4;
+            if (c < cols) store<4>(a.parts + blockIdx.x * a.cols + c, dw[k]);
+        }
     }
 }
 

@@ -44,21 +44,27 @@ template <int DT, class D> __device__ __forceinline__ void expand(const ExpandAr
     }
     const Tile t(a.shift);
     D* dst = (D*)a.dst;
+    if (!a.vec) {
+        if (t.item >= a.cols) return;
+        for (int u = 0; u < TILE_ROWS; u++) {
+            const long long row = t.row + u * t.step;
+            if (row >= a.rows) break;
+            const float v = element<DT>(a.src + (a.ids ? a.ids[row] : row) * a.stride, t.item, table);
+            store<1>(dst + row * a.cols + t.item, &v);
+        }
+        return;
+    }
+    if (t.item * 8 >= a.cols) return;
+    float v[TILE_ROWS][8];
 #pragma unroll
     for (int u = 0; u < TILE_ROWS; u++) {
         const long long row = t.row + u * t.step;
-        if (row >= a.rows) break;
-        const unsigned char* from = a.src + (a.ids ? a.ids[row] : row) * a.stride;
-        if (!a.vec) {
-            if (t.item < a.cols) {
-                const float v = element<DT>(from, t.item, table);
-                store<1>(dst + row * a.cols + t.item, &v);
-            }
-        } else if (t.item * 8 < a.cols) {
-            float v[8];
-            expand_group<DT>(v, from, t.item, table);
-            put8(dst + row * a.cols + t.item * 8, v);
-        }
+        if (row < a.rows) expand_group<DT>(v[u], a.src + (a.ids ? a.ids[row] : row) * a.stride, t.item, table);
+    }
+#pragma unroll
+    for (int u = 0; u < TILE_ROWS; u++) {
+        const long long row = t.row + u * t.step;
+        if (row < a.rows) put8(dst + row * a.cols + t.item * 8, v[u]);
     }
 }
 

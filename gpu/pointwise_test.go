@@ -105,7 +105,7 @@ func TestNormWidths(t *testing.T) {
 	for _, cols := range normWidths {
 		for _, skip := range []int{0, 1} {
 			rows := 19
-			if cols > 1024 {
+			if cols > 4096 {
 				rows = 3
 			}
 			name := fmt.Sprintf("%d columns at %d: ", cols, skip)

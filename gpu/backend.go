@@ -36,6 +36,9 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	rotate    rotation
+	rows      rowLists
+	codes     uint64 // of AdamW8bit, once it has run
 }
 
 // Built reports whether this build has the backend.

@@ -29,6 +29,7 @@ type Backend struct {
 	err    error
 	each   bool // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
 
+	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -54,7 +55,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
+		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	ctx, err := dev.RetainPrimaryCtx()

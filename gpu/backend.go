@@ -37,6 +37,7 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	work      attentionWork
 }
 
 // Open opens a device. Close gives it back.

@@ -158,7 +158,7 @@ template <int G> __device__ __forceinline__ void few(const AttentionFewArgs &a, 
 }
 
 #define FEW(name, G)                                \
-    KERNEL(name, AttentionFewArgs, FEW_THREADS) {   \
+    KERNEL_BOUNDS(name, AttentionFewArgs, FEW_THREADS, 4) {\
         SHARED(float, q, G *FEW_WIDTH);             \
         SHARED(float, scores, G *FEW_KEYS);         \
         SHARED(float, parts, G *FEW_THREADS * 4);   \

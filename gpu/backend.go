@@ -37,6 +37,9 @@ type Backend struct {
 	consts    [constantSlots]constants
 	staging   staging
 	work      attentionWork
+	rotate    rotation
+	rows      rowLists
+	codes     uint64 // of AdamW8bit, once it has run
 }
 
 // Built reports whether this build has the backend.

@@ -70,33 +70,8 @@ type heads struct {
 	group, ldq, ldk int
 	queries, keys   int
 	scale           float32
-	half, halfKeys  bool // queries and keys are BF16
+	half, halfKeys  int // 1: queries and keys are BF16
 	q, k, v         uint64
-}
-
-// activation returns where the elements of an operand of F32 or BF16 lie.
-func activation(op string, t *tensor.Tensor) (at uint64, half bool) {
-	m := mem(op, t)
-	if t.DType != tensor.F32 && t.DType != tensor.BF16 {
-		panic(fmt.Sprintf("gpu: %s: operand of %s; must be f32 or bf16", op, t.DType))
-	}
-	return m.ptr, t.DType == tensor.BF16
-}
-
-// activationLike is activation of a tensor whose type must be that of another.
-func activationLike(op string, t, other *tensor.Tensor) uint64 {
-	at, _ := activation(op, t)
-	if t.DType != other.DType {
-		panic(fmt.Sprintf("gpu: %s: operands of %s and %s", op, other.DType, t.DType))
-	}
-	return at
-}
-
-// resultLike is activationLike of a tensor that is written.
-func resultLike(op string, t, other *tensor.Tensor) uint64 {
-	at := activationLike(op, t, other)
-	writable(op, mem(op, t))
-	return at
 }
 
 func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
@@ -110,7 +85,8 @@ func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
 		scale: float32(1 / math.Sqrt(float64(o.HeadDim)))}
 	h.q, h.half = activation(op, q)
 	h.k, h.halfKeys = activation(op, k)
-	h.v = activationLike(op, v, k)
+	h.v, _ = activation(op, v)
+	sameType(op, k, v)
 	h.queries, _ = matrix(op, q)
 	h.keys, _ = matrix(op, k)
 	checkMatrix(op, q, h.queries, h.ldq)
@@ -132,26 +108,9 @@ func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
 	return h
 }
 
-// aligned reports whether 16 bytes can be read or written at each address.
-func aligned(addresses ...uint64) bool {
-	for _, a := range addresses {
-		if a%16 != 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // products reports whether the operation is one of tiles in bfloat16.
 func (h *heads) products() bool {
 	return h.Precision == tensor.BF16 && atLeast(mmaWidths, h.HeadDim) == h.HeadDim
-}
-
-func flag(b bool) int32 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // wide reports whether h's heads are wider than the kernels can.
@@ -175,7 +134,9 @@ type attentionArgs struct {
 func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	const op = "attention"
 	h := newHeads(op, q, k, v, o)
-	d, l := resultLike(op, dst, q), output(op, lse)
+	d, _ := result(op, dst)
+	l := output(op, lse)
+	sameType(op, q, dst)
 	sameShape(op, dst, q)
 	checkMatrix(op, lse, h.queries, o.Heads)
 	if b.err != nil || b.wide(op, &h) {
@@ -194,10 +155,10 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	}
 	a := &attentionArgs{dst: d, lse: l, q: h.q, k: h.k, v: h.v, tiles: b.constants(constTiles, tiles),
 		heads: int32(o.Heads), group: int32(h.group), dim: int32(o.HeadDim), ldq: int32(h.ldq), ldk: int32(h.ldk),
-		half: flag(h.half), halfKeys: flag(h.halfKeys), vector: flag(vector), scale: h.scale}
+		half: int32(h.half), halfKeys: int32(h.halfKeys), vector: one(vector), scale: h.scale}
 	grid := dim{x: n * o.Heads}
 	if mma {
-		if !h.halfKeys {
+		if h.halfKeys == 0 {
 			first, count := keyRange(o)
 			bytes := 2 * count * h.ldk
 			a.k = b.scratch(scratchHeads, 2*bytes)
@@ -241,7 +202,7 @@ type attentionRoundArgs struct {
 // round sets n elements, a multiple of 8, to those of src in bfloat16.
 func (b *Backend) round(dst, src uint64, n int) {
 	const each = 256 * 8
-	launch(b, kAttentionRound, dim{x: min((n+each-1)/each, 16*b.sms)}, 256, 0, &attentionRoundArgs{dst, src, int64(n)})
+	launch(b, kAttentionRound, dim{x: min(ceilDiv(n, each), 16*b.sms)}, 256, 0, &attentionRoundArgs{dst, src, int64(n)})
 }
 
 // attentionFewArgs is AttentionFewArgs of kernels/attention_few.cu.
@@ -258,15 +219,15 @@ func (b *Backend) attendFew(h *heads, dst, lse uint64) {
 		return
 	}
 	a := &attentionFewArgs{dst: dst, lse: lse, q: h.q, k: h.k, v: h.v, items: b.constants(constFew, list),
-		heads: int32(h.Heads), group: int32(h.group), dim: int32(h.HeadDim), half: flag(h.half), halfKeys: flag(h.halfKeys),
-		vector: flag(aligned(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
+		heads: int32(h.Heads), group: int32(h.group), dim: int32(h.HeadDim), half: int32(h.half), halfKeys: int32(h.halfKeys),
+		vector: one(aligned(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
 	a.queries = a.items + uint64(4*4*items)
 	if parts > 0 {
 		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
 		a.sums = a.most + uint64(4*parts*h.Heads*2)
 	}
 	g := atLeast(fewHeads, h.group)
-	launch(b, kAttentionFew[g], dim{x: items * h.KVHeads * ((h.group + g - 1) / g)}, fewThreads, 0, a)
+	launch(b, kAttentionFew[g], dim{x: items * h.KVHeads * ceilDiv(h.group, g)}, fewThreads, 0, a)
 	launch(b, kAttentionJoin, dim{x: joins * h.Heads}, 128, 0, a)
 }
 
@@ -291,11 +252,16 @@ type attentionDeltaArgs struct {
 func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
 	const op = "attention gradient"
 	h := newHeads(op, q, k, v, o)
-	a := &attentionGradArgs{dq: resultLike(op, dq, q), dk: resultLike(op, dk, q), dv: resultLike(op, dv, q),
-		q: h.q, k: activationLike(op, k, q), v: h.v, dy: activationLike(op, dy, q),
+	a := &attentionGradArgs{q: h.q, k: h.k, v: h.v,
 		heads: int32(o.Heads), group: int32(h.group), dim: int32(o.HeadDim), ldq: int32(h.ldq), ldk: int32(h.ldk), queries: int32(h.queries),
-		half: flag(h.half), scale: h.scale}
-	out, l := activationLike(op, dst, q), input(op, lse)
+		half: int32(h.half), scale: h.scale}
+	a.dq, _ = result(op, dq)
+	a.dk, _ = result(op, dk)
+	a.dv, _ = result(op, dv)
+	a.dy, _ = activation(op, dy)
+	out, _ := activation(op, dst)
+	l := input(op, lse)
+	sameType(op, q, k, dst, dy, dq, dk, dv)
 	sameShape(op, dq, q, dst, dy)
 	sameShape(op, dk, k, dv)
 	checkMatrix(op, lse, h.queries, o.Heads)
@@ -303,14 +269,14 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 		return
 	}
 	vector := aligned(a.dq, a.dk, a.dv, a.q, a.k, a.v, a.dy, out) && h.HeadDim%8 == 0
-	a.vector = flag(vector)
+	a.vector = one(vector)
 	mma := h.products() && vector
 	sums := h.queries * h.Heads
 	a.delta = b.scratch(scratchDelta, 8*sums)
 	a.lse = a.delta + uint64(4*sums)
 	delta := &attentionDeltaArgs{delta: a.delta, base2: a.lse, lse: l, dy: a.dy, out: out,
 		queries: int64(h.queries), heads: a.heads, dim: a.dim, half: a.half, vector: a.vector}
-	if mma && !h.half {
+	if mma && h.half == 0 {
 		nq, nk := h.queries*h.ldq, h.keys*h.ldk
 		to := b.scratch(scratchHeads, 2*(2*nq+2*nk))
 		delta.rounded = to
@@ -319,7 +285,7 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 		b.round(to+uint64(4*nq+2*nk), a.v, nk)
 		a.dy, a.q, a.k, a.v = to, to+uint64(2*nq), to+uint64(4*nq), to+uint64(4*nq+2*nk)
 	}
-	launch(b, kAttentionDelta, dim{x: min((sums+7)/8, 64*b.sms)}, 256, 0, delta)
+	launch(b, kAttentionDelta, dim{x: min(ceilDiv(sums, 8), 64*b.sms)}, 256, 0, delta)
 
 	w := atLeast(f32Widths, h.HeadDim)
 	rows, keys := 64, 64

@@ -3,6 +3,8 @@
 #pragma once
 #include "common.cuh"
 
+namespace {
+
 // Queries q..q+rows of a segment; query q+r sees keys key..key+sees+r.
 struct AttentionTile { int q, rows, key, sees; };
 
@@ -208,3 +210,5 @@ __device__ __forceinline__ void as_operand(uint32_t (&p)[M][K][4], const float (
             p[m][k][3] = pack_bf16(c[m][2 * k + 1][2], c[m][2 * k + 1][3]);
         }
 }
+
+} // namespace

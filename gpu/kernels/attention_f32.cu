@@ -3,6 +3,8 @@
 // Threads are 16 x 16: thread (x, y) has rows y·n.. and columns x, x+16, ...
 #include "attention.cuh"
 
+namespace {
+
 constexpr int F32_THREADS = 256;
 
 // load_tile copies rows of dim elements to rows of D+4 floats; what is beyond
@@ -150,9 +152,13 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
     store_rows<D, R>(a.dst, a.half, from, a.ldq, a.dim, t.rows, out, factor);
 }
 
+} // namespace
+
 KERNEL(attention_f32_64, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<64>(a, smem); }
 KERNEL(attention_f32_128, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<128>(a, smem); }
 KERNEL(attention_f32_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256>(a, smem); }
+
+namespace {
 
 // grad_step forms scores and their gradients for rows y·R+i of a tile that
 // stays (x1, x2) and rows x+16·j of one that passes by (y1, y2), and adds to
@@ -248,6 +254,8 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
     store_rows<D, R>(a.dk, a.half, at, a.ldk, a.dim, t.rows, dk, one);
     store_rows<D, R>(a.dv, a.half, at, a.ldk, a.dim, t.rows, dv, one);
 }
+
+} // namespace
 
 KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64>(a, smem); }
 KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128>(a, smem); }

@@ -2,6 +2,8 @@
 // of single queries, and what comes before the products.
 #include "attention.cuh"
 
+namespace {
+
 // ---- decoding
 
 // The keys of a query are split into parts of FEW_KEYS, whatever else is
@@ -157,6 +159,8 @@ template <int G> __device__ __forceinline__ void few(const AttentionFewArgs &a, 
     }
 }
 
+} // namespace
+
 #define FEW(name, G)                                \
     KERNEL_BOUNDS(name, AttentionFewArgs, FEW_THREADS, 4) {\
         SHARED(float, q, G *FEW_WIDTH);             \
@@ -168,6 +172,10 @@ template <int G> __device__ __forceinline__ void few(const AttentionFewArgs &a, 
 FEW(attention_few_1, 1)
 FEW(attention_few_4, 4)
 FEW(attention_few_8, 8)
+
+namespace {
+
+} // namespace
 
 // attention_join puts the parts of a query and head together, in order.
 KERNEL(attention_join, AttentionFewArgs, 128) {
@@ -186,10 +194,15 @@ KERNEL(attention_join, AttentionFewArgs, 128) {
     if (threadIdx.x == 0) a.lse[(long long)t.q * a.heads + head] = m + logf(all);
 }
 
+namespace {
+
 // ---- before the products
 
 // attention_round rounds n elements, n a multiple of 8.
 struct AttentionRoundArgs { uint16_t *dst; const float *src; long long n; };
+
+} // namespace
+
 KERNEL(attention_round, AttentionRoundArgs, 256) {
     for (long long i = ((long long)blockIdx.x * 256 + threadIdx.x) * 8; i < a.n; i += (long long)gridDim.x * 256 * 8) {
         const float4 x = *(const float4 *)(a.src + i), y = *(const float4 *)(a.src + i + 4);
@@ -197,6 +210,8 @@ KERNEL(attention_round, AttentionRoundArgs, 256) {
         *(uint4 *)(a.dst + i) = p;
     }
 }
+
+namespace {
 
 // attention_delta sets delta[head, query] to the product of dy and out, and
 // base2 to lse in base 2, which it transposes. rounded, unless null, is set to
@@ -209,6 +224,9 @@ struct AttentionDeltaArgs {
     long long queries;
     int heads, dim, half, vector;
 };
+
+} // namespace
+
 KERNEL(attention_delta, AttentionDeltaArgs, 256) {
     const long long rows = a.queries * a.heads;
     const int lane = threadIdx.x % 32;

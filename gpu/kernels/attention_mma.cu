@@ -4,6 +4,8 @@
 // values, so that nothing is added up out of order.
 #include "attention.cuh"
 
+namespace {
+
 // ---- forward
 
 // Four warps of 32 queries each; keys and values are copied one block ahead.
@@ -126,9 +128,13 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
         }
 }
 
+} // namespace
+
 KERNEL_BOUNDS(attention_mma_64, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<64>(a, smem); }
 KERNEL_BOUNDS(attention_mma_96, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<96>(a, smem); }
 KERNEL_BOUNDS(attention_mma_128, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<128>(a, smem); }
+
+namespace {
 
 // ---- gradient of the queries
 
@@ -203,9 +209,13 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
         }
 }
 
+} // namespace
+
 KERNEL_BOUNDS(attention_dq_mma_64, AttentionGradArgs, DQ_THREADS, 2) { DYNAMIC_SHARED(smem); query_grad<64>(a, smem); }
 KERNEL_BOUNDS(attention_dq_mma_96, AttentionGradArgs, DQ_THREADS, 2) { DYNAMIC_SHARED(smem); query_grad<96>(a, smem); }
 KERNEL_BOUNDS(attention_dq_mma_128, AttentionGradArgs, DQ_THREADS, 2) { DYNAMIC_SHARED(smem); query_grad<128>(a, smem); }
+
+namespace {
 
 // ---- gradients of keys and values
 
@@ -320,6 +330,8 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         }
     }
 }
+
+} // namespace
 
 KERNEL_BOUNDS(attention_dk_mma_64, AttentionGradArgs, DK_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64>(a, smem); }
 KERNEL_BOUNDS(attention_dk_mma_96, AttentionGradArgs, DK_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<96>(a, smem); }

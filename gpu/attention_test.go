@@ -281,3 +281,107 @@ func TestAttentionTooWide(t *testing.T) {
 		t.Error("no failure")
 	}
 }
+
+// Rates are of the nominal operations: two products for each query and key that
+// it sees forward, five backward.
+func BenchmarkAttention(b *testing.B) {
+	for _, c := range []struct {
+		heads, kvHeads, d, segments, length int
+		precision                           tensor.DType
+	}{
+		{32, 8, 128, 1, 4096, tensor.BF16},
+		{32, 8, 128, 16, 256, tensor.BF16},
+		{32, 8, 64, 1, 4096, tensor.BF16},
+		{32, 32, 128, 1, 4096, tensor.BF16},
+		{32, 8, 96, 1, 4096, tensor.BF16},
+		{32, 8, 128, 1, 1024, tensor.F32},
+	} {
+		for _, dt := range []tensor.DType{tensor.BF16, tensor.F32} {
+			o, keys := segments(c.heads, c.kvHeads, c.d, 0, slices.Repeat([][2]int{{c.length, c.length}}, c.segments)...)
+			o.Precision = c.precision
+			pairs := float64(c.segments*c.heads*c.d) * float64(c.length) * float64(c.length+1) / 2
+			name := fmt.Sprintf("%dx%d/heads=%d,%d/d=%d/%s in %s", c.segments, c.length, c.heads, c.kvHeads, c.d, dt, c.precision)
+			b.Run(name, func(b *testing.B) {
+				back := device(b)
+				rows := func(heads int) *tensor.Tensor {
+					f := fill(b, back, keys, heads*c.d)
+					if dt == tensor.F32 {
+						return f
+					}
+					return halved(b, back, f)
+				}
+				q, k, v, y, dy := rows(c.heads), rows(c.kvHeads), rows(c.kvHeads), rows(c.heads), rows(c.heads)
+				dq, dk, dv, lse := rows(c.heads), rows(c.kvHeads), rows(c.kvHeads), fill(b, back, keys, c.heads)
+				rate(b, back, "forward", "TFLOP/s", 4*pairs/1e12, func() { back.Attention(y, lse, q, k, v, o) })
+				rate(b, back, "backward", "TFLOP/s", 10*pairs/1e12, func() { back.AttentionGrad(dq, dk, dv, q, k, v, y, lse, dy, o) })
+			})
+		}
+	}
+}
+
+// Rates are of the keys and values that are read.
+func BenchmarkAttentionDecode(b *testing.B) {
+	for _, sequences := range []int{1, 16} {
+		for _, length := range []int{512, 4096} {
+			for _, dt := range []tensor.DType{tensor.BF16, tensor.F32} {
+				const heads, kvHeads, d = 32, 8, 128
+				o, keys := segments(heads, kvHeads, d, 0, slices.Repeat([][2]int{{1, length}}, sequences)...)
+				b.Run(fmt.Sprintf("%dx%d/%s", sequences, length, dt), func(b *testing.B) {
+					back := device(b)
+					q, k, v := fill(b, back, sequences, heads*d), fill(b, back, keys, kvHeads*d), fill(b, back, keys, kvHeads*d)
+					y, lse := fill(b, back, sequences, heads*d), fill(b, back, sequences, heads)
+					if dt == tensor.BF16 {
+						k, v = halved(b, back, k), halved(b, back, v)
+					}
+					rate(b, back, "step", "GB/s", 2*float64(keys*kvHeads*dt.Bytes(d))/1e9, func() { back.Attention(y, lse, q, k, v, o) })
+				})
+			}
+		}
+	}
+}
+
+// rate reports how much of a quantity f does in a second.
+func rate(b *testing.B, back *Backend, name, unit string, quantity float64, f func()) {
+	b.Run(name, func(b *testing.B) {
+		f()
+		if err := back.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		b.ResetTimer()
+		for range b.N {
+			f()
+		}
+		if err := back.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(quantity*float64(b.N)/b.Elapsed().Seconds(), unit)
+	})
+}
+
+// fill returns a tensor of numbers around 0.
+func fill(b *testing.B, back *Backend, rows, cols int) *tensor.Tensor {
+	x := make([]float32, rows*cols)
+	for i := range x {
+		x[i] = float32(int32(uint32(i)*2654435761)) * (1.0 / (1 << 31))
+	}
+	t, err := back.Alloc(tensor.F32, rows, cols)
+	if err != nil {
+		b.Fatal(err)
+	}
+	back.Upload(t, x)
+	return t
+}
+
+// halved returns t in bfloat16.
+func halved(b *testing.B, back *Backend, t *tensor.Tensor) *tensor.Tensor {
+	h, err := back.Alloc(tensor.BF16, t.Shape...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	back.round(mem("halved", h).ptr, mem("halved", t).ptr, t.Len())
+	if err := back.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	back.Free(t)
+	return h
+}

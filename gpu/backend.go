@@ -37,6 +37,7 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	work      attentionWork
 	rotate    rotation
 	rows      rowLists
 	codes     uint64 // of AdamW8bit, once it has run

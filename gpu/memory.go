@@ -298,6 +298,10 @@ const (
 	constSegments = iota
 	constRows
 	constMore
+	constTiles // of attention, as the following
+	constFew
+	constGradTiles
+	constGradKeys
 	constantSlots
 )
 

@@ -28,7 +28,14 @@ func NewGuard(b tensor.Backend) *Guard {
 	if !ok {
 		return nil
 	}
-	return &Guard{Plan: p.Plan(), available: Available}
+	g := &Guard{Plan: p.Plan(), available: Available}
+	if l, ok := b.(tensor.Limited); ok {
+		g.available = func() (Limit, bool) {
+			bytes, from, ok := l.Limit()
+			return Limit{bytes, from}, ok
+		}
+	}
+	return g
 }
 
 // slack is how much more than planned a process may take: the plan is held to

@@ -1,0 +1,183 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+	"pipe/tensor/tensortest"
+)
+
+// softmaxes are rows of logits on a device.
+type softmaxes struct {
+	*Backend
+	t              *testing.T
+	rows, words    int
+	ld             int
+	z              []float64
+	target         []int32
+	logits, goal   *tensor.Tensor
+	logp, lse, one *tensor.Tensor
+}
+
+func put(t testing.TB, b tensor.Backend, x []float32, shape ...int) *tensor.Tensor {
+	t.Helper()
+	y, err := b.Alloc(tensor.F32, shape...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Upload(y, x)
+	return y
+}
+
+func get(b tensor.Backend, x *tensor.Tensor) []float32 {
+	y := make([]float32, x.Len())
+	b.Download(y, x)
+	return y
+}
+
+func newSoftmaxes(t *testing.T, b *Backend, rows, words int) *softmaxes {
+	s := &softmaxes{Backend: b, t: t, rows: rows, words: words}
+	_, s.ld = logitRows(rows, words)
+	rng := rand.New(rand.NewPCG(uint64(rows), uint64(words)))
+	padded := make([]float32, rows*s.ld)
+	for i := range padded {
+		padded[i] = float32(math.NaN())
+		if i%s.ld < words {
+			padded[i] = float32(5 * rng.NormFloat64())
+			s.z = append(s.z, float64(padded[i]))
+		}
+	}
+	for range rows {
+		s.target = append(s.target, int32(rng.IntN(words)))
+	}
+	s.logits, s.logp, s.lse = put(t, b, padded, rows, s.ld), put(t, b, make([]float32, rows), rows), put(t, b, make([]float32, rows), rows)
+	s.one = put(t, b, slices.Repeat([]float32{-1.5}, rows), rows)
+	var err error
+	if s.goal, err = b.Alloc(tensor.I32, rows); err != nil {
+		t.Fatal(err)
+	}
+	b.UploadInts(s.goal, s.target)
+	return s
+}
+
+// grads returns what is now where the logits were.
+func (s *softmaxes) grads(half bool) []float32 {
+	all := get(s.Backend, s.logits)
+	var g []float32
+	for t := range s.rows {
+		row := all[t*s.ld:][:s.ld]
+		if half {
+			row = make([]float32, s.ld)
+			quant.Dequantize(row, tensor.BF16, bytesOf(all[t*s.ld:][:s.ld])[:2*s.ld])
+		}
+		for _, v := range row[s.words:] {
+			if v != 0 {
+				s.t.Errorf("row %d: %v after the last word", t, v)
+			}
+		}
+		g = append(g, row[:s.words]...)
+	}
+	return g
+}
+
+// want returns the log-probability, the log-sum-exp, the first maximum and the
+// gradient of each row.
+func (s *softmaxes) want() (logp, lse []float64, best []int32, grad []float64) {
+	for t := range s.rows {
+		z, sum := s.z[t*s.words:][:s.words], 0.0
+		most := slices.Max(z)
+		for _, v := range z {
+			sum += math.Exp(v - most)
+		}
+		l, goal := most+math.Log(sum), int(s.target[t])
+		lse, logp, best = append(lse, l), append(logp, z[goal]-l), append(best, int32(slices.Index(z, most)))
+		for i, v := range z {
+			g := -math.Exp(v - l)
+			if i == goal {
+				g++
+			}
+			grad = append(grad, g)
+		}
+	}
+	return logp, lse, best, grad
+}
+
+// TestSoftmax compares the kernels on logits with float64: rows of less than a
+// step, of whole steps and of several, in the place of which gradients come.
+func TestSoftmax(t *testing.T) {
+	b := device(t)
+	for _, words := range []int{1, 5, 8, 1023, 2048, 2049, 9999} {
+		for i, k := range []*kernel{kLogProb, kLogProbFloat, kLogProbHalf} {
+			s := newSoftmaxes(t, b, 3, words)
+			logp, lse, best, grad := s.want()
+			am, _ := b.Alloc(tensor.I32, s.rows)
+			launch(b, k, dim{x: s.rows}, logitThreads, 0, &logProbArgs{logits: input("", s.logits), logp: input("", s.logp), lse: input("", s.lse),
+				argmax: am.Mem.(*memory).ptr, target: s.goal.Mem.(*memory).ptr, words: int32(words), ld: int32(s.ld)})
+			name := fmt.Sprintf("%d words, kernel %d: ", words, i)
+			tensortest.Close(t, name+"logp", get(b, s.logp), logp, tensortest.F32)
+			tensortest.Close(t, name+"lse", get(b, s.lse), lse, tensortest.F32)
+			got := make([]int32, s.rows)
+			if b.DownloadInts(got, am); !slices.Equal(got, best) {
+				t.Errorf("%sargmax %v; want %v", name, got, best)
+			}
+			if i > 0 {
+				tensortest.Close(t, name+"gradient", s.grads(i == 2), grad, [...]tensortest.Tolerance{tensortest.F32Grad, tensortest.BF16}[i-1])
+			}
+		}
+		for i, k := range []*kernel{kLogitsGradFloat, kLogitsGradHalf} {
+			s := newSoftmaxes(t, b, 3, words)
+			_, lse, _, grad := s.want()
+			for j := range grad {
+				grad[j] *= -1.5
+			}
+			for j, v := range lse {
+				b.Upload(b.View(s.lse, j, 1), []float32{float32(v)})
+			}
+			launch(b, k, dim{x: s.rows}, logitThreads, 0, &logitsGradArgs{logits: input("", s.logits), lse: input("", s.lse), dy: input("", s.one),
+				target: s.goal.Mem.(*memory).ptr, words: int32(words), ld: int32(s.ld)})
+			tensortest.Close(t, fmt.Sprintf("%d words, gradient %d", words, i), s.grads(i == 1), grad, [...]tensortest.Tolerance{tensortest.F32Grad, tensortest.BF16}[i])
+		}
+	}
+	if err := b.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSoftmaxNotFinite: a row that holds NaN or +Inf has a log-probability that
+// is no number, one with -Inf leaves that word out.
+func TestSoftmaxNotFinite(t *testing.T) {
+	b := device(t)
+	const words = 2100
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for _, c := range []struct {
+		at   int
+		bad  float32
+		want bool // a number
+	}{{3, inf, false}, {2099, nan, false}, {0, nan, false}, {2080, -inf, true}} {
+		s := newSoftmaxes(t, b, 1, words)
+		goal := int(s.target[0])
+		if goal == c.at {
+			t.Fatal("the target is the bad word")
+		}
+		b.Upload(b.View(s.logits, c.at, 1), []float32{c.bad})
+		s.z[c.at] = float64(c.bad)
+		logp, _, _, _ := s.want()
+		launch(b, kLogProbHalf, dim{x: 1}, logitThreads, 0, &logProbArgs{logits: input("", s.logits), logp: input("", s.logp), lse: input("", s.lse),
+			target: s.goal.Mem.(*memory).ptr, words: words, ld: int32(s.ld)})
+		if got := get(b, s.logp); c.want {
+			tensortest.Close(t, fmt.Sprint(c.bad), got, logp, tensortest.F32)
+		} else if got[0] == got[0] && !math.IsInf(float64(got[0]), -1) {
+			t.Errorf("logp beside %v is %v", c.bad, got[0])
+		}
+	}
+	if err := b.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}

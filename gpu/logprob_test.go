@@ -181,3 +181,37 @@ func TestSoftmaxNotFinite(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// BenchmarkSoftmax is of a chunk of rows of Llama 3's vocabulary.
+func BenchmarkSoftmax(bench *testing.B) {
+	b := device(bench)
+	if b.emulated {
+		bench.Skip("the emulator is slow")
+	}
+	const words = 128256
+	rows, ld := logitRows(4096, words)
+	alloc := func(dt tensor.DType, n int) uint64 {
+		x, err := b.Alloc(dt, n)
+		if err != nil {
+			bench.Fatal(err)
+		}
+		return x.Mem.(*memory).ptr
+	}
+	a := logProbArgs{logits: alloc(tensor.F32, rows*ld), logp: alloc(tensor.F32, rows), lse: alloc(tensor.F32, rows), target: alloc(tensor.I32, rows), words: words, ld: int32(ld)}
+	for name, c := range map[string]struct {
+		*kernel
+		bytes int // a word
+	}{"logp": {kLogProb, 4}, "float gradient": {kLogProbFloat, 12}, "half gradient": {kLogProbHalf, 10}} {
+		bench.Run(name, func(bench *testing.B) {
+			launch(b, c.kernel, dim{x: rows}, logitThreads, 0, &a)
+			b.Sync()
+			bench.SetBytes(int64(rows * words * c.bytes))
+			for bench.Loop() {
+				launch(b, c.kernel, dim{x: rows}, logitThreads, 0, &a)
+				if err := b.Sync(); err != nil {
+					bench.Fatal(err)
+				}
+			}
+		})
+	}
+}

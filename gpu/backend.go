@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	"gorgonia.org/cu"
 
@@ -40,6 +39,9 @@ type Backend struct {
 	staging   staging
 }
 
+// Built reports whether this build has the backend.
+const Built = true
+
 // Open opens a device. Close gives it back.
 func Open(o Options) (tensor.Backend, error) { return open(o) }
 
@@ -49,12 +51,9 @@ func open(o Options) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		device: dev, sms: info.SMs, major: info.Major, name: fmt.Sprintf("cuda:sm_%d%d", info.Major, info.Minor),
-		emulated: strings.Contains(info.Device, "emulator"), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
+		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
+		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
-	}
-	if info.Major < 8 {
-		return nil, fmt.Errorf("%s has compute capability %d.%d; this program needs 8.0 or newer", info.Device, info.Major, info.Minor)
 	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
@@ -66,7 +65,8 @@ func open(o Options) (*Backend, error) {
 	return b, nil
 }
 
-// Probe describes the first device, without opening it.
+// Probe describes the first device, without opening it, or says why there is none
+// that works.
 func Probe() (Info, error) {
 	_, info, err := find(0)
 	return info, err
@@ -99,6 +99,9 @@ func find(i int) (d cu.Device, info Info, err error) {
 		if *to, err = d.Attribute(what); err != nil {
 			return 0, info, fmt.Errorf("device %d: %w", i, err)
 		}
+	}
+	if info.Major < 8 {
+		return 0, info, fmt.Errorf("%s has compute capability %d.%d; 8.0 or newer is needed", info.Device, info.Major, info.Minor)
 	}
 	return d, info, nil
 }

@@ -37,6 +37,7 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	rotate    rotation
 }
 
 // Built reports whether this build has the backend.

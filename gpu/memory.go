@@ -25,7 +25,11 @@ type memory struct {
 	dead   bool
 	of     *memory // that a view shows
 	copied uint64  // the weight in bfloat16, once it is kept
+	writes uint64  // how often something was to write it or a view of it
 }
+
+// root is the memory that m is or shows.
+func (m *memory) root() *memory { return cmp.Or(m.of, m) }
 
 // unknown marks an element of memory.host that a kernel wrote.
 const unknown = math.MinInt32
@@ -152,7 +156,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("gpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
+	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
 	}

@@ -17,8 +17,8 @@ var (
 const logitThreads = 256
 
 // logitBytes is what logits may take: as many rows as fit, of all words, exist at
-// a time.
-const logitBytes = 512 << 20
+// a time. Tests change it.
+var logitBytes = 512 << 20
 
 // logitRows returns how many of n rows have logits at a time, and how far apart
 // their rows are: a multiple of 16 bytes, also as bfloat16.

@@ -182,6 +182,64 @@ func TestSoftmaxNotFinite(t *testing.T) {
 	}
 }
 
+// TestLogProbChunks: rows that come chunk by chunk give what they give together,
+// with a gradient bit for bit.
+func TestLogProbChunks(t *testing.T) {
+	b := device(t)
+	const rows, words, width = 40, 150, 24
+	s := newSoftmaxes(t, b, rows, words)
+	x := put(t, b, wave(rows*width), rows, width)
+	w := put(t, b, wave(words*width), words, width)
+	all := func(precision tensor.DType) (r [][]float32) {
+		b.Precision(w, precision)
+		lp, ls, dx, dy, dw := put(t, b, make([]float32, rows), rows), put(t, b, make([]float32, rows), rows), put(t, b, make([]float32, rows*width), rows, width),
+			put(t, b, wave(rows), rows), put(t, b, wave(words*width), words, width)
+		am, _ := b.Alloc(tensor.I32, rows)
+		b.LogProb(lp, ls, am, dx, x, w, s.goal)
+		best := make([]int32, rows)
+		b.DownloadInts(best, am)
+		r = append(r, get(b, lp), get(b, ls), get(b, dx))
+		for _, i := range best {
+			r[0] = append(r[0], float32(i))
+		}
+		b.LogProbGrad(dx, nil, x, w, s.goal, ls, dy)
+		r = append(r, get(b, dx))
+		b.LogProbGrad(dx, dw, x, w, s.goal, ls, dy)
+		return append(r, get(b, dx), get(b, dw))
+	}
+	for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		want := all(precision)
+		func() {
+			defer func(was int) { logitBytes = was }(logitBytes)
+			logitBytes = 1
+			if n, _ := logitRows(rows, words); n != 16 {
+				t.Fatalf("%d rows at a time", n)
+			}
+			for i, got := range all(precision) {
+				if i < 3 && !slices.Equal(got, want[i]) {
+					t.Errorf("result %d in %s differs by chunks: %v, %v", i, precision, got, want[i])
+				}
+				tol := tensortest.F32Grad
+				if precision == tensor.BF16 {
+					tol = tensortest.BF16
+				}
+				tensortest.Close(t, fmt.Sprintf("result %d in %s", i, precision), got, want[i], tol)
+			}
+		}()
+	}
+	if err := b.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wave(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(math.Sin(float64(i*i%1009 + i)))
+	}
+	return x
+}
+
 // BenchmarkSoftmax is of a chunk of rows of Llama 3's vocabulary.
 func BenchmarkSoftmax(bench *testing.B) {
 	b := device(bench)

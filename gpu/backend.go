@@ -75,13 +75,14 @@ func Probe() (Info, error) {
 
 // find describes device i.
 func find(i int) (d cu.Device, info Info, err error) {
-	if err := cux.Status(); err != nil {
-		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", err)
+	started := cux.Status()
+	if started != nil && started != cux.ErrNoDevice {
+		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", started)
 	}
 	v := cu.Version()
 	info.Driver = fmt.Sprintf("%d.%d", v/1000, v%1000/10)
 	n, err := cu.NumDevices()
-	if err != nil || n == 0 {
+	if started != nil || err != nil || n == 0 {
 		return 0, info, fmt.Errorf("the NVIDIA driver (CUDA %s) finds no device", info.Driver)
 	}
 	if i < 0 || i >= n {

@@ -18,6 +18,7 @@ import (
 type device struct {
 	name string
 	why  string // it was chosen
+	less bool   // a GPU was hoped for
 	make func() (tensor.Backend, error)
 
 	mu     sync.Mutex
@@ -48,7 +49,9 @@ func openDevice(flag string) (*device, error) {
 	case flag == "auto" && errors.Is(err, gpu.ErrNoCUDA):
 		return onCPU("this program has no CUDA backend"), nil
 	case flag == "auto":
-		return onCPU("no CUDA: " + err.Error()), nil
+		d := onCPU(err.Error())
+		d.less = true
+		return d, nil
 	case errors.Is(err, gpu.ErrNoCUDA):
 		return nil, flagError{errors.New("--device cuda: this program was built without a CUDA backend; use --device cpu, or build one with: make cuda")}
 	}

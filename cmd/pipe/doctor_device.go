@@ -21,7 +21,7 @@ func (d *doctor) device() error {
 	}
 	failed := err
 	if err != nil { // no device as asked for: a finding
-		dev = onCPU("for want of a GPU")
+		dev = onCPU("as --device cuda does not work")
 	}
 	defer dev.close()
 	d.ok("device", "processor", "%s", strings.TrimSpace(processor()+" "+features()))
@@ -66,11 +66,11 @@ func (d *doctor) cuda(failed error) {
 		d.add("device", "cuda", statusWarn, "stages compute on the processor; where that is meant, say --device cpu", "%v", err)
 	default:
 		d.ok("device", "cuda", "%s", describe(info))
-	}
-	if version, err := gpu.Libraries(); err != nil {
-		d.ok("device", "libraries", "%v: products are computed by kernels of our own", err)
-	} else {
-		d.ok("device", "libraries", "%s", version)
+		libraries, err := gpu.Libraries()
+		if err != nil {
+			libraries = "none (" + err.Error() + "): kernels of its own compute all products"
+		}
+		d.ok("device", "libraries", "%s", libraries)
 	}
 }
 

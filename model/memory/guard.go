@@ -28,14 +28,7 @@ func NewGuard(b tensor.Backend) *Guard {
 	if !ok {
 		return nil
 	}
-	g := &Guard{Plan: p.Plan(), available: Available}
-	if l, ok := b.(tensor.Limited); ok {
-		g.available = func() (Limit, bool) {
-			bytes, from, ok := l.Limit()
-			return Limit{bytes, from}, ok
-		}
-	}
-	return g
+	return &Guard{Plan: p.Plan(), available: func() (Limit, bool) { return AvailableTo(b) }}
 }
 
 // slack is how much more than planned a process may take: the plan is held to

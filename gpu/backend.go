@@ -27,7 +27,8 @@ type Backend struct {
 	sms    int // multiprocessors
 	major  int // of the compute capability
 	err    error
-	each   bool // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	each   bool    // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	counts *counts // of a plan, which has no device; else nil
 
 	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	emulated  bool
@@ -116,7 +117,7 @@ func (b *Backend) Name() string { return b.name }
 
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
-	if b.err == nil {
+	if b.err == nil && b.counts == nil {
 		if err := b.stream.Sync(); err != nil {
 			b.fail(fmt.Errorf("gpu: %w", err))
 		}

@@ -73,10 +73,10 @@ func Probe() (Info, error) {
 
 // find describes device i.
 func find(i int) (d cu.Device, info Info, err error) {
-	v := cu.Version()
 	if err := cux.Status(); err != nil {
 		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", err)
 	}
+	v := cu.Version()
 	info.Driver = fmt.Sprintf("%d.%d", v/1000, v%1000/10)
 	n, err := cu.NumDevices()
 	if err != nil || n == 0 {
@@ -143,7 +143,7 @@ func (b *Backend) Close() error {
 	}
 	b.freeScratch()
 	for _, m := range b.modules {
-		cu.Unload(m)
+		m.Unload()
 	}
 	b.stream.Close()
 	b.device.ReleasePrimaryCtx()

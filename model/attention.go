@@ -18,15 +18,16 @@ func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
 	a.q = s.add(a.Q, a.InvFreq)
 	a.keysAndValues(p, s)
-	a.out, a.lse = p.New(a.q.Shape...), p.New(x.Rows(), a.Heads)
+	a.out, a.lse = p.Like(a.q), p.New(x.Rows(), a.Heads)
 	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
 	return a.O.Forward(p, a.out)
 }
 
 // Backward implements Module.
 func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	dout := a.O.Backward(p, dy)
-	dq, dk, dv := p.New(a.q.Shape...), p.New(a.k.Shape...), p.New(a.v.Shape...)
+	dout := p.Like(a.out)
+	a.O.backward(p, dout, dy, nil, tensor.MatMul{})
+	dq, dk, dv := p.Like(a.q), p.Like(a.k), p.Like(a.v)
 	p.AttentionGrad(dq, dk, dv, a.q, a.k, a.v, a.out, a.lse, dout, a.shape(p))
 	p.Rope(dq, p.Positions, a.InvFreq, true)
 	p.Rope(dk, p.Positions, a.InvFreq, true)
@@ -62,7 +63,7 @@ func (a *Attention) keysAndValues(p *Pass, s *projection) {
 // gatherKeys lays out the keys or values x of a pass in the order in which its
 // segments read them.
 func (p *Pass) gatherKeys(x *tensor.Tensor) *tensor.Tensor {
-	y := p.New(p.keys.Len(), x.Cols()) // [keys, kvHeads·headDim]
+	y := p.Activation(p.keys.Len(), x.Cols()) // [keys, kvHeads·headDim]
 	p.GatherRows(y, x, p.keys)
 	return y
 }

@@ -138,6 +138,7 @@ func (d *Decoder) Close() {
 // p says where documents lie, and whether only the cache is filled: then the
 // result is good for nothing.
 func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
+	p.half = d.precision == tensor.BF16 && tensor.Halves(p.Backend)
 	d.ids = p.Ints(ids)
 	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)

@@ -14,7 +14,7 @@ type SwiGLU struct {
 func (f *SwiGLU) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
 	f.gate, f.up = s.add(f.Gate, nil), s.add(f.Up, nil)
-	y := p.New(f.gate.Shape...)
+	y := p.Like(f.gate)
 	if s.pending() == 2 {
 		s.run(y)
 	} else {
@@ -26,7 +26,7 @@ func (f *SwiGLU) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 
 // Backward implements Module.
 func (f *SwiGLU) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	dgate, dup := p.New(f.gate.Shape...), p.New(f.up.Shape...)
+	dgate, dup := p.Like(f.gate), p.Like(f.up)
 	f.grad = tensor.SwiGLUGrad{DGate: dgate, DUp: dup, Gate: f.gate, Up: f.up}
 	f.Down.backward(p, dgate, dy, nil, tensor.MatMul{SwiGLUGrad: &f.grad}) // sets both
 	dx := f.Gate.backwardOver(p, dgate)

@@ -76,7 +76,14 @@ func (d *Decoder) Logits(p *Pass, b Batch) (z []float32, err error) {
 func (d *Decoder) gather(p *Pass, h, rows *tensor.Tensor) *tensor.Tensor {
 	x := p.New(rows.Len(), d.Config.Hidden)
 	p.GatherRows(x, h, rows)
-	return d.Norm.Forward(p, x)
+	return d.normed(p, x)
+}
+
+// normed returns the norm of rows of the residual stream, in F32 for the head.
+func (d *Decoder) normed(p *Pass, x *tensor.Tensor) *tensor.Tensor {
+	y := p.New(x.Shape...)
+	d.Norm.forwardTo(p, y, x)
+	return y
 }
 
 // Backward adds to the gradients of all trained parameters, for dlogp[i] =

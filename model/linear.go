@@ -40,7 +40,8 @@ func (l *Linear) In() int { return l.W.Value.Cols() }
 // Forward implements Module.
 func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
-	y := s.add(l, nil)
+	y := p.New(x.Rows(), l.Out()) // [tokens, out]
+	s.addTo(y, l, nil)
 	s.run(nil)
 	return y
 }
@@ -62,8 +63,14 @@ func (p *Pass) project(x *tensor.Tensor) *projection {
 
 // add returns what will be the output of l, rotated unless invFreq is nil.
 func (s *projection) add(l *Linear, invFreq *tensor.Tensor) *tensor.Tensor {
+	y := s.p.Activation(s.x.Rows(), l.Out()) // [tokens, out]
+	s.addTo(y, l, invFreq)
+	return y
+}
+
+// addTo is add with y as the output.
+func (s *projection) addTo(y *tensor.Tensor, l *Linear, invFreq *tensor.Tensor) {
 	p := s.p
-	y := p.New(s.x.Rows(), l.Out()) // [tokens, out]
 	l.x = s.x
 	n := len(s.all.Products)
 	s.all.Products = append(s.all.Products, tensor.Product{Dst: y, W: l.W.Value, MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}})
@@ -77,7 +84,7 @@ func (s *projection) add(l *Linear, invFreq *tensor.Tensor) *tensor.Tensor {
 		if invFreq != nil {
 			p.Rope(y, p.Positions, invFreq, false)
 		}
-		return y
+		return
 	}
 	if l.B != nil {
 		o.Bias = l.B.Value
@@ -86,7 +93,6 @@ func (s *projection) add(l *Linear, invFreq *tensor.Tensor) *tensor.Tensor {
 		s.rope = tensor.Rope{Positions: p.Positions, InvFreq: invFreq}
 		o.Rope = &s.rope
 	}
-	return y
 }
 
 // pending is how many layers run will compute; those of adapters that take more
@@ -161,15 +167,20 @@ type Norm struct {
 
 // Forward implements Module.
 func (n *Norm) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	y, rstd := p.New(x.Shape...), p.New(x.Rows())
-	p.RMSNorm(y, rstd, x, n.W.Value, n.Eps)
-	n.x, n.rstd = x, rstd
+	y := p.Activation(x.Shape...)
+	n.forwardTo(p, y, x)
 	return y
+}
+
+// forwardTo is Forward with y as the output.
+func (n *Norm) forwardTo(p *Pass, y, x *tensor.Tensor) {
+	n.x, n.rstd = x, p.New(x.Rows())
+	p.RMSNorm(y, n.rstd, x, n.W.Value, n.Eps)
 }
 
 // forwardSum is Forward of sum = x + y, which it sets.
 func (n *Norm) forwardSum(p *Pass, sum, x, y *tensor.Tensor) *tensor.Tensor {
-	z, rstd := p.New(x.Shape...), p.New(x.Rows())
+	z, rstd := p.Activation(x.Shape...), p.New(x.Rows())
 	p.AddRMSNorm(z, rstd, sum, x, y, n.W.Value, n.Eps)
 	n.x, n.rstd = sum, rstd
 	return z

@@ -48,7 +48,9 @@ type Pass struct {
 	cache *cache         // keys and values of earlier tokens; nil: none
 	fill  bool           // only fill the cache: compute nothing else in the last layer
 	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
+	half  bool           // activations are BF16
 	f32   arena
+	bf16  arena
 	i32   arena
 
 	projection projection
@@ -59,12 +61,30 @@ type Pass struct {
 
 // NewPass returns a pass over b.
 func NewPass(b tensor.Backend) *Pass {
-	return &Pass{Backend: b, f32: newArena(tensor.F32), i32: newArena(tensor.I32)}
+	return &Pass{Backend: b, f32: newArena(tensor.F32), bf16: newArena(tensor.BF16), i32: newArena(tensor.I32)}
 }
 
 // New returns an F32 vector or matrix of the workspace, its content undefined. It lives
 // until the next pass, or until a Release of a mark taken before.
 func (p *Pass) New(shape ...int) *tensor.Tensor { return p.f32.get(p.Backend, shape) }
+
+// Activation is New, but of what lies between the operations of a layer: BF16
+// where the model multiplies in that precision and the backend can, because the
+// products would round it anyway. Sums of the residual stream are always F32.
+func (p *Pass) Activation(shape ...int) *tensor.Tensor {
+	if p.half {
+		return p.bf16.get(p.Backend, shape)
+	}
+	return p.New(shape...)
+}
+
+// Like is New with the shape and the type of t.
+func (p *Pass) Like(t *tensor.Tensor) *tensor.Tensor {
+	if t.DType == tensor.BF16 {
+		return p.bf16.get(p.Backend, t.Shape)
+	}
+	return p.New(t.Shape...)
+}
 
 // Ints returns an I32 vector of the workspace that holds v.
 func (p *Pass) Ints(v []int32) *tensor.Tensor {
@@ -74,20 +94,21 @@ func (p *Pass) Ints(v []int32) *tensor.Tensor {
 }
 
 // A Mark is a height of the workspace.
-type Mark struct{ f32, i32 spot }
+type Mark struct{ f32, bf16, i32 spot }
 
 // Drops reports whether layers apply dropout.
 func (p *Pass) Drops() bool { return p.Train && !p.NoDropout }
 
 // Mark returns the present height of the workspace.
-func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.i32.at} }
+func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.bf16.at, p.i32.at} }
 
 // Release gives back every tensor made since m.
-func (p *Pass) Release(m Mark) { p.f32.at, p.i32.at = m.f32, m.i32 }
+func (p *Pass) Release(m Mark) { p.f32.at, p.bf16.at, p.i32.at = m.f32, m.bf16, m.i32 }
 
 // Close frees the workspace.
 func (p *Pass) Close() {
 	p.f32.free(p.Backend)
+	p.bf16.free(p.Backend)
 	p.i32.free(p.Backend)
 }
 

@@ -189,7 +189,7 @@ func (g *generator) forward() *tensor.Tensor {
 func (g *generator) scores(h *tensor.Tensor) ([]float32, error) {
 	p := g.p
 	z := p.New(h.Rows(), g.d.Config.VocabSize)
-	p.MatMul(z, g.d.Norm.Forward(p, h), g.d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	p.MatMul(z, g.d.normed(p, h), g.d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
 	g.logits = slices.Grow(g.logits[:0], z.Len())[:z.Len()]
 	p.Download(g.logits, z)
 	return g.logits, p.Sync()

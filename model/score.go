@@ -184,7 +184,7 @@ func (d *Decoder) embed(p *Pass, b Batch) (means [][]float32, err error) {
 		return nil, err
 	}
 	p.start(len(b.IDs), b.Starts)
-	x := d.Norm.Forward(p, d.run(p, b.IDs)) // [tokens, H]
+	x := d.normed(p, d.run(p, b.IDs)) // [tokens, H]
 	h := make([]float32, x.Len())
 	p.Download(h, x)
 	w := d.Config.Hidden

@@ -35,6 +35,27 @@ type Backend interface {
 	Close() error
 }
 
+// HalfActivations is a backend that takes activations of BF16 as well as of F32:
+// what a product makes and reads (a of MatMul and Project, also with TransA, b of
+// MatMul with TransA, their Dst with Beta 0, and the tensors of SwiGLUGrad), dst
+// of RMSNorm and AddRMSNorm, dst, x, gate, up and gradients of Rope, Dropout,
+// SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of Add, x of
+// AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and everything
+// but lse of Attention and AttentionGrad. Tensors of one operation that are named
+// here together are of one type, but those of Add and dx of ScaleColsGrad may
+// differ from the others. Numbers are rounded when they are stored, to nearest,
+// ties to even; what is computed is as with F32.
+type HalfActivations interface {
+	// HalfActivations reports that it does.
+	HalfActivations() bool
+}
+
+// Halves reports whether b takes activations of BF16: see [HalfActivations].
+func Halves(b Backend) bool {
+	h, ok := b.(HalfActivations)
+	return ok && h.HalfActivations()
+}
+
 // DecodeRows is the most rows of which each is computed as if it were alone.
 const DecodeRows = 16
 

@@ -16,9 +16,8 @@ package cux
 #cgo noescape cux_download
 #cgo nocallback cux_download
 #include <cuda.h>
+#include <pipe_cuda.h>
 #include <stdint.h>
-
-extern int pipe_cuda_status(void);
 
 static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, void *args, size_t size) {
 	CUresult r = cuCtxSetCurrent(ctx);
@@ -124,6 +123,7 @@ static CUresult cux_graph_destroy(CUcontext ctx, CUgraphExec e) {
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -158,8 +158,16 @@ func result(r C.CUresult) error {
 	return Error(r)
 }
 
-// Status returns why the driver could not be initialised, nil when it was.
-func Status() error { return result(C.CUresult(C.pipe_cuda_status())) }
+// Status starts the driver, if no call has yet, and returns why it could not be
+// initialised; nil when it was. Before the first call of Status every other
+// function of the driver fails.
+func Status() error {
+	r := C.pipe_cuda_status()
+	if r < 0 {
+		return errors.New(C.GoString(C.pipe_cuda_reason())) // it names the library
+	}
+	return result(C.CUresult(r))
+}
 
 // A Stream is a queue of work in a context.
 type Stream struct {

@@ -53,10 +53,10 @@ func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
 	a.norm(p.Backend, l)
 	u := a.dropped(p, x)
 	a.lowRank(p, u)
-	a.scaled = p.New(y.Shape...)
+	a.scaled = p.Like(y)
 	o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}
 	if u != x {
-		z := p.New(y.Shape...)
+		z := p.Like(y)
 		p.MatMul(z, u, l.W.Value, o)
 		p.MatMul(y, x, l.W.Value, o)
 		p.Add(y, y, z, -1)
@@ -73,7 +73,7 @@ func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
 	if !p.Drops() || a.drop == 0 {
 		return x
 	}
-	u := p.New(x.Shape...)
+	u := p.Like(x)
 	p.Dropout(u, x, a.drop, a.seed(p))
 	return u
 }
@@ -89,7 +89,7 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor
 	u, dz := a.dropped(p, x), dy // the gradient of W·u + scale·B·A·u
 	if a.m != nil {
 		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
-			dz = p.New(dy.Shape...)
+			dz = p.Like(dy)
 		}
 		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}

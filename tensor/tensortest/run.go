@@ -70,6 +70,7 @@ var conformance = []struct {
 	{"wrong shapes panic", testPanics},
 	{"bad indices fail", testBadIndices},
 	{"use after close", testClosed},
+	{"activations in bfloat16", testHalf},
 	{"fixtures of pytorch", testFixtures},
 }
 
@@ -81,6 +82,9 @@ type suite struct {
 	open   func(t testing.TB) tensor.Backend
 	failed bool // Sync is expected to fail
 }
+
+// reseed makes the numbers that follow those of a seed.
+func (s *suite) reseed(seed uint64) { s.rng = rand.New(rand.NewPCG(seed, 1)) }
 
 // normal returns n float32 numbers, as float64.
 func (s *suite) normal(n int) []float64 {

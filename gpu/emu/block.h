@@ -1,0 +1,561 @@
+// block.h runs blocks: fibers, who goes on, barriers. driver.cpp includes it once.
+#pragma once
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "cuda.h"
+#include "warp.h"
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace emu {
+
+const unsigned maxThreads = 1024, maxWarps = 32;
+const size_t stackBytes = 64 << 10;
+const size_t staticLimit = 48 << 10, sharedLimit = 227 << 10, zone = 256;
+
+// Contexts: a switch saves the registers that a call keeps, no more.
+#if defined(__x86_64__)
+typedef void* Context;
+extern "C" void emu_switch(Context* save, Context load);
+asm(".text\n.hidden emu_switch\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
+    ".size emu_switch,.-emu_switch\n");
+static inline void switchTo(Context* save, Context* load) { emu_switch(save, *load); }
+static inline void prepare(Context* c, char* stack, size_t bytes, void (*entry)()) {
+  void** top = reinterpret_cast<void**>(stack + bytes);
+  *--top = nullptr;  // the entry finds the stack as after a call
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; i++) *--top = nullptr;
+  *c = top;
+}
+#else
+typedef ucontext_t Context;
+static inline void switchTo(Context* save, Context* load) { swapcontext(save, load); }
+static inline void prepare(Context* c, char* stack, size_t bytes, void (*entry)()) {
+  getcontext(c);
+  c->uc_stack.ss_sp = stack;
+  c->uc_stack.ss_size = bytes;
+  c->uc_link = nullptr;
+  makecontext(c, entry, 0);
+}
+#endif
+
+struct Later {
+  Work work;
+  alignas(16) char data[workBytes];
+};
+
+// A Queue is the work of one thread in one channel that has not been done.
+struct Queue {
+  std::vector<Later> work;
+  std::vector<unsigned> ends;  // of the committed groups
+  size_t done = 0, first = 0;  // in work, in ends
+  void clear() {
+    work.clear();
+    ends.clear();
+    done = first = 0;
+  }
+};
+
+struct Fiber : Thread {
+  Context context;
+  const char* waits;  // what for, for a report
+  int line;
+  unsigned mask;
+  bool finished;
+  Queue queue[channels];
+};
+
+// A Gathering is a set of lanes of one warp that meet.
+struct Gathering {
+  unsigned mask, came;
+  const char* kind;
+  bool exited;
+};
+
+struct Warp {
+  unsigned ready, live;  // lanes
+  void* post[32];
+  Gathering gathering[32];
+  unsigned gatherings;
+};
+
+struct Group {  // a warpgroup
+  void* post[128];
+  unsigned came;
+  const char* kind;
+};
+
+struct Named {
+  unsigned came, count;
+  unsigned lanes[maxWarps];
+};
+
+Thread* cur;
+uint3 block;
+dim3 threads, grid;
+
+static Fiber* fibers;
+static char* stacks;
+static Warp warps[maxWarps];
+static Group groups[maxWarps / 4];
+static Named nameds[16];
+static unsigned warpsReady, running, total, live, atBarrier, idleYields;
+static const char* barrierFile;
+static int barrierLine;
+static Context host;
+static Kernel* kernel;
+static const void* arguments;
+static unsigned long long random_, blockSerial;
+static char *sharedMemory, *arena, *dynamicMemory;
+static size_t arenaUsed, arenaHigh, arenaBytes, dynamicBytes;
+struct Piece {
+  size_t at, bytes;
+  const char* name;
+};
+static std::vector<Piece> pieces;
+
+static inline unsigned draw() {
+  random_ ^= random_ << 13;
+  random_ ^= random_ >> 7;
+  random_ ^= random_ << 17;
+  return (unsigned)(random_ >> 16);
+}
+
+void die(const char* format, ...) {
+  va_list list;
+  va_start(list, format);
+  fprintf(stderr, "emu: ");
+  vfprintf(stderr, format, list);
+  va_end(list);
+  if (kernel) {
+    fprintf(stderr, "\nemu: in kernel %s, block (%u,%u,%u) of (%u,%u,%u)", kernel->name, block.x, block.y, block.z, grid.x,
+            grid.y, grid.z);
+    if (cur) fprintf(stderr, ", thread (%u,%u,%u) of (%u,%u,%u)", cur->tid.x, cur->tid.y, cur->tid.z, threads.x, threads.y, threads.z);
+  }
+  fprintf(stderr, "\n");
+  abort();
+}
+
+static void deadlock() {
+  fprintf(stderr, "emu: deadlock in kernel %s; what the threads wait for:\n", kernel->name);
+  for (unsigned i = 0, j; i < total; i = j) {
+    for (j = i; j < total && fibers[j].finished == fibers[i].finished && fibers[j].waits == fibers[i].waits &&
+                fibers[j].mask == fibers[i].mask && fibers[j].line == fibers[i].line;)
+      j++;
+    fprintf(stderr, "  threads %u..%u: ", i, j - 1);
+    if (fibers[i].finished)
+      fprintf(stderr, "have exited\n");
+    else
+      fprintf(stderr, "%s, mask %08x, line %d\n", fibers[i].waits, fibers[i].mask, fibers[i].line);
+  }
+  cur = nullptr;
+  die("deadlock: not all threads came to a barrier or a warp's instruction");
+}
+
+static inline void wake(unsigned w, unsigned lanes) {
+  if (!lanes) return;
+  warps[w].ready |= lanes;
+  warpsReady |= 1u << w;
+}
+
+static inline unsigned pickBit(unsigned set, unsigned by) {
+  by &= 31;
+  unsigned turned = by ? set >> by | set << (32 - by) : set;
+  return (__builtin_ctz(turned) + by) & 31;
+}
+
+// next takes a thread that can go on. It mostly stays in a warp until all its
+// lanes wait, so that warps run far ahead of each other.
+static inline Fiber* next() {
+  unsigned r = draw();
+  if (!warps[running].ready || (r & 63) == 0) {
+    if (!warpsReady) return nullptr;
+    running = pickBit(warpsReady, r >> 6);
+  }
+  Warp& w = warps[running];
+  unsigned lane = pickBit(w.ready, r >> 11);
+  w.ready &= ~(1u << lane);
+  if (!w.ready) warpsReady &= ~(1u << running);
+  return &fibers[running * 32 + lane];
+}
+
+static void park() {
+  Fiber* me = static_cast<Fiber*>(cur);
+  Fiber* to = next();
+  if (!to) deadlock();
+  if (to == me) return;
+  cur = to;
+  switchTo(&me->context, &to->context);
+}
+
+static void release(Warp& w, unsigned index, Gathering* g, Meet meet, unsigned except) {
+  unsigned came = g->came;
+  *g = w.gathering[--w.gatherings];
+  if (meet) {
+    void* posts[32];
+    for (unsigned i = 0; i < 32; i++) posts[i] = came >> i & 1 ? w.post[i] : nullptr;
+    meet(posts);
+  }
+  wake(index, came & ~except);
+}
+
+void warp(unsigned mask, const char* kind, void* post, Meet meet, bool exited) {
+  Fiber* me = static_cast<Fiber*>(cur);
+  Warp& w = warps[me->warp];
+  unsigned bit = 1u << me->lane;
+  if (!(mask & bit)) die("%s: the mask %08x does not name the calling lane %u", kind, mask, me->lane);
+  if (!exited && (mask & ~w.live))
+    die("%s: the mask %08x names lanes that have exited or do not exist: %08x", kind, mask, mask & ~w.live);
+  Gathering* g = w.gathering;
+  Gathering* end = g + w.gatherings;
+  while (g < end && g->mask != mask) g++;
+  if (g == end) {
+    *g = {mask, 0, kind, exited};
+    w.gatherings++;
+  } else if (g->kind != kind && strcmp(g->kind, kind)) {
+    die("lanes of a warp meet at different instructions: %s and %s", g->kind, kind);
+  }
+  g->came |= bit;
+  w.post[me->lane] = post;
+  if ((g->came & w.live) == (mask & w.live)) {
+    release(w, me->warp, g, meet, bit);
+    return;
+  }
+  me->waits = kind;
+  me->mask = mask;
+  park();
+}
+
+void group(const char* kind, void* post, Meet meet) {
+  Fiber* me = static_cast<Fiber*>(cur);
+  Group& g = groups[me->warp / 4];
+  unsigned first = me->warp / 4 * 4;
+  if ((first + 4) * 32 > total) die("%s: the block has no whole warpgroup here", kind);
+  if (g.came == 0) g.kind = kind;
+  if (g.kind != kind && strcmp(g.kind, kind)) die("threads of a warpgroup meet at different instructions: %s and %s", g.kind, kind);
+  g.post[me->index % 128] = post;
+  me->waits = kind;
+  me->mask = ~0u;
+  if (++g.came < 128) {
+    park();
+    return;
+  }
+  g.came = 0;
+  if (meet) meet(g.post);
+  for (unsigned i = 0; i < 4; i++) wake(first + i, i == me->warp % 4 ? ~(1u << me->lane) : ~0u);
+}
+
+void barrier(const char* file, int line) {
+  Fiber* me = static_cast<Fiber*>(cur);
+  if (live != total) die("__syncthreads at %s:%d, but %u of %u threads have exited", file, line, total - live, total);
+  if (atBarrier == 0) {
+    barrierFile = file;
+    barrierLine = line;
+  } else if (line != barrierLine || strcmp(file, barrierFile)) {
+    die("divergent __syncthreads: at %s:%d and at %s:%d", barrierFile, barrierLine, file, line);
+  }
+  me->waits = "__syncthreads";
+  me->line = line;
+  if (++atBarrier == total) {
+    atBarrier = 0;
+    for (unsigned i = 0; i * 32 < total; i++) wake(i, warps[i].live);
+  }
+  park();
+}
+
+void named(unsigned id, unsigned count) {
+  Fiber* me = static_cast<Fiber*>(cur);
+  if (id == 0 || id > 15 || count == 0 || count % 32 || count > total) die("barrier %u of %u threads", id, count);
+  Named& n = nameds[id];
+  if (n.came == 0) n.count = count;
+  if (n.count != count) die("barrier %u of %u threads and of %u threads", id, n.count, count);
+  n.lanes[me->warp] |= 1u << me->lane;
+  me->waits = "a named barrier";
+  me->mask = id;
+  if (++n.came == count) {
+    n.came = 0;
+    for (unsigned i = 0; i * 32 < total; i++) {
+      wake(i, n.lanes[i]);
+      n.lanes[i] = 0;
+    }
+  }
+  park();
+}
+
+void yield() {
+  Fiber* me = static_cast<Fiber*>(cur);
+  if (++idleYields > 100 * 1000 * 1000) die("all threads wait in loops");
+  me->waits = "yield";
+  wake(me->warp, 1u << me->lane);
+  running = pickBit(warpsReady, draw());  // not only this warp
+  park();
+}
+
+void post(Channel c, Work work, const void* data, unsigned bytes) {
+  Queue& q = static_cast<Fiber*>(cur)->queue[c];
+  if (bytes > workBytes) die("work of %u bytes", bytes);
+  if (q.done == q.work.size() && q.first == q.ends.size()) q.clear();
+  q.work.emplace_back();
+  q.work.back().work = work;
+  memcpy(q.work.back().data, data, bytes);
+}
+
+void commit(Channel c) {
+  Queue& q = static_cast<Fiber*>(cur)->queue[c];
+  q.ends.push_back((unsigned)q.work.size());
+}
+
+void wait(Channel c, unsigned n) {
+  Queue& q = static_cast<Fiber*>(cur)->queue[c];
+  while (q.ends.size() - q.first > n) {
+    for (; q.done < q.ends[q.first]; q.done++) q.work[q.done].work(q.work[q.done].data);
+    q.first++;
+  }
+  if (q.first == q.ends.size() && q.done == q.work.size()) q.clear();
+}
+
+// Shared memory.
+
+static inline void fill(void* p, size_t bytes) {
+  uint16_t* to = static_cast<uint16_t*>(p);
+  for (size_t i = 0; i < bytes / 2; i++) to[i] = poison;
+}
+
+static inline bool untouched(const void* p, size_t bytes) {
+  const uint16_t* at = static_cast<const uint16_t*>(p);
+  unsigned bad = 0;
+  for (size_t i = 0; i < bytes / 2; i++) bad |= at[i] ^ poison;
+  return !bad;
+}
+
+void* shared(Shared& s, size_t bytes, const char* name) {
+  if (s.block == blockSerial) return s.at;
+  size_t at = arenaUsed + zone, room = (bytes + 15) / 16 * 16;
+  arenaBytes += room;
+  if (arenaBytes > staticLimit || arenaBytes + dynamicBytes > sharedLimit)
+    die("%s: %zu bytes of static and %zu of dynamic shared memory", name, arenaBytes, dynamicBytes);
+  arenaUsed = at + room;
+  if (arenaUsed > arenaHigh) {
+    fill(arena + arenaHigh, arenaUsed + zone - arenaHigh);
+    arenaHigh = arenaUsed;
+  }
+  pieces.push_back({at, bytes, name});
+  s.block = blockSerial;
+  s.at = arena + at;
+  return s.at;
+}
+
+unsigned char* dynamic() { return reinterpret_cast<unsigned char*>(dynamicMemory); }
+
+bool isShared(const void* p, size_t bytes) {
+  const char* at = static_cast<const char*>(p);
+  if (at >= dynamicMemory && at + bytes <= dynamicMemory + dynamicBytes) return true;
+  return at >= arena && at + bytes <= arena + arenaHigh;
+}
+
+static void checkShared() {
+  cur = nullptr;
+  size_t end = 0;
+  for (const Piece& p : pieces) {
+    if (!untouched(arena + end, p.at - end)) die("shared memory was written in front of %s", p.name);
+    end = p.at + (p.bytes + 1) / 2 * 2;
+    if (!untouched(arena + end, zone)) die("shared memory was written beyond %s[%zu bytes]", p.name, p.bytes);
+  }
+  size_t d = (dynamicBytes + 1) / 2 * 2;
+  if (!untouched(dynamicMemory - zone, zone)) die("shared memory was written in front of the dynamic array");
+  if (!untouched(dynamicMemory + d, zone)) die("shared memory was written beyond the %zu bytes asked for", dynamicBytes);
+}
+
+// Blocks.
+
+static void enter() {
+  kernel->run(arguments);
+  Fiber* me = static_cast<Fiber*>(cur);
+  me->finished = true;
+  idleYields = 0;
+  live--;
+  Warp& w = warps[me->warp];
+  w.live &= ~(1u << me->lane);
+  if (atBarrier) die("__syncthreads at %s:%d, but a thread has exited", barrierFile, barrierLine);
+  for (unsigned i = 0; i < w.gatherings; i++) {
+    Gathering* g = &w.gathering[i];
+    if (!(g->mask >> me->lane & 1)) continue;
+    if (!g->exited) die("%s: a lane of the mask %08x has exited", g->kind, g->mask);
+    if ((g->came & w.live) == (g->mask & w.live)) release(w, me->warp, g, nullptr, 0), i--;
+  }
+  Fiber* to = next();
+  if (!to && live) deadlock();
+  if (!to) {
+    cur = nullptr;
+    switchTo(&me->context, &host);
+  }
+  cur = to;
+  switchTo(&me->context, &to->context);
+  abort();
+}
+
+static void runBlock() {
+  blockSerial++;
+  live = total;
+  atBarrier = idleYields = 0;
+  fill(arena, arenaHigh + zone);
+  fill(dynamicMemory - zone, (dynamicBytes + 1) / 2 * 2 + 2 * zone);
+  arenaUsed = arenaBytes = 0;
+  pieces.clear();
+  for (unsigned i = 0; i < 16; i++) nameds[i] = Named{};
+  for (unsigned i = 0; i < maxWarps / 4; i++) groups[i].came = 0;
+  for (unsigned i = 0; i * 32 < total; i++) {
+    unsigned lanes = total - i * 32 >= 32 ? ~0u : (1u << (total - i * 32)) - 1;
+    warps[i].live = lanes;
+    warps[i].ready = 0;
+    warps[i].gatherings = 0;
+    wake(i, lanes);
+  }
+  for (unsigned i = 0; i < total; i++) {
+    Fiber& f = fibers[i];
+    f.tid = {i % threads.x, i / threads.x % threads.y, i / threads.x / threads.y};
+    f.index = i;
+    f.lane = i % 32;
+    f.warp = i / 32;
+    f.finished = false;
+    f.waits = "nothing";
+    f.line = 0;
+    f.mask = 0;
+    for (Queue& q : f.queue) q.clear();
+    prepare(&f.context, stacks + i * (stackBytes + 4096) + 4096, stackBytes, enter);
+  }
+  running = draw() % ((total + 31) / 32);
+  Fiber* to = next();
+  cur = to;
+  switchTo(&host, &to->context);
+  checkShared();
+}
+
+static void prepareOnce() {
+  if (fibers) return;
+  fibers = new Fiber[maxThreads];
+  size_t bytes = maxThreads * (stackBytes + 4096);
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) die("no memory for stacks");
+  stacks = static_cast<char*>(p);
+  for (unsigned i = 0; i < maxThreads; i++) mprotect(stacks + i * (stackBytes + 4096), 4096, PROT_NONE);
+  size_t room = staticLimit + 4096 * zone + sharedLimit + 16384;
+  p = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) die("no memory for shared memory");
+  sharedMemory = static_cast<char*>(p);
+  dynamicMemory = sharedMemory + 4096;
+  arena = sharedMemory + ((sharedLimit + 12288) & ~(size_t)4095);
+}
+
+static unsigned long long gcd(unsigned long long a, unsigned long long b) { return b ? gcd(b, a % b) : a; }
+
+// runKernel runs all blocks of a launch in an order drawn by chance.
+static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void* args) {
+  prepareOnce();
+  static unsigned long long seed = getenv("PIPE_EMU_SEED") ? strtoull(getenv("PIPE_EMU_SEED"), nullptr, 10) : 1;
+  random_ = (seed + 1) * 0x9E3779B97F4A7C15ull + ++k->launches * 0xD1B54A32D192ED03ull;
+  for (const char* c = k->name; *c; c++) random_ = (random_ ^ (unsigned char)*c) * 0x100000001B3ull;
+  random_ |= 1ull << 63;
+  for (int i = 0; i < 4; i++) draw();
+  kernel = k;
+  arguments = args;
+  grid = g;
+  threads = t;
+  total = t.x * t.y * t.z;
+  dynamicBytes = dynamicSize;
+  unsigned long long n = (unsigned long long)g.x * g.y * g.z, step = draw() % n + 1, at = draw() % n;
+  while (gcd(step, n) != 1) step++;
+  step %= n;
+  warpsReady = 0;
+  for (unsigned long long i = 0; i < n; i++) {
+    block = {(unsigned)(at % g.x), (unsigned)(at / g.x % g.y), (unsigned)(at / g.x / g.y)};
+    runBlock();
+    at = (at + step) % n;
+  }
+  kernel = nullptr;
+}
+
+// The instructions of warp.h.
+
+void copyLater(void* to, const void* from, bool valid) {
+  if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16)) die("cp_async16: not 16-byte aligned: %p from %p", to, from);
+  if (!isShared(to, 16)) die("cp_async16: %p is not in shared memory", to);
+  Copy c = {to, valid ? from : nullptr};
+  fill(to, 16);
+  post(copies, [](void* data) {
+    Copy* c = static_cast<Copy*>(data);
+    if (c->from)
+      memcpy(c->to, c->from, 16);
+    else
+      memset(c->to, 0, 16);
+  }, &c, sizeof c);
+}
+
+void loadMatrix(void** posts, bool trans) {
+  const uint16_t* rows[32];
+  for (int i = 0; i < 32; i++) {
+    rows[i] = static_cast<const uint16_t*>(static_cast<Rows*>(posts[i])->row);
+    if ((uintptr_t)rows[i] % 16) die("ldmatrix: the row of lane %d is not 16-byte aligned: %p", i, (const void*)rows[i]);
+    if (!isShared(rows[i], 16)) die("ldmatrix: the row of lane %d is not in shared memory", i);
+  }
+  for (int lane = 0; lane < 32; lane++) {
+    uint32_t* r = static_cast<Rows*>(posts[lane])->r;
+    int g = lane / 4, t = lane % 4;
+    for (int m = 0; m < 4; m++) {
+      const uint16_t** of = rows + m * 8;
+      r[m] = trans ? of[2 * t][g] | (uint32_t)of[2 * t + 1][g] << 16 : of[g][2 * t] | (uint32_t)of[g][2 * t + 1] << 16;
+    }
+  }
+}
+
+void multiply(void** posts) {
+  float a[16][16], b[16][8], c[16][8];
+  auto low = [](uint32_t v) { return emu_bits<float>(v << 16); };
+  auto high = [](uint32_t v) { return emu_bits<float>(v & 0xffff0000u); };
+  for (int lane = 0; lane < 32; lane++) {
+    const Product* p = static_cast<Product*>(posts[lane]);
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+      a[g + i % 2 * 8][2 * t + i / 2 * 8] = low(p->a[i]);
+      a[g + i % 2 * 8][2 * t + i / 2 * 8 + 1] = high(p->a[i]);
+      c[g + i / 2 * 8][2 * t + i % 2] = p->c[i];
+    }
+    for (int i = 0; i < 2; i++) {
+      b[2 * t + i * 8][g] = low(p->b[i]);
+      b[2 * t + i * 8 + 1][g] = high(p->b[i]);
+    }
+  }
+  typedef float Row __attribute__((vector_size(32), aligned(4), may_alias));
+  for (int m = 0; m < 16; m++) {
+    Row sum = *(Row*)c[m];
+    for (int k = 0; k < 16; k++) sum += a[m][k] * *(Row*)b[k];
+    *(Row*)c[m] = sum;
+  }
+  for (int lane = 0; lane < 32; lane++) {
+    float* to = static_cast<Product*>(posts[lane])->c;
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) to[i] = c[g + i / 2 * 8][2 * t + i % 2];
+  }
+}
+
+static Kernel* kernels;
+
+Kernel::Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*))
+    : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(48 << 10) {
+  for (Kernel* k = kernels; k; k = k->next)
+    if (!strcmp(k->name, name)) {
+      fprintf(stderr, "emu: two kernels are called %s: in %s and in %s\n", name, k->file, file);
+      abort();
+    }
+  kernels = this;
+}
+
+}  // namespace emu

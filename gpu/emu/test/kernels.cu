@@ -1,0 +1,166 @@
+// Kernels for the emulator's self-test. With BUG=n the n-th planted bug is in;
+// main.cpp says which, and expects the emulator to catch it.
+#include "../../kernels/common.cuh"
+
+#ifndef BUG
+#define BUG 0
+#endif
+
+struct SumArgs {
+  float* dst;
+  const float* x;
+  long long n;
+};
+
+// The sum of each row of 1024, by a tree in shared memory.
+KERNEL(tree_sum, SumArgs, 256) {
+  SHARED(float, part, 256);
+  const float* x = a.x + blockIdx.x * a.n;
+  float s = 0;
+  for (long long i = threadIdx.x; i < a.n; i += blockDim.x) s += x[i];
+  part[threadIdx.x] = s;
+  __syncthreads();
+  for (int o = 128; o > 0; o >>= 1) {
+    if ((int)threadIdx.x < o) part[threadIdx.x] += part[threadIdx.x + o];
+#if BUG == 1
+    __syncwarp();
+#else
+    __syncthreads();
+#endif
+  }
+  if (threadIdx.x == 0) a.dst[blockIdx.x] = part[0];
+}
+
+KERNEL(shuffle_sum, SumArgs, 1024) {
+  SHARED(float, part, 32);
+  const float* x = a.x + blockIdx.x * a.n;
+  float s = 0;
+  for (long long i = threadIdx.x; i < a.n; i += blockDim.x) s += x[i];
+  s = block_sum(s, part);
+  if (threadIdx.x == 0) a.dst[blockIdx.x] = s;
+}
+
+struct ProductArgs {
+  float* c;
+  const uint16_t *a, *b;  // m x k and n x k, or k x n
+  int m, n, k, transposed;
+};
+
+// c = a b' (or a b) with 64 x 64 tiles, 128 threads, two stages of k = 32.
+KERNEL_BOUNDS(product, ProductArgs, 128, 2) {
+  DYNAMIC_SHARED(room);
+  const int stride = 40, wide = 72;  // in elements: rows stay 16-byte aligned
+  uint16_t* left = (uint16_t*)room;              // 2 x 64 x stride
+  uint16_t* right = left + 2 * 64 * stride;      // 2 x 64 x stride, or 2 x 32 x wide
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int row = blockIdx.y * 64, column = blockIdx.x * 64;
+  float c[2][4][4];
+  for (int i = 0; i < 2; i++)
+    for (int j = 0; j < 4; j++)
+      for (int l = 0; l < 4; l++) c[i][j][l] = 0;
+  auto load = [&](int stage, int k) {
+    for (int i = threadIdx.x; i < 256; i += 128) {
+      int r = i / 4, s = i % 4 * 8;
+      cp_async16(left + (stage * 64 + r) * stride + s, a.a + (long long)(row + r) * a.k + k + s, row + r < a.m && k + s < a.k);
+      if (!a.transposed)
+        cp_async16(right + (stage * 64 + r) * stride + s, a.b + (long long)(column + r) * a.k + k + s, column + r < a.n && k + s < a.k);
+    }
+    for (int i = threadIdx.x; a.transposed && i < 256; i += 128) {
+      int r = i / 8, s = i % 8 * 8;
+      cp_async16(right + stage * 64 * stride + r * wide + s, a.b + (long long)(k + r) * a.n + column + s, k + r < a.k && column + s < a.n);
+    }
+    cp_async_commit();
+  };
+  load(0, 0);
+  int steps = (a.k + 31) / 32;
+  for (int step = 0; step < steps; step++) {
+    int stage = step % 2;
+    if (step + 1 < steps) load(1 - stage, (step + 1) * 32);
+#if BUG != 2
+    if (step + 1 < steps)
+      cp_async_wait<1>();
+    else
+      cp_async_wait<0>();
+#endif
+#if BUG != 3
+    __syncthreads();
+#endif
+    for (int kk = 0; kk < 32; kk += 16) {
+      uint32_t l[2][4], r[2][4];
+      for (int i = 0; i < 2; i++)
+        ldmatrix_x4(l[i], left + (stage * 64 + warp / 2 * 32 + i * 16 + lane % 16) * stride + kk + lane / 16 * 8);
+      for (int j = 0; j < 2; j++) {
+        int first = warp % 2 * 32 + j * 16;
+        if (a.transposed)
+          ldmatrix_x4_trans(r[j], right + stage * 64 * stride + (kk + lane % 16) * wide + first + lane / 16 * 8);
+        else
+          ldmatrix_x4(r[j], right + (stage * 64 + first + lane / 16 * 8 + lane % 8) * stride + kk + lane / 8 % 2 * 8);
+      }
+      for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 4; j++) mma_bf16(c[i][j], l[i], r[j / 2] + j % 2 * 2);
+    }
+#if BUG != 4
+    __syncthreads();
+#endif
+  }
+  for (int i = 0; i < 2; i++)
+    for (int j = 0; j < 4; j++)
+      for (int l = 0; l < 4; l++) {
+        int m = row + warp / 2 * 32 + i * 16 + l / 2 * 8 + lane / 4, n = column + warp % 2 * 32 + j * 8 + lane % 4 * 2 + l % 2;
+        if (m < a.m && n < a.n) a.c[(long long)m * a.n + n] = c[i][j][l];
+      }
+}
+
+struct FillArgs {
+  float* dst;
+  int n, how;
+};
+
+// All the ways to go wrong that are found while the kernel runs.
+KERNEL(wrong, FillArgs, 256) {
+  SHARED(float, part, 256);
+  int i = threadIdx.x;
+  part[i] = (float)i;
+  switch (a.how) {
+    case 1:  // one element too many
+      if (i <= a.n) a.dst[i] = 1;
+      break;
+    case 2:  // barriers in two branches
+      if (i < 128)
+        __syncthreads();
+      else
+        __syncthreads();
+      break;
+    case 3:  // half of the threads leave before a barrier
+      if (i < 128) __syncthreads();
+      break;
+    case 4:  // a shuffle without all lanes
+      if (i % 32 < 16) a.dst[0] = warp_sum(1.0f);
+      break;
+    case 5:  // one lane waits for the warp, the others for the block
+      if (i == 5)
+        __syncwarp();
+      else
+        __syncthreads();
+      break;
+    case 6:  // beyond a shared array
+      part[256 + (i == 0)] = 1;
+      break;
+    case 7:  // an unaligned asynchronous copy
+      if (i == 0) cp_async16((char*)part + 4, a.dst, true);
+      break;
+    case 8:  // two instructions at once
+      if (i % 32 < 16)
+        __shfl_xor_sync(~0u, i, 1);
+      else
+        __any_sync(~0u, i);
+      break;
+    case 9:  // in front of the memory
+      a.dst[-1] = 1;
+      break;
+    case 10:  // reads what nobody wrote
+      __syncthreads();
+      a.dst[i % a.n] = a.dst[i % a.n] * 0;
+      break;
+  }
+}

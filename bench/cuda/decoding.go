@@ -49,7 +49,7 @@ func (l *lab) caches() {
 			c := several(l, 2*2*rows*kv, func() pair {
 				return pair{l.weight(tensor.BF16, tensor.F32, rows, kv), l.weight(tensor.BF16, tensor.F32, rows, kv)}
 			})
-			q, dst, lse := l.f32(n, l.heads*l.headDim), l.empty(tensor.F32, n, l.heads*l.headDim), l.empty(tensor.F32, n, l.heads)
+			q, dst, lse := l.act(n, l.heads*l.headDim), l.empty(l.half, n, l.heads*l.headDim), l.empty(tensor.F32, n, l.heads)
 			o := tensor.Attention{Heads: l.heads, KVHeads: l.kvHeads, HeadDim: l.headDim, Precision: tensor.BF16, Q: []int32{0}}
 			for i := range n {
 				o.Q, o.K, o.KLen = append(o.Q, int32(i+1)), append(o.K, int32(i*l.keys)), append(o.KLen, int32(l.keys))

@@ -27,7 +27,7 @@ var groups = []struct {
 	{"lora", (*lab).adapters},
 	{"attention", (*lab).attentions},
 	{"pointwise", (*lab).pointwise},
-	{"head", (*lab).heads_},
+	{"head", (*lab).head},
 	{"optimizer", (*lab).optimizers},
 	{"gemv", (*lab).gemvs},
 	{"cache", (*lab).caches},

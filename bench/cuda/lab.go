@@ -9,6 +9,7 @@ import (
 
 	"pipe/gpu/cux"
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // sizes are those of what is measured: of a layer of a model, and of its input.
@@ -43,7 +44,8 @@ type lab struct {
 	stream *cux.Stream
 	timer  *timer
 	only   *regexp.Regexp
-	noise  *tensor.Tensor // F32, normal with deviation 1
+	noise  map[tensor.DType]*tensor.Tensor // F32 and BF16, normal with deviation 1
+	half   tensor.DType                    // of activations: BF16 where the backend can
 	filler *filler
 	host   map[tensor.DType][]byte
 	owned  []*tensor.Tensor
@@ -55,14 +57,21 @@ func newLab(b device, s sizes, samples int, only *regexp.Regexp) (l *lab, err er
 	if l.timer, err = newTimer(l.stream, samples, s.pad); err != nil {
 		return nil, err
 	}
-	if l.noise, err = l.b.Alloc(tensor.F32, s.source); err != nil {
-		return nil, err
+	if l.half = tensor.F32; tensor.Halves(l.b) {
+		l.half = tensor.BF16
 	}
 	x := make([]float32, s.source)
 	for i := range x {
 		x[i] = l.filler.elements[i%len(l.filler.elements)] / deviation
 	}
-	l.b.Upload(l.noise, x)
+	l.noise = map[tensor.DType]*tensor.Tensor{}
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		data := make([]byte, dt.Bytes(len(x)))
+		quant.Quantize(data, dt, x)
+		if l.noise[dt], err = l.b.Load(dt, data, len(x)); err != nil {
+			return nil, err
+		}
+	}
 	return l, l.b.Sync()
 }
 
@@ -79,13 +88,16 @@ func (l *lab) own(t *tensor.Tensor) *tensor.Tensor {
 	return t
 }
 
-// f32 returns a tensor of normal numbers.
-func (l *lab) f32(shape ...int) *tensor.Tensor {
-	t := l.own(must(l.b.Alloc(tensor.F32, shape...)))
+// f32 returns a tensor of normal numbers, and act one of the type of activations.
+func (l *lab) f32(shape ...int) *tensor.Tensor { return l.normal(tensor.F32, shape) }
+func (l *lab) act(shape ...int) *tensor.Tensor { return l.normal(l.half, shape) }
+
+func (l *lab) normal(dt tensor.DType, shape []int) *tensor.Tensor {
+	t := l.own(must(l.b.Alloc(dt, shape...)))
 	for done, n := 0, t.Len(); done < n; {
 		l.at = (l.at + 4099) % (l.source / 2)
 		part := min(n-done, l.source/2)
-		l.b.Copy(l.b.View(t, done, part), l.b.View(l.noise, l.at, part))
+		l.b.Copy(l.b.View(t, done, part), l.b.View(l.noise[dt], l.at, part))
 		done += part
 	}
 	return t

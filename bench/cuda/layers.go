@@ -34,11 +34,15 @@ func (l *lab) attention(docs int, precision tensor.DType, back bool) {
 	}
 	l.measure("pipe", fmt.Sprintf("attention %s %s %dx%d", way, precision, docs, n), func() job {
 		width, kv := l.heads*l.headDim, l.kvHeads*l.headDim
+		act := l.half
+		if precision == tensor.F32 {
+			act = tensor.F32
+		}
 		type operands struct{ q, k, v *tensor.Tensor }
-		x := several(l, 4*l.tokens*(width+2*kv), func() operands {
-			return operands{l.f32(l.tokens, width), l.f32(l.tokens, kv), l.f32(l.tokens, kv)}
+		x := several(l, l.half.Bytes(l.tokens*(width+2*kv)), func() operands {
+			return operands{l.normal(act, []int{l.tokens, width}), l.normal(act, []int{l.tokens, kv}), l.normal(act, []int{l.tokens, kv})}
 		})
-		dst, lse := l.empty(tensor.F32, l.tokens, width), l.empty(tensor.F32, l.tokens, l.heads)
+		dst, lse := l.empty(act, l.tokens, width), l.empty(tensor.F32, l.tokens, l.heads)
 		last := 0
 		forward := func(i int) { l.b.Attention(dst, lse, of(x, i).q, of(x, i).k, of(x, i).v, o); last = i }
 		if !back {
@@ -48,7 +52,8 @@ func (l *lab) attention(docs int, precision tensor.DType, back bool) {
 		}
 		x = x[:1]
 		forward(0)
-		dy, dq, dk, dv := l.f32(l.tokens, width), l.empty(tensor.F32, l.tokens, width), l.empty(tensor.F32, l.tokens, kv), l.empty(tensor.F32, l.tokens, kv)
+		dy, dq := l.normal(act, []int{l.tokens, width}), l.empty(act, l.tokens, width)
+		dk, dv := l.empty(act, l.tokens, kv), l.empty(act, l.tokens, kv)
 		return job{flops: flops, op: func(i int) { l.b.AttentionGrad(dq, dk, dv, x[0].q, x[0].k, x[0].v, dst, lse, dy, o) }}
 	})
 }
@@ -58,9 +63,7 @@ func (l *lab) checkAttention(dst, q, k, v *tensor.Tensor, n int) string {
 	d, kv, group := l.headDim, l.kvHeads*l.headDim, l.kvHeads-1
 	t := l.tokens - 1
 	got, query := l.row(dst, t)[(l.heads-1)*d:], l.row(q, t)[(l.heads-1)*d:]
-	keys, values := make([]float32, n*kv), make([]float32, n*kv)
-	l.b.Download(keys, l.b.View(k, (l.tokens-n)*kv, n, kv))
-	l.b.Download(values, l.b.View(v, (l.tokens-n)*kv, n, kv))
+	keys, values := l.download(l.b.View(k, (l.tokens-n)*kv, n, kv)), l.download(l.b.View(v, (l.tokens-n)*kv, n, kv))
 	sum, out := 0.0, make([]float64, d)
 	for j := range n {
 		s := 0.0
@@ -84,66 +87,64 @@ func (l *lab) checkAttention(dst, q, k, v *tensor.Tensor, n int) string {
 // pointwise measures what only moves bytes: each input is read and each output
 // written once.
 func (l *lab) pointwise() {
-	t, h := l.tokens, l.hidden
-	n := 4 * t * h
-	// each measures an operation on matrices of cols columns, of which it reads
-	// and writes so many.
-	each := func(name string, cols, moves int, op func(x []*tensor.Tensor)) {
-		l.measure("pipe", fmt.Sprintf("%s %dx%d", name, t, cols), func() job {
-			sets := several(l, moves*4*t*cols, func() (x []*tensor.Tensor) {
-				for range moves {
-					x = append(x, l.f32(t, cols))
-				}
-				return x
-			})
-			return job{bytes: float64(moves) * 4 * float64(t) * float64(cols), op: func(i int) { op(of(sets, i)) }}
-		})
-	}
-	var w, rstd, dw, freq, pos *tensor.Tensor
-	small := func() bool { // made by each job, as all is freed after it
-		w, rstd, dw = l.f32(h), l.f32(t), l.f32(h)
-		return true
-	}
-	norm := func(name string, moves int, op func(x []*tensor.Tensor)) {
-		var made bool
-		each(name, h, moves, func(x []*tensor.Tensor) {
-			if !made {
-				made = small()
-			}
-			op(x)
-		})
-	}
-	norm("rmsnorm", 2, func(x []*tensor.Tensor) { l.b.RMSNorm(x[0], rstd, x[1], w, 1e-5) })
-	norm("add and rmsnorm", 4, func(x []*tensor.Tensor) { l.b.AddRMSNorm(x[0], rstd, x[1], x[2], x[3], w, 1e-5) })
-	norm("rmsnorm gradient and add", 4, func(x []*tensor.Tensor) { l.b.RMSNormGrad(x[0], nil, x[1], w, rstd, x[2], x[3]) })
-	norm("rmsnorm gradient with weights", 4, func(x []*tensor.Tensor) { l.b.RMSNormGrad(x[0], dw, x[1], w, rstd, x[2], x[3]) })
-	each("swiglu", l.ff, 3, func(x []*tensor.Tensor) { l.b.SwiGLU(x[0], x[1], x[2]) })
-	each("swiglu gradient", l.ff, 5, func(x []*tensor.Tensor) { l.b.SwiGLUGrad(x[0], x[1], x[2], x[3], x[4]) })
-	each("add", h, 3, func(x []*tensor.Tensor) { l.b.Add(x[0], x[1], x[2], 1) })
-	each("copy of rows", h, 2, func(x []*tensor.Tensor) { l.b.Copy(x[0], x[1]) })
-	l.measure("pipe", fmt.Sprintf("rope %dx%d", t, h), func() job {
-		x := several(l, 2*n, func() *tensor.Tensor { return l.f32(t, h) })
-		freq, pos = l.f32(l.headDim/2), l.ints(make([]int32, t))
-		return job{bytes: float64(2 * n), op: func(i int) { l.b.Rope(of(x, i), pos, freq, false) }}
+	h, ff := l.hidden, l.ff
+	const wide = tensor.F32 // the residual stream and its gradient
+	var w, dw, rstd *tensor.Tensor
+	vectors := func() { w, dw, rstd = l.f32(h), l.f32(h), l.f32(l.tokens) }
+	l.moves("rmsnorm", h, vectors, []tensor.DType{l.half, wide}, func(x []*tensor.Tensor) { l.b.RMSNorm(x[0], rstd, x[1], w, 1e-5) })
+	l.moves("add and rmsnorm", h, vectors, []tensor.DType{l.half, wide, wide, wide}, func(x []*tensor.Tensor) {
+		l.b.AddRMSNorm(x[0], rstd, x[1], x[2], x[3], w, 1e-5)
 	})
-	ids := make([]int32, t)
-	for i := range ids {
-		ids[i] = int32(i * 31 % min(t, l.vocab))
-	}
-	l.measure("pipe", fmt.Sprintf("embed bf16 %dx%d", t, h), func() job {
-		y, e, idx := l.empty(tensor.F32, t, h), l.weight(tensor.BF16, tensor.BF16, l.vocab, h), l.ints(ids)
-		return job{bytes: 1.5 * float64(n), op: func(int) { l.b.Embed(y, e, idx) }}
+	four := []tensor.DType{wide, wide, wide, wide}
+	l.moves("rmsnorm gradient and add", h, vectors, four, func(x []*tensor.Tensor) { l.b.RMSNormGrad(x[0], nil, x[1], w, rstd, x[2], x[3]) })
+	l.moves("rmsnorm gradient with weights", h, vectors, four, func(x []*tensor.Tensor) { l.b.RMSNormGrad(x[0], dw, x[1], w, rstd, x[2], x[3]) })
+	l.moves("swiglu", ff, nil, []tensor.DType{l.half, l.half, l.half}, func(x []*tensor.Tensor) { l.b.SwiGLU(x[0], x[1], x[2]) })
+	l.moves("swiglu gradient", ff, nil, []tensor.DType{l.half, l.half, l.half, l.half, l.half}, func(x []*tensor.Tensor) {
+		l.b.SwiGLUGrad(x[0], x[1], x[2], x[3], x[4])
 	})
-	l.measure("pipe", fmt.Sprintf("gather %dx%d", t, h), func() job {
-		y, idx := l.empty(tensor.F32, t, h), l.ints(ids)
-		x := several(l, n, func() *tensor.Tensor { return l.f32(t, h) })
-		return job{bytes: 2 * float64(n), op: func(i int) { l.b.GatherRows(y, of(x, i), idx) }}
+	l.moves("add", h, nil, []tensor.DType{wide, wide, wide}, func(x []*tensor.Tensor) { l.b.Add(x[0], x[1], x[2], 1) })
+	var freq, pos, ids *tensor.Tensor
+	l.moves("rope", h, func() { freq, pos = l.f32(l.headDim/2), l.ints(make([]int32, l.tokens)) }, []tensor.DType{l.half, l.half}, func(x []*tensor.Tensor) {
+		l.b.Rope(x[0], pos, freq, false) // in place: as many bytes as two
+	})
+	rows := func() {
+		v := make([]int32, l.tokens)
+		for i := range v {
+			v[i] = int32(i * 31 % min(l.tokens, l.vocab))
+		}
+		ids = l.ints(v)
+	}
+	l.moves("gather", h, rows, []tensor.DType{wide, wide}, func(x []*tensor.Tensor) { l.b.GatherRows(x[0], x[1], ids) })
+	var table *tensor.Tensor
+	l.moves("embed", h, func() { rows(); table = l.weight(tensor.BF16, tensor.BF16, l.vocab, h) }, []tensor.DType{wide, tensor.BF16}, func(x []*tensor.Tensor) {
+		l.b.Embed(x[0], table, ids) // reads as much as x[1] has
 	})
 }
 
-// heads_ measures the loss head: the products count, what is between them
+// moves measures an operation that reads or writes matrices [tokens, cols] of
+// these types; small makes what else it needs.
+func (l *lab) moves(name string, cols int, small func(), types []tensor.DType, op func(x []*tensor.Tensor)) {
+	l.measure("pipe", fmt.Sprintf("%s %dx%d", name, l.tokens, cols), func() job {
+		if small != nil {
+			small()
+		}
+		bytes := 0
+		for _, dt := range types {
+			bytes += dt.Bytes(l.tokens * cols)
+		}
+		sets := several(l, bytes, func() (x []*tensor.Tensor) {
+			for _, dt := range types {
+				x = append(x, l.normal(dt, []int{l.tokens, cols}))
+			}
+			return x
+		})
+		return job{bytes: float64(bytes), op: func(i int) { op(of(sets, i)) }}
+	})
+}
+
+// head measures the loss head: the products count, what is between them
 // (softmax over the vocabulary) does not.
-func (l *lab) heads_() {
+func (l *lab) head() {
 	for _, back := range []bool{false, true} {
 		name, products := "logprob", 2.0
 		if back {

@@ -55,8 +55,12 @@ func (l *lab) gemm(kind string, x linear, dt, precision tensor.DType, back bool)
 	name := fmt.Sprintf("gemm %s %s%s %dx%dx%d", way, kind, x.name, l.tokens, out, in)
 	l.measure("pipe", name, func() job {
 		w := several(l, dt.Bytes(x.out*x.in), func() *tensor.Tensor { return l.weight(dt, precision, x.out, x.in) })
-		a := several(l, 4*l.tokens*in, func() *tensor.Tensor { return l.f32(l.tokens, in) })
-		y := l.empty(tensor.F32, l.tokens, out)
+		act := l.half
+		if precision == tensor.F32 {
+			act = tensor.F32
+		}
+		a := several(l, act.Bytes(l.tokens*in), func() *tensor.Tensor { return l.normal(act, []int{l.tokens, in}) })
+		y := l.empty(act, l.tokens, out)
 		last := 0
 		return job{
 			flops: 2 * float64(l.tokens) * float64(x.out) * float64(x.in),
@@ -117,8 +121,18 @@ func (l *lab) checkProduct(y, a *tensor.Tensor, dt, precision tensor.DType, x li
 
 // row downloads a row of a matrix.
 func (l *lab) row(t *tensor.Tensor, r int) []float32 {
-	x := make([]float32, t.Cols())
-	l.b.Download(x, l.b.View(t, r*t.Cols(), t.Cols()))
+	return l.download(l.b.View(t, r*t.Cols(), t.Cols()))
+}
+
+// download returns the elements of t, F32 or BF16.
+func (l *lab) download(t *tensor.Tensor) []float32 {
+	if t.DType != tensor.F32 {
+		wide := l.empty(tensor.F32, t.Shape...)
+		l.b.Dequantize(wide, t)
+		t = wide
+	}
+	x := make([]float32, t.Len())
+	l.b.Download(x, t)
 	return x
 }
 
@@ -148,7 +162,7 @@ func (l *lab) projections() {
 
 func (l *lab) project(name string, outs []int, adapted, swiglu bool, pos []int32, freq []float32) {
 	l.measure("pipe", "project "+name, func() job {
-		a := several(l, 4*l.tokens*l.hidden, func() *tensor.Tensor { return l.f32(l.tokens, l.hidden) })
+		a := several(l, l.half.Bytes(l.tokens*l.hidden), func() *tensor.Tensor { return l.act(l.tokens, l.hidden) })
 		var p tensor.Projection
 		flops := 0.0
 		var rope *tensor.Rope
@@ -157,7 +171,7 @@ func (l *lab) project(name string, outs []int, adapted, swiglu bool, pos []int32
 			l.b.Upload(rope.InvFreq, freq)
 		}
 		for i, out := range outs {
-			o := tensor.Product{Dst: l.empty(tensor.F32, l.tokens, out), W: l.weight(tensor.BF16, tensor.BF16, out, l.hidden), MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: true}}
+			o := tensor.Product{Dst: l.empty(l.half, l.tokens, out), W: l.weight(tensor.BF16, tensor.BF16, out, l.hidden), MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: true}}
 			flops += 2 * float64(l.tokens) * float64(out) * float64(l.hidden)
 			if adapted {
 				o.LowRank = &tensor.LowRank{U: l.f32(l.tokens, l.rank), V: l.f32(out, l.rank), TransV: true, Alpha: 0.01}
@@ -168,7 +182,7 @@ func (l *lab) project(name string, outs []int, adapted, swiglu bool, pos []int32
 			p.Products = append(p.Products, o)
 		}
 		if swiglu {
-			p.SwiGLU = l.empty(tensor.F32, l.tokens, l.ff)
+			p.SwiGLU = l.empty(l.half, l.tokens, l.ff)
 		}
 		return job{flops: flops, op: func(i int) { l.b.Project(of(a, i), &p) }}
 	})
@@ -179,8 +193,8 @@ func (l *lab) adapters() {
 	t, r := l.tokens, l.rank
 	for _, x := range []linear{{"hidden", l.hidden, l.hidden}, {"ff", l.ff, l.ff}} {
 		n := x.in
-		big := 4 * t * n
-		wide := func() *tensor.Tensor { return l.f32(t, n) }
+		big := l.half.Bytes(t * n)
+		wide := func() *tensor.Tensor { return l.act(t, n) }
 		thin := func() *tensor.Tensor { return l.f32(t, r) }
 		l.measure("pipe", fmt.Sprintf("lora x·Aᵀ %dx%dx%d", t, r, n), func() job {
 			x, a, u := several(l, big, wide), l.f32(r, n), thin()
@@ -217,8 +231,8 @@ func (l *lab) dora() {
 		return job{bytes: float64(2 * out * in), op: func(i int) { l.b.DoRANorm(ratio, c, w2, of(w, i), a, b, m, 0.01) }}
 	})
 	l.measure("pipe", fmt.Sprintf("dora scale gradient %dx%d", t, out), func() job {
-		dx, dy, y := l.f32(t, out), l.f32(t, out), l.f32(t, out)
+		dx, dy, y := l.act(t, out), l.act(t, out), l.act(t, out)
 		dm, s, m := l.f32(out), l.f32(out), l.f32(out)
-		return job{bytes: float64(12 * t * out), op: func(int) { l.b.ScaleColsGrad(dx, dm, dy, y, s, m) }}
+		return job{bytes: float64(l.half.Bytes(3 * t * out)), op: func(int) { l.b.ScaleColsGrad(dx, dm, dy, y, s, m) }}
 	})
 }

@@ -87,8 +87,8 @@ func (f *filler) q5k(dst []byte) {
 		for i := range block {
 			block[i] = byte(s.At(uint64(at + i)))
 		}
-		binary.LittleEndian.PutUint16(block, quant.ToF16(deviation/256))
-		binary.LittleEndian.PutUint16(block[2:], quant.ToF16(deviation/64))
+		binary.LittleEndian.PutUint16(block, quant.ToF16(deviation/512))
+		binary.LittleEndian.PutUint16(block[2:], quant.ToF16(deviation/128))
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	"gorgonia.org/cu"
 
@@ -39,6 +38,9 @@ type Backend struct {
 	staging   staging
 }
 
+// Built reports whether this build has the backend.
+const Built = true
+
 // Open opens a device. Close gives it back.
 func Open(o Options) (tensor.Backend, error) { return open(o) }
 
@@ -48,12 +50,9 @@ func open(o Options) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		device: dev, sms: info.SMs, major: info.Major, name: fmt.Sprintf("cuda:sm_%d%d", info.Major, info.Minor),
-		emulated: strings.Contains(info.Device, "emulator"), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
+		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
+		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
-	}
-	if info.Major < 8 {
-		return nil, fmt.Errorf("%s has compute capability %d.%d; this program needs 8.0 or newer", info.Device, info.Major, info.Minor)
 	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
@@ -65,7 +64,8 @@ func open(o Options) (*Backend, error) {
 	return b, nil
 }
 
-// Probe describes the first device, without opening it.
+// Probe describes the first device, without opening it, or says why there is none
+// that works.
 func Probe() (Info, error) {
 	_, info, err := find(0)
 	return info, err
@@ -73,13 +73,14 @@ func Probe() (Info, error) {
 
 // find describes device i.
 func find(i int) (d cu.Device, info Info, err error) {
-	if err := cux.Status(); err != nil {
-		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", err)
+	started := cux.Status()
+	if started != nil && started != cux.ErrNoDevice {
+		return 0, info, fmt.Errorf("no NVIDIA driver works here: %w", started)
 	}
 	v := cu.Version()
 	info.Driver = fmt.Sprintf("%d.%d", v/1000, v%1000/10)
 	n, err := cu.NumDevices()
-	if err != nil || n == 0 {
+	if started != nil || err != nil || n == 0 {
 		return 0, info, fmt.Errorf("the NVIDIA driver (CUDA %s) finds no device", info.Driver)
 	}
 	if i < 0 || i >= n {
@@ -98,6 +99,9 @@ func find(i int) (d cu.Device, info Info, err error) {
 		if *to, err = d.Attribute(what); err != nil {
 			return 0, info, fmt.Errorf("device %d: %w", i, err)
 		}
+	}
+	if info.Major < 8 {
+		return 0, info, fmt.Errorf("%s has compute capability %d.%d; 8.0 or newer is needed", info.Device, info.Major, info.Minor)
 	}
 	return d, info, nil
 }

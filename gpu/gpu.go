@@ -24,7 +24,11 @@
 // with it the conformance suite of package tensortest.
 package gpu
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // ErrNoCUDA is what Open and Probe return in a build without the tag cuda.
 var ErrNoCUDA = errors.New("this program was built without CUDA; build it with: make cuda")
@@ -42,3 +46,15 @@ type Info struct {
 	Major, Minor int    // compute capability
 	SMs          int    // multiprocessors
 }
+
+// Name is that of the backend: the architecture, as its numerics are part of the
+// keys of results.
+func (i Info) Name() string {
+	if i.emulated() {
+		return "cuda:emulator"
+	}
+	return fmt.Sprintf("cuda:sm_%d%d", i.Major, i.Minor)
+}
+
+// emulated reports whether the driver is that of folder emu.
+func (i Info) emulated() bool { return strings.Contains(i.Device, "emulator") }

@@ -2,20 +2,26 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/cpu"
 
+	"pipe/gpu"
 	"pipe/model/memory"
 )
 
 // device checks what stages compute on. The error is that of a wrong flag.
 func (d *doctor) device() error {
 	dev, err := openDevice(d.o.device)
-	if err != nil {
+	if errors.As(err, new(flagError)) {
 		return err
+	}
+	failed := err
+	if err != nil { // no device as asked for: a finding
+		dev = onCPU("as --device cuda does not work")
 	}
 	defer dev.close()
 	d.ok("device", "processor", "%s", strings.TrimSpace(processor()+" "+features()))
@@ -39,8 +45,33 @@ func (d *doctor) device() error {
 	default:
 		d.ok("device", "memory", "%s %s", l.From, size(l.Bytes))
 	}
-	d.ok("device", "cuda", "not in this build")
+	d.cuda(failed)
 	return nil
+}
+
+// cuda checks the GPU, if this program can use one. failed is why --device cuda
+// is not possible.
+func (d *doctor) cuda(failed error) {
+	if !gpu.Built {
+		d.ok("device", "cuda", "not in this build")
+		return
+	}
+	info, err := gpu.Probe()
+	switch {
+	case failed != nil:
+		d.add("device", "cuda", statusFail, "compute on the processor with --device cpu", "%v", failed)
+	case err != nil && d.o.device == "cpu":
+		d.ok("device", "cuda", "%v", err)
+	case err != nil:
+		d.add("device", "cuda", statusWarn, "stages compute on the processor; where that is meant, say --device cpu", "%v", err)
+	default:
+		d.ok("device", "cuda", "%s", describe(info))
+		libraries, err := gpu.Libraries()
+		if err != nil {
+			libraries = "none (" + err.Error() + "): kernels of its own compute all products"
+		}
+		d.ok("device", "libraries", "%s", libraries)
+	}
 }
 
 // processor is the name of the processor, as far as the system tells.

@@ -268,7 +268,11 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		closeLog()
 		return engine.Options{}, nil, err
 	}
-	log.Info().Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
+	level := zerolog.InfoLevel
+	if dev.less {
+		level = zerolog.WarnLevel
+	}
+	log.WithLevel(level).Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"pipe/gpu"
 	"pipe/model/tiny"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -41,12 +43,29 @@ func TestScripts(t *testing.T) {
 			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher, "damage": damage,
 			"commit": commitAll, "expand": expandFile, "edit": editCheckout,
 		},
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "cuda": // built with it
+				return gpu.Built, nil
+			case "emulator": // of CUDA: $EMULATOR, which gpu/build.sh emu makes
+				_, err := os.Stat(emulator())
+				return gpu.Built && err == nil, nil
+			}
+			return false, fmt.Errorf("unknown condition %s", cond)
+		},
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("EMULATOR", emulator())
 			e.Setenv("HOME", e.WorkDir) // no model cache or token of this machine
 			e.Setenv("HF_HUB_OFFLINE", "1")
 			return nil
 		},
 	})
+}
+
+// emulator is the path of the emulated driver of CUDA.
+func emulator() string {
+	path, _ := filepath.Abs("../../out/cuda/libcuda-emu.so")
+	return path
 }
 
 // code runs a command that must exit with a code: code 3 pipe run p.hcl.

@@ -45,11 +45,7 @@ func newStamper(o *options, args []string, path string) *stamper {
 	s.name = engine.StampName(parts...)
 	s.facts = func(variables []string) []string {
 		facts := slices.Clone(parts)
-		dev, err := openDevice(o.device)
-		if err == nil {
-			facts = append(facts, dev.name)
-			dev.close()
-		}
+		facts = append(facts, deviceFacts(o.device)...)
 		facts = append(facts, engine.FileState(program))
 		for _, v := range variables {
 			value, ok := os.LookupEnv(v)

@@ -11,6 +11,7 @@
 #   pipe      build out/pipe-cuda
 #   test ...  go test -tags cuda ./gpu/... on the emulated driver; the rest goes to go test
 #   tests     build the tests of gpu as programs, out/cuda/*.test, for another machine
+#   check-dl DIR...  compare what gpu/dl declares with cublasLt.h and nccl.h in these directories
 #   env       print the settings for go build -tags cuda, for eval in a shell
 #
 # Without a subcommand: toolkit, kernels, emu and pipe. What was downloaded and
@@ -282,6 +283,16 @@ tests() {
 	done
 }
 
+# check_dl compares the declarations of gpu/dl with NVIDIA's headers. They are in a
+# toolkit's include, or in the wheels nvidia-cublas and nvidia-nccl-cu13, which are
+# large. The types of half precision, which need more headers, are left out.
+check_dl() {
+	[ $# -gt 0 ] || die "check-dl needs the directories of cublasLt.h and nccl.h"
+	toolkit
+	gcc -std=gnu11 -Wall -Werror -fsyntax-only -D__CUDA_FP16_H__ -D__CUDA_BF16_H__ "${@/#/-I}" -I "$toolkit/include" gpu/dl/testdata/headers.c
+	echo "gpu/dl agrees with $*"
+}
+
 # print_env prints the settings for a shell.
 print_env() {
 	settings
@@ -307,6 +318,10 @@ while [ $# -gt 0 ]; do
 		;;
 	test)
 		run_tests "$@"
+		break
+		;;
+	check-dl)
+		check_dl "$@"
 		break
 		;;
 	env) print_env ;;

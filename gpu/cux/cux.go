@@ -187,6 +187,9 @@ func (s *Stream) Close() error { return result(C.cux_stream_destroy(s.ctx, s.s))
 // Handle is the CUstream, for libraries.
 func (s *Stream) Handle() uintptr { return uintptr(unsafe.Pointer(s.s)) }
 
+// Context is the CUcontext of the stream, for libraries.
+func (s *Stream) Context() uintptr { return uintptr(unsafe.Pointer(s.ctx)) }
+
 func function(f cu.Function) C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&f)) }
 
 // Launch queues a kernel whose only parameter is the struct of size bytes at

@@ -115,6 +115,9 @@ func find(i int) (d cu.Device, info Info, err error) {
 // Name is "cuda:" and the architecture, such as "cuda:sm_90".
 func (b *Backend) Name() string { return b.name }
 
+// Stream returns the queue on which all operations run, for who measures them.
+func (b *Backend) Stream() *cux.Stream { return b.stream }
+
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
 	if b.err == nil && b.counts == nil {

@@ -43,6 +43,7 @@ var allow = map[string]string{
 	"stages":            "runtime/stage stages/*",
 	"cmd/pipe":          "runtime stages tensor gpu model",
 	"pipelines":         "text",
+	"bench/cuda":        "tensor model train gpu",
 	"bench":             "tensor text model train stages runtime/artifact", // bench/kill reads what killed runs published
 }
 

@@ -27,7 +27,8 @@ type Backend struct {
 	sms    int // multiprocessors
 	major  int // of the compute capability
 	err    error
-	each   bool // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	each   bool    // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	counts *counts // of a plan, which has no device; else nil
 
 	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	emulated  bool
@@ -37,6 +38,10 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	work      attentionWork
+	rotate    rotation
+	rows      rowLists
+	codes     uint64 // of AdamW8bit, once it has run
 }
 
 // Built reports whether this build has the backend.
@@ -110,9 +115,12 @@ func find(i int) (d cu.Device, info Info, err error) {
 // Name is "cuda:" and the architecture, such as "cuda:sm_90".
 func (b *Backend) Name() string { return b.name }
 
+// Stream returns the queue on which all operations run, for who measures them.
+func (b *Backend) Stream() *cux.Stream { return b.stream }
+
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
-	if b.err == nil {
+	if b.err == nil && b.counts == nil {
 		if err := b.stream.Sync(); err != nil {
 			b.fail(fmt.Errorf("gpu: %w", err))
 		}

@@ -50,7 +50,7 @@ const manyShared = 48 << 10
 // nothing is no launch.
 func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A) {
 	grid.y, grid.z = max(grid.y, 1), max(grid.z, 1)
-	if b.err != nil || grid.x == 0 {
+	if b.err != nil || b.counts != nil || grid.x == 0 {
 		return
 	}
 	f := &b.functions[k.index]

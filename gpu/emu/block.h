@@ -1,51 +1,23 @@
 // block.h runs blocks: fibers, who goes on, barriers. driver.cpp includes it once.
 #pragma once
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <string>
 #include <vector>
 
 #include "cuda.h"
+#include "fiber.h"
 #include "warp.h"
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
 
 namespace emu {
 
 const unsigned maxThreads = 1024, maxWarps = 32;
 const size_t stackBytes = 64 << 10;
 const size_t staticLimit = 48 << 10, sharedLimit = 227 << 10, zone = 256;
-
-// Contexts: a switch saves the registers that a call keeps, no more.
-#if defined(__x86_64__)
-typedef void* Context;
-extern "C" void emu_switch(Context* save, Context load);
-asm(".text\n.hidden emu_switch\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
-    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
-    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
-    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n"
-    ".size emu_switch,.-emu_switch\n");
-static inline void switchTo(Context* save, Context* load) { emu_switch(save, *load); }
-static inline void prepare(Context* c, char* stack, size_t bytes, void (*entry)()) {
-  void** top = reinterpret_cast<void**>(stack + bytes);
-  *--top = nullptr;  // the entry finds the stack as after a call
-  *--top = reinterpret_cast<void*>(entry);
-  for (int i = 0; i < 6; i++) *--top = nullptr;
-  *c = top;
-}
-#else
-typedef ucontext_t Context;
-static inline void switchTo(Context* save, Context* load) { swapcontext(save, load); }
-static inline void prepare(Context* c, char* stack, size_t bytes, void (*entry)()) {
-  getcontext(c);
-  c->uc_stack.ss_sp = stack;
-  c->uc_stack.ss_size = bytes;
-  c->uc_link = nullptr;
-  makecontext(c, entry, 0);
-}
-#endif
 
 struct Later {
   Work work;
@@ -113,6 +85,7 @@ static int barrierLine;
 static Context host;
 static Kernel* kernel;
 static const void* arguments;
+static pthread_t runner;
 static unsigned long long random_, blockSerial;
 static char *sharedMemory, *arena, *dynamicMemory;
 static size_t arenaUsed, arenaHigh, arenaBytes, dynamicBytes;
@@ -439,8 +412,11 @@ static void runBlock() {
   checkShared();
 }
 
+static void watchFaults();  // fault.h
+
 static void prepareOnce() {
   if (fibers) return;
+  watchFaults();
   fibers = new Fiber[maxThreads];
   size_t bytes = maxThreads * (stackBytes + 4096);
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -465,6 +441,11 @@ static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void*
   for (const char* c = k->name; *c; c++) random_ = (random_ ^ (unsigned char)*c) * 0x100000001B3ull;
   random_ |= 1ull << 63;
   for (int i = 0; i < 4; i++) draw();
+  static bool trace = getenv("PIPE_EMU_TRACE") && atoi(getenv("PIPE_EMU_TRACE"));
+  timespec from, to;
+  if (trace) fprintf(stderr, "emu: %s (%u,%u,%u) x (%u,%u,%u), %zu bytes: ", k->name, g.x, g.y, g.z, t.x, t.y, t.z, dynamicSize);
+  clock_gettime(CLOCK_MONOTONIC, &from);
+  runner = pthread_self();
   kernel = k;
   arguments = args;
   grid = g;
@@ -481,80 +462,29 @@ static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void*
     at = (at + step) % n;
   }
   kernel = nullptr;
-}
-
-// The instructions of warp.h.
-
-void copyLater(void* to, const void* from, bool valid) {
-  if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16)) die("cp_async16: not 16-byte aligned: %p from %p", to, from);
-  if (!isShared(to, 16)) die("cp_async16: %p is not in shared memory", to);
-  Copy c = {to, valid ? from : nullptr};
-  fill(to, 16);
-  post(copies, [](void* data) {
-    Copy* c = static_cast<Copy*>(data);
-    if (c->from)
-      memcpy(c->to, c->from, 16);
-    else
-      memset(c->to, 0, 16);
-  }, &c, sizeof c);
-}
-
-void loadMatrix(void** posts, bool trans) {
-  const uint16_t* rows[32];
-  for (int i = 0; i < 32; i++) {
-    rows[i] = static_cast<const uint16_t*>(static_cast<Rows*>(posts[i])->row);
-    if ((uintptr_t)rows[i] % 16) die("ldmatrix: the row of lane %d is not 16-byte aligned: %p", i, (const void*)rows[i]);
-    if (!isShared(rows[i], 16)) die("ldmatrix: the row of lane %d is not in shared memory", i);
-  }
-  for (int lane = 0; lane < 32; lane++) {
-    uint32_t* r = static_cast<Rows*>(posts[lane])->r;
-    int g = lane / 4, t = lane % 4;
-    for (int m = 0; m < 4; m++) {
-      const uint16_t** of = rows + m * 8;
-      r[m] = trans ? of[2 * t][g] | (uint32_t)of[2 * t + 1][g] << 16 : of[g][2 * t] | (uint32_t)of[g][2 * t + 1] << 16;
-    }
-  }
-}
-
-void multiply(void** posts) {
-  float a[16][16], b[16][8], c[16][8];
-  auto low = [](uint32_t v) { return emu_bits<float>(v << 16); };
-  auto high = [](uint32_t v) { return emu_bits<float>(v & 0xffff0000u); };
-  for (int lane = 0; lane < 32; lane++) {
-    const Product* p = static_cast<Product*>(posts[lane]);
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; i++) {
-      a[g + i % 2 * 8][2 * t + i / 2 * 8] = low(p->a[i]);
-      a[g + i % 2 * 8][2 * t + i / 2 * 8 + 1] = high(p->a[i]);
-      c[g + i / 2 * 8][2 * t + i % 2] = p->c[i];
-    }
-    for (int i = 0; i < 2; i++) {
-      b[2 * t + i * 8][g] = low(p->b[i]);
-      b[2 * t + i * 8 + 1][g] = high(p->b[i]);
-    }
-  }
-  typedef float Row __attribute__((vector_size(32), aligned(4), may_alias));
-  for (int m = 0; m < 16; m++) {
-    Row sum = *(Row*)c[m];
-    for (int k = 0; k < 16; k++) sum += a[m][k] * *(Row*)b[k];
-    *(Row*)c[m] = sum;
-  }
-  for (int lane = 0; lane < 32; lane++) {
-    float* to = static_cast<Product*>(posts[lane])->c;
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; i++) to[i] = c[g + i / 2 * 8][2 * t + i % 2];
-  }
+  if (!trace) return;
+  clock_gettime(CLOCK_MONOTONIC, &to);
+  fprintf(stderr, "%.3f ms\n", (double)(to.tv_sec - from.tv_sec) * 1e3 + (double)(to.tv_nsec - from.tv_nsec) * 1e-6);
 }
 
 static Kernel* kernels;
 
+// moduleOf is the length of the file's name without folders and ending, from *name.
+static size_t moduleOf(const char* file, const char** name) {
+  const char* slash = strrchr(file, '/');
+  *name = slash ? slash + 1 : file;
+  const char* dot = strchr(*name, '.');
+  return dot ? (size_t)(dot - *name) : strlen(*name);
+}
+
+static bool inModule(const Kernel* k, const std::string& module) {
+  const char* name;
+  size_t n = moduleOf(k->file, &name);
+  return module.size() == n && !memcmp(name, module.data(), n);
+}
+
 Kernel::Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*))
     : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(48 << 10) {
-  for (Kernel* k = kernels; k; k = k->next)
-    if (!strcmp(k->name, name)) {
-      fprintf(stderr, "emu: two kernels are called %s: in %s and in %s\n", name, k->file, file);
-      abort();
-    }
   kernels = this;
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 
 #include "block.h"
+#include "fault.h"
+#include "instructions.h"
 #include "memory.h"
 
 using namespace emu;
@@ -46,8 +48,6 @@ struct Graph {
 };
 struct Stream {
   Graph* capture = nullptr;
-  int mode = 0;
-  bool broken = false;
 };
 struct Event {
   double at = 0;
@@ -67,6 +67,8 @@ static std::deque<Op> pending;
 static unsigned capturing;
 static Stream legacy;
 
+static bool captureBroken;
+
 static Result refuse(Result r, const char* entry, const char* format, ...) __attribute__((format(printf, 3, 4)));
 static Result refuse(Result r, const char* entry, const char* format, ...) {
   va_list list;
@@ -76,6 +78,12 @@ static Result refuse(Result r, const char* entry, const char* format, ...) {
   fprintf(stderr, "\n");
   va_end(list);
   return r;
+}
+
+// breakCapture is for calls that a capture forbids: the captured graph is lost.
+static Result breakCapture(const char* entry) {
+  captureBroken = true;
+  return refuse(captureUnsupported, entry, "a stream is being captured");
 }
 
 // planned reports the failure that PIPE_EMU_FAIL plans for this call.
@@ -111,7 +119,7 @@ static Result planned(const char* entry) {
 // SETTLED is for calls that wait for work: a capture forbids them.
 #define SETTLED                                                                         \
   ENTER_CONTEXT;                                                                        \
-  if (capturing) return refuse(captureUnsupported, __func__, "a stream is being captured"); \
+  if (capturing) return breakCapture(__func__);                                         \
   drain()
 
 static double now() {
@@ -120,7 +128,10 @@ static double now() {
   return t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
 }
 
+static bool performed;
+
 static void perform(Op& op) {
+  performed = true;
   switch (op.kind) {
     case Op::launch:
       runKernel(op.kernel, op.grid, op.threads, op.shared, op.data.data());
@@ -140,11 +151,14 @@ static void perform(Op& op) {
   }
 }
 
+// drain does all pending work, and looks for writes beyond allocations.
 static void drain() {
   while (!pending.empty()) {
     perform(pending.front());
     pending.pop_front();
   }
+  if (!performed) return;
+  performed = false;
   checkAll();
 }
 
@@ -165,4 +179,6 @@ static Result enqueue(const char* entry, Stream* s, Op op) {
   return success;
 }
 
-#include "entries.h"
+#include "copy.h"
+#include "device.h"
+#include "stream.h"

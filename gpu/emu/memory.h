@@ -19,7 +19,7 @@ struct Allocation {
 };
 
 static std::map<uintptr_t, Allocation> allocations;
-static std::deque<std::pair<uintptr_t, Allocation>> freed;  // filled with poison, to see late writes
+static std::deque<Allocation> freed;  // filled with poison, to see late writes
 static size_t freedBytes, deviceBytes;
 
 static size_t deviceTotal() {
@@ -54,11 +54,14 @@ static void checkZones(const Allocation& a) {
   }
 }
 
+static void checkFreed(const Allocation& a) {
+  if (!untouched(a.room, (a.bytes + 255) / 256 * 256 + 2 * redZone))
+    die("memory was written after %s allocation %llu of %zu bytes was freed", a.host ? "host" : "device", a.number, a.bytes);
+}
+
 static void checkAll() {
   for (auto& a : allocations) checkZones(a.second);
-  for (auto& f : freed)
-    if (!untouched((void*)f.first, (f.second.bytes + 255) / 256 * 256))
-      die("memory was written after allocation %llu of %zu bytes at %p was freed", f.second.number, f.second.bytes, (void*)f.first);
+  for (auto& f : freed) checkFreed(f);
 }
 
 // release gives memory back; false if it is none of ours.
@@ -70,10 +73,11 @@ static bool deallocate(uintptr_t at, bool host) {
   allocations.erase(i);
   if (!host) deviceBytes -= a.bytes;
   fill((void*)at, (a.bytes + 255) / 256 * 256);
-  freed.push_back({at, a});
-  for (freedBytes += a.bytes; freedBytes > (size_t)32 << 20 || freed.size() > 256;) {
-    freedBytes -= freed.front().second.bytes;
-    free(freed.front().second.room);
+  freed.push_back(a);
+  for (freedBytes += a.bytes; freedBytes > (size_t)2 << 20 || freed.size() > 256;) {
+    checkFreed(freed.front());
+    freedBytes -= freed.front().bytes;
+    free(freed.front().room);
     freed.pop_front();
   }
   return true;

@@ -20,7 +20,7 @@
 #ifdef PIPE_EMU
 #define KERNEL_BOUNDS(name, Args, threads, blocks)                                          \
   static void emu_kernel_##name(const Args& a);                                             \
-  static emu::Kernel emu_entry_##name(#name, __FILE__, sizeof(Args), threads,               \
+  static emu::Kernel emu_entry_##name(#name, __BASE_FILE__, sizeof(Args), threads,               \
                                       [](const void* a) { emu_kernel_##name(*(const Args*)a); }); \
   static void emu_kernel_##name([[maybe_unused]] const Args& a)
 #define KERNEL(name, Args, threads) KERNEL_BOUNDS(name, Args, threads, 1)

@@ -7,8 +7,8 @@
 
 #include_next <cuda.h>
 
-#if CUDA_VERSION < 11080
-#error "pipe needs the headers of CUDA 11.8 or newer"
+#if CUDA_VERSION < 12000
+#error "pipe needs the headers of CUDA 12.0 or newer"
 #endif
 
 // A driver older than 12.8 has only the first.

@@ -1,18 +1,15 @@
-// Kernels for the emulator's self-test. With BUG=n the n-th planted bug is in;
-// main.cpp says which, and expects the emulator to catch it.
+// Kernels for the emulator's self-test. Their argument says which bug to plant:
+// 0 is none, and every other must be caught (check.sh).
 #include "../../kernels/common.cuh"
-
-#ifndef BUG
-#define BUG 0
-#endif
 
 struct SumArgs {
   float* dst;
   const float* x;
   long long n;
+  int bug;
 };
 
-// The sum of each row of 1024, by a tree in shared memory.
+// The sum of each row, by a tree in shared memory.
 KERNEL(tree_sum, SumArgs, 256) {
   SHARED(float, part, 256);
   const float* x = a.x + blockIdx.x * a.n;
@@ -22,15 +19,15 @@ KERNEL(tree_sum, SumArgs, 256) {
   __syncthreads();
   for (int o = 128; o > 0; o >>= 1) {
     if ((int)threadIdx.x < o) part[threadIdx.x] += part[threadIdx.x + o];
-#if BUG == 1
-    __syncwarp();
-#else
-    __syncthreads();
-#endif
+    if (a.bug == 1)  // no barrier
+      __syncwarp();
+    else
+      __syncthreads();
   }
   if (threadIdx.x == 0) a.dst[blockIdx.x] = part[0];
 }
 
+// The same, by shuffles.
 KERNEL(shuffle_sum, SumArgs, 1024) {
   SHARED(float, part, 32);
   const float* x = a.x + blockIdx.x * a.n;
@@ -40,10 +37,23 @@ KERNEL(shuffle_sum, SumArgs, 1024) {
   if (threadIdx.x == 0) a.dst[blockIdx.x] = s;
 }
 
+// The same, each warp adding the next warp's part in memory of its lanes.
+KERNEL(warp_sums, SumArgs, 32) {
+  SHARED(float, part, 32);
+  const float* x = a.x + blockIdx.x * a.n;
+  part[threadIdx.x] = 0;
+  for (long long i = threadIdx.x; i < a.n; i += 32) part[threadIdx.x] += x[i];
+  for (int o = 16; o > 0; o >>= 1) {
+    if (a.bug != 1) __syncwarp();
+    if ((int)threadIdx.x < o) part[threadIdx.x] += part[threadIdx.x + o];
+  }
+  if (threadIdx.x == 0) a.dst[blockIdx.x] = part[0];
+}
+
 struct ProductArgs {
   float* c;
   const uint16_t *a, *b;  // m x k and n x k, or k x n
-  int m, n, k, transposed;
+  int m, n, k, transposed, bug;
 };
 
 // c = a b' (or a b) with 64 x 64 tiles, 128 threads, two stages of k = 32.
@@ -69,22 +79,20 @@ KERNEL_BOUNDS(product, ProductArgs, 128, 2) {
       int r = i / 8, s = i % 8 * 8;
       cp_async16(right + stage * 64 * stride + r * wide + s, a.b + (long long)(k + r) * a.n + column + s, k + r < a.k && column + s < a.n);
     }
-    cp_async_commit();
+    if (a.bug != 5) cp_async_commit();
   };
   load(0, 0);
   int steps = (a.k + 31) / 32;
   for (int step = 0; step < steps; step++) {
     int stage = step % 2;
     if (step + 1 < steps) load(1 - stage, (step + 1) * 32);
-#if BUG != 2
-    if (step + 1 < steps)
+    if (a.bug == 1)
+      ;  // no wait
+    else if (step + 1 < steps || a.bug == 2)  // a wait that leaves out the last
       cp_async_wait<1>();
     else
       cp_async_wait<0>();
-#endif
-#if BUG != 3
-    __syncthreads();
-#endif
+    if (a.bug != 3) __syncthreads();
     for (int kk = 0; kk < 32; kk += 16) {
       uint32_t l[2][4], r[2][4];
       for (int i = 0; i < 2; i++)
@@ -99,9 +107,7 @@ KERNEL_BOUNDS(product, ProductArgs, 128, 2) {
       for (int i = 0; i < 2; i++)
         for (int j = 0; j < 4; j++) mma_bf16(c[i][j], l[i], r[j / 2] + j % 2 * 2);
     }
-#if BUG != 4
-    __syncthreads();
-#endif
+    if (a.bug != 4) __syncthreads();
   }
   for (int i = 0; i < 2; i++)
     for (int j = 0; j < 4; j++)
@@ -161,6 +167,34 @@ KERNEL(wrong, FillArgs, 256) {
     case 10:  // reads what nobody wrote
       __syncthreads();
       a.dst[i % a.n] = a.dst[i % a.n] * 0;
+      break;
+    case 11:  // an unaligned vector
+      if (i < 8) *(float4*)(a.dst + 1 + 4 * i) = make_float4(0, 0, 0, 0);
+      break;
+    case 12: {  // beyond a local array
+      float local[4] = {0, 1, 2, 3};
+      a.dst[0] = local[(i + a.n) % 5];
+      break;
+    }
+    case 13:  // barriers of too few threads
+      if (i < 128) __syncthreads();
+      if (i >= 128) __shfl_sync(1, i, 0);
+      break;
+    case 14:  // a wait for something that never comes
+      while (part[0] == 0) __nanosleep(20);
+      break;
+    case 15: {  // reads dynamic shared memory that nobody wrote
+      DYNAMIC_SHARED(room);
+      if (i == 0) a.dst[7] = *(float*)(room + 16) * 0;
+      break;
+    }
+    case 16: {  // beyond the dynamic shared memory that was asked for
+      DYNAMIC_SHARED(room);
+      if (i == 0) room[64] = 1;
+      break;
+    }
+    case 17:  // far from any memory
+      a.dst[1ll << 44] = 1;
       break;
   }
 }

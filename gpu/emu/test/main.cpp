@@ -1,5 +1,6 @@
-// The emulator's self-test: main CASE runs one case and exits with 0 if the
-// numbers are right, with 1 if not; the emulator aborts where it finds a bug.
+// The emulator's self-test. main CASE [N] runs one case and exits with 0 if the
+// numbers are right, with 1 if they are not; where the emulator itself finds
+// something wrong it ends the program with a message. N is the planted bug.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,17 +20,35 @@ int cuModuleLoadData(void**, const void*);
 int cuModuleGetFunction(void**, void*, const char*);
 int cuMemAlloc_v2(Pointer*, size_t);
 int cuMemFree_v2(Pointer);
+int cuMemAllocHost_v2(void**, size_t);
 int cuMemcpyHtoD_v2(Pointer, const void*, size_t);
 int cuMemcpyDtoH_v2(void*, Pointer, size_t);
+int cuMemcpyHtoDAsync_v2(Pointer, const void*, size_t, void*);
+int cuMemcpyDtoHAsync_v2(void*, Pointer, size_t, void*);
+int cuMemcpyDtoDAsync_v2(Pointer, Pointer, size_t, void*);
+int cuMemsetD32Async(Pointer, unsigned, size_t, void*);
 int cuFuncSetAttribute(void*, int, int);
+int cuStreamCreate(void**, unsigned);
+int cuStreamSynchronize(void*);
+int cuStreamBeginCapture_v2(void*, int);
+int cuStreamEndCapture(void*, void**);
+int cuGraphInstantiateWithFlags(void**, void*, unsigned long long);
+int cuGraphLaunch(void*, void*);
+int cuGraphDestroy(void*);
+int cuEventCreate(void**, unsigned);
+int cuEventRecord(void*, void*);
+int cuEventElapsedTime(float*, void*, void*);
 int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
 }
 
-static void* module;
-#define MUST(call)                                        \
-  do {                                                    \
-    int r_ = (call);                                      \
-    if (r_) printf("%s: %d\n", #call, r_), exit(r_ % 256); \
+static void *module, *stream;
+#define MUST(call)                                                \
+  do {                                                            \
+    if (int r_ = (call)) printf("%s: %d\n", #call, r_), exit(2);  \
+  } while (0)
+#define WANT(is, want)                                                                             \
+  do {                                                                                             \
+    if ((is) != (want)) return printf("line %d: %s is not %s\n", __LINE__, #is, #want), 1; \
   } while (0)
 
 template <class A>
@@ -37,7 +56,7 @@ static int launch(const char* name, unsigned gx, unsigned gy, unsigned threads, 
   void* f;
   MUST(cuModuleGetFunction(&f, module, name));
   void* extra[] = {(void*)1, &a, (void*)2, &bytes, nullptr};
-  return cuLaunchKernel(f, gx, gy, 1, threads, 1, 1, shared, nullptr, nullptr, extra);
+  return cuLaunchKernel(f, gx, gy, 1, threads, 1, 1, shared, stream, nullptr, extra);
 }
 
 static Pointer device(size_t bytes) {
@@ -60,13 +79,14 @@ static std::vector<float> download(Pointer p, size_t n) {
 struct SumArgs {
   Pointer dst, x;
   long long n;
+  int bug;
 };
-static int sums(const char* name, unsigned threads) {
+static int sums(const char* name, unsigned threads, int bug) {
   const int rows = 7, n = 1000;
   std::vector<float> x(rows * n);
   for (size_t i = 0; i < x.size(); i++) x[i] = (float)(i * 7919 % 101);
   Pointer dst = device(rows * 4);
-  MUST(launch(name, rows, 1, threads, 0, SumArgs{dst, upload(x), n}));
+  MUST(launch(name, rows, 1, threads, 0, SumArgs{dst, upload(x), n, bug}));
   std::vector<float> got = download(dst, rows);
   for (int r = 0; r < rows; r++) {
     float want = 0;
@@ -78,7 +98,7 @@ static int sums(const char* name, unsigned threads) {
 
 struct ProductArgs {
   Pointer c, a, b;
-  int m, n, k, transposed;
+  int m, n, k, transposed, bug;
 };
 static uint16_t round16(float v) {
   uint32_t u;
@@ -91,13 +111,13 @@ static float value(uint16_t v) {
   memcpy(&f, &u, 4);
   return f;
 }
-static int products(int m, int n, int k, bool transposed, bool check = true) {
+static int products(int m, int n, int k, int transposed, int bug, bool check = true) {
   std::vector<uint16_t> a((size_t)m * k), b((size_t)n * k);
   unsigned s = 1;
   for (auto* v : {&a, &b})
     for (auto& e : *v) e = round16((float)((s = s * 1664525 + 1013904223) >> 8) / 8388608 - 1);
   Pointer c = device((size_t)m * n * 4);
-  ProductArgs args = {c, upload(a), upload(b), m, n, k, transposed};
+  ProductArgs args = {c, upload(a), upload(b), m, n, k, transposed, bug};
   MUST(launch("product", (n + 63) / 64, (m + 63) / 64, 128, 4 * 64 * 40 * 2, args));
   std::vector<float> got = download(c, (size_t)m * n);
   for (int i = 0; i < m && check; i++)
@@ -119,38 +139,135 @@ struct FillArgs {
 };
 static int wrong(int how) {
   Pointer dst = device(101 * 4);
-  MUST(launch("wrong", 1, 1, 256, 0, FillArgs{dst, 101, how}));
+  MUST(launch("wrong", 1, 1, 256, how >= 15 ? 64 : 0, FillArgs{dst, 101, how}));
   MUST(cuCtxSynchronize());
-  if (how == 10) return !(download(dst, 101)[7] == 0);
+  if (how == 10 || how == 15) return !(download(dst, 101)[7] == 0);
+  return 0;
+}
+
+// Work is done late: a pinned buffer that changes too early shows.
+static int pinned(bool waits) {
+  void* host;
+  MUST(cuMemAllocHost_v2(&host, 4));
+  Pointer p = device(4);
+  *(float*)host = 1;
+  MUST(cuMemcpyHtoDAsync_v2(p, host, 4, stream));
+  if (waits) MUST(cuStreamSynchronize(stream));
+  *(float*)host = 2;
+  return !(download(p, 1)[0] == 1);
+}
+
+static int afterFree() {
+  Pointer p = device(400);
+  MUST(cuMemFree_v2(p));
+  *(float*)p = 1;
+  MUST(launch("wrong", 1, 1, 256, 0, FillArgs{device(4), 1, 0}));
+  return cuCtxSynchronize();
+}
+
+static int graphs() {
+  Pointer x = upload(std::vector<float>(100, 2.0f)), y = device(400), sum = device(4);
+  void *graph, *exec, *first, *second;
+  MUST(cuStreamBeginCapture_v2(stream, 0));
+  MUST(cuMemsetD32Async(y, 0, 100, stream));
+  MUST(cuMemcpyDtoDAsync_v2(y, x, 200, stream));
+  MUST(launch("tree_sum", 1, 1, 256, 0, SumArgs{sum, y, 100, 0}));
+  MUST(cuStreamEndCapture(stream, &graph));
+  MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
+  MUST(cuGraphDestroy(graph));
+  WANT(isnan(download(sum, 1)[0]), 1);
+  MUST(cuGraphLaunch(exec, stream));
+  WANT(download(sum, 1)[0], 100.0f);
+  std::vector<float> ones(100, 1.0f);
+  MUST(cuMemcpyHtoD_v2(x, ones.data(), 400));
+  MUST(cuEventCreate(&first, 0));
+  MUST(cuEventCreate(&second, 0));
+  MUST(cuEventRecord(first, stream));
+  MUST(cuGraphLaunch(exec, stream));
+  MUST(cuEventRecord(second, stream));
+  WANT(download(sum, 1)[0], 50.0f);
+  float ms = -1;
+  MUST(cuEventElapsedTime(&ms, first, second));
+  WANT(ms >= 0, true);
+  MUST(cuStreamBeginCapture_v2(stream, 0));
+  WANT(cuMemAlloc_v2(&x, 4), 900);
+  WANT(cuStreamEndCapture(stream, &graph), 901);
+  return 0;
+}
+
+// Calls that a driver refuses.
+static int refused() {
+  Pointer p = device(400);
+  WANT(launch("tree_sum", 1, 1, 256, 0, SumArgs{}, sizeof(SumArgs) - 8), 1);
+  WANT(launch("tree_sum", 1, 1, 288, 0, SumArgs{}), 701);
+  WANT(launch("tree_sum", 1, 70000, 256, 0, SumArgs{}), 1);
+  WANT(launch("tree_sum", 1, 1, 256, 49 << 10, SumArgs{}), 1);
+  void *f, *m;
+  WANT(cuModuleGetFunction(&f, module, "nothing"), 500);
+  WANT(cuModuleLoadData(&m, "other"), 500);
+  MUST(cuModuleGetFunction(&f, module, "tree_sum"));
+  WANT(cuFuncSetAttribute(f, 8, 228 << 10), 1);
+  MUST(cuFuncSetAttribute(f, 8, 64 << 10));
+  MUST(launch("tree_sum", 1, 1, 256, 49 << 10, SumArgs{p, p, 1, 0}));
+  WANT(cuMemcpyHtoD_v2(p, f, 401), 1);
+  WANT(cuMemcpyDtoH_v2(f, p + 396, 8), 1);
+  WANT(cuMemFree_v2(p + 4), 1);
+  MUST(cuCtxSetCurrent(nullptr));
+  WANT(cuCtxSynchronize(), 201);
+  return 0;
+}
+
+// Failures that PIPE_EMU_FAIL plans.
+static int planned() {
+  setenv("PIPE_EMU_FAIL", "cuMemAlloc_v2:3,cuLaunchKernel:2", 1);
+  Pointer p = device(400), q = device(400);
+  WANT(cuMemAlloc_v2(&q, 400), 2);
+  MUST(cuMemAlloc_v2(&q, 400));
+  MUST(launch("wrong", 1, 1, 256, 0, FillArgs{p, 101, 0}));
+  WANT(launch("wrong", 1, 1, 256, 0, FillArgs{p, 101, 0}), 719);
+  WANT(cuCtxSynchronize(), 719);
+  WANT(cuMemAlloc_v2(&p, 400), 719);
+  unsetenv("PIPE_EMU_FAIL");
+  MUST(cuCtxSynchronize());
+  setenv("PIPE_EMU_MEMORY", "1000", 1);
+  WANT(cuMemAlloc_v2(&p, 400), 2);
+  setenv("PIPE_EMU_DEVICES", "0", 1);
+  WANT(cuInit(0), 100);
+  return 0;
+}
+
+static int speed() {
+  timespec t, u;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  int m = 200, n = 256, k = 1280;
+  products(m, n, k, 0, 0, false);
+  clock_gettime(CLOCK_MONOTONIC, &u);
+  double s = u.tv_sec - t.tv_sec + (u.tv_nsec - t.tv_nsec) * 1e-9;
+  printf("%d x %d x %d: %.0f ms, %.0f million multiply-adds/s\n", m, n, k, s * 1e3, (double)m * n * k / s / 1e6);
   return 0;
 }
 
 int main(int argc, char** argv) {
   const char* what = argc > 1 ? argv[1] : "";
-  int how = argc > 2 ? atoi(argv[2]) : 0;
+  int bug = argc > 2 ? atoi(argv[2]) : 0;
   void* context;
   MUST(cuInit(0));
   MUST(cuDevicePrimaryCtxRetain(&context, 0));
   MUST(cuCtxSetCurrent(context));
-  MUST(cuModuleLoadData(&module, "image"));
-  if (!strcmp(what, "tree")) return sums("tree_sum", 256);
-  if (!strcmp(what, "shuffle")) return sums("shuffle_sum", 1024) || sums("shuffle_sum", 96) || sums("shuffle_sum", 32);
-  if (!strcmp(what, "product")) return products(200, 72, 104, false) || products(64, 64, 32, false);
-  if (!strcmp(what, "transposed")) return products(72, 200, 104, true);
-  if (!strcmp(what, "wrong")) return wrong(how);
-  if (!strcmp(what, "size")) return launch("tree_sum", 1, 1, 256, 0, SumArgs{}, sizeof(SumArgs) - 8);
-  if (!strcmp(what, "threads")) return launch("tree_sum", 1, 1, 288, 0, SumArgs{});
-  if (!strcmp(what, "shared")) return launch("tree_sum", 1, 1, 256, 49 << 10, SumArgs{});
-  if (!strcmp(what, "speed")) {
-    timespec t, u;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    int m = 200, n = 256, k = 1280;
-    products(m, n, k, false, false);
-    clock_gettime(CLOCK_MONOTONIC, &u);
-    double s = u.tv_sec - t.tv_sec + (u.tv_nsec - t.tv_nsec) * 1e-9;
-    printf("%d x %d x %d: %.0f ms, %.0f million multiply-adds/s\n", m, n, k, s * 1e3, (double)m * n * k / s / 1e6);
-    return 0;
-  }
+  MUST(cuModuleLoadData(&module, "kernels"));
+  MUST(cuStreamCreate(&stream, 1));
+  if (!strcmp(what, "tree")) return sums("tree_sum", 256, bug);
+  if (!strcmp(what, "warp")) return sums("warp_sums", 32, bug);
+  if (!strcmp(what, "shuffle")) return sums("shuffle_sum", 1024, bug) || sums("shuffle_sum", 96, bug) || sums("shuffle_sum", 32, bug);
+  if (!strcmp(what, "product")) return products(200, 72, 104, 0, bug) || products(64, 64, 32, 0, bug);
+  if (!strcmp(what, "transposed")) return products(72, 200, 104, 1, bug);
+  if (!strcmp(what, "wrong")) return wrong(bug);
+  if (!strcmp(what, "pinned")) return pinned(bug == 0);
+  if (!strcmp(what, "freed")) return afterFree();
+  if (!strcmp(what, "graph")) return graphs();
+  if (!strcmp(what, "refused")) return refused();
+  if (!strcmp(what, "planned")) return planned();
+  if (!strcmp(what, "speed")) return speed();
   printf("no such case: %s\n", what);
   return 2;
 }

@@ -1,0 +1,60 @@
+//go:build cuda
+
+package main
+
+import (
+	"fmt"
+
+	"pipe/tensor"
+)
+
+// gemvs measures products of few rows, as decoding has them: the weights are
+// what must be read.
+func (l *lab) gemvs() {
+	types := []tensor.DType{tensor.BF16, tensor.F16, tensor.F32, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
+	for _, rows := range []int{1, 16} {
+		for _, dt := range types {
+			l.gemv(rows, dt, tensor.BF16, linear{"gate", l.ff, l.hidden})
+		}
+		l.gemv(rows, tensor.BF16, tensor.F32, linear{"gate", l.ff, l.hidden})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"q", l.heads * l.headDim, l.hidden})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"head", l.vocab, l.hidden})
+	}
+}
+
+func (l *lab) gemv(rows int, dt, precision tensor.DType, x linear) {
+	name := fmt.Sprintf("gemv %s %s %dx%dx%d", dt, x.name, rows, x.out, x.in)
+	if precision == tensor.F32 {
+		name += " in f32"
+	}
+	l.measure("pipe", name, func() job {
+		w := several(l, dt.Bytes(x.out*x.in), func() *tensor.Tensor { return l.weight(dt, precision, x.out, x.in) })
+		a, y := l.f32(rows, x.in), l.empty(tensor.F32, rows, x.out)
+		return job{
+			bytes: float64(dt.Bytes(x.out*x.in) + 4*rows*(x.in+x.out)),
+			op:    func(i int) { l.b.MatMul(y, a, of(w, i), tensor.MatMul{TransB: true, Alpha: 1}) },
+			check: func() string { return l.checkProduct(y, a, dt, precision, x, false) },
+		}
+	})
+}
+
+// caches measures attention of sequences that are decoded: one query each, its
+// keys and values in a cache of bfloat16.
+func (l *lab) caches() {
+	for _, n := range []int{1, l.sequences} {
+		kv := l.kvHeads * l.headDim
+		l.measure("pipe", fmt.Sprintf("attention decode %dx%d", n, l.keys), func() job {
+			rows := n * l.keys
+			type pair struct{ k, v *tensor.Tensor }
+			c := several(l, 2*2*rows*kv, func() pair {
+				return pair{l.weight(tensor.BF16, tensor.F32, rows, kv), l.weight(tensor.BF16, tensor.F32, rows, kv)}
+			})
+			q, dst, lse := l.act(n, l.heads*l.headDim), l.empty(l.half, n, l.heads*l.headDim), l.empty(tensor.F32, n, l.heads)
+			o := tensor.Attention{Heads: l.heads, KVHeads: l.kvHeads, HeadDim: l.headDim, Precision: tensor.BF16, Q: []int32{0}}
+			for i := range n {
+				o.Q, o.K, o.KLen = append(o.Q, int32(i+1)), append(o.K, int32(i*l.keys)), append(o.KLen, int32(l.keys))
+			}
+			return job{bytes: 4 * float64(rows*kv), op: func(i int) { l.b.Attention(dst, lse, q, of(c, i).k, of(c, i).v, o) }}
+		})
+	}
+}

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# bench/cuda/device.sh [PART[=SECONDS]...]: run the CUDA backend on the device of
+# this machine, with the programs that bench/cuda/prepare.sh built, and print a
+# short table last. Parts, with the seconds that each may take:
+#
+#   suite      the tests of gpu; no device is a failure
+#   memcheck   some of them under compute-sanitizer, if it is there
+#   kernels    micro-benchmarks of the kernels, and of cublasLt
+#   products   the same products and attention in PyTorch
+#   train      adapters on models with made-up weights
+#   decode     generation with them
+#   load       loading them
+#   peer       training and generation with PyTorch, transformers and PEFT
+#   program    pipe-cuda says which device it found
+#
+# Without arguments: suite kernels. The parts run in the order given; what one
+# has measured when its time is over counts. Logs and results.jsonl are written
+# to $OUT, by default out/cuda-bench. PIPE_BENCH_MODEL=tiny tries it all out on
+# any machine, where PIPE_CUDA_DRIVER can name the emulated driver.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+root=$PWD
+run=$root/out/cuda-run
+OUT=${OUT:-$root/out/cuda-bench}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+results=$OUT/results.jsonl
+log=$OUT/log.txt
+model=${PIPE_BENCH_MODEL:-}
+python=${PYTHON:-python3}
+export PYTHONUNBUFFERED=1 PIPE_REQUIRE_CUDA=1
+chmod +x "$run"/* 2>/dev/null
+: >>"$results"
+
+# The tests' fixtures lie where they were compiled.
+built=$(cat "$run/root")
+if [ ! -e "$built" ]; then
+	mkdir -p "$(dirname "$built")"
+	ln -s "$root" "$built"
+fi
+
+if [ -z "${PIPE_CUBLASLT:-}" ]; then
+	PIPE_CUBLASLT=$("$python" -c '
+import os, sys
+for p in sys.path:
+    for d in "nvidia/cu13/lib", "nvidia/cublas/lib":
+        f = os.path.join(p, d, "libcublasLt.so.13")
+        if os.path.exists(f):
+            print(f)
+            sys.exit()' 2>>"$log")
+	[ -z "$PIPE_CUBLASLT" ] || export PIPE_CUBLASLT
+fi
+
+# limited SECONDS COMMAND...: its results and what else it says, within the time
+# that its part has left.
+limited() {
+	local limit=$1 left=$((deadline - SECONDS))
+	shift
+	[ "$limit" -le "$left" ] || limit=$left
+	if [ "$limit" -le 0 ]; then
+		echo "not begun, no time is left: $*" >>"$log"
+		return 124
+	fi
+	local begun=$SECONDS status=0
+	echo "== $* (at most $limit s)" >>"$log"
+	timeout --kill-after=5 "$limit" "$@" >>"$results" 2>>"$log" || status=$?
+	echo "== exit $status after $((SECONDS - begun)) s" >>"$log"
+	[ $status -eq 0 ] || echo "exit $status after $((SECONDS - begun)) s: $*"
+	return 0
+}
+
+# size MODEL: that model, or the one for trying out.
+size() { echo "${model:-$1}"; }
+
+# small FLAG...: flags that make it quick when it is only tried out.
+small() { [ -z "$model" ] || echo "$@"; }
+
+bench() { limited "$1" "$run/bench-cuda" "${@:2}"; }
+
+suite() {
+	local status=0
+	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) "$run/gpu.test" -test.v >"$OUT/suite.log" 2>&1) || status=$?
+	echo "suite: exit $status, $(grep -c -- '--- PASS' "$OUT/suite.log") passed, $(grep -c -- '--- FAIL' "$OUT/suite.log") failed, $(grep -c -- '--- SKIP' "$OUT/suite.log") skipped"
+	if [ $status -ne 0 ]; then
+		grep -- '--- FAIL' "$OUT/suite.log" | head -30
+		grep -nE '^(panic|fatal error|SIG)|: (.*CUDA|gpu:)' "$OUT/suite.log" | head -20
+	fi
+}
+
+memcheck() {
+	command -v compute-sanitizer >/dev/null || {
+		echo "memcheck: there is no compute-sanitizer"
+		return
+	}
+	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) compute-sanitizer --tool memcheck --print-limit 20 "$run/gpu.test" \
+		-test.run "${PIPE_BENCH_MEMCHECK:-TestConformance/(matmul|attention|project|logprob)}" >"$OUT/memcheck.log" 2>&1)
+	echo "memcheck: exit $?, $(tail -1 "$OUT/memcheck.log")"
+	grep -A3 -m5 'Invalid\|Race\|Error:' "$OUT/memcheck.log"
+}
+
+kernels() { bench 600 kernels -model "$(size 8b)" $(small -samples 3); }
+
+products() { limited 120 "$python" bench/cuda/peer.py products --model "$(size 8b)" $(small --device cpu --seq 128); }
+
+train() {
+	local big little
+	big=$(size 8b)
+	little=$(size 1b)
+	set -- $(small -seq 128 -steps 2 -warm 1)
+	bench 60 train -model "$big" -adapter lora "$@"
+	bench 60 train -model "$big" -adapter dora "$@"
+	bench 60 train -model "$big" -adapter lora -base nf4 "$@"
+	bench 40 train -model "$little" -adapter lora "$@"
+	bench 40 train -model "$little" -adapter dora "$@"
+	bench 60 train -model "$big" -adapter lora -documents 32 "$@"
+	bench 60 train -model "$big" -adapter lora -recompute true "$@"
+}
+
+decode() {
+	set -- $(small -prompt 32 -new 8)
+	bench 60 decode -model "$(size 8b)" -base bf16 "$@"
+	bench 40 decode -model "$(size 8b)" -base nf4 -batch 1,16 "$@"
+	bench 40 decode -model "$(size 8b)" -base q8_0 -batch 1,16 "$@"
+	bench 40 decode -model "$(size 1b)" -base bf16 "$@"
+}
+
+load() { bench 60 load -model "$(size 8b)" -dir "${TMPDIR:-/tmp}"; }
+
+# peer runs the eager cases first: compiling takes longer than all else.
+peer() {
+	local big little
+	big=$(size 8b)
+	little=$(size 1b)
+	set -- $(small --device cpu --seq 64 --steps 2 --warm 1 --prompt 16 --new 8)
+	limited 150 "$python" bench/cuda/peer.py train --model "$big" --cases lora,lora+recompute,dora,dora+recompute,lora+amp "$@"
+	limited 90 "$python" bench/cuda/peer.py train --model "$little" --cases lora,dora "$@"
+	limited 120 "$python" bench/cuda/peer.py decode --model "$big" --cases eager "$@"
+	limited 90 "$python" bench/cuda/peer.py decode --model "$little" --cases eager "$@"
+	limited 150 "$python" bench/cuda/peer.py train --model "$big" --cases lora+layers,dora+layers "$@"
+	limited 150 "$python" bench/cuda/peer.py train --model "$little" --cases lora+compiled "$@"
+}
+
+program() {
+	timeout 60 "$run/pipe-cuda" doctor 2>&1 | tee -a "$log"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv,noheader 2>/dev/null
+[ $# -gt 0 ] || set -- suite kernels
+before=$(wc -l <"$results")
+for part in "$@"; do
+	name=${part%%=*}
+	case $name in
+	suite) seconds=120 ;;
+	memcheck) seconds=90 ;;
+	kernels) seconds=120 ;;
+	products | load | program) seconds=60 ;;
+	train | decode) seconds=150 ;;
+	peer) seconds=300 ;;
+	*)
+		echo "bench/cuda/device.sh: there is no part $name" >&2
+		exit 2
+		;;
+	esac
+	[ "$part" = "$name" ] || seconds=${part#*=}
+	begun=$SECONDS
+	deadline=$((SECONDS + seconds))
+	$name
+	echo "$name: $((SECONDS - begun)) s"
+done
+tail -n +$((before + 1)) "$results" >"$OUT/latest.jsonl"
+"$run/bench-cuda" table "$OUT/latest.jsonl" | tee "$OUT/table.txt"

@@ -1,0 +1,142 @@
+//go:build cuda
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+	"unsafe"
+
+	"pipe/model"
+	"pipe/model/disk"
+	"pipe/tensor"
+)
+
+// loadCommand measures what the bus carries from pinned memory, and how fast a
+// model gets on the device from memory and from mapped files that are in memory.
+func loadCommand(f *flag.FlagSet, args []string) error {
+	name := f.String("model", "8b", "1b, 8b or tiny")
+	base := f.String("base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
+	dir := f.String("dir", os.TempDir(), "where the file is put that is mapped")
+	f.Parse(args)
+	c, err := configOf(*name)
+	if err != nil {
+		return err
+	}
+	dt, err := baseOf(*base)
+	if err != nil {
+		return err
+	}
+	b, err := open()
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	bus, err := pinned(b, 64<<20)
+	if err := report(record{Side: "pipe", Name: "copy from pinned memory", Value: bus, Unit: "GB/s"}, "copy from pinned memory", err); err != nil {
+		return err
+	}
+	weights := newCheckpoint(c, dt)
+	for _, mapped := range []bool{false, true} {
+		name := fmt.Sprintf("load %s %s", *name, *base)
+		var src model.Source = weights
+		if mapped {
+			name += " from mapped files"
+			files, err := mapFiles(*dir, weights)
+			if err != nil {
+				return err
+			}
+			defer files.close()
+			src = files
+		}
+		weights.bytes = 0
+		start := time.Now()
+		d, err := model.Load(b, c, src, false)
+		if err != nil {
+			report(record{}, name, err)
+			return err
+		}
+		s := time.Since(start).Seconds()
+		rate := float64(weights.bytes) / s / 1e9
+		if err := report(record{Side: "pipe", Name: name, Value: rate, Unit: "GB/s", Note: fmt.Sprintf("%.1f s, %.0f %% of the bus", s, 100*rate/bus)}, name, nil); err != nil {
+			return err
+		}
+		d.Close()
+	}
+	return nil
+}
+
+// pinned returns the GB a second that go from pinned memory to the device.
+func pinned(b device, n int) (float64, error) {
+	s := streamOf(b.Backend)
+	host, err := s.Pinned(n)
+	if err != nil {
+		return 0, err
+	}
+	defer s.FreePinned(host)
+	for i := range host {
+		host[i] = byte(i)
+	}
+	t, err := newTimer(s, 10, 1<<20)
+	if err != nil {
+		return 0, err
+	}
+	dst, err := s.Alloc(n)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Free(dst)
+	ms, err := t.run(func(int) { s.Upload(dst, unsafe.Pointer(&host[0]), n) })
+	return float64(n) / ms / 1e6, err
+}
+
+// mappedFiles is a checkpoint whose weights are mapped files: each weight is a
+// mapping of its own, so that its pages are new, of a file that is in memory.
+type mappedFiles struct {
+	*checkpoint
+	paths map[tensor.DType]string
+	maps  []*disk.Mapping
+}
+
+func mapFiles(dir string, c *checkpoint) (*mappedFiles, error) {
+	m := &mappedFiles{checkpoint: c, paths: map[tensor.DType]string{}}
+	for dt, data := range c.buffers {
+		path := filepath.Join(dir, fmt.Sprintf("bench-cuda-%d-%s", os.Getpid(), dt))
+		m.paths[dt] = path
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			m.close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Weight implements model.Source.
+func (m *mappedFiles) Weight(name string) (model.Weight, error) {
+	w, err := m.checkpoint.Weight(name)
+	if err != nil {
+		return w, err
+	}
+	file, err := disk.Map(m.paths[w.DType])
+	if err != nil {
+		return w, err
+	}
+	m.maps = append(m.maps, file)
+	// The same place of the file as of the buffer that it is a copy of.
+	buf := m.buffers[w.DType]
+	from := cap(buf) - cap(w.Data)
+	w.Data = file.Data[from : from+len(w.Data)]
+	return w, nil
+}
+
+func (m *mappedFiles) close() {
+	for _, f := range m.maps {
+		f.Close()
+	}
+	for _, p := range m.paths {
+		os.Remove(p)
+	}
+}

@@ -1,0 +1,238 @@
+//go:build cuda
+
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
+
+// copies measures what the memory can do: the ceiling of all that moves bytes.
+func (l *lab) copies() {
+	l.measure("pipe", "copy on the device", func() job {
+		n := l.pad / 4
+		a, b := l.f32(n), l.f32(n)
+		return job{bytes: 8 * float64(n), op: func(int) { l.b.Copy(b, a) }}
+	})
+}
+
+// A linear is a layer with weights [out, in].
+type linear struct {
+	name    string
+	out, in int
+}
+
+func (l *lab) linears() []linear {
+	q := l.heads * l.headDim
+	return []linear{{"q", q, l.hidden}, {"k", l.kv, l.hidden}, {"gate", l.ff, l.hidden}, {"down", l.hidden, l.ff}, {"head", l.vocab, l.hidden}}
+}
+
+// gemms measures the products of a layer's forward (NT) and backward pass (NN).
+func (l *lab) gemms() {
+	for _, x := range l.linears() {
+		l.gemm("", x, tensor.BF16, tensor.BF16, false)
+		l.gemm("", x, tensor.BF16, tensor.BF16, true)
+	}
+	gate := l.linears()[2]
+	for _, dt := range []tensor.DType{tensor.NF4, tensor.Q8_0, tensor.Q4_0, tensor.Q4_K} {
+		l.gemm(dt.String()+" ", gate, dt, tensor.BF16, false)
+	}
+	l.gemm("nf4 ", gate, tensor.NF4, tensor.BF16, true)
+	q := l.linears()[0]
+	l.gemm("f32 ", q, tensor.F32, tensor.F32, false)
+	l.gemm("f32 ", q, tensor.F32, tensor.F32, true)
+}
+
+// gemm measures y = x·Wᵀ, or, when back is set, dx = dy·W.
+func (l *lab) gemm(kind string, x linear, dt, precision tensor.DType, back bool) {
+	way, in, out := "NT", x.in, x.out
+	if back {
+		way, in, out = "NN", x.out, x.in
+	}
+	name := fmt.Sprintf("gemm %s %s%s %dx%dx%d", way, kind, x.name, l.tokens, out, in)
+	l.measure("pipe", name, func() job {
+		w := several(l, dt.Bytes(x.out*x.in), func() *tensor.Tensor { return l.weight(dt, precision, x.out, x.in) })
+		act := l.half
+		if precision == tensor.F32 {
+			act = tensor.F32
+		}
+		a := several(l, act.Bytes(l.tokens*in), func() *tensor.Tensor { return l.normal(act, []int{l.tokens, in}) })
+		y := l.empty(act, l.tokens, out)
+		last := 0
+		return job{
+			flops: 2 * float64(l.tokens) * float64(x.out) * float64(x.in),
+			op: func(i int) {
+				l.b.MatMul(y, of(a, i), of(w, i), tensor.MatMul{TransB: !back, Alpha: 1, Uniform: true})
+				last = i
+			},
+			check: func() string { return l.checkProduct(y, of(a, last), dt, precision, x, back) },
+		}
+	})
+}
+
+// checkProduct compares some elements of y with their sums in float64, relative
+// to the norm of the terms, and returns the worst.
+func (l *lab) checkProduct(y, a *tensor.Tensor, dt, precision tensor.DType, x linear, back bool) string {
+	round := func(v float32) float64 {
+		if precision == tensor.BF16 {
+			v = quant.FromBF16(quant.ToBF16(v))
+		}
+		return float64(v)
+	}
+	worst, wrow := 0.0, make([]float32, x.in)
+	row := func(j int) []float32 {
+		n := dt.Bytes(x.in)
+		quant.Dequantize(wrow, dt, l.host[dt][j*n:(j+1)*n])
+		return wrow
+	}
+	for _, r := range []int{0, y.Rows() / 3, y.Rows() - 1} {
+		got, u := l.row(y, r), l.row(a, r)
+		for c := 0; c < y.Cols(); c += max(1, y.Cols()/7) {
+			sum, norm := 0.0, 0.0
+			for k := range u {
+				var w float64
+				switch {
+				case !back && k == 0:
+					row(c)
+					fallthrough
+				case !back:
+					w = round(wrow[k])
+				default: // one element of each row
+					at := k*x.in + c
+					b := dt.Block()
+					one := make([]float32, b)
+					quant.Dequantize(one, dt, l.host[dt][dt.Bytes(at/b*b):dt.Bytes(at/b*b+b)])
+					w = round(one[at%b])
+				}
+				t := round(u[k]) * w
+				sum, norm = sum+t, norm+t*t
+			}
+			e := math.Abs(float64(got[c])-sum) / math.Sqrt(norm)
+			if !(e <= worst) { // NaN too
+				worst = e
+			}
+		}
+	}
+	return fmt.Sprintf("error %.1e", worst)
+}
+
+// row downloads a row of a matrix.
+func (l *lab) row(t *tensor.Tensor, r int) []float32 {
+	return l.download(l.b.View(t, r*t.Cols(), t.Cols()))
+}
+
+// download returns the elements of t, F32 or BF16.
+func (l *lab) download(t *tensor.Tensor) []float32 {
+	if t.DType != tensor.F32 {
+		wide := l.empty(tensor.F32, t.Shape...)
+		l.b.Dequantize(wide, t)
+		t = wide
+	}
+	x := make([]float32, t.Len())
+	l.b.Download(x, t)
+	return x
+}
+
+// projections measures products of one input, bare and with all that training
+// has after them.
+func (l *lab) projections() {
+	q := l.heads * l.headDim
+	pos, freq := make([]int32, l.tokens), make([]float32, l.headDim/2)
+	for i := range pos {
+		pos[i] = int32(i)
+	}
+	for i := range freq {
+		freq[i] = float32(math.Pow(500000, -2*float64(i)/float64(l.headDim)))
+	}
+	for _, adapted := range []bool{false, true} {
+		kind := ""
+		if adapted {
+			kind = " with lora and rope"
+		}
+		l.project("qkv"+kind, []int{q, l.kv, l.kv}, adapted, false, pos, freq)
+		if adapted {
+			kind = " with lora"
+		}
+		l.project("gate up swiglu"+kind, []int{l.ff, l.ff}, adapted, true, nil, nil)
+	}
+}
+
+func (l *lab) project(name string, outs []int, adapted, swiglu bool, pos []int32, freq []float32) {
+	l.measure("pipe", "project "+name, func() job {
+		a := several(l, l.half.Bytes(l.tokens*l.hidden), func() *tensor.Tensor { return l.act(l.tokens, l.hidden) })
+		var p tensor.Projection
+		flops := 0.0
+		var rope *tensor.Rope
+		if adapted && pos != nil {
+			rope = &tensor.Rope{Positions: l.ints(pos), InvFreq: l.empty(tensor.F32, len(freq))}
+			l.b.Upload(rope.InvFreq, freq)
+		}
+		for i, out := range outs {
+			o := tensor.Product{Dst: l.empty(l.half, l.tokens, out), W: l.weight(tensor.BF16, tensor.BF16, out, l.hidden), MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: true}}
+			flops += 2 * float64(l.tokens) * float64(out) * float64(l.hidden)
+			if adapted {
+				o.LowRank = &tensor.LowRank{U: l.f32(l.tokens, l.rank), V: l.f32(out, l.rank), TransV: true, Alpha: 0.01}
+				if rope != nil && i < 2 {
+					o.Rope = rope
+				}
+			}
+			p.Products = append(p.Products, o)
+		}
+		if swiglu {
+			p.SwiGLU = l.empty(l.half, l.tokens, l.ff)
+		}
+		return job{flops: flops, op: func(i int) { l.b.Project(of(a, i), &p) }}
+	})
+}
+
+// adapters measures the thin products of an adapter, and what DoRA adds.
+func (l *lab) adapters() {
+	t, r := l.tokens, l.rank
+	for _, x := range []linear{{"hidden", l.hidden, l.hidden}, {"ff", l.ff, l.ff}} {
+		n := x.in
+		big := l.half.Bytes(t * n)
+		wide := func() *tensor.Tensor { return l.act(t, n) }
+		thin := func() *tensor.Tensor { return l.f32(t, r) }
+		l.measure("pipe", fmt.Sprintf("lora x·Aᵀ %dx%dx%d", t, r, n), func() job {
+			x, a, u := several(l, big, wide), l.f32(r, n), thin()
+			return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) {
+				l.b.MatMul(u, of(x, i), a, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true})
+			}}
+		})
+		l.measure("pipe", fmt.Sprintf("lora dz·B %dx%dx%d", t, r, n), func() job {
+			dz, b, u := several(l, big, wide), l.f32(n, r), thin()
+			return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) { l.b.MatMul(u, of(dz, i), b, tensor.MatMul{Alpha: 2}) }}
+		})
+		l.measure("pipe", fmt.Sprintf("lora dB += dzᵀ·u %dx%dx%d", n, r, t), func() job {
+			dz, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, n, r)
+			return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
+				l.b.MatMul(g, of(dz, i), u, tensor.MatMul{TransA: true, Alpha: 2, Beta: 1})
+			}}
+		})
+		l.measure("pipe", fmt.Sprintf("lora dA += dauᵀ·x %dx%dx%d", r, n, t), func() job {
+			x, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, r, n)
+			return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
+				l.b.MatMul(g, u, of(x, i), tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
+			}}
+		})
+	}
+	l.dora()
+}
+
+func (l *lab) dora() {
+	t, r, out, in := l.tokens, l.rank, l.ff, l.hidden
+	l.measure("pipe", fmt.Sprintf("dora norm of bf16 %dx%d", out, in), func() job {
+		w := several(l, 2*out*in, func() *tensor.Tensor { return l.weight(tensor.BF16, tensor.BF16, out, in) })
+		ratio, c, w2, m, a, b := l.f32(out), l.f32(out), l.f32(out), l.f32(out), l.f32(r, in), l.f32(out, r)
+		l.b.RowSquares(w2, w[0])
+		return job{bytes: float64(2 * out * in), op: func(i int) { l.b.DoRANorm(ratio, c, w2, of(w, i), a, b, m, 0.01) }}
+	})
+	l.measure("pipe", fmt.Sprintf("dora scale gradient %dx%d", t, out), func() job {
+		dx, dy, y := l.act(t, out), l.act(t, out), l.act(t, out)
+		dm, s, m := l.f32(out), l.f32(out), l.f32(out)
+		return job{bytes: float64(l.half.Bytes(3 * t * out)), op: func(int) { l.b.ScaleColsGrad(dx, dm, dy, y, s, m) }}
+	})
+}

@@ -70,7 +70,7 @@ func (b *Backend) kept(w *operand) (uint64, bool) {
 		return 0, false
 	}
 	if w.m.copied == 0 {
-		p, err := b.take(2 * w.rows * w.cols)
+		p, err := b.take(tensor.ForPanels, 2*w.rows*w.cols)
 		if err != nil {
 			return 0, false // it is expanded each time
 		}

@@ -61,9 +61,9 @@ func index(b bool) int {
 func ceil(n, by int) int    { return (n + by - 1) / by }
 func roundUp(n, to int) int { return ceil(n, to) * to }
 
-// vectors reports whether rows of ld elements from p on begin at whole vectors of
+// wholeVectors reports whether rows of ld elements from p on begin at whole vectors of
 // four elements.
-func vectors(p uint64, ld int, half bool) bool {
+func wholeVectors(p uint64, ld int, half bool) bool {
 	bytes := uint64(16)
 	if half {
 		bytes = 8
@@ -98,7 +98,7 @@ func (p *product) gemm() gemmArgs {
 	if p.outHalf {
 		g.flags |= gemmOutHalf
 	}
-	if vectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
+	if wholeVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
 		g.flags |= gemmVectorC
 	}
 	return g
@@ -240,10 +240,10 @@ func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.low(p)
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if vectors(p.a, p.lda, false) {
+	if wholeVectors(p.a, p.lda, false) {
 		g.flags |= gemmVectorA
 	}
-	if vectors(w, ldw, false) {
+	if wholeVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	tile, k := 64, kGemm64[index(p.transA)][index(p.transW)]
@@ -279,10 +279,10 @@ func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, parts, mu
 func (b *Backend) gemmTall(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if vectors(p.a, p.lda, p.aHalf) {
+	if wholeVectors(p.a, p.lda, p.aHalf) {
 		g.flags |= gemmVectorA
 	}
-	if vectors(w, ldw, false) {
+	if wholeVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, ceil(p.k, tallTerms), tallTerms)
@@ -309,7 +309,7 @@ func (b *Backend) multiplyOuter(p *product) {
 	}
 	g.b, g.ldb = wide.ptr, int64(ld)
 	half := wide.dt == tensor.BF16
-	if vectors(g.b, ld, half) {
+	if wholeVectors(g.b, ld, half) {
 		g.flags |= gemmVectorB
 	}
 	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, skinnyGroup)}

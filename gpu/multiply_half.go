@@ -6,8 +6,8 @@ import (
 	"pipe/tensor"
 )
 
-// expandArgs is ExpandArgs of gemm_prep.cu.
-type expandArgs struct {
+// padArgs is PadArgs of gemm_prep.cu.
+type padArgs struct {
 	dst, src                uint64
 	stride                  int64
 	rows, cols, ldd, unused int32
@@ -34,14 +34,14 @@ func kernelsOf(module, prefix, suffix string) (ks [tensor.NF4 + 1]*kernel) {
 	return ks
 }
 
-// kExpand are the kernels that expand to float32 and to bfloat16.
-var kExpand = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "expand_float_", ""), kernelsOf("gemm_prep", "expand_half_", "")}
+// kPad are the kernels that expand to float32 and to bfloat16.
+var kPad = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "pad_float_", ""), kernelsOf("gemm_prep", "pad_half_", "")}
 
 // expand sets dst, rows of ld elements (a multiple of 8) in float32 or bfloat16, to
 // the first cols columns of w and zeros behind them.
 func (b *Backend) expand(dst uint64, ld int, w operand, cols int, half bool) {
-	a := expandArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
-	launch(b, kExpand[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
+	a := padArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
+	launch(b, kPad[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
 }
 
 // chunks reports whether bfloat16 rows of ld elements from p on, of which k count,
@@ -70,7 +70,7 @@ func (b *Backend) kept(w *operand) (uint64, bool) {
 		return 0, false
 	}
 	if w.m.copied == 0 {
-		p, err := b.take(2 * w.rows * w.cols)
+		p, err := b.take(tensor.ForPanels, 2*w.rows*w.cols)
 		if err != nil {
 			return 0, false // it is expanded each time
 		}

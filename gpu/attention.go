@@ -83,9 +83,9 @@ func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
 	}
 	h := heads{Attention: o, group: o.Heads / o.KVHeads, ldq: o.Heads * o.HeadDim, ldk: o.KVHeads * o.HeadDim,
 		scale: float32(1 / math.Sqrt(float64(o.HeadDim)))}
-	h.q, h.half = activation(op, q)
-	h.k, h.halfKeys = activation(op, k)
-	h.v, _ = activation(op, v)
+	h.q, h.half = numbers(op, q)
+	h.k, h.halfKeys = numbers(op, k)
+	h.v, _ = numbers(op, v)
 	sameType(op, k, v)
 	h.queries, _ = matrix(op, q)
 	h.keys, _ = matrix(op, k)
@@ -134,7 +134,7 @@ type attentionArgs struct {
 func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	const op = "attention"
 	h := newHeads(op, q, k, v, o)
-	d, _ := result(op, dst)
+	d, _ := numbersOut(op, dst)
 	l := output(op, lse)
 	sameType(op, q, dst)
 	sameShape(op, dst, q)
@@ -143,7 +143,7 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 		return
 	}
 	b.attendFew(&h, d, l)
-	vector := aligned(d, h.q, h.k, h.v) && h.HeadDim%8 == 0
+	vector := vectors(d, h.q, h.k, h.v) && h.HeadDim%8 == 0
 	mma := h.products() && vector
 	rows := f32Queries
 	if mma {
@@ -220,7 +220,7 @@ func (b *Backend) attendFew(h *heads, dst, lse uint64) {
 	}
 	a := &attentionFewArgs{dst: dst, lse: lse, q: h.q, k: h.k, v: h.v, items: b.constants(constFew, list),
 		heads: int32(h.Heads), group: int32(h.group), dim: int32(h.HeadDim), half: int32(h.half), halfKeys: int32(h.halfKeys),
-		vector: one(aligned(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
+		vector: one(vectors(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
 	a.queries = a.items + uint64(4*4*items)
 	if parts > 0 {
 		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
@@ -255,11 +255,11 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	a := &attentionGradArgs{q: h.q, k: h.k, v: h.v,
 		heads: int32(o.Heads), group: int32(h.group), dim: int32(o.HeadDim), ldq: int32(h.ldq), ldk: int32(h.ldk), queries: int32(h.queries),
 		half: int32(h.half), scale: h.scale}
-	a.dq, _ = result(op, dq)
-	a.dk, _ = result(op, dk)
-	a.dv, _ = result(op, dv)
-	a.dy, _ = activation(op, dy)
-	out, _ := activation(op, dst)
+	a.dq, _ = numbersOut(op, dq)
+	a.dk, _ = numbersOut(op, dk)
+	a.dv, _ = numbersOut(op, dv)
+	a.dy, _ = numbers(op, dy)
+	out, _ := numbers(op, dst)
 	l := input(op, lse)
 	sameType(op, q, k, dst, dy, dq, dk, dv)
 	sameShape(op, dq, q, dst, dy)
@@ -268,7 +268,7 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	if b.err != nil || b.wide(op, &h) {
 		return
 	}
-	vector := aligned(a.dq, a.dk, a.dv, a.q, a.k, a.v, a.dy, out) && h.HeadDim%8 == 0
+	vector := vectors(a.dq, a.dk, a.dv, a.q, a.k, a.v, a.dy, out) && h.HeadDim%8 == 0
 	a.vector = one(vector)
 	mma := h.products() && vector
 	sums := h.queries * h.Heads

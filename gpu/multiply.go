@@ -23,6 +23,7 @@ const (
 	gemmVectorC
 	gemmTrans2
 	gemmOutHalf
+	gemmWideC
 )
 
 // The kernels of products: indices say whether a and w are transposed.
@@ -100,6 +101,9 @@ func (p *product) gemm() gemmArgs {
 	}
 	if wholeVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
 		g.flags |= gemmVectorC
+		if !p.outHalf || p.c%16 == 0 && p.ldc%8 == 0 && p.n%8 == 0 {
+			g.flags |= gemmWideC
+		}
 	}
 	return g
 }

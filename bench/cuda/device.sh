@@ -29,7 +29,12 @@ log=$OUT/log.txt
 model=${PIPE_BENCH_MODEL:-}
 python=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 PIPE_REQUIRE_CUDA=1
-chmod +x "$run"/* 2>/dev/null
+for packed in "$run"/*.gz; do
+	program=${packed%.gz}
+	if [ -e "$packed" ] && ! [ "$program" -nt "$packed" ]; then
+		gunzip -c "$packed" >"$program" && chmod +x "$program" || exit
+	fi
+done
 : >>"$results"
 
 # The tests' fixtures lie where they were compiled.

@@ -84,7 +84,7 @@ bench() { limited "$1" "$run/bench-cuda" "${@:2}"; }
 
 suite() {
 	local status=0
-	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) "$run/gpu.test" -test.v >"$OUT/suite.log" 2>&1) || status=$?
+	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) "$run/gpu.test" -test.v -test.timeout "$((deadline - SECONDS - 3))s" >"$OUT/suite.log" 2>&1) || status=$?
 	echo "suite: exit $status, $(grep -c -- '--- PASS' "$OUT/suite.log") passed, $(grep -c -- '--- FAIL' "$OUT/suite.log") failed, $(grep -c -- '--- SKIP' "$OUT/suite.log") skipped"
 	if [ $status -ne 0 ]; then
 		grep -- '--- FAIL' "$OUT/suite.log" | head -30

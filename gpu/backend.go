@@ -27,8 +27,10 @@ type Backend struct {
 	sms    int // multiprocessors
 	major  int // of the compute capability
 	err    error
-	each   bool // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	each   bool    // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	counts *counts // of a plan, which has no device; else nil
 
+	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -36,6 +38,10 @@ type Backend struct {
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	staging   staging
+	work      attentionWork
+	rotate    rotation
+	rows      rowLists
+	codes     uint64 // of AdamW8bit, once it has run
 }
 
 // Built reports whether this build has the backend.
@@ -51,7 +57,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1",
+		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	ctx, err := dev.RetainPrimaryCtx()
@@ -114,7 +120,7 @@ func (b *Backend) Stream() *cux.Stream { return b.stream }
 
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
-	if b.err == nil {
+	if b.err == nil && b.counts == nil {
 		if err := b.stream.Sync(); err != nil {
 			b.fail(fmt.Errorf("gpu: %w", err))
 		}

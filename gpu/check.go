@@ -30,6 +30,7 @@ func writable(op string, m *memory) {
 	if m.frozen {
 		panic("gpu: " + op + ": the result is a frozen weight")
 	}
+	m.root().writes++
 }
 
 func wantType(op string, t *tensor.Tensor, dt tensor.DType) *memory {
@@ -48,6 +49,34 @@ func output(op string, t *tensor.Tensor) uint64 {
 	m := wantType(op, t, tensor.F32)
 	writable(op, m)
 	return m.ptr
+}
+
+// numbers returns where the elements of an F32 or BF16 operand lie, and 1 if
+// they are BF16: see tensor.HalfActivations.
+func numbers(op string, t *tensor.Tensor) (ptr uint64, half int) {
+	m := mem(op, t)
+	if t.DType == tensor.BF16 {
+		return m.ptr, 1
+	}
+	return wantType(op, t, tensor.F32).ptr, 0
+}
+
+// numbersOut is numbers for what is written.
+func numbersOut(op string, t *tensor.Tensor) (ptr uint64, half int) {
+	ptr, half = numbers(op, t)
+	writable(op, mem(op, t))
+	return ptr, half
+}
+
+// sameType checks that all tensors are F32, or all BF16, and returns 1 for BF16.
+func sameType(op string, ts ...*tensor.Tensor) (half int) {
+	_, half = numbers(op, ts[0])
+	for _, t := range ts[1:] {
+		if _, h := numbers(op, t); h != half {
+			panic(fmt.Sprintf("gpu: %s: %s and %s together", op, ts[0].DType, t.DType))
+		}
+	}
+	return half
 }
 
 // ints returns where the elements of an I32 operand lie, and a copy of them on
@@ -91,6 +120,9 @@ func checkMatrix(op string, t *tensor.Tensor, rows, cols int) {
 // a kernel wrote is fetched first.
 func (b *Backend) checkIndex(op string, t *tensor.Tensor, n int) bool {
 	_, idx := ints(op, t)
+	if b.counts != nil {
+		return true
+	}
 	if slices.Contains(idx, unknown) {
 		b.DownloadInts(slices.Clone(idx), t)
 	}

@@ -51,8 +51,8 @@ type product struct {
 	alpha, beta float32
 	uniform     bool // see tensor.MatMul
 	low         lowRank
-	aHalf       bool // a is bfloat16; lda and a are multiples of 8 elements
-	outHalf     bool // c is bfloat16; needs beta 0 and nothing after bias
+	aHalf       bool // a is bfloat16
+	outHalf     bool // c is bfloat16, which needs beta 0
 
 	// These need beta 0.
 	scale, bias uint64 // [n]; 0: none
@@ -66,6 +66,7 @@ type lowRank struct {
 	u, v  uint64
 	r     int  // 0: none
 	trans bool // v is stored [n,r]
+	cols  int  // row distance of v if not trans; 0: n
 	alpha float32
 }
 
@@ -81,7 +82,13 @@ func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
 func (b *Backend) product(dst, a, w *tensor.Tensor, o *tensor.MatMul) product {
 	const op = "matmul"
 	m, k := matrix(op, a)
-	p := product{m: m, k: k, c: output(op, dst), a: input(op, a), lda: k, transA: o.TransA, w: b.operand(op, w), transW: o.TransB, alpha: o.Alpha, beta: o.Beta, uniform: o.Uniform, dst: dst}
+	p := product{m: m, k: k, lda: k, transA: o.TransA, w: b.operand(op, w), transW: o.TransB, alpha: o.Alpha, beta: o.Beta, uniform: o.Uniform, dst: dst}
+	p.a, p.aHalf = floats(op, a)
+	p.c, p.outHalf = floats(op, dst)
+	writable(op, mem(op, dst))
+	if p.outHalf && o.Beta != 0 {
+		panic("gpu: matmul: a result in bf16 needs Beta 0")
+	}
 	if o.TransA {
 		p.m, p.k = k, m
 	}
@@ -125,10 +132,10 @@ func (b *Backend) epilogue(p *product, o *tensor.MatMul) {
 	if g := o.SwiGLUGrad; g != nil {
 		for _, t := range [...]*tensor.Tensor{g.Gate, g.Up, g.DGate, g.DUp} {
 			checkMatrix(op, t, p.m, p.n)
-			input(op, t)
+			floats(op, t)
 		}
-		output(op, g.DGate)
-		output(op, g.DUp)
+		writable(op, mem(op, g.DGate))
+		writable(op, mem(op, g.DUp))
 		p.grad = g
 	}
 	if o.LowRank == nil {
@@ -145,5 +152,12 @@ func (b *Backend) epilogue(p *product, o *tensor.MatMul) {
 	}
 }
 
-// multiply queues a product.
-func (b *Backend) multiply(p *product) {}
+// floats returns where the elements of an F32 or BF16 activation lie, and whether
+// they are BF16.
+func floats(op string, t *tensor.Tensor) (p uint64, half bool) {
+	m := mem(op, t)
+	if t.DType != tensor.F32 && t.DType != tensor.BF16 {
+		panic(fmt.Sprintf("gpu: %s: tensor is %s; must be f32 or bf16", op, t.DType))
+	}
+	return m.ptr, t.DType == tensor.BF16
+}

@@ -25,7 +25,11 @@ type memory struct {
 	dead   bool
 	of     *memory // that a view shows
 	copied uint64  // the weight in bfloat16, once it is kept
+	writes uint64  // how often something was to write it or a view of it
 }
+
+// root is the memory that m is or shows.
+func (m *memory) root() *memory { return cmp.Or(m.of, m) }
 
 // unknown marks an element of memory.host that a kernel wrote.
 const unknown = math.MinInt32
@@ -50,8 +54,12 @@ func checkShape(op string, dt tensor.DType, shape []int) (n int) {
 	return n
 }
 
-// take allocates device memory; what is empty has an address too.
-func (b *Backend) take(bytes int) (uint64, error) {
+// take allocates device memory for a purpose, such as tensor.ForScratch; what is
+// empty has an address too.
+func (b *Backend) take(purpose string, bytes int) (uint64, error) {
+	if b.counts != nil {
+		return b.counts.take(purpose, bytes), nil
+	}
 	p, err := b.stream.Alloc(max(bytes, 256))
 	if errors.Is(err, cux.ErrOutOfMemory) {
 		free, total, _ := b.stream.Memory()
@@ -60,13 +68,23 @@ func (b *Backend) take(bytes int) (uint64, error) {
 	return p, err
 }
 
+// release gives back what take took, once the device is done with all earlier work.
+func (b *Backend) release(op string, p uint64) {
+	switch {
+	case b.counts != nil:
+		b.counts.release(p)
+	case b.stream != nil:
+		b.check(op, b.stream.Free(p))
+	}
+}
+
 // Alloc implements [tensor.Memory].
 func (b *Backend) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
 	n := checkShape("alloc", dt, shape)
 	if b.err != nil {
 		return nil, b.err
 	}
-	p, err := b.take(dt.Bytes(n))
+	p, err := b.take(b.purpose(), dt.Bytes(n))
 	if err != nil {
 		return nil, fmt.Errorf("gpu: alloc %s %v: %w", dt, shape, err)
 	}
@@ -89,7 +107,7 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 	if b.err != nil {
 		return nil, b.err
 	}
-	p, err := b.take(len(data))
+	p, err := b.take(tensor.ForWeights, len(data))
 	if err != nil {
 		return nil, fmt.Errorf("gpu: load %s %v: %w", dt, shape, err)
 	}
@@ -116,7 +134,7 @@ func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 // drop gives up the kept copy of a weight.
 func (b *Backend) drop(m *memory) {
 	if m.copied != 0 {
-		b.check("free", b.stream.Free(m.copied))
+		b.release("free", m.copied)
 		m.copied = 0
 	}
 }
@@ -124,9 +142,9 @@ func (b *Backend) drop(m *memory) {
 // Free implements [tensor.Memory].
 func (b *Backend) Free(t *tensor.Tensor) {
 	m := mem("free", t)
-	if b.stream != nil && m.of == nil {
+	if m.of == nil {
 		b.drop(m)
-		b.check("free", b.stream.Free(m.ptr))
+		b.release("free", m.ptr)
 		delete(b.live, m)
 	}
 	*m = memory{dead: true}
@@ -138,7 +156,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("gpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
+	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
 	}
@@ -152,19 +170,19 @@ func bytesOf[E any](s []E) []byte {
 }
 
 func (b *Backend) upload(op string, dst uint64, src []byte) {
-	if b.err == nil && len(src) > 0 {
+	if b.err == nil && b.counts == nil && len(src) > 0 {
 		b.check(op, b.stream.Upload(dst, unsafe.Pointer(unsafe.SliceData(src)), len(src)))
 	}
 }
 
 func (b *Backend) download(op string, dst []byte, src uint64) {
-	if b.err == nil && len(dst) > 0 {
+	if b.err == nil && b.counts == nil && len(dst) > 0 {
 		b.check(op, b.stream.Download(unsafe.Pointer(unsafe.SliceData(dst)), src, len(dst)))
 	}
 }
 
 func (b *Backend) clear(p uint64, bytes int) {
-	if b.err == nil && bytes > 0 {
+	if b.err == nil && b.counts == nil && bytes > 0 {
 		b.check("zero", b.stream.Clear(p, bytes))
 	}
 }
@@ -236,7 +254,9 @@ func (b *Backend) Copy(dst, src *tensor.Tensor) {
 		panic(fmt.Sprintf("gpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
 	}
 	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr {
-		b.check("copy", b.stream.Copy(d.ptr, s.ptr, n))
+		if b.counts == nil {
+			b.check("copy", b.stream.Copy(d.ptr, s.ptr, n))
+		}
 		copy(d.host, s.host)
 	}
 }
@@ -259,6 +279,7 @@ const (
 	scratchNorm          // of DoRANorm
 	scratchMore
 	scratchRotation // cosines and sines
+	scratchCodes    // of moments of 8 bits
 	scratchSlots
 )
 
@@ -270,10 +291,10 @@ func (b *Backend) scratch(slot, bytes int) uint64 {
 		return s.ptr
 	}
 	if s.ptr != 0 {
-		b.check("scratch", b.stream.Free(s.ptr)) // waits for those who use it
+		b.release("scratch", s.ptr) // waits for those who use it
 		*s = scratch{}
 	}
-	p, err := b.take(bytes)
+	p, err := b.take(tensor.ForScratch, bytes)
 	if err != nil {
 		b.fail(fmt.Errorf("gpu: scratch: %w", err))
 		return 0
@@ -293,6 +314,10 @@ const (
 	constSegments = iota
 	constRows
 	constMore
+	constTiles // of attention, as the following
+	constFew
+	constGradTiles
+	constGradKeys
 	constantSlots
 )
 
@@ -305,10 +330,10 @@ func (b *Backend) constants(slot int, v []int32) uint64 {
 	}
 	if need := 4 * len(v); c.ptr == 0 || need > c.bytes {
 		if c.ptr != 0 {
-			b.check("constants", b.stream.Free(c.ptr))
+			b.release("constants", c.ptr)
 		}
 		c.scratch = scratch{}
-		p, err := b.take(2 * need)
+		p, err := b.take(tensor.ForScratch, 2*need)
 		if err != nil {
 			b.fail(fmt.Errorf("gpu: constants: %w", err))
 			return 0

@@ -29,6 +29,48 @@ type Part struct {
 	Bytes int64
 }
 
+// A Tally adds up memory by what it is for. The zero value is empty.
+type Tally struct {
+	live  map[string]int64
+	order []string // purposes, by first use
+	sum   int64
+	peak  Usage
+}
+
+// Add counts bytes for a purpose; less than 0 are given back.
+func (t *Tally) Add(purpose string, bytes int64) {
+	if bytes == 0 {
+		return
+	}
+	if _, ok := t.live[purpose]; !ok {
+		if t.live == nil {
+			t.live = map[string]int64{}
+		}
+		t.order = append(t.order, purpose)
+	}
+	t.live[purpose] += bytes
+	if t.sum += bytes; t.sum <= t.peak.Bytes {
+		return
+	}
+	t.peak = Usage{Bytes: t.sum, Parts: t.peak.Parts[:0]}
+	for _, name := range t.order {
+		t.peak.Parts = append(t.peak.Parts, Part{Name: name, Bytes: t.live[name]})
+	}
+}
+
+// Of returns what is in use for a purpose now.
+func (t *Tally) Of(purpose string) int64 { return t.live[purpose] }
+
+// Peak returns the most memory in use at one time so far.
+func (t *Tally) Peak() Usage { return t.peak }
+
+// A Limited backend has memory of its own; that of others is the machine's.
+type Limited interface {
+	// Limit returns the bytes that can still be had and what leaves them, for
+	// people, such as "the device has free"; false if that cannot be told.
+	Limit() (bytes int64, from string, ok bool)
+}
+
 // What memory is for.
 const (
 	ForWeights     = "weights"

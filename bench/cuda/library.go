@@ -66,7 +66,7 @@ func (l *lab) vendor(lt *dl.CublasLt, x linear, order dl.Order, result dl.Type) 
 			m.LDB = out
 		}
 		a, b := several(l, 2*l.tokens*in, matrix(2*l.tokens*in)), several(l, 2*in*out, matrix(2*in*out))
-		m.C, m.WorkspaceAt = matrix(4 * l.tokens * out)(), matrix(m.Workspace)()
+		m.C, m.WorkspaceAt = matrix(4*l.tokens*out)(), matrix(m.Workspace)()
 		if err := lt.Supports(&m); err != nil {
 			panic(err)
 		}

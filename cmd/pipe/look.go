@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"pipe/model/memory"
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 	"pipe/runtime/lang"
@@ -19,6 +20,9 @@ type planned struct {
 	steps   []engine.Step
 	store   *artifact.Store
 	options engine.Options // for more questions, of which none may open the device
+
+	limit   memory.Limit // of the stages' memory
+	limited bool
 }
 
 // makePlan loads the pipeline and plans it without touching the network. Errors
@@ -45,16 +49,34 @@ func plannedBy(ctx context.Context, t *app, o *options, path string, plan func(c
 	}
 	steps, err := plan(ctx, prog, opts)
 	reportErrors(t, prog, nil, err)
-	opts.Log = zerolog.Nop() // its file is closed
+	p := &planned{prog: prog, steps: steps, store: opts.Store, options: opts}
+	p.limit, p.limited = limitOf(steps, opts)
+	p.options.Log = zerolog.Nop() // its file is closed
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, exitInterrupted
 	case err != nil && steps == nil:
 		return nil, exitUsage
 	case err != nil:
-		return &planned{prog, steps, opts.Store, opts}, exitFailed
+		return p, exitFailed
 	}
-	return &planned{prog, steps, opts.Store, opts}, exitOK
+	return p, exitOK
+}
+
+// limitOf returns what stages can have of memory, if a step says what it needs:
+// then the device is open.
+func limitOf(steps []engine.Step, opts engine.Options) (memory.Limit, bool) {
+	for _, s := range steps {
+		if s.Estimate == nil || s.Estimate.Memory == 0 {
+			continue
+		}
+		b, err := opts.Backend()
+		if err != nil {
+			break
+		}
+		return memory.AvailableTo(b)
+	}
+	return memory.Limit{}, false
 }
 
 // step returns the stage at addr. If there is none it has said so.

@@ -27,7 +27,7 @@ func runPlan(ctx context.Context, t *app, args []string) int {
 	if o.json {
 		planLines(t, p.steps, sum)
 	} else {
-		planTable(t, p.steps, sum)
+		planTable(t, p, sum)
 	}
 	if code == exitOK && o.detailed && sum.count[engine.PlanCached] < len(p.steps) {
 		return exitUsage
@@ -98,16 +98,16 @@ func planLines(t *app, steps []engine.Step, sum planSum) {
 	lines.Encode(last)
 }
 
-func planTable(t *app, steps []engine.Step, sum planSum) {
+func planTable(t *app, p *planned, sum planSum) {
 	var g grid
-	for _, s := range steps {
+	for _, s := range p.steps {
 		g.add("  "+s.Action, s.Addr, s.Reason)
 		if s.Estimate != nil {
-			g.add("", "", estimateLine(s.Estimate))
+			g.add("", "", p.estimateLine(s.Estimate))
 		}
 	}
 	g.write(t.out)
-	n := len(steps)
+	n := len(p.steps)
 	fmt.Fprintf(t.out, "%s: %d up to date, %d to run", plural(n), sum.count[engine.PlanCached], sum.count[engine.PlanRun])
 	if maybe := sum.count[engine.PlanMaybe]; maybe > 0 {
 		fmt.Fprintf(t.out, ", %d maybe", maybe)
@@ -132,13 +132,13 @@ func planTable(t *app, steps []engine.Step, sum planSum) {
 }
 
 // estimateLine says what a stage will take, and how that is known.
-func estimateLine(e *engine.Estimate) string {
+func (p *planned) estimateLine(e *engine.Estimate) string {
 	text := figures(e)
 	if e.Rows > 0 {
 		text = strings.TrimPrefix(fmt.Sprintf("%s, %d of %s answered by journals", text, e.Recorded, counted(e.Rows, "row")), ", ")
 	}
-	if limit, ok := memory.Available(); ok && e.Memory > limit.Bytes {
-		text += fmt.Sprintf(" (%s only %s)", limit.From, memory.Size(limit.Bytes))
+	if p.limited && e.Memory > p.limit.Bytes {
+		text += fmt.Sprintf(" (%s only %s)", p.limit.From, memory.Size(p.limit.Bytes))
 	}
 	if text == "" {
 		return "(" + e.Basis + ")"

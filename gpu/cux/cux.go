@@ -19,7 +19,7 @@ package cux
 #include <pipe_cuda.h>
 #include <stdint.h>
 
-static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, void *args, size_t size) {
+static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, char *args, size_t size) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	if (r != CUDA_SUCCESS) return r;
 	void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, args, CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
@@ -45,11 +45,11 @@ static CUresult cux_free(CUcontext ctx, CUdeviceptr p) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuMemFree(p);
 }
-static CUresult cux_upload(CUcontext ctx, CUstream s, CUdeviceptr dst, const void *src, size_t n) {
+static CUresult cux_upload(CUcontext ctx, CUstream s, CUdeviceptr dst, const char *src, size_t n) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuMemcpyHtoDAsync(dst, src, n, s);
 }
-static CUresult cux_download(CUcontext ctx, CUstream s, void *dst, CUdeviceptr src, size_t n) {
+static CUresult cux_download(CUcontext ctx, CUstream s, char *dst, CUdeviceptr src, size_t n) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	if (r == CUDA_SUCCESS) r = cuMemcpyDtoHAsync(dst, src, n, s);
 	return r != CUDA_SUCCESS ? r : cuStreamSynchronize(s);
@@ -169,6 +169,9 @@ func Status() error {
 	return result(C.CUresult(r))
 }
 
+// Bytes of the host go to C as char pointers: of an unsafe.Pointer cgo would look
+// at the whole object, which may hold pointers beside them.
+
 // A Stream is a queue of work in a context.
 type Stream struct {
 	ctx C.CUcontext
@@ -196,7 +199,7 @@ func function(f cu.Function) C.CUfunction { return *(*C.CUfunction)(unsafe.Point
 // args, which is copied before Launch returns. shared is dynamic shared memory
 // in bytes.
 func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe.Pointer, size uintptr) error {
-	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), args, C.size_t(size)))
+	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), (*C.char)(args), C.size_t(size)))
 }
 
 // AllowShared lets f use n bytes of dynamic shared memory: beyond 48 KiB a
@@ -221,13 +224,13 @@ func (s *Stream) Free(p uint64) error { return result(C.cux_free(s.ctx, C.CUdevi
 // Upload queues a copy of n bytes from the host. Memory that is not pinned has
 // been read when Upload returns; pinned memory is read when its turn comes.
 func (s *Stream) Upload(dst uint64, src unsafe.Pointer, n int) error {
-	return result(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), src, C.size_t(n)))
+	return result(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), (*C.char)(src), C.size_t(n)))
 }
 
 // Download copies n bytes to the host when all earlier work is done, and waits
 // for that.
 func (s *Stream) Download(dst unsafe.Pointer, src uint64, n int) error {
-	return result(C.cux_download(s.ctx, s.s, dst, C.CUdeviceptr(src), C.size_t(n)))
+	return result(C.cux_download(s.ctx, s.s, (*C.char)(dst), C.CUdeviceptr(src), C.size_t(n)))
 }
 
 // Copy queues a copy of n bytes on the device.

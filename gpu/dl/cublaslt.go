@@ -130,9 +130,9 @@ func openCublasLt(use func(library) error) error {
 
 // bind finds the functions.
 func (c *CublasLt) bind(l library) error {
-	c.lib = l
 	fns := (*[unsafe.Sizeof(c.fns) / unsafe.Sizeof(uintptr(0))]unsafe.Pointer)(unsafe.Pointer(&c.fns))
-	return l.symbols(fns[:], "cublasLtGetVersion", "cublasLtGetStatusString", "cublasLtCreate", "cublasLtDestroy",
+	c.lib = l
+	return c.lib.symbols(fns[:], "cublasLtGetVersion", "cublasLtGetStatusString", "cublasLtCreate", "cublasLtDestroy",
 		"cublasLtMatmulDescCreate", "cublasLtMatmulDescDestroy", "cublasLtMatmulDescSetAttribute",
 		"cublasLtMatrixLayoutCreate", "cublasLtMatrixLayoutDestroy",
 		"cublasLtMatmulPreferenceCreate", "cublasLtMatmulPreferenceDestroy", "cublasLtMatmulPreferenceSetAttribute",
@@ -164,7 +164,7 @@ func (c *CublasLt) Version() string {
 	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
 }
 
-// Path is what the library was opened as.
+// Path is the file that the library is in.
 func (c *CublasLt) Path() string { return c.lib.path }
 
 // Close gives back what the library holds. The library stays loaded.

@@ -14,6 +14,7 @@ package dl
 
 /*
 #cgo LDFLAGS: -ldl
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -22,6 +23,12 @@ static void *dl_open(const char *path, const char **why) {
 	void *h = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	*why = h ? "" : dlerror();
 	return h;
+}
+
+// dl_path is the file that a function is in.
+static const char *dl_path(void *function) {
+	Dl_info i;
+	return dladdr(function, &i) && i.dli_fname ? i.dli_fname : "";
 }
 */
 import "C"
@@ -32,18 +39,25 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"unsafe"
 )
 
 // An ErrNotFound says that there is no library that works, and what was tried.
 type ErrNotFound struct {
 	Library string
-	Err     error
+	Tried   []error
 }
 
-func (e *ErrNotFound) Error() string { return fmt.Sprintf("no %s works here: %v", e.Library, e.Err) }
+func (e *ErrNotFound) Error() string {
+	var list []string
+	for _, err := range e.Tried {
+		list = append(list, err.Error())
+	}
+	return fmt.Sprintf("no %s works here: %s", e.Library, strings.Join(list, "; "))
+}
 
-func (e *ErrNotFound) Unwrap() error { return e.Err }
+func (e *ErrNotFound) Unwrap() []error { return e.Tried }
 
 // A library is open.
 type library struct {
@@ -72,7 +86,7 @@ func open(what, variable string, names []string, use func(l library) error) erro
 			tried = append(tried, err)
 		}
 	}
-	return &ErrNotFound{Library: what, Err: errors.Join(tried...)}
+	return &ErrNotFound{Library: what, Tried: tried}
 }
 
 // candidates lists what to hand to the loader.
@@ -116,11 +130,12 @@ func load(path string) (library, error) {
 	if h == nil {
 		return library{}, errors.New(C.GoString(why)) // it names the library
 	}
-	return library{h, path}, nil
+	return library{handle: h}, nil
 }
 
-// symbols fills to with the functions of these names, in order.
-func (l library) symbols(to []unsafe.Pointer, names ...string) error {
+// symbols fills to with the functions of these names, in order, and notes the file
+// that they are in.
+func (l *library) symbols(to []unsafe.Pointer, names ...string) error {
 	for i, name := range names {
 		n := C.CString(name)
 		to[i] = C.dlsym(l.handle, n)
@@ -129,5 +144,6 @@ func (l library) symbols(to []unsafe.Pointer, names ...string) error {
 			return fmt.Errorf("it has no %s", name)
 		}
 	}
+	l.path = C.GoString(C.dl_path(to[0]))
 	return nil
 }

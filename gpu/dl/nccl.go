@@ -50,9 +50,9 @@ func OpenNCCL() (*NCCL, error) {
 
 // bind finds the functions.
 func (n *NCCL) bind(l library) error {
-	n.lib = l
 	fns := (*[unsafe.Sizeof(n.fns) / unsafe.Sizeof(uintptr(0))]unsafe.Pointer)(unsafe.Pointer(&n.fns))
-	return l.symbols(fns[:], "ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclAllReduce", "ncclCommDestroy")
+	n.lib = l
+	return n.lib.symbols(fns[:], "ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclAllReduce", "ncclCommDestroy")
 }
 
 // failed is the error of a result, nil if that is success.
@@ -76,7 +76,7 @@ func (n *NCCL) Version() (string, error) {
 	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100), err
 }
 
-// Path is what the library was opened as.
+// Path is the file that the library is in.
 func (n *NCCL) Path() string { return n.lib.path }
 
 // An ID names a group of devices. One of them makes it and hands it to the others.

@@ -1,5 +1,6 @@
 // block.h runs blocks: fibers, who goes on, barriers. driver.cpp includes it once.
 #pragma once
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -84,6 +85,7 @@ static int barrierLine;
 static Context host;
 static Kernel* kernel;
 static const void* arguments;
+static pthread_t runner;
 static unsigned long long random_, blockSerial;
 static char *sharedMemory, *arena, *dynamicMemory;
 static size_t arenaUsed, arenaHigh, arenaBytes, dynamicBytes;
@@ -410,8 +412,11 @@ static void runBlock() {
   checkShared();
 }
 
+static void watchFaults();  // fault.h
+
 static void prepareOnce() {
   if (fibers) return;
+  watchFaults();
   fibers = new Fiber[maxThreads];
   size_t bytes = maxThreads * (stackBytes + 4096);
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -438,7 +443,9 @@ static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void*
   for (int i = 0; i < 4; i++) draw();
   static bool trace = getenv("PIPE_EMU_TRACE") && atoi(getenv("PIPE_EMU_TRACE"));
   timespec from, to;
+  if (trace) fprintf(stderr, "emu: %s (%u,%u,%u) x (%u,%u,%u), %zu bytes: ", k->name, g.x, g.y, g.z, t.x, t.y, t.z, dynamicSize);
   clock_gettime(CLOCK_MONOTONIC, &from);
+  runner = pthread_self();
   kernel = k;
   arguments = args;
   grid = g;
@@ -457,8 +464,7 @@ static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void*
   kernel = nullptr;
   if (!trace) return;
   clock_gettime(CLOCK_MONOTONIC, &to);
-  fprintf(stderr, "emu: %s (%u,%u,%u) x (%u,%u,%u), %zu bytes: %.3f ms\n", k->name, g.x, g.y, g.z, t.x, t.y, t.z, dynamicSize,
-          (double)(to.tv_sec - from.tv_sec) * 1e3 + (double)(to.tv_nsec - from.tv_nsec) * 1e-6);
+  fprintf(stderr, "%.3f ms\n", (double)(to.tv_sec - from.tv_sec) * 1e3 + (double)(to.tv_nsec - from.tv_nsec) * 1e-6);
 }
 
 static Kernel* kernels;

@@ -27,7 +27,7 @@ right() { # PROGRAM CASE
 		failed=$((failed + 1))
 	fi
 }
-bug() { # CASE N EXIT MESSAGE: 1 is wrong numbers, 134 the emulator's abort
+bug() { # CASE N EXIT MESSAGE: 1 is wrong numbers, 134 the emulator's abort, 139 a fault
 	local code=0
 	{ "$tmp/fibers" "$1" "$2"; } >"$tmp/said" 2>&1 || code=$?
 	if [ "$code" = "$3" ] && { [ -z "$4" ] || grep -q -- "$4" "$tmp/said"; }; then
@@ -71,6 +71,7 @@ bug wrong 13 134 'does not name the calling lane\|has exited\|have exited'
 bug wrong 14 134 'all threads wait in loops'
 bug wrong 15 1 ''
 bug wrong 16 134 'beyond the 64 bytes asked for'
+bug wrong 17 139 'no memory at .* in kernel wrong'
 bug pinned 1 1 ''
 bug freed 0 134 'after device allocation 1 of 400 bytes was freed'
 for case in pinned graph refused planned; do right fibers "$case"; done

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "block.h"
+#include "fault.h"
 #include "instructions.h"
 #include "memory.h"
 

@@ -28,7 +28,7 @@ func NewGuard(b tensor.Backend) *Guard {
 	if !ok {
 		return nil
 	}
-	return &Guard{Plan: p.Plan(), available: Available}
+	return &Guard{Plan: p.Plan(), available: func() (Limit, bool) { return AvailableTo(b) }}
 }
 
 // slack is how much more than planned a process may take: the plan is held to

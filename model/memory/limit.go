@@ -9,6 +9,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"pipe/tensor"
 )
 
 // A Limit is the memory that can still be had.
@@ -21,6 +23,16 @@ type Limit struct {
 // system calls available, or what its control groups leave of their limits, if
 // that is less. It is false where the system does not tell.
 func Available() (Limit, bool) { return available(os.DirFS("/")) }
+
+// AvailableTo returns the memory that b can still have: its own, if it has some,
+// or that of this process.
+func AvailableTo(b tensor.Backend) (Limit, bool) {
+	if l, ok := b.(tensor.Limited); ok {
+		bytes, from, ok := l.Limit()
+		return Limit{bytes, from}, ok
+	}
+	return Available()
+}
 
 func available(root fs.FS) (l Limit, ok bool) {
 	l = Limit{math.MaxInt64, "this machine has available"}

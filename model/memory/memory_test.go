@@ -56,6 +56,30 @@ func guard(t *testing.T, bytes int64) *Guard {
 	return g
 }
 
+// limited is a backend with memory of its own.
+type limited struct {
+	*cpu.Backend
+	bytes int64
+}
+
+func (l limited) Limit() (int64, string, bool) { return l.bytes, "the device has free", l.bytes > 0 }
+
+// TestLimited: a backend's own memory counts instead of the machine's.
+func TestLimited(t *testing.T) {
+	b := cpu.New(1)
+	defer b.Close()
+	g := NewGuard(limited{b, 1e6})
+	take(t, g, tensor.ForWeights, 2e6)
+	if err := g.Check(); err == nil || !strings.HasSuffix(err.Error(), "; the device has free 1 MB") {
+		t.Errorf("2 MB of 1 MB: %v", err)
+	}
+	g = NewGuard(limited{b, 0})
+	take(t, g, tensor.ForWeights, 2e6)
+	if err := g.Check(); err != nil {
+		t.Errorf("a device that does not tell: %v", err)
+	}
+}
+
 func take(t *testing.T, g *Guard, purpose string, bytes int) {
 	t.Helper()
 	tensor.For(g.Plan, purpose)

@@ -8,13 +8,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"pipe/model"
 	"pipe/model/bnb"
 	"pipe/model/safetensors"
 	"pipe/tensor"
+	"pipe/tensor/tensortest"
 )
 
 // Docs are the documents of the fixtures and Spans their scored tokens
@@ -24,10 +24,7 @@ var docs = [][]int32{{1, 17, 5, 42, 9, 9, 30}, {1, 3, 50, 28, 11}, {1, 8, 8, 21,
 var spans = [][2]int{{2, 6}, {1, 5}, {8, 9}}
 
 // Dir is model/testdata.
-func Dir() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(filepath.Dir(file)), "testdata")
-}
+func Dir() string { return tensortest.Path("model", "testdata") }
 
 // Batch returns the documents of the fixtures as one packed batch.
 func Batch() model.Batch {

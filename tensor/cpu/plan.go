@@ -18,14 +18,11 @@ type plan struct {
 	purpose string
 	maxKept int
 
-	live    map[string]int64 // bytes in use, by purpose
-	order   []string         // purposes, by first use
-	sum     int64
-	peak    tensor.Usage
+	tally   tensor.Tally
 	kept    int
 	shared  sizes // of the operation in progress
 	work    sizes // of each thread
-	counted int64 // of both, in live
+	counted int64 // of both, in the tally
 }
 
 // planned is the memory of a tensor.
@@ -58,32 +55,14 @@ var (
 
 // Plan implements [tensor.Planner].
 func (b *Backend) Plan() tensor.Plan {
-	return &plan{name: b.Name(), k: b.k, threads: len(b.work), purpose: tensor.ForWeights, maxKept: b.maxKept, live: map[string]int64{}}
+	return &plan{name: b.Name(), k: b.k, threads: len(b.work), purpose: tensor.ForWeights, maxKept: b.maxKept}
 }
 
 // For implements [tensor.Plan].
 func (p *plan) For(purpose string) { p.purpose = purpose }
 
 // Peak implements [tensor.Plan].
-func (p *plan) Peak() tensor.Usage { return p.peak }
-
-// add counts bytes for a purpose.
-func (p *plan) add(purpose string, bytes int64) {
-	if bytes == 0 {
-		return
-	}
-	if _, ok := p.live[purpose]; !ok {
-		p.order = append(p.order, purpose)
-	}
-	p.live[purpose] += bytes
-	if p.sum += bytes; p.sum <= p.peak.Bytes {
-		return
-	}
-	p.peak = tensor.Usage{Bytes: p.sum, Parts: p.peak.Parts[:0]}
-	for _, name := range p.order {
-		p.peak.Parts = append(p.peak.Parts, tensor.Part{Name: name, Bytes: p.live[name]})
-	}
-}
+func (p *plan) Peak() tensor.Usage { return p.tally.Peak() }
 
 // touch counts t, of a view everything up to its end.
 func (p *plan) touch(op string, t *tensor.Tensor) *planned {
@@ -100,7 +79,7 @@ func (p *plan) touch(op string, t *tensor.Tensor) *planned {
 	}
 	block := t.DType.Block()
 	if bytes := int64(t.DType.Bytes((to + block - 1) / block * block)); bytes > root.touched {
-		p.add(root.purpose, bytes-root.touched)
+		p.tally.Add(root.purpose, bytes-root.touched)
 		root.touched = bytes
 	}
 	return m
@@ -117,7 +96,7 @@ func (p *plan) use(op string, ts ...*tensor.Tensor) {
 // grown counts scratch that has grown.
 func (p *plan) grown() {
 	now := p.shared.bytes() + int64(p.threads)*p.work.bytes()
-	p.add(tensor.ForScratch, now-p.counted)
+	p.tally.Add(tensor.ForScratch, now-p.counted)
 	p.counted = now
 }
 
@@ -138,7 +117,7 @@ func (p *plan) multiply(x *product, w *planned, all [2]int) {
 		more(&p.work.rows, fewMost*16*fewGroup)
 		if w.few == 0 {
 			w.few = arrangedBytes(p.k.few(dt), all[0], all[1])
-			p.add(tensor.ForPanels, int64(w.few))
+			p.tally.Add(tensor.ForPanels, int64(w.few))
 		}
 	case x.transA && !x.transW && !stored && min(x.m, x.n) <= skinny:
 		more(&p.work.rows, skinny*128)
@@ -211,7 +190,7 @@ func (p *plan) keep(x *product, w *planned, all [2]int, half bool) (kept, packs 
 		return false, true
 	}
 	p.kept += made.bytes()
-	p.add(tensor.ForPanels, int64(made.bytes()))
+	p.tally.Add(tensor.ForPanels, int64(made.bytes()))
 	w.panels[which] = made
 	return true, true
 }
@@ -240,8 +219,8 @@ func (p *plan) Load(dt tensor.DType, _ []byte, shape ...int) (*tensor.Tensor, er
 // Free implements [tensor.Memory].
 func (p *plan) Free(t *tensor.Tensor) {
 	m := t.Mem.(*planned)
-	p.add(m.purpose, -m.touched)
-	p.add(tensor.ForPanels, -int64(m.few))
+	p.tally.Add(m.purpose, -m.touched)
+	p.tally.Add(tensor.ForPanels, -int64(m.few))
 	p.drop(m)
 	*m = planned{dead: true}
 }
@@ -258,7 +237,7 @@ func (p *plan) drop(m *planned) {
 	for i, w := range m.panels {
 		if w != nil {
 			p.kept -= w.bytes()
-			p.add(tensor.ForPanels, -int64(w.bytes()))
+			p.tally.Add(tensor.ForPanels, -int64(w.bytes()))
 		}
 		m.panels[i] = nil
 	}

@@ -44,8 +44,8 @@ func TestPlanCounts(t *testing.T) {
 		c.Free(weights[1])
 		c.MatMul(y, x, weights[3], tensor.MatMul{Alpha: 1})
 	}
-	if p.kept != b.kept || p.live[tensor.ForPanels] != int64(b.kept+arranged) {
-		t.Errorf("the plan keeps %d bytes of panels, %d in use; the backend %d, and %d arranged", p.kept, p.live[tensor.ForPanels], b.kept, arranged)
+	if p.kept != b.kept || p.tally.Of(tensor.ForPanels) != int64(b.kept+arranged) {
+		t.Errorf("the plan keeps %d bytes of panels, %d in use; the backend %d, and %d arranged", p.kept, p.tally.Of(tensor.ForPanels), b.kept, arranged)
 	}
 	if got, want := p.shared.panels, 512*512; got != want || len(b.shared.panels) > got && cap(b.shared.panels) < got {
 		t.Errorf("%d elements of panels at a time; want %d", got, want)

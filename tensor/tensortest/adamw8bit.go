@@ -2,8 +2,6 @@ package tensortest
 
 import (
 	"math"
-	"path/filepath"
-	"runtime"
 	"slices"
 
 	"pipe/tensor"
@@ -175,8 +173,7 @@ func testAdamW8bitEdges(s *suite) {
 
 // testBitsAndBytes compares five steps with bitsandbytes' AdamW8bit.
 func testBitsAndBytes(s *suite) {
-	_, here, _, _ := runtime.Caller(0)
-	l := &loaded{s, LoadFixture(s.T, filepath.Join(filepath.Dir(here), "testdata", "adamw8bit", "adamw8bit.safetensors"))}
+	l := &loaded{s, LoadFixture(s.T, Path("tensor", "tensortest", "testdata", "adamw8bit", "adamw8bit.safetensors"))}
 	for name, d := range map[string]*quant.Dynamic{"signed": quant.NewDynamic(true), "unsigned": quant.NewDynamic(false)} {
 		want, _ := l.Floats(name)
 		s.same("the map "+name, d.Values[:], float32s(want))

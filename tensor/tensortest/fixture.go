@@ -25,6 +25,25 @@ type array struct {
 	f     []float64
 }
 
+// Path returns the path of a file of this repository. Tests find it above the
+// folder they run in, wherever they were compiled.
+func Path(elem ...string) string {
+	root, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			return filepath.Join(append([]string{root}, elem...)...)
+		}
+		up := filepath.Dir(root)
+		if up == root {
+			panic("tensortest: tests must run inside the repository: no folder above has a go.mod")
+		}
+		root = up
+	}
+}
+
 // LoadFixture reads a fixture and fails the test unless it was made by the
 // gen.py that lies beside it today: its metadata must hold that file's sha256
 // as "generator_sha256".

@@ -1,8 +1,6 @@
 package tensortest
 
 import (
-	"path/filepath"
-	"runtime"
 	"slices"
 
 	"pipe/tensor"
@@ -34,8 +32,7 @@ func (l *loaded) compare(name string, got *tensor.Tensor, tol Tolerance) {
 }
 
 func testFixtures(s *suite) {
-	_, here, _, _ := runtime.Caller(0)
-	l := &loaded{s, LoadFixture(s.T, filepath.Join(filepath.Dir(here), "testdata", "layers.safetensors"))}
+	l := &loaded{s, LoadFixture(s.T, Path("tensor", "tensortest", "testdata", "layers.safetensors"))}
 	l.layers()
 	l.attention()
 	l.head()

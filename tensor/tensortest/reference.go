@@ -217,3 +217,13 @@ func refLogProbGrad(x, w, dy []float64, target []int32, h int) (dx, dw []float64
 	}
 	return dx, dw
 }
+
+// Attention is the reference of [tensor.Transformer]'s Attention.
+func Attention(q, k, v []float64, o tensor.Attention) (out, lse []float64) {
+	return refAttention(q, k, v, o)
+}
+
+// AttentionGrad is the reference of [tensor.Transformer]'s AttentionGrad.
+func AttentionGrad(q, k, v, dy []float64, o tensor.Attention) (dq, dk, dv []float64) {
+	return refAttentionGrad(q, k, v, dy, o)
+}

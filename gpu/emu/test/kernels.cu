@@ -193,5 +193,8 @@ KERNEL(wrong, FillArgs, 256) {
       if (i == 0) room[64] = 1;
       break;
     }
+    case 17:  // far from any memory
+      a.dst[1ll << 44] = 1;
+      break;
   }
 }

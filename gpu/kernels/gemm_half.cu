@@ -1,0 +1,208 @@
+// Products of bfloat16 matrices with sums in float32: c = a.b, a [m,k] and b
+// either [n,k] (..._nt) or [k,n] (..._nn). Rows of both are whole chunks of 16
+// bytes, zeros behind k or n where those are not.
+//
+// All kernels are multistage: while a tile's products of one step of k run, the
+// copies of later steps are on their way to a ring of buffers in shared memory.
+// The order of an element's sum depends on its row and column alone.
+#include "gemm.cuh"
+#include "wgmma.cuh"
+
+// Step finds the operands of step s, of DEPTH terms: those of a and b first, then
+// those of a2 and b2.
+template <int DEPTH> struct Step {
+    const uint16_t *a, *b;
+    long long lda, ldb;
+    int k, at; // terms there are, first of this step
+    __device__ __forceinline__ Step(const GemmArgs& g, int steps, int s) {
+        if (s < steps)
+            a = (const uint16_t*)g.a, b = (const uint16_t*)g.b, lda = g.lda, ldb = g.ldb, k = g.k, at = s * DEPTH;
+        else
+            a = (const uint16_t*)g.a2, b = (const uint16_t*)g.b2, lda = g.lda2, ldb = g.ldb2, k = g.k2, at = (s - steps) * DEPTH;
+    }
+};
+
+// Two warpgroups on sm_90a, each 64 rows of a tile of 128 x BN; steps of 64.
+template <int BN, int STAGES, bool transB> __device__ __forceinline__ void gemm_wgmma(const GemmArgs& g, unsigned char* smem) {
+#ifdef HAVE_WGMMA
+    const int BM = 128, A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
+    const int tid = threadIdx.x, group = tid / 128;
+    int ti, tj;
+    gemm_tile(blockIdx.x, g.tiles_m, g.tiles_n, ti, tj);
+    const int m0 = ti * BM, n0 = tj * BN;
+    const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
+
+    auto copy = [&](int s) {
+        if (s < steps) {
+            const Step<64> p(g, steps1, s);
+            unsigned char* to = smem + s % STAGES * STAGE;
+            { // a: row tid / 8 and every 32nd from there
+                const int c = tid % 8, r = tid / 8, at = p.at + c * 8;
+                const uint16_t* from = p.a + (m0 + r) * p.lda + at;
+                const int to0 = swizzled_128(r, c);
+#pragma unroll
+                for (int i = 0; i < BM / 32; i++) {
+                    const bool valid = m0 + r + 32 * i < g.m && at < p.k;
+                    cp_async16(to + to0 + i * 32 * 128, valid ? from + 32 * i * p.lda : p.a, valid);
+                }
+            }
+            to += A_BYTES;
+            if (!transB) { // rows of k, 64 columns a block
+                const int c = tid % (BN / 8), r = tid / (BN / 8), rows = 256 / (BN / 8);
+                const uint16_t* from = p.b + (p.at + r) * p.ldb + n0 + c * 8;
+                const bool col = n0 + c * 8 < g.n;
+#pragma unroll
+                for (int i = 0; i < 64 / rows; i++) {
+                    const bool valid = col && p.at + r + rows * i < p.k;
+                    cp_async16(to + c / 8 * 8192 + swizzled_128(r + rows * i, c % 8), valid ? from + rows * i * p.ldb : p.b, valid);
+                }
+            } else {
+                const int c = tid % 8, r = tid / 8, at = p.at + c * 8;
+                const uint16_t* from = p.b + (n0 + r) * p.ldb + at;
+                const int to0 = swizzled_128(r, c);
+#pragma unroll
+                for (int i = 0; i < BN / 32; i++) {
+                    const bool valid = n0 + r + 32 * i < g.n && at < p.k;
+                    cp_async16(to + to0 + i * 32 * 128, valid ? from + 32 * i * p.ldb : p.b, valid);
+                }
+            }
+        }
+        cp_async_commit();
+    };
+
+    float d[BN / 2];
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++) d[i] = 0;
+    // Products of step s-1 may run during step s; then those of s-2 are done in
+    // both groups, and their buffer is free for step s-2+STAGES.
+    for (int s = 0; s < STAGES - 2; s++) copy(s);
+    const uint64_t a0 = wgmma_descriptor(smem + group * 64 * 128, 0), b0 = wgmma_descriptor(smem + A_BYTES, transB ? 0 : 8192);
+    for (int s = 0; s < steps; s++) {
+        cp_async_wait<STAGES - 3>();
+        fence_async();
+        __syncthreads();
+        const int at = s % STAGES * (STAGE >> 4);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) wgmma<BN, !transB>(d, a0 + (at + 2 * i), b0 + (at + (transB ? 2 : 128) * i));
+        wgmma_commit();
+        copy(s + STAGES - 2);
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    cp_async_wait<0>();
+
+    const int lane = tid % 32, i = m0 + group * 64 + tid % 128 / 32 * 16 + lane / 4, j = n0 + lane % 4 * 2;
+#pragma unroll
+    for (int x = 0; x < BN / 8; x++) {
+        gemm_store2(g, i, j + 8 * x, d[4 * x], d[4 * x + 1]);
+        gemm_store2(g, i + 8, j + 8 * x, d[4 * x + 2], d[4 * x + 3]);
+    }
+#endif
+}
+
+KERNEL(gemm_wgmma_nt_256, GemmArgs, 256) {
+    DYNAMIC_SHARED(smem);
+    gemm_wgmma<256, 4, true>(a, smem);
+}
+KERNEL(gemm_wgmma_nn_256, GemmArgs, 256) {
+    DYNAMIC_SHARED(smem);
+    gemm_wgmma<256, 4, false>(a, smem);
+}
+KERNEL(gemm_wgmma_nt_128, GemmArgs, 256) {
+    DYNAMIC_SHARED(smem);
+    gemm_wgmma<128, 6, true>(a, smem);
+}
+KERNEL(gemm_wgmma_nn_128, GemmArgs, 256) {
+    DYNAMIC_SHARED(smem);
+    gemm_wgmma<128, 6, false>(a, smem);
+}
+
+// Eight warps from sm_80 on, each 64 x 32 of a tile of 128 x 128; steps of 32.
+// Chunk c of row r of [rows, 32] is at (c ^ r/2 % 4), of [32, 128] at (c ^ r % 8).
+template <bool transB> __device__ __forceinline__ void gemm_mma(const GemmArgs& g, unsigned char* smem) {
+    const int BM = 128, BN = 128, STAGES = 4, A_BYTES = BM * 64, STAGE = A_BYTES + BN * 64;
+    const int tid = threadIdx.x, lane = tid % 32, wm = tid / 32 / 4 * 64, wn = tid / 32 % 4 * 32;
+    int ti, tj;
+    gemm_tile(blockIdx.x, g.tiles_m, g.tiles_n, ti, tj);
+    const int m0 = ti * BM, n0 = tj * BN;
+    const int steps1 = (g.k + 31) / 32, steps = steps1 + (g.k2 + 31) / 32;
+    auto at4 = [](int r, int c) { return r * 64 + ((c ^ (r >> 1 & 3)) << 4); };
+    auto at16 = [](int r, int c) { return r * 256 + ((c ^ (r & 7)) << 4); };
+
+    auto copy = [&](int s) {
+        if (s < steps) {
+            const Step<32> p(g, steps1, s);
+            unsigned char* to = smem + s % STAGES * STAGE;
+            const int c = tid % 4, r = tid / 4, at = p.at + c * 8;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const bool valid = m0 + r + 64 * i < g.m && at < p.k;
+                cp_async16(to + at4(r + 64 * i, c), valid ? p.a + (m0 + r + 64 * i) * p.lda + at : p.a, valid);
+            }
+            to += A_BYTES;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (transB) {
+                    const bool valid = n0 + r + 64 * i < g.n && at < p.k;
+                    cp_async16(to + at4(r + 64 * i, c), valid ? p.b + (n0 + r + 64 * i) * p.ldb + at : p.b, valid);
+                } else {
+                    const int c = tid % 16, r = tid / 16 + 16 * i;
+                    const bool valid = n0 + c * 8 < g.n && p.at + r < p.k;
+                    cp_async16(to + at16(r, c), valid ? p.b + (p.at + r) * p.ldb + n0 + c * 8 : p.b, valid);
+                }
+            }
+        }
+        cp_async_commit();
+    };
+
+    float d[4][4][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int x = 0; x < 4; x++) d[i][j][x] = 0;
+    for (int s = 0; s < STAGES - 1; s++) copy(s);
+    for (int s = 0; s < steps; s++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        copy(s + STAGES - 1); // over what was read before the barrier
+        const unsigned char *sa = smem + s % STAGES * STAGE, *sb = sa + A_BYTES;
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            uint32_t fa[4][4], fb[2][4]; // fb: two blocks of 8 columns each
+#pragma unroll
+            for (int i = 0; i < 4; i++) ldmatrix_x4(fa[i], sa + at4(wm + 16 * i + lane % 16, 2 * k + lane / 16));
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                if (transB)
+                    ldmatrix_x4(fb[j], sb + at4(wn + 16 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+                else
+                    ldmatrix_x4_trans(fb[j], sb + at16(16 * k + lane % 16, wn / 8 + 2 * j + lane / 16));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) mma_bf16(d[i][j], fa[i], &fb[j / 2][j % 2 * 2]);
+        }
+    }
+    cp_async_wait<0>();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int r = m0 + wm + 16 * i + lane / 4, c = n0 + wn + 8 * j + lane % 4 * 2;
+            gemm_store2(g, r, c, d[i][j][0], d[i][j][1]);
+            gemm_store2(g, r + 8, c, d[i][j][2], d[i][j][3]);
+        }
+}
+
+KERNEL_BOUNDS(gemm_mma_nt, GemmArgs, 256, 2) {
+    DYNAMIC_SHARED(smem);
+    gemm_mma<true>(a, smem);
+}
+KERNEL_BOUNDS(gemm_mma_nn, GemmArgs, 256, 2) {
+    DYNAMIC_SHARED(smem);
+    gemm_mma<false>(a, smem);
+}

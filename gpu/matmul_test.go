@@ -1,0 +1,345 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+	"pipe/tensor/tensortest"
+)
+
+// A bench makes tensors of random numbers.
+type bench struct {
+	testing.TB
+	b   *Backend
+	rng *rand.Rand
+}
+
+func newBench(t testing.TB) *bench {
+	return &bench{t, device(t), rand.New(rand.NewPCG(20261127, 1))}
+}
+
+func (s *bench) normal(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(s.rng.NormFloat64())
+	}
+	return x
+}
+
+func (s *bench) alloc(dt tensor.DType, shape ...int) *tensor.Tensor {
+	s.Helper()
+	t, err := s.b.Alloc(dt, shape...)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return t
+}
+
+func (s *bench) put(x []float32, shape ...int) *tensor.Tensor {
+	s.Helper()
+	t := s.alloc(tensor.F32, shape...)
+	s.b.Upload(t, x)
+	return t
+}
+
+// load returns a frozen tensor of type dt, of x if that can be, and what it holds.
+func (s *bench) load(dt tensor.DType, x []float32, shape ...int) (*tensor.Tensor, []float32) {
+	s.Helper()
+	data := make([]byte, dt.Bytes(len(x)))
+	switch dt {
+	case tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0:
+		quant.Quantize(data, dt, x)
+	default: // numbers of any kind, with factors of about 0.1
+		block := dt.Bytes(dt.Block())
+		for i := range data {
+			data[i] = byte(s.rng.Uint32())
+			switch at := i % block; {
+			case dt == tensor.NF4 && at < 4:
+				data[i] = []byte{0, 0, 0xcc, 0x3d}[at]
+			case dt == tensor.Q6_K && at == block-1, dt != tensor.NF4 && dt != tensor.Q6_K && at == 1, (dt == tensor.Q4_1 || dt == tensor.Q5_1 || dt == tensor.Q4_K || dt == tensor.Q5_K) && at == 3:
+				data[i] = 0x2e
+			}
+		}
+	}
+	t, err := s.b.Load(dt, data, shape...)
+	if err != nil {
+		s.Fatal(err)
+	}
+	y := make([]float32, len(x))
+	quant.Dequantize(y, dt, data)
+	return t, y
+}
+
+// half returns x as a tensor of BF16, to be written, and what it holds.
+func (s *bench) half(x []float32, shape ...int) (*tensor.Tensor, []float32) {
+	s.Helper()
+	t := s.alloc(tensor.BF16, shape...)
+	data := make([]byte, 2*len(x))
+	quant.Quantize(data, tensor.BF16, x)
+	s.b.upload("test", mem("test", t).ptr, data)
+	return t, rounded(x)
+}
+
+// get returns the elements of a tensor of F32 or BF16.
+func (s *bench) get(t *tensor.Tensor) []float32 {
+	s.Helper()
+	x := make([]float32, t.Len())
+	if t.DType == tensor.F32 {
+		s.b.Download(x, t)
+	} else {
+		data := make([]byte, 2*len(x))
+		s.b.download("test", data, mem("test", t).ptr)
+		for i := range x {
+			x[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(data[2*i:])) << 16)
+		}
+	}
+	if err := s.b.Sync(); err != nil {
+		s.Fatal(err)
+	}
+	return x
+}
+
+// nan returns n numbers that must not be read.
+func nan(n int) []float32 { return slices.Repeat([]float32{float32(math.NaN())}, n) }
+
+// rounded returns x rounded to bfloat16, ties to even.
+func rounded(x []float32) []float32 {
+	y := make([]float32, len(x))
+	for i, v := range x {
+		u := math.Float32bits(v)
+		y[i] = math.Float32frombits((u + 0x7fff + u>>16&1) &^ 0xffff)
+	}
+	return y
+}
+
+// refProduct returns alpha*op(a)·op(w) + beta*c, a [m,k] and w [k,n] unless transposed.
+func refProduct(c, a, w []float32, m, n, k int, o tensor.MatMul) []float64 {
+	y := make([]float64, m*n)
+	for i := range m {
+		for j := range n {
+			var sum float64
+			for t := range k {
+				x, z := i*k+t, t*n+j
+				if o.TransA {
+					x = t*m + i
+				}
+				if o.TransB {
+					z = j*k + t
+				}
+				sum += float64(a[x]) * float64(w[z])
+			}
+			y[i*n+j] = float64(o.Alpha) * sum
+			if o.Beta != 0 {
+				y[i*n+j] += float64(o.Beta) * float64(c[i*n+j])
+			}
+		}
+	}
+	return y
+}
+
+func shape(trans bool, rows, cols int) []int {
+	if trans {
+		return []int{cols, rows}
+	}
+	return []int{rows, cols}
+}
+
+// oneRounding is the error of a number that is rounded to bfloat16 once.
+var oneRounding = tensortest.Tolerance{Abs: 1e-6, Rel: 1.0 / 255}
+
+// lowHalf is the error of an update of low rank beside a product in bfloat16,
+// whose operands have 16 bits.
+var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
+
+// Products in bfloat16 of both kinds of kernel, at sizes around those of tiles,
+// with everything that may follow.
+func TestHalfProducts(t *testing.T) {
+	s := newBench(t)
+	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}} {
+		for _, plain := range []bool{false, true} {
+			s.b.noWgmma = plain
+			for i, r := range []int{0, 3, 40} {
+				s.halfProduct(fmt.Sprintf("%v rank %d, mma %v", z, r, plain), z[0], z[1], z[2], r, i%2 == 0)
+			}
+		}
+	}
+}
+
+func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
+	s.Helper()
+	for _, trans := range []bool{true, false} {
+		a, w, c := s.normal(m*k), s.normal(n*k), s.normal(m*n)
+		wt, _ := s.load(tensor.BF16, w, shape(trans, k, n)...)
+		s.b.Precision(wt, tensor.BF16)
+		at := s.put(a, m, k)
+		if !full {
+			at, _ = s.half(a, m, k)
+		}
+		o := tensor.MatMul{TransB: trans, Alpha: 0.7, Uniform: true}
+		want, tol := refProduct(nil, rounded(a), rounded(w), m, n, k, o), tensortest.F32
+		if r > 0 {
+			tol = lowHalf
+			u, v := s.normal(m*r), s.normal(n*r)
+			o.LowRank = &tensor.LowRank{U: s.put(u, m, r), V: s.put(v, shape(full, r, n)...), TransV: full, Alpha: -1.3}
+			for i, x := range refProduct(nil, u, v, m, n, r, tensor.MatMul{TransB: full, Alpha: -1.3}) {
+				want[i] += x
+			}
+		}
+		y := s.put(c, m, n)
+		o.Beta = 1
+		s.b.MatMul(y, at, wt, o)
+		added := slices.Clone(want)
+		for i := range added {
+			added[i] += float64(c[i])
+		}
+		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, added", name, trans), s.get(y), added, tol)
+		scale, bias := s.normal(n), s.normal(n)
+		o.Beta, o.ColScale, o.Bias = 0, s.put(scale, n), s.put(bias, n)
+		for i := range want {
+			want[i] = want[i]*float64(scale[i%n]) + float64(bias[i%n])
+		}
+		y = s.put(nan(m*n), m, n)
+		s.b.MatMul(y, at, wt, o)
+		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, scaled", name, trans), s.get(y), want, tol)
+		h, _ := s.half(nan(m*n), m, n)
+		s.b.MatMul(h, at, wt, o)
+		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in bf16", name, trans), s.get(h), want, oneRounding)
+		if m > 1 { // a row alone
+			one := s.put(nan(n), 1, n)
+			last := s.b.View(at, (m-1)*k, 1, k)
+			if o.LowRank != nil {
+				low := *o.LowRank
+				low.U = s.b.View(low.U, (m-1)*r, 1, r)
+				o.LowRank = &low
+			}
+			s.b.MatMul(one, last, wt, o)
+			s.same(name+", a row", s.get(one), s.get(y)[(m-1)*n:])
+		}
+	}
+}
+
+func (s *bench) same(name string, got, want []float32) {
+	s.Helper()
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			s.Errorf("%s: element %d of %d: got %v, want %v", name, i, len(want), got[i], want[i])
+			return
+		}
+	}
+}
+
+// Sums that are split into parts, operands that are read once.
+func TestSplitSums(t *testing.T) {
+	s := newBench(t)
+	for _, z := range [][3]int{{70, 16, 3000}, {5, 32, 1025}, {16, 600, 900}, {33, 20, 257}, {1, 1, 2100}, {100, 90, 1100}, {600, 5, 130}} {
+		m, n, k := z[0], z[1], z[2]
+		for i := range 16 {
+			o := tensor.MatMul{TransA: i&1 > 0, TransB: i&2 > 0, Alpha: 0.5, Beta: float32(i & 4)}
+			halfA, halfW := i&8 > 0, o.TransA && i&8 > 0
+			a, w, c := s.normal(m*k), s.normal(k*n), s.normal(m*n)
+			at, wt := s.put(a, shape(o.TransA, m, k)...), s.put(w, shape(o.TransB, k, n)...)
+			if halfA {
+				at, a = s.half(a, at.Shape...)
+			}
+			if halfW {
+				wt, w = s.half(w, wt.Shape...)
+			}
+			want := refProduct(c, a, w, m, n, k, o)
+			var first []float32
+			for range 2 {
+				y := s.put(c, m, n)
+				s.b.MatMul(y, at, wt, o)
+				got := s.get(y)
+				tensortest.Close(s, fmt.Sprintf("%v %+v, halves %v %v", z, o, halfA, halfW), got, want, tensortest.F32Grad)
+				if first == nil {
+					first = got
+				}
+				s.same("again", got, first)
+			}
+		}
+	}
+}
+
+// A row of few has the bits that it has alone, in both precisions, and what
+// follows is right.
+func TestFewRows(t *testing.T) {
+	s := newBench(t)
+	const n, r = 37, 5
+	for _, dt := range weightTypes {
+		k := 2304
+		if !dt.Quantized() {
+			k = 1157
+		}
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+			wt, w := s.load(dt, s.normal(n*k), n, k)
+			s.b.Precision(wt, precision)
+			x, u, v, scale, bias := s.normal(tensor.DecodeRows*k), s.normal(tensor.DecodeRows*r), s.normal(n*r), s.normal(n), s.normal(n)
+			xt, ut := s.put(x, tensor.DecodeRows, k), s.put(u, tensor.DecodeRows, r)
+			o := tensor.MatMul{TransB: true, Alpha: 0.5, ColScale: s.put(scale, n), Bias: s.put(bias, n)}
+			low := tensor.LowRank{V: s.put(v, n, r), TransV: true, Alpha: 2}
+			var all []float32
+			for _, m := range []int{16, 9, 8, 5, 4, 2, 1} {
+				low.U, o.LowRank = s.b.View(ut, 0, m, r), &low
+				y := s.put(nan(m*n), m, n)
+				s.b.MatMul(y, s.b.View(xt, 0, m, k), wt, o)
+				got := s.get(y)
+				if all == nil {
+					all = got
+					if precision == tensor.BF16 {
+						x, w = rounded(x), rounded(w)
+					}
+					want := refProduct(nil, x, w, m, n, k, tensor.MatMul{TransB: true, Alpha: 0.5})
+					for i, l := range refProduct(nil, u, v, m, n, r, tensor.MatMul{TransB: true, Alpha: 2}) {
+						want[i] = (want[i]+l)*float64(scale[i%n]) + float64(bias[i%n])
+					}
+					tensortest.Close(s, fmt.Sprintf("%s in %s", dt, precision), got, want, tensortest.F32)
+				}
+				s.same(fmt.Sprintf("%s in %s, %d rows", dt, precision, m), got, all[:m*n])
+			}
+		}
+	}
+}
+
+// Weights that are expanded piece by piece.
+func TestPieces(t *testing.T) {
+	s := newBench(t)
+	defer func(n int) { panelBytes = n }(panelBytes)
+	const m, out, in, r = 20, 70, 96, 4
+	for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		wt, w := s.load(tensor.Q8_0, s.normal(out*in), out, in)
+		s.b.Precision(wt, precision)
+		for _, trans := range []bool{true, false} {
+			n, k := in, out
+			if trans {
+				n, k = out, in
+			}
+			o := tensor.MatMul{TransB: trans, Alpha: 0.5, ColScale: s.put(s.normal(n), n), Bias: s.put(s.normal(n), n)}
+			o.LowRank = &tensor.LowRank{U: s.put(s.normal(m*r), m, r), V: s.put(s.normal(n*r), shape(!trans, r, n)...), TransV: !trans, Alpha: 2}
+			a := s.put(s.normal(m*k), m, k)
+			var whole []float32
+			for _, bytes := range []int{256 << 20, 6000} {
+				panelBytes = bytes
+				y := s.put(nan(m*n), m, n)
+				s.b.MatMul(y, a, wt, o)
+				got := s.get(y)
+				if whole == nil {
+					whole = got
+				}
+				want := make([]float64, len(whole))
+				for i, v := range whole {
+					want[i] = float64(v)
+				}
+				tensortest.Close(s, fmt.Sprintf("%s, transposed %v, %d bytes", precision, trans, bytes), got, want, tensortest.F32)
+			}
+		}
+		_ = w
+	}
+}

@@ -1,0 +1,154 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"pipe/tensor"
+)
+
+// padArgs is PadArgs of gemm_prep.cu.
+type padArgs struct {
+	dst, src                uint64
+	stride                  int64
+	rows, cols, ldd, unused int32
+}
+
+// lowArgs is LowArgs of gemm_prep.cu.
+type lowArgs struct {
+	left, right, u, v    uint64
+	sj, st               int64
+	m, n, r, r8, ldn, nk int32
+	scale                float32
+	unused               int32
+}
+
+// weightTypes are the types that operands may have.
+var weightTypes = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
+
+// kernelsOf returns a kernel for each type of weight: prefix, name of the type,
+// suffix.
+func kernelsOf(module, prefix, suffix string) (ks [tensor.NF4 + 1]*kernel) {
+	for _, dt := range weightTypes {
+		ks[dt] = newKernel(module, prefix+dt.String()+suffix)
+	}
+	return ks
+}
+
+// kPad are the kernels that expand to float32 and to bfloat16.
+var kPad = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "pad_float_", ""), kernelsOf("gemm_prep", "pad_half_", "")}
+
+// expand sets dst, rows of ld elements (a multiple of 8) in float32 or bfloat16, to
+// the first cols columns of w and zeros behind them.
+func (b *Backend) expand(dst uint64, ld int, w operand, cols int, half bool) {
+	a := padArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
+	launch(b, kPad[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
+}
+
+// chunks reports whether bfloat16 rows of ld elements from p on, of which k count,
+// are whole chunks of 16 bytes.
+func chunks(p uint64, ld, k int) bool { return p%16 == 0 && ld%8 == 0 && k%8 == 0 }
+
+// left returns the first operand of a product in bfloat16, and its row distance.
+func (b *Backend) left(p *product) (a uint64, ld int) {
+	w := operand{dt: tensor.F32, ptr: p.a, rows: p.m, cols: p.lda}
+	if p.aHalf {
+		if chunks(p.a, p.lda, p.k) {
+			return p.a, p.lda
+		}
+		w.dt = tensor.BF16
+	}
+	ld = roundUp(p.k, 8)
+	a = b.scratch(scratchLeft, 2*p.m*ld)
+	b.expand(a, ld, w, p.k, true)
+	return a, ld
+}
+
+// kept returns the weight in bfloat16 if that is worth keeping: it takes no more
+// memory than the weight itself.
+func (b *Backend) kept(w *operand) (uint64, bool) {
+	if w.m == nil || w.dt != tensor.F32 && w.dt != tensor.F16 || w.cols%8 != 0 {
+		return 0, false
+	}
+	if w.m.copied == 0 {
+		p, err := b.take(tensor.ForPanels, 2*w.rows*w.cols)
+		if err != nil {
+			return 0, false // it is expanded each time
+		}
+		w.m.copied = p
+		b.expand(p, w.cols, *w, w.cols, true)
+	}
+	return w.m.copied, true
+}
+
+// multiplyHalf computes a product of operands that are rounded to bfloat16.
+func (b *Backend) multiplyHalf(p *product) {
+	q := *p
+	q.a, q.lda = b.left(p)
+	q.aHalf = true
+	if q.w.dt == tensor.BF16 && chunks(q.w.ptr, q.w.cols, q.w.cols) {
+		b.gemmHalf(&q, q.w.ptr, q.w.cols)
+		return
+	}
+	if w, ok := b.kept(&q.w); ok {
+		b.gemmHalf(&q, w, q.w.cols)
+		return
+	}
+	q.inPieces(true, 2, func(p *product) {
+		ld := roundUp(p.w.cols, 8)
+		w := b.scratch(scratchRight, 2*p.w.rows*ld)
+		b.expand(w, ld, p.w, p.w.cols, true)
+		b.gemmHalf(p, w, ld)
+	})
+}
+
+// gemmHalf computes a product of operands that are bfloat16 in whole chunks. Which
+// kernel does depends on the number of columns only.
+func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
+	g := p.gemm()
+	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
+	if p.low.r > 0 {
+		b.lowHalf(p, &g)
+	}
+	tileN, shared, k := 128, 4*(8<<10+8<<10), kMMA[index(p.transW)]
+	if b.wgmma() {
+		shared, k = 6*(16<<10+16<<10), kWgmma128[index(p.transW)]
+		if p.n >= 1024 || p.n == 256 || p.n == 512 {
+			tileN, shared, k = 256, 4*(16<<10+32<<10), kWgmma256[index(p.transW)]
+		}
+	}
+	g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, tileN))
+	launch(b, k, dim{x: int(g.tilesM * g.tilesN)}, 256, shared, &g)
+}
+
+// wgmma reports whether the device has the products of warpgroups of sm_90a.
+func (b *Backend) wgmma() bool { return b.major == 9 && !b.noWgmma }
+
+// lowHalf makes the update of low rank of p further terms in bfloat16.
+func (b *Backend) lowHalf(p *product, g *gemmArgs) {
+	l := &p.low
+	r8, ldn := roundUp(l.r, 8), roundUp(p.n, 8)
+	a := lowArgs{u: l.u, v: l.v, sj: 1, st: int64(p.lowWidth()), m: int32(p.m), n: int32(p.n), r: int32(l.r), r8: int32(r8), ldn: int32(ldn), nk: int32(index(p.transW)), scale: l.alpha}
+	if l.trans {
+		a.sj, a.st = int64(l.r), 1
+	}
+	if g.alpha == 0 { // no terms but these
+		g.k, g.alpha = 0, 1
+	} else {
+		a.scale /= g.alpha
+	}
+	k2, rows := 3*r8, p.n
+	if !p.transW {
+		rows = ldn
+	}
+	a.left = b.scratch(scratchLow, 2*k2*(p.m+rows))
+	a.right = a.left + uint64(2*k2*p.m)
+	launch(b, kLowRank, dim{x: min(ceil(k2*(p.m+rows), 256), 16*b.sms)}, 256, 0, &a)
+	g.a2, g.lda2, g.b2, g.ldb2, g.k2 = a.left, int64(k2), a.right, int64(k2), int32(k2)
+	if !p.transW {
+		g.ldb2 = int64(ldn)
+	}
+}
+
+// multiplyOuterHalf computes aᵀ·w of bfloat16 operands, which loses nothing, if
+// there is a kernel for it.
+func (b *Backend) multiplyOuterHalf(p *product) bool { return false }

@@ -1,0 +1,53 @@
+//go:build cuda
+
+package gpu
+
+import "pipe/tensor"
+
+// mostProducts is how many products a projection has at most.
+const mostProducts = 3
+
+// Project implements [tensor.Linear]: a is rounded to bfloat16 once.
+func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
+	const op = "project"
+	n := len(o.Products)
+	if n == 0 || n > mostProducts {
+		panic("gpu: project: needs one to three products")
+	}
+	var ps [mostProducts]product
+	for i := range o.Products {
+		x := &o.Products[i]
+		if x.TransA || x.Beta != 0 || x.SwiGLUGrad != nil || x.Rope != nil && o.SwiGLU != nil {
+			panic("gpu: project: products cannot have TransA, Beta or SwiGLUGrad, nor Rope before SwiGLU")
+		}
+		ps[i] = b.product(x.Dst, a, x.W, &x.MatMul)
+	}
+	if o.SwiGLU != nil {
+		if n != 2 {
+			panic("gpu: project: SwiGLU needs two products")
+		}
+		floats(op, o.SwiGLU)
+		writable(op, mem(op, o.SwiGLU))
+		sameShape(op, o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
+	}
+	if b.err != nil {
+		return
+	}
+	rounded := false // a is in scratchLeft
+	for i := range ps[:n] {
+		p := &ps[i]
+		if p.w.half && !p.few() && p.m > 0 && p.k > 0 && !p.aHalf {
+			if !rounded {
+				b.left(p)
+				rounded = true
+			}
+			p.a, p.lda, p.aHalf = b.scratch(scratchLeft, 0), roundUp(p.k, 8), true
+		} else {
+			rounded = false
+		}
+		b.multiply(p)
+	}
+	if o.SwiGLU != nil {
+		b.SwiGLU(o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
+	}
+}

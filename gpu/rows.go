@@ -1,0 +1,268 @@
+//go:build cuda
+
+package gpu
+
+import (
+	"fmt"
+	"slices"
+
+	"pipe/tensor"
+)
+
+// kExpand are the kernels that expand rows, to F32 and to BF16, and kSquares
+// those that sum their squares, by type.
+var kExpand, kSquares = func() (expand map[tensor.DType][2]*kernel, squares map[tensor.DType]*kernel) {
+	expand, squares = map[tensor.DType][2]*kernel{}, map[tensor.DType]*kernel{}
+	for _, dt := range []tensor.DType{
+		tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0,
+		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4,
+	} {
+		expand[dt] = [2]*kernel{newKernel("rows", "expand_"+dt.String()), newKernel("rows", "expand_half_"+dt.String())}
+		squares[dt] = newKernel("rows", "squares_"+dt.String())
+	}
+	return
+}()
+
+var (
+	kScatter    = [2]widths{newWidths("rows", "scatter_f32"), newWidths("rows", "scatter_half")}
+	kScatterTo  = newWidths("rows", "scatter_to_half")
+	kScatterAdd = newWidths("rows", "scatter_add")
+	kToHalf     = newKernel("rows", "to_half")
+)
+
+type expandArgs struct {
+	dst, src, ids      uint64
+	rows, cols, stride int64
+	shift, vec         int32
+}
+
+// groups reports whether rows of o are whole groups of 8 elements that dst and
+// o can be read and written by.
+func (o *operand) groups(dst uint64) bool {
+	return o.cols%8 == 0 && vectors(dst) && (o.dt.Quantized() || vectors(o.ptr))
+}
+
+// expandRows sets the rows of dst, which are BF16 if half is 1, to rows of o: to
+// as many as there are ids, or, if ids is 0, to the first.
+func (b *Backend) expandRows(dst uint64, half int, o *operand, ids uint64, rows int) {
+	if o.cols == 0 {
+		return
+	}
+	a := expandArgs{dst: dst, src: o.ptr, ids: ids, rows: int64(rows), cols: int64(o.cols), stride: int64(o.dt.Bytes(o.cols)), vec: 1}
+	items := o.cols / 8
+	if !o.groups(dst) {
+		items, a.vec = o.cols, 0
+	}
+	grid, shift := tile(rows, items)
+	a.shift = shift
+	launch(b, kExpand[o.dt][half], grid, 256, 0, &a)
+}
+
+// dequantizeTo sets dst, F32 or BF16, to the elements of o.
+func (b *Backend) dequantizeTo(dst uint64, half bool, o operand) {
+	b.expandRows(dst, int(one(half)), &o, 0, o.rows)
+}
+
+// Dequantize implements [tensor.Linear].
+func (b *Backend) Dequantize(dst, src *tensor.Tensor) {
+	const op = "dequantize"
+	d, o := output(op, dst), b.operand(op, src)
+	sameShape(op, dst, src)
+	b.expandRows(d, 0, &o, 0, o.rows)
+}
+
+type squaresArgs struct {
+	dst, src           uint64
+	rows, cols, stride int64
+	vec                int32
+}
+
+// RowSquares implements [tensor.Linear].
+func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
+	const op = "row squares"
+	d, o := output(op, dst), b.operand(op, w)
+	checkLen(op, dst.Len(), o.rows)
+	a := squaresArgs{dst: d, src: o.ptr, rows: int64(o.rows), cols: int64(o.cols), stride: int64(o.dt.Bytes(o.cols)), vec: one(o.groups(0))}
+	launch(b, kSquares[o.dt], dim{x: ceilDiv(o.rows, 8)}, 256, 0, &a)
+}
+
+// Embed implements [tensor.Transformer].
+func (b *Backend) Embed(dst, table, ids *tensor.Tensor) {
+	const op = "embed"
+	d, o := output(op, dst), b.operand(op, table)
+	at, idx := ints(op, ids)
+	checkMatrix(op, dst, len(idx), o.cols)
+	if b.err == nil && b.checkIndex(op, ids, o.rows) {
+		b.expandRows(d, 0, &o, at, len(idx))
+	}
+}
+
+// EmbedGrad implements [tensor.Transformer].
+func (b *Backend) EmbedGrad(dtable, ids, dy *tensor.Tensor) {
+	b.addRows("embed gradient", dtable, dy, ids)
+}
+
+// GatherRows implements [tensor.Transformer].
+func (b *Backend) GatherRows(dst, x, idx *tensor.Tensor) {
+	const op = "gather rows"
+	half := sameType(op, dst, x)
+	d, _ := numbersOut(op, dst)
+	o := b.operand(op, x)
+	at, ids := ints(op, idx)
+	checkMatrix(op, dst, len(ids), o.cols)
+	if b.err == nil && b.checkIndex(op, idx, o.rows) {
+		b.expandRows(d, half, &o, at, len(ids))
+	}
+}
+
+type scatterArgs struct {
+	dst, src, idx uint64
+	rows, cols    int64
+	shift         int32
+}
+
+// ScatterRows implements [tensor.Transformer].
+func (b *Backend) ScatterRows(dst, src, idx *tensor.Tensor) {
+	const op = "scatter rows"
+	m := mem(op, dst)
+	s, from := numbers(op, src)
+	at, ids := ints(op, idx)
+	writable(op, m)
+	if dst.DType != tensor.F32 && dst.DType != tensor.BF16 || from == 1 && dst.DType == tensor.F32 {
+		panic(fmt.Sprintf("gpu: %s: %s to %s; must be f32 or bf16", op, src.DType, dst.DType))
+	}
+	rows, cols := matrix(op, dst)
+	checkMatrix(op, src, len(ids), cols)
+	if b.err != nil || !b.checkIndex(op, idx, rows) {
+		return
+	}
+	k := kScatter[from]
+	if dst.DType == tensor.BF16 && from == 0 {
+		k = kScatterTo
+	}
+	kernel, width := k.pick(cols, m.ptr, s)
+	a := scatterArgs{dst: m.ptr, src: s, idx: b.lastOnly(at, ids, rows), rows: int64(len(ids)), cols: int64(cols)}
+	grid, shift := tile(len(ids), cols/width)
+	a.shift = shift
+	launch(b, kernel, grid, 256, 0, &a)
+}
+
+// rowLists are what the host works out of lists of rows.
+type rowLists struct {
+	seen  []uint32 // by row: the list in which it was seen last
+	list  uint32
+	ints  []int32
+	pairs []uint64
+}
+
+func ascending(ids []int32) bool {
+	for i := 1; i < len(ids); i++ {
+		if ids[i] <= ids[i-1] {
+			return false
+		}
+	}
+	return true
+}
+
+// lastOnly returns where ids, which are at dev, lie with all but the last of
+// equal ones replaced by -1.
+func (b *Backend) lastOnly(dev uint64, ids []int32, rows int) uint64 {
+	if ascending(ids) {
+		return dev
+	}
+	l := &b.rows
+	if len(l.seen) < rows {
+		l.seen = append(l.seen, make([]uint32, rows-len(l.seen))...)
+	}
+	if l.list++; l.list == 0 {
+		clear(l.seen)
+		l.list = 1
+	}
+	l.ints = append(l.ints[:0], ids...)
+	twice := false
+	for i, id := range slices.Backward(ids) {
+		if l.seen[id] == l.list {
+			l.ints[i], twice = -1, true
+		}
+		l.seen[id] = l.list
+	}
+	if !twice {
+		return dev
+	}
+	return b.constants(constRows, l.ints)
+}
+
+// ScatterAddRows implements [tensor.Transformer].
+func (b *Backend) ScatterAddRows(dst, src, idx *tensor.Tensor) {
+	b.addRows("scatter add rows", dst, src, idx)
+}
+
+type scatterAddArgs struct {
+	dst, src, first, order, to uint64
+	groups, cols               int64
+	shift                      int32
+}
+
+// addRows adds row i of src to row idx[i] of dst, in order of i.
+func (b *Backend) addRows(op string, dst, src, idx *tensor.Tensor) {
+	d, s := output(op, dst), input(op, src)
+	_, ids := ints(op, idx)
+	rows, cols := matrix(op, dst)
+	checkMatrix(op, src, len(ids), cols)
+	if b.err != nil || len(ids) == 0 || cols == 0 || !b.checkIndex(op, idx, rows) {
+		return
+	}
+	lists, groups := b.rows.group(ids)
+	kernel, width := kScatterAdd.pick(cols, d, s)
+	at := b.constants(constRows, lists)
+	a := scatterAddArgs{
+		dst: d, src: s, first: at, to: at + 4*uint64(groups+1), order: at + 4*uint64(2*groups+1),
+		groups: int64(groups), cols: int64(cols),
+	}
+	grid, shift := tile(groups, cols/width)
+	a.shift = shift
+	launch(b, kernel, grid, 256, 0, &a)
+}
+
+// group sorts the positions of ids by id. The list it returns has, of each group
+// of equal ids, the first position in the sorted order, and at the end the number
+// of all; then the ids of the groups; then the positions.
+func (l *rowLists) group(ids []int32) (list []int32, groups int) {
+	l.pairs = l.pairs[:0]
+	for i, id := range ids {
+		l.pairs = append(l.pairs, uint64(id)<<32|uint64(i))
+	}
+	slices.Sort(l.pairs)
+	list = l.ints[:0]
+	for i, p := range l.pairs {
+		if i == 0 || p>>32 != l.pairs[i-1]>>32 {
+			list = append(list, int32(i))
+		}
+	}
+	groups = len(list)
+	list = append(list, int32(len(ids)))
+	for i := range groups {
+		list = append(list, int32(l.pairs[list[i]]>>32))
+	}
+	for _, p := range l.pairs {
+		list = append(list, int32(uint32(p)))
+	}
+	l.ints = list
+	return list, groups
+}
+
+type toHalfArgs struct {
+	dst, src             uint64
+	rows, cols, from, to int64
+	shift, vec           int32
+}
+
+// toHalf rounds a matrix of floats, whose rows are from elements apart, to
+// bfloat16, in rows that are to elements apart: a multiple of 8, at an address of
+// 16 bytes. What these have beyond cols is set to 0.
+func (b *Backend) toHalf(dst, src uint64, rows, cols, from, to int) {
+	a := toHalfArgs{dst: dst, src: src, rows: int64(rows), cols: int64(cols), from: int64(from), to: int64(to), vec: one(from%4 == 0 && vectors(src))}
+	grid, shift := tile(rows, to/8)
+	a.shift = shift
+	launch(b, kToHalf, grid, 256, 0, &a)
+}

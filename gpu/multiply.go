@@ -61,9 +61,9 @@ func index(b bool) int {
 func ceil(n, by int) int    { return (n + by - 1) / by }
 func roundUp(n, to int) int { return ceil(n, to) * to }
 
-// wholeVectors reports whether rows of ld elements from p on begin at whole vectors of
+// rowVectors reports whether rows of ld elements from p on begin at whole vectors of
 // four elements.
-func wholeVectors(p uint64, ld int, half bool) bool {
+func rowVectors(p uint64, ld int, half bool) bool {
 	bytes := uint64(16)
 	if half {
 		bytes = 8
@@ -98,7 +98,7 @@ func (p *product) gemm() gemmArgs {
 	if p.outHalf {
 		g.flags |= gemmOutHalf
 	}
-	if wholeVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
+	if rowVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
 		g.flags |= gemmVectorC
 	}
 	return g
@@ -217,7 +217,7 @@ func (b *Backend) multiplyFloat(p *product) {
 		ld := roundUp(cols, 8)
 		q := *p
 		q.a, q.lda, q.aHalf = b.scratch(scratchLeft, 4*rows*ld), ld, false
-		b.expand(q.a, ld, operand{dt: tensor.BF16, ptr: p.a, rows: rows, cols: p.lda}, cols, false)
+		b.unpack(q.a, ld, operand{dt: tensor.BF16, ptr: p.a, rows: rows, cols: p.lda}, cols, false)
 		p = &q
 	}
 	p.inPieces(p.w.dt != tensor.F32, 4, func(p *product) {
@@ -225,7 +225,7 @@ func (b *Backend) multiplyFloat(p *product) {
 		if p.w.dt != tensor.F32 {
 			ldw = roundUp(p.w.cols, 8)
 			w = b.scratch(scratchRight, 4*p.w.rows*ldw)
-			b.expand(w, ldw, p.w, p.w.cols, false)
+			b.unpack(w, ldw, p.w, p.w.cols, false)
 		}
 		if tall {
 			b.gemmTall(p, w, ldw)
@@ -240,10 +240,10 @@ func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.low(p)
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if wholeVectors(p.a, p.lda, false) {
+	if rowVectors(p.a, p.lda, false) {
 		g.flags |= gemmVectorA
 	}
-	if wholeVectors(w, ldw, false) {
+	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	tile, k := 64, kGemm64[index(p.transA)][index(p.transW)]
@@ -279,10 +279,10 @@ func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, parts, mu
 func (b *Backend) gemmTall(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if wholeVectors(p.a, p.lda, p.aHalf) {
+	if rowVectors(p.a, p.lda, p.aHalf) {
 		g.flags |= gemmVectorA
 	}
-	if wholeVectors(w, ldw, false) {
+	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, ceil(p.k, tallTerms), tallTerms)
@@ -305,11 +305,11 @@ func (b *Backend) multiplyOuter(p *product) {
 	if narrow.dt != tensor.F32 {
 		g.lda = int64(roundUp(rows, 8))
 		g.a = b.scratch(scratchLeft, 4*p.k*int(g.lda))
-		b.expand(g.a, int(g.lda), narrow, rows, false)
+		b.unpack(g.a, int(g.lda), narrow, rows, false)
 	}
 	g.b, g.ldb = wide.ptr, int64(ld)
 	half := wide.dt == tensor.BF16
-	if wholeVectors(g.b, ld, half) {
+	if rowVectors(g.b, ld, half) {
 		g.flags |= gemmVectorB
 	}
 	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, skinnyGroup)}

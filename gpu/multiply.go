@@ -104,37 +104,36 @@ func (p *product) gemm() gemmArgs {
 	return g
 }
 
-// inPieces calls f with pieces of the product whose weights, expanded to size
-// bytes an element, are at most panelBytes: of columns of c when w is stored [n,k],
-// else of terms, which are added in their order.
-func (p *product) inPieces(expands bool, size int, f func(q *product)) {
-	rows := p.w.rows
-	if expands {
-		rows = max(1, panelBytes/(size*max(1, roundUp(p.w.cols, 8))))
-		rows = max(rows/8*8, 8)
+// pieceRows returns how many rows of the weight, expanded to size bytes an element,
+// are at most panelBytes. A result in bfloat16 cannot be a sum of pieces.
+func (p *product) pieceRows(size int) int {
+	if p.outHalf && !p.transW {
+		return max(p.w.rows, 1)
 	}
-	if rows >= p.w.rows {
-		f(p)
-		return
+	return max(panelBytes/(size*max(1, roundUp(p.w.cols, 8)))/8*8, 8)
+}
+
+// piece returns the part of the product that takes the rows lo..hi of the weight:
+// columns of c when w is stored [n,k], else terms, which are added in their order.
+func (p *product) piece(lo, hi int) product {
+	q := *p
+	if lo == 0 && hi == p.w.rows {
+		return q
 	}
-	for lo := 0; lo < p.w.rows; lo += rows {
-		hi := min(p.w.rows, lo+rows)
-		q := *p
-		q.w = p.w.slice(lo, hi)
-		if p.transW {
-			q.cut(lo, hi)
-		} else {
-			q.k = hi - lo
-			q.a += uint64(lo * p.aStep() * p.aSize())
-			if lo > 0 {
-				q.beta = 1
-			}
-			if hi < p.w.rows { // the last piece adds what else there is
-				q.low, q.scale, q.bias = lowRank{}, 0, 0
-			}
-		}
-		f(&q)
+	q.w = p.w.slice(lo, hi)
+	if p.transW {
+		q.cut(lo, hi)
+		return q
 	}
+	q.k = hi - lo
+	q.a += uint64(lo * p.aStep() * p.aSize())
+	if lo > 0 {
+		q.beta = 1
+	}
+	if hi < p.w.rows { // the last piece adds what else there is
+		q.low, q.scale, q.bias = lowRank{}, 0, 0
+	}
+	return q
 }
 
 // cut leaves the columns lo..hi of c, but for w.
@@ -220,19 +219,24 @@ func (b *Backend) multiplyFloat(p *product) {
 		b.unpack(q.a, ld, operand{dt: tensor.BF16, ptr: p.a, rows: rows, cols: p.lda}, cols, false)
 		p = &q
 	}
-	p.inPieces(p.w.dt != tensor.F32, 4, func(p *product) {
-		w, ldw := p.w.ptr, p.w.cols
-		if p.w.dt != tensor.F32 {
-			ldw = roundUp(p.w.cols, 8)
-			w = b.scratch(scratchRight, 4*p.w.rows*ldw)
-			b.unpack(w, ldw, p.w, p.w.cols, false)
+	rows := max(p.w.rows, 1)
+	if p.w.dt != tensor.F32 {
+		rows = p.pieceRows(4)
+	}
+	for lo := 0; lo == 0 || lo < p.w.rows; lo += rows {
+		q := p.piece(lo, min(lo+rows, p.w.rows))
+		w, ldw := q.w.ptr, q.w.cols
+		if q.w.dt != tensor.F32 {
+			ldw = roundUp(q.w.cols, 8)
+			w = b.scratch(scratchRight, 4*q.w.rows*ldw)
+			b.unpack(w, ldw, q.w, q.w.cols, false)
 		}
 		if tall {
-			b.gemmTall(p, w, ldw)
+			b.gemmTall(&q, w, ldw)
 		} else {
-			b.gemmTiles(p, w, ldw)
+			b.gemmTiles(&q, w, ldw)
 		}
-	})
+	}
 }
 
 // gemmTiles computes a product of float32 operands.

@@ -93,12 +93,13 @@ func (b *Backend) multiplyHalf(p *product) {
 		b.gemmHalf(&q, w, q.w.cols)
 		return
 	}
-	q.inPieces(true, 2, func(p *product) {
-		ld := roundUp(p.w.cols, 8)
-		w := b.scratch(scratchRight, 2*p.w.rows*ld)
-		b.unpack(w, ld, p.w, p.w.cols, true)
-		b.gemmHalf(p, w, ld)
-	})
+	for lo, rows := 0, q.pieceRows(2); lo == 0 || lo < q.w.rows; lo += rows {
+		r := q.piece(lo, min(lo+rows, q.w.rows))
+		ld := roundUp(r.w.cols, 8)
+		w := b.scratch(scratchRight, 2*r.w.rows*ld)
+		b.unpack(w, ld, r.w, r.w.cols, true)
+		b.gemmHalf(&r, w, ld)
+	}
 }
 
 // gemmHalf computes a product of operands that are bfloat16 in whole chunks. Which

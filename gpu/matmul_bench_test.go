@@ -48,7 +48,7 @@ func (s *bench) act(dt tensor.DType, rows, cols int) *tensor.Tensor {
 	t := s.put(x, rows, cols)
 	if dt == tensor.BF16 {
 		h := s.alloc(dt, rows, cols)
-		s.b.expand(mem("test", h).ptr, cols, operand{dt: tensor.F32, ptr: mem("test", t).ptr, rows: rows, cols: cols}, cols, true)
+		s.b.unpack(mem("test", h).ptr, cols, operand{dt: tensor.F32, ptr: mem("test", t).ptr, rows: rows, cols: cols}, cols, true)
 		s.b.Free(t)
 		return h
 	}

@@ -87,6 +87,33 @@ __device__ __forceinline__ void load_four(float (&x)[4], const void *from, int h
     }
 }
 
+// A QueryBlock goes through the queries that read the keys of t, M at a time: of
+// each source, of each head of the group.
+template <int M> struct QueryBlock {
+    int source, head, i; // i: first query of the block
+    AttentionSource s;
+
+    __device__ __forceinline__ QueryBlock(const AttentionGradArgs &a, const AttentionKeys &t) : source(0) { enter(a, t); }
+
+    // enter finds the first source, from the current one on, that reads any of t.
+    __device__ __forceinline__ void enter(const AttentionGradArgs &a, const AttentionKeys &t) {
+        for (head = 0; source < t.sources; source++) {
+            s = a.sources[t.first + source];
+            begin(t);
+            if (i < s.rows) return;
+        }
+    }
+    __device__ __forceinline__ void begin(const AttentionKeys &t) { i = max(0, t.key - s.diagonal) / M * M; }
+    __device__ __forceinline__ void advance(const AttentionGradArgs &a, const AttentionKeys &t) {
+        i += M;
+        if (i < s.rows) return;
+        begin(t);
+        if (++head < a.group) return;
+        source++;
+        enter(a, t);
+    }
+};
+
 // exp2_fast has a relative error of 2^-22 and takes 0 for numbers below 2^-126.
 __device__ __forceinline__ float exp2_fast(float x) {
 #ifdef PIPE_EMU

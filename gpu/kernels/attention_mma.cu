@@ -223,30 +223,6 @@ namespace {
 // share the keys, in order.
 constexpr int DK_KEYS = 128, DK_QUERIES = 64, DK_THREADS = 256;
 
-// A block of queries: of a source and a head of the group.
-struct QueryBlock {
-    int source, head, i; // i: first query of the block
-    AttentionSource s;
-};
-
-// enter finds the first source from b.source on that sees any key of t.
-__device__ __forceinline__ void enter(QueryBlock &b, const AttentionGradArgs &a, const AttentionKeys &t) {
-    for (b.head = 0; b.source < t.sources; b.source++) {
-        b.s = a.sources[t.first + b.source];
-        b.i = max(0, t.key - b.s.diagonal) / DK_QUERIES * DK_QUERIES;
-        if (b.i < b.s.rows) return;
-    }
-}
-
-__device__ __forceinline__ void advance(QueryBlock &b, const AttentionGradArgs &a, const AttentionKeys &t) {
-    b.i += DK_QUERIES;
-    if (b.i < b.s.rows) return;
-    b.i = max(0, t.key - b.s.diagonal) / DK_QUERIES * DK_QUERIES;
-    if (++b.head < a.group) return;
-    b.source++;
-    enter(b, a, t);
-}
-
 template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs &a, unsigned char *smem) {
     constexpr int M = DK_QUERIES, size = M * tile_row<D>;
     const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
@@ -255,9 +231,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
     const long long at = (long long)t.key * a.ldk + kv * D;
     unsigned char *keys = smem, *values = keys + DK_KEYS * tile_row<D>, *queries = values + DK_KEYS * tile_row<D>, *dys = queries + 2 * size;
     float *rows = (float *)(dys + 2 * size); // [2 turns][lse and delta][M]
-    QueryBlock now;
-    now.source = 0;
-    enter(now, a, t);
+    QueryBlock<M> now(a, t);
 
     float dk[1][D / 8][4], dv[1][D / 8][4];
 #pragma unroll
@@ -269,7 +243,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
     const int mine = threadIdx.x % M;
     const float *const copied = threadIdx.x < M ? a.lse : a.delta;
     float ahead = 0;
-    auto fetch = [&](const QueryBlock &b, int turn) {
+    auto fetch = [&](const QueryBlock<M> &b, int turn) {
         const int head = kv * a.group + b.head, valid = b.s.rows - b.i;
         const uint16_t *from = (const uint16_t *)a.q + (long long)(b.s.q + b.i) * a.ldq + head * D + TilePart<D, DK_THREADS>().from(a.ldq);
         fetch_pair<D, M, DK_THREADS>(queries + turn * size, 2 * size, from, (const char *)a.dy - (const char *)a.q, a.ldq, valid);
@@ -289,8 +263,8 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         if (threadIdx.x < 2 * M) rows[turn * 2 * M + threadIdx.x] = ahead;
         cp_async_wait<0>();
         __syncthreads();
-        QueryBlock next = now;
-        advance(next, a, t);
+        QueryBlock<M> next = now;
+        next.advance(a, t);
         if (next.source < t.sources) fetch(next, turn ^ 1);
         const int diagonal = t.key + first - now.s.diagonal - now.i; // query i sees keys first..first+i-diagonal
         now = next;

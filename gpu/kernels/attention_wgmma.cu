@@ -1,0 +1,589 @@
+// Attention with products of warpgroups, on sm_90a: the same as attention_mma.cu,
+// with the products of one block of keys or queries under way while the weights of
+// another are formed (Shah et al. 2024, algorithm 2). Two warpgroups have 64 rows
+// each of a tile of 128.
+#include "attention.cuh"
+#include "wgmma.cuh"
+
+#ifdef HAVE_WGMMA
+
+namespace {
+
+// product begins d = a·b, or d += a·b, of 64 rows of a and 16 terms; b is as in
+// wgmma. product_of does so with a in registers, laid out as that of mma_bf16
+// with a warp's 16 rows. hold keeps the compiler from touching d before.
+template <int N, bool nMajor> __device__ __forceinline__ void product(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
+template <int N, bool nMajor> __device__ __forceinline__ void product_of(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add);
+
+template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
+#ifndef PIPE_EMU
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+#endif
+}
+
+#ifdef PIPE_EMU
+
+struct Begun {
+    float *d;
+    uint64_t a, b;
+    int n, lane, warp;
+    bool nMajor, add, registers;
+    uint16_t own[2][16]; // rows g and g+8 of a
+};
+
+void finish(void *data) {
+    Begun *p = (Begun *)data;
+    const int g = p->lane / 4, t = p->lane % 4;
+    if (!p->registers)
+        for (int i = 0; i < 2; i++)
+            for (int k = 0; k < 16; k++) p->own[i][k] = bf16_round(emu::wgmma_element(p->a, false, 16 * p->warp + g + 8 * i, k));
+    for (int j = 0; j < p->n / 8; j++)
+        for (int c = 0; c < 2; c++) {
+            float *const lo = p->d + 4 * j + c, *const hi = lo + 2;
+            if (!p->add) *lo = *hi = 0;
+            for (int k = 0; k < 16; k++) {
+                const float b = emu::wgmma_element(p->b, p->nMajor, 8 * j + 2 * t + c, k);
+                *lo += bf16_float(p->own[0][k]) * b, *hi += bf16_float(p->own[1][k]) * b;
+            }
+        }
+}
+
+template <int N, bool nMajor> void product(float (&d)[N / 2], uint64_t a, uint64_t b, bool add) {
+    Begun p = {d, a, b, N, (int)emu::cur->lane, (int)emu::cur->warp % 4, nMajor, add, false, {}};
+    emu::post(emu::products, finish, &p, sizeof p);
+}
+
+template <int N, bool nMajor> void product_of(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
+    struct Post { const uint32_t *a; Begun *p; };
+    Begun p = {d, 0, b, N, (int)emu::cur->lane, (int)emu::cur->warp % 4, nMajor, add, true, {}};
+    Post post = {a, &p};
+    emu::group("wgmma", &post, [](void **posts) {
+        for (int i = 0; i < 128; i++)
+            for (int t = 0; t < 4; t++)
+                for (int r = 0; r < 4; r++) {
+                    const uint32_t x = ((Post *)posts[i / 4 * 4 + t])->a[r];
+                    uint16_t *to = ((Post *)posts[i])->p->own[r % 2] + r / 2 * 8 + 2 * t;
+                    to[0] = x & 0xffff, to[1] = x >> 16;
+                }
+    });
+    emu::post(emu::products, finish, &p, sizeof p);
+}
+
+#else
+
+#define D32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define D64 D32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+
+template <int N, bool nMajor> __device__ __forceinline__ void product(float (&d)[N / 2], uint64_t a, uint64_t b, bool add) {
+    if constexpr (N == 64)
+        asm volatile("{.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" D32 "}, %32, %33, p, 1, 1, 0, %35;}"
+                     : WGMMA_D32(0) : "l"(a), "l"(b), "r"((int)add), "n"((int)nMajor));
+    else
+        asm volatile("{.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" D64 "}, %64, %65, p, 1, 1, 0, %67;}"
+                     : WGMMA_D32(0), WGMMA_D32(32) : "l"(a), "l"(b), "r"((int)add), "n"((int)nMajor));
+}
+
+template <int N, bool nMajor> __device__ __forceinline__ void product_of(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
+    if constexpr (N == 64)
+        asm volatile("{.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" D32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;}"
+                     : WGMMA_D32(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"((int)nMajor));
+    else
+        asm volatile("{.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" D64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;}"
+                     : WGMMA_D32(0), WGMMA_D32(32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"((int)nMajor));
+}
+
+#endif
+
+// Tiles of D bfloat16 a row lie in panels of 64 columns, each as wgmma.cuh says.
+constexpr int THREADS = 256;
+
+template <int D, int ROWS> struct PanelPart : TilePart<D, THREADS> {
+    using Part = TilePart<D, THREADS>;
+    const int to = (Part::piece >> 3) * ROWS * 128 + swizzled_128(Part::row, Part::piece & 7);
+};
+
+// fetch starts to copy rows of a matrix from this thread's piece of the first
+// on; rows from valid on become zeros.
+template <int D, int ROWS> __device__ __forceinline__ void fetch(unsigned char *to, const uint16_t *from, int ld, int valid) {
+    const PanelPart<D, ROWS> p;
+#pragma unroll
+    for (int r = 0; r < ROWS; r += p.step) {
+        cp_async16(to + p.to + r * 128, from, p.row + r < valid);
+        from += p.step * ld;
+    }
+}
+
+// round_rows copies rows of float32 and rounds them.
+template <int D, int ROWS> __device__ __forceinline__ void round_rows(unsigned char *to, const float *from, int ld, int valid) {
+    const PanelPart<D, ROWS> p;
+#pragma unroll 4
+    for (int r = 0; r < ROWS; r += p.step) {
+        float4 x = {0, 0, 0, 0}, y = {0, 0, 0, 0};
+        if (p.row + r < valid) {
+            x = *(const float4 *)from;
+            y = *(const float4 *)(from + 4);
+        }
+        from += p.step * ld;
+        uint4 bits = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w)};
+        *(uint4 *)(to + p.to + r * 128) = bits;
+    }
+}
+
+// rows_by_rows begins c = x·yᵀ of 64 rows of x and N rows of y; their panels have
+// X and Y rows.
+template <int D, int N, int X, int Y> __device__ __forceinline__ void rows_by_rows(float (&c)[N / 2], uint64_t x, uint64_t y) {
+#pragma unroll
+    for (int k = 0; k < D / 16; k++)
+        product<N, false>(c, x + k / 4 * X * 8 + k % 4 * 2, y + k / 4 * Y * 8 + k % 4 * 2, k > 0);
+}
+
+// add_rows begins c += p·y, of 64 rows of p, in registers, and 16·K rows of y.
+template <int D, int K> __device__ __forceinline__ void add_rows(float (&c)[D / 2], const uint32_t (&p)[K][4], uint64_t y, bool add) {
+#pragma unroll
+    for (int k = 0; k < K; k++) product_of<D, true>(c, p[k], y + k * 128, add || k > 0);
+}
+
+template <int K> __device__ __forceinline__ void to_operand(uint32_t (&p)[K][4], const float (&c)[8 * K]) {
+#pragma unroll
+    for (int k = 0; k < K; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[k][i] = pack_bf16(c[8 * k + 2 * i], c[8 * k + 2 * i + 1]);
+}
+
+// warpgroup is the number of this thread's warpgroup, the same for all lanes.
+__device__ __forceinline__ int warpgroup() { return __shfl_sync(~0u, threadIdx.x >> 7, 0); }
+
+// arrived waits for the copies of all threads, which products then see.
+__device__ __forceinline__ void arrived() {
+    fence_async();
+    __syncthreads();
+}
+
+// ---- forward
+
+constexpr int QUERIES = 128, KEYS = 128;
+
+template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, unsigned char *smem) {
+    constexpr int N = KEYS, size = N * D * 2;
+    const AttentionTile t = a.tiles[blockIdx.x / a.heads];
+    const int head = blockIdx.x % a.heads, lane = threadIdx.x & 31, group = warpgroup();
+    const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2; // of this thread
+    const PanelPart<D, N> part;
+    // Copies are from the block of keys that is two ahead, and one of values.
+    const uint16_t *k = (const uint16_t *)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
+    const long long block = (long long)N * a.ldk, apart = ((const uint16_t *)a.v - (const uint16_t *)a.k) - block;
+    unsigned char *queries = smem, *keys = smem + QUERIES * D * 2, *values = keys + 2 * size;
+    const int last = t.sees + t.rows - 1, blocks = (last + N - 1) / N;
+    const long long from = (long long)t.q * a.ldq + head * D;
+    if (a.half) fetch<D, QUERIES>(queries, (const uint16_t *)a.q + from + part.from(a.ldq), a.ldq, t.rows);
+    else round_rows<D, QUERIES>(queries, (const float *)a.q + from + part.from(a.ldq), a.ldq, t.rows);
+    fetch<D, N>(keys, k, a.ldk, last);
+    cp_async_commit();
+    k += block;
+    fetch<D, N>(keys + size, k, a.ldk, last - N);
+    fetch<D, N>(values, k + apart, a.ldk, last);
+    cp_async_commit();
+    k += block;
+
+    const uint64_t dq = wgmma_descriptor(queries + group * 64 * 128, 0), dk = wgmma_descriptor(keys, 0), dv = wgmma_descriptor(values, N * 128);
+    const float scale = a.scale * LOG2E;
+    float s[N / 2], out[D / 2], most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, less[2];
+    uint32_t p[N / 16][4];
+
+    // weigh turns the scores of keys k0.. into weights; less is what earlier ones
+    // must be multiplied with. It returns whether that is not 1 for any row.
+    auto weigh = [&](int k0) {
+        if (k0 + N > t.sees + group * 64) {
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                if (k0 + i / 4 * 8 + column + (i & 1) >= t.sees + first + (i >> 1 & 1) * 8) s[i] = -INFINITY;
+        }
+        bool grown = false;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float x = most[h];
+#pragma unroll
+            for (int i = 2 * h; i < N / 2; i += 4) x = fmaxf(x, fmaxf(s[i], s[i + 1]));
+            x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+            x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+            grown |= x > most[h];
+            const float base = x == -INFINITY ? 0 : x * scale;
+            less[h] = exp2_fast(most[h] * scale - base);
+            most[h] = x;
+            float part[2] = {0, 0};
+#pragma unroll
+            for (int i = 2 * h; i < N / 2; i += 4) {
+                s[i] = exp2_fast(s[i] * scale - base);
+                s[i + 1] = exp2_fast(s[i + 1] * scale - base);
+                part[0] += s[i];
+                part[1] += s[i + 1];
+            }
+            sum[h] = sum[h] * less[h] + (part[0] + part[1]);
+            grown |= !(sum[h] >= 0); // never; keeps the compiler from putting all this behind the wait
+        }
+        return __any_sync(~0u, grown);
+    };
+
+    cp_async_wait<1>();
+    arrived();
+    wgmma_fence();
+    rows_by_rows<D, N, QUERIES, N>(s, dq, dk);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(s);
+    weigh(0);
+    to_operand(p, s);
+    int turn = 0;
+    for (int j = 0; j + 1 < blocks; j++, turn ^= 1) {
+        cp_async_wait<0>();
+        arrived();
+        fetch<D, N>(keys + turn * size, k, a.ldk, last - (j + 2) * N);
+        fetch<D, N>(values + (turn ^ 1) * size, k + apart, a.ldk, last - (j + 1) * N);
+        cp_async_commit();
+        k += block;
+        hold(s);
+        hold(out);
+        wgmma_fence();
+        rows_by_rows<D, N, QUERIES, N>(s, dq, dk + ((turn ^ 1) * size >> 4));
+        wgmma_commit();
+        add_rows<D>(out, p, dv + (turn * size >> 4), j > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        hold(s);
+        const bool grown = weigh((j + 1) * N);
+        if (grown) {
+            wgmma_wait<0>();
+            hold(out);
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) out[i] *= less[i >> 1 & 1];
+        }
+        wgmma_wait<0>();
+        hold(out);
+        to_operand(p, s);
+    }
+    cp_async_wait<0>();
+    arrived();
+    hold(out);
+    wgmma_fence();
+    add_rows<D>(out, p, dv + (turn * size >> 4), blocks > 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(out);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float x = sum[h];
+        x += __shfl_xor_sync(~0u, x, 1);
+        x += __shfl_xor_sync(~0u, x, 2);
+        const int row = first + h * 8;
+        if (row >= t.rows) continue;
+        const long long to = (long long)(t.q + row) * a.ldq + head * D + column;
+        const float one = 1 / x;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) store_two(a.dst, a.half, to + n * 8, out[4 * n + 2 * h] * one, out[4 * n + 2 * h + 1] * one);
+        if ((lane & 3) == 0) a.lse[(long long)(t.q + row) * a.heads + head] = most[h] * a.scale + logf(x);
+    }
+}
+
+// ---- gradient of the queries
+
+constexpr int DQ_KEYS = 64;
+
+template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs &a, unsigned char *smem) {
+    constexpr int N = DQ_KEYS, size = N * D * 2;
+    const AttentionTile t = a.tiles[blockIdx.x / a.heads];
+    const int head = blockIdx.x % a.heads, lane = threadIdx.x & 31, group = warpgroup();
+    const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2;
+    const PanelPart<D, N> part;
+    const uint16_t *k = (const uint16_t *)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
+    const long long block = (long long)N * a.ldk, apart = (const uint16_t *)a.v - (const uint16_t *)a.k;
+    unsigned char *queries = smem, *dys = smem + QUERIES * D * 2, *keys = dys + QUERIES * D * 2, *values = keys + 3 * size;
+    const int last = t.sees + t.rows - 1, blocks = (last + N - 1) / N;
+    const long long from = (long long)t.q * a.ldq + head * D + part.from(a.ldq);
+    fetch<D, QUERIES>(queries, (const uint16_t *)a.q + from, a.ldq, t.rows);
+    fetch<D, QUERIES>(dys, (const uint16_t *)a.dy + from, a.ldq, t.rows);
+    fetch<D, N>(keys, k, a.ldk, last);
+    fetch<D, N>(values, k + apart, a.ldk, last);
+    cp_async_commit();
+    k += block;
+    fetch<D, N>(keys + size, k, a.ldk, last - N);
+    fetch<D, N>(values + size, k + apart, a.ldk, last - N);
+    cp_async_commit();
+    k += block;
+
+    const uint64_t dq = wgmma_descriptor(queries + group * 64 * 128, 0), ddy = wgmma_descriptor(dys + group * 64 * 128, 0);
+    const uint64_t dk = wgmma_descriptor(keys, 0), dv = wgmma_descriptor(values, 0), across = wgmma_descriptor(keys, N * 128);
+    const float scale = a.scale * LOG2E;
+    float s[N / 2], dp[N / 2], grad[D / 2], lse[2], delta[2];
+    uint32_t ds[N / 16][4];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const bool is = first + h * 8 < t.rows;
+        const long long i = (long long)head * a.queries + t.q + first + h * 8;
+        lse[h] = is ? a.lse[i] : 0;
+        delta[h] = is ? a.delta[i] : 0;
+    }
+    // differentiate sets s to the gradients of the scores of keys k0...
+    auto differentiate = [&](int k0) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) s[i] = exp2_fast(s[i] * scale - lse[i >> 1 & 1]) * (dp[i] - delta[i >> 1 & 1]);
+        if (k0 + N > t.sees + group * 64) {
+#pragma unroll
+            for (int i = 0; i < N / 2; i++)
+                if (k0 + i / 4 * 8 + column + (i & 1) >= t.sees + first + (i >> 1 & 1) * 8) s[i] = 0;
+        }
+    };
+    cp_async_wait<1>();
+    arrived();
+    wgmma_fence();
+    rows_by_rows<D, N, QUERIES, N>(s, dq, dk);
+    rows_by_rows<D, N, QUERIES, N>(dp, ddy, dv);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(s);
+    hold(dp);
+    differentiate(0);
+    to_operand(ds, s);
+    int now = 0, next = 1, after = 2; // where blocks j, j+1, j+2 lie
+    for (int j = 0; j + 1 < blocks; j++) {
+        cp_async_wait<0>();
+        arrived();
+        fetch<D, N>(keys + after * size, k, a.ldk, last - (j + 2) * N);
+        fetch<D, N>(values + after * size, k + apart, a.ldk, last - (j + 2) * N);
+        cp_async_commit();
+        k += block;
+        hold(s);
+        hold(dp);
+        hold(grad);
+        wgmma_fence();
+        rows_by_rows<D, N, QUERIES, N>(s, dq, dk + (next * size >> 4));
+        rows_by_rows<D, N, QUERIES, N>(dp, ddy, dv + (next * size >> 4));
+        wgmma_commit();
+        add_rows<D>(grad, ds, across + (now * size >> 4), j > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        hold(s);
+        hold(dp);
+        differentiate((j + 1) * N);
+        hold(s);
+        wgmma_wait<0>();
+        hold(grad);
+        to_operand(ds, s);
+        const int free = now;
+        now = next, next = after, after = free;
+    }
+    hold(grad);
+    wgmma_fence();
+    add_rows<D>(grad, ds, across + (now * size >> 4), blocks > 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(grad);
+    cp_async_wait<0>();
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int row = first + h * 8;
+        if (row >= t.rows) continue;
+        const long long to = (long long)(t.q + row) * a.ldq + head * D + column;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) store_two(a.dq, a.half, to + n * 8, grad[4 * n + 2 * h] * a.scale, grad[4 * n + 2 * h + 1] * a.scale);
+    }
+}
+
+// ---- gradients of keys and values
+
+constexpr int DK_KEYS = 128, DK_QUERIES = 64;
+
+template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs &a, unsigned char *smem) {
+    constexpr int M = DK_QUERIES, size = M * D * 2;
+    const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
+    const AttentionKeys t = a.keys[blockIdx.x / kvHeads];
+    const int lane = threadIdx.x & 31, group = warpgroup();
+    const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2;
+    unsigned char *keys = smem, *values = keys + DK_KEYS * D * 2, *queries = values + DK_KEYS * D * 2, *dys = queries + 4 * size;
+    float *rows = (float *)(dys + 4 * size); // [4][lse and delta][M]
+    const PanelPart<D, M> part;
+    const long long at = (long long)t.key * a.ldk + kv * D, apart = (const uint16_t *)a.dy - (const uint16_t *)a.q;
+
+    // The first thread says what comes, so that others need no registers for it.
+    struct Coming { int q, head, rows, diagonal; }; // query i of it sees keys up to i-diagonal
+    Coming *const coming = (Coming *)(rows + 4 * 2 * M);
+    QueryBlock<M> *const walk = (QueryBlock<M> *)(coming + 4);
+    auto plan = [&](int turn) {
+        QueryBlock<M> b = *walk;
+        Coming c = {0, 0, 0, 0};
+        if (b.source < t.sources) {
+            c = {b.s.q + b.i, kv * a.group + b.head, b.s.rows - b.i, t.key - b.s.diagonal - b.i};
+            b.advance(a, t);
+            *walk = b;
+        }
+        coming[turn] = c;
+    };
+    if (threadIdx.x == 0) {
+        *walk = QueryBlock<M>(a, t);
+        int count = 0;
+        for (int n = 0; n < t.sources; n++) {
+            const AttentionSource s = a.sources[t.first + n];
+            const int left = s.rows - max(0, t.key - s.diagonal) / M * M;
+            count += max(0, (left + M - 1) / M) * a.group;
+        }
+        *(int *)(walk + 1) = count;
+        plan(0), plan(1), plan(2);
+    }
+    __syncthreads();
+    const float *const copied = threadIdx.x < M ? a.lse : a.delta;
+    float ahead = 0;
+    // begin starts to copy a block of queries, if there is one.
+    auto begin = [&](int turn) {
+        const Coming c = coming[turn];
+        if (c.rows > 0) {
+            const uint16_t *from = (const uint16_t *)a.q + (long long)c.q * a.ldq + c.head * D + part.from(a.ldq);
+            fetch<D, M>(queries + turn * size, from, a.ldq, c.rows);
+            fetch<D, M>(dys + turn * size, from + apart, a.ldq, c.rows);
+            if (threadIdx.x < 2 * M) {
+                const int mine = threadIdx.x % M;
+                ahead = threadIdx.x < M ? INFINITY : 0; // no query: probability 0
+                if (mine < c.rows) ahead = copied[(long long)c.head * a.queries + c.q + mine];
+            }
+        }
+        cp_async_commit();
+    };
+    auto keep = [&](int turn) {
+        if (threadIdx.x < 2 * M) rows[turn * 2 * M + threadIdx.x] = ahead;
+    };
+    const int count = *(const int *)(walk + 1); // of blocks
+    if (count > 0) {
+        fetch<D, DK_KEYS>(keys, (const uint16_t *)a.k + at + part.from(a.ldk), a.ldk, t.rows);
+        fetch<D, DK_KEYS>(values, (const uint16_t *)a.v + at + part.from(a.ldk), a.ldk, t.rows);
+    }
+    begin(0);
+    keep(0);
+    const uint64_t dk = wgmma_descriptor(keys + group * 64 * 128, 0), dv = wgmma_descriptor(values + group * 64 * 128, 0);
+    const uint64_t dq = wgmma_descriptor(queries, 0), ddy = wgmma_descriptor(dys, 0);
+    const uint64_t acrossQ = wgmma_descriptor(queries, M * 128), acrossDy = wgmma_descriptor(dys, M * 128);
+    const float scale = a.scale * LOG2E;
+    float s[M / 2], dp[M / 2], gradK[D / 2], gradV[D / 2];
+    uint32_t p[M / 16][4], ds[M / 16][4];
+    // mask makes zeros of what queries do not see.
+    auto mask = [&](float (&x)[M / 2], int diagonal) {
+        if (diagonal + group * 64 + 63 <= 0) return;
+#pragma unroll
+        for (int i = 0; i < M / 2; i++)
+            if (first + (i >> 1 & 1) * 8 + diagonal > i / 4 * 8 + column + (i & 1)) x[i] = 0;
+    };
+    // weigh turns the scores of a block of queries into weights.
+    auto weigh = [&](int turn, int diagonal) {
+        const float *lse = rows + turn * 2 * M + column;
+#pragma unroll
+        for (int n = 0; n < M / 8; n++) {
+            const float2 l = *(const float2 *)(lse + n * 8);
+#pragma unroll
+            for (int i = 4 * n; i < 4 * n + 4; i++) s[i] = exp2_fast(s[i] * scale - (i & 1 ? l.y : l.x));
+        }
+        mask(s, diagonal);
+    };
+    // differentiate sets dp to the gradients of the scores.
+    auto differentiate = [&](int turn, int diagonal) {
+        const float *delta = rows + turn * 2 * M + M + column;
+#pragma unroll
+        for (int n = 0; n < M / 8; n++) {
+            const float2 l = *(const float2 *)(delta + n * 8);
+#pragma unroll
+            for (int i = 4 * n; i < 4 * n + 4; i++) dp[i] = s[i] * (dp[i] - (i & 1 ? l.y : l.x));
+        }
+        mask(dp, diagonal);
+    };
+    if (count > 0) {
+        begin(1);
+        cp_async_wait<1>();
+        arrived();
+        wgmma_fence();
+        rows_by_rows<D, M, DK_KEYS, M>(s, dk, dq);
+        rows_by_rows<D, M, DK_KEYS, M>(dp, dv, ddy);
+        wgmma_commit();
+        wgmma_wait<0>();
+        hold(s);
+        hold(dp);
+        weigh(0, coming[0].diagonal);
+        differentiate(0, coming[0].diagonal);
+        to_operand(p, s);
+        to_operand(ds, dp);
+        for (int n = 0; n + 1 < count; n++) {
+            const int now = n & 3, next = (n + 1) & 3;
+            keep(next);
+            cp_async_wait<0>();
+            arrived();
+            if (threadIdx.x == 0) plan((n + 3) & 3);
+            begin((n + 2) & 3);
+            const int diagonal = coming[next].diagonal;
+            hold(s);
+            hold(dp);
+            hold(gradK);
+            hold(gradV);
+            wgmma_fence();
+            rows_by_rows<D, M, DK_KEYS, M>(s, dk, dq + (next * size >> 4));
+            wgmma_commit();
+            rows_by_rows<D, M, DK_KEYS, M>(dp, dv, ddy + (next * size >> 4));
+            wgmma_commit();
+            add_rows<D>(gradV, p, acrossDy + (now * size >> 4), n > 0);
+            add_rows<D>(gradK, ds, acrossQ + (now * size >> 4), n > 0);
+            wgmma_commit();
+            wgmma_wait<2>();
+            hold(s);
+            weigh(next, diagonal);
+            hold(s);
+            wgmma_wait<1>();
+            hold(dp);
+            differentiate(next, diagonal);
+            hold(dp);
+            wgmma_wait<0>();
+            hold(gradK);
+            hold(gradV);
+            to_operand(p, s);
+            to_operand(ds, dp);
+        }
+        hold(gradK);
+        hold(gradV);
+        wgmma_fence();
+        add_rows<D>(gradV, p, acrossDy + (((count - 1) & 3) * size >> 4), count > 1);
+        add_rows<D>(gradK, ds, acrossQ + (((count - 1) & 3) * size >> 4), count > 1);
+        wgmma_commit();
+        wgmma_wait<0>();
+        hold(gradK);
+        hold(gradV);
+    }
+    cp_async_wait<0>();
+    const AttentionKeys now = a.keys[blockIdx.x / kvHeads]; // again: to have kept it costs registers
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int row = first + h * 8;
+        if (row >= now.rows) continue;
+        const long long to = (long long)(now.key + row) * a.ldk + kv * D + column;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            const int i = 4 * n + 2 * h;
+            store_two(a.dk, a.half, to + n * 8, count > 0 ? gradK[i] * a.scale : 0, count > 0 ? gradK[i + 1] * a.scale : 0);
+            store_two(a.dv, a.half, to + n * 8, count > 0 ? gradV[i] : 0, count > 0 ? gradV[i + 1] : 0);
+        }
+    }
+}
+
+} // namespace
+
+#define WGMMA_KERNEL(name, Args, body) \
+    KERNEL_BOUNDS(name, Args, THREADS, 1) { DYNAMIC_SHARED(smem); body(a, smem); }
+#else
+// The kernels exist for older devices too, which never launch them.
+#define WGMMA_KERNEL(name, Args, body) \
+    KERNEL(name, Args, 256) {}
+#endif
+
+WGMMA_KERNEL(attention_wgmma_64, AttentionArgs, attend<64>)
+WGMMA_KERNEL(attention_wgmma_128, AttentionArgs, attend<128>)
+WGMMA_KERNEL(attention_dq_wgmma_64, AttentionGradArgs, query_grad<64>)
+WGMMA_KERNEL(attention_dq_wgmma_128, AttentionGradArgs, query_grad<128>)
+WGMMA_KERNEL(attention_dk_wgmma_64, AttentionGradArgs, key_grad<64>)
+WGMMA_KERNEL(attention_dk_wgmma_128, AttentionGradArgs, key_grad<128>)

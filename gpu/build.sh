@@ -225,7 +225,8 @@ emu() {
 	[ -f gpu/emu/driver.cpp ] || die "there is no gpu/emu/driver.cpp"
 	shopt -s nullglob
 	local source all=(gpu/emu/driver.cpp gpu/kernels/*.cu) objects=() name key entry failed=
-	local flags=(-DPIPE_EMU -std=c++17 -O2 -g1 -fPIC -pthread -ffp-contract=off -Wall -Wno-unknown-pragmas -I gpu/emu -I gpu/kernels)
+	local flags=(-DPIPE_EMU -std=c++17 -O2 -g1 -fPIC -fno-gnu-unique -pthread -ffp-contract=off -Wall -Wno-unknown-pragmas
+		-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero -fno-sanitize-recover=all -I gpu/emu -I gpu/kernels)
 	mkdir -p "$cache/emu"
 	for source in "${all[@]}"; do
 		name=$(basename "$source")
@@ -239,6 +240,15 @@ emu() {
 				failed="$failed $source"
 				continue
 			fi
+			# What a kernel's file defines stays its own, as in a module on the device:
+			# two files may have different functions of one name.
+			case $source in
+			*.cu)
+				ld -r --force-group-allocation -o "$entry.$$.r" "$entry.$$"
+				objcopy --keep-global-symbol=none "$entry.$$.r" "$entry.$$"
+				rm "$entry.$$.r"
+				;;
+			esac
 			mv "$entry.$$" "$entry"
 		fi
 		touch -c "$entry"

@@ -278,6 +278,114 @@ func TestRowLists(t *testing.T) {
 	}
 }
 
+// TestHalves: with BF16 an operation does what it does with F32, and rounds.
+func TestHalves(t *testing.T) {
+	b := device(t)
+	p := &pair{T: t, rng: rand.New(rand.NewPCG(1, 2)), on: [2]tensor.Backend{b, b}}
+	for _, z := range [][2]int{{3, 1100}, {700, 12}, {9, 7}, {5, 64}} {
+		rows, cols := z[0], z[1]
+		alloc := func(dt tensor.DType) *tensor.Tensor {
+			x, err := b.Alloc(dt, rows, cols)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return x
+		}
+		// round sets to[0] to the numbers of to[1] once they are bfloat16.
+		round := func(x *tensor.Tensor) both {
+			h, f := alloc(tensor.BF16), alloc(tensor.F32)
+			b.dequantizeTo(mem("test", h).ptr, true, b.operand("test", x))
+			b.Dequantize(f, h)
+			return both{h, f}
+		}
+		result := func() both { return both{alloc(tensor.BF16), alloc(tensor.F32)} }
+		check := func(name string, got both) {
+			t.Helper()
+			x, y := make([]float32, rows*cols), make([]float32, rows*cols)
+			if f := got[0]; f.DType == tensor.BF16 {
+				got[0] = alloc(tensor.F32)
+				b.Dequantize(got[0], f)
+				got[1] = round(got[1])[1]
+			}
+			b.Download(x, got[0])
+			b.Download(y, got[1])
+			sameBits(t, fmt.Sprintf("%v: %s", z, name), x, y)
+		}
+		var x [4]both
+		for i := range x {
+			x[i] = round(p.put(rows, cols)[0])
+		}
+		v, full := p.put(cols)[0], p.put(rows, cols)[0]
+		d, e := result(), result()
+		for i := range 2 {
+			b.SwiGLU(d[i], x[0][i], x[1][i])
+			b.SwiGLUGrad(e[i], d[i], x[0][i], x[1][i], x[2][i])
+		}
+		check("dgate", e)
+		check("dup", d)
+		for i := range 2 {
+			b.SwiGLU(d[i], x[0][i], x[1][i])
+			b.Dropout(e[i], x[3][i], 0.4, 5)
+		}
+		check("swiglu", d)
+		check("dropout", e)
+		for types := range 8 {
+			of := func(bit int, x both) *tensor.Tensor { return x[1-types>>bit&1] }
+			d, e := result(), alloc(tensor.F32)
+			b.Add(of(0, d), of(1, x[0]), of(2, x[1]), 0.3)
+			b.Add(e, x[0][1], x[1][1], 0.3)
+			check(fmt.Sprint("add of types ", types), both{of(0, d), e})
+		}
+		m, sums := p.put(cols)[0], [2]*tensor.Tensor{}
+		for i := range 2 {
+			dm, _ := b.Alloc(tensor.F32, cols)
+			b.ScaleColsGrad(d[i], dm, x[0][i], x[1][i], v, m)
+			b.ScaleColsGrad(e[i], dm, full, full, v, m)
+			b.ColSum(dm, x[2][i])
+			sums[i] = dm
+		}
+		check("scale columns gradient", d)
+		check("scale columns gradient of full", e)
+		f := alloc(tensor.F32)
+		b.ScaleColsGrad(f, m, x[0][0], x[1][0], v, v)
+		b.ScaleColsGrad(e[1], m, x[0][1], x[1][1], v, v)
+		check("full gradient", both{f, e[1]})
+		got, want := make([]float32, cols), make([]float32, cols)
+		b.Download(got, sums[0])
+		b.Download(want, sums[1])
+		sameBits(t, "sums", got, want)
+		rstd, at := p.put(rows)[0], make([]int32, rows)
+		for i := range at {
+			at[i] = int32(rows - 1 - i)
+		}
+		ids := p.ints(at)[0]
+		for i := range 2 {
+			b.RMSNorm(d[i], rstd, full, v, 1e-5)
+			b.AddRMSNorm(e[i], rstd, f, full, x[1][1], v, 1e-5)
+		}
+		check("rmsnorm", d)
+		check("rmsnorm of a sum", e)
+		for i := range 2 {
+			b.GatherRows(d[i], x[0][i], ids)
+			b.ScatterRows(e[i], x[1][i], ids)
+			b.AddRow(x[2][i], v)
+		}
+		check("gather", d)
+		check("scatter", e)
+		check("add row", x[2])
+		if cols%2 == 0 {
+			inv := p.put(cols / 2)[0]
+			for i := range 2 {
+				b.Rope(x[3][i], ids, inv, true)
+			}
+			check("rope", x[3])
+		}
+	}
+	if err := b.Sync(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestToHalf: rows of any width and distance, what lies beyond them set to 0.
 func TestToHalf(t *testing.T) {
 	p := newPair(t)

@@ -1,5 +1,6 @@
 // The elements of weights of every type, bit for bit as package quant expands
-// them: products are rounded before anything is added.
+// them. Scales have 11 bits, with those of sub-blocks 17, and codes 5 where
+// something is added: such products are exact, fused with the addition or not.
 //
 // A row is walked in groups of 8 elements:
 //
@@ -19,15 +20,6 @@
 
 // The values of tensor.DType.
 enum DType { F32, F16, BF16, I32, U8, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, NF4 };
-
-// mul_rounded is a product that is never fused with an addition.
-__device__ __forceinline__ float mul_rounded(float a, float b) {
-#ifdef __CUDA_ARCH__
-    return __fmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
 
 // code_float returns q - bias for small integers q >= 0, exactly, without a
 // conversion: 2^23 + q is q in the mantissa.
@@ -114,7 +106,7 @@ template <> struct Format<Q4_0> {
         uint32_t lo = load16x2(q), hi = load16x2(q + 4);
         nibbles8(lo, hi, 4 * (group >> 1));
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, code_float(byte_of(lo, hi, i), 8));
+        for (int i = 0; i < 8; i++) out[i] = d * code_float(byte_of(lo, hi, i), 8);
     }
 };
 
@@ -127,7 +119,7 @@ template <> struct Format<Q4_1> {
         uint32_t lo = load32(q), hi = load32(q + 4);
         nibbles8(lo, hi, 4 * (group >> 1));
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, code_float(byte_of(lo, hi, i), 0)) + m;
+        for (int i = 0; i < 8; i++) out[i] = d * code_float(byte_of(lo, hi, i), 0) + m;
     }
 };
 
@@ -140,7 +132,7 @@ template <> struct Format<Q5_0> {
         uint32_t lo = load16x2(q), hi = load16x2(q + 4);
         nibbles8(lo, hi, 4 * (group >> 1));
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, code_float(byte_of(lo, hi, i) | (fifth >> i & 1) << 4, 16));
+        for (int i = 0; i < 8; i++) out[i] = d * code_float(byte_of(lo, hi, i) | (fifth >> i & 1) << 4, 16);
     }
 };
 
@@ -153,7 +145,7 @@ template <> struct Format<Q5_1> {
         uint32_t lo = load32(q), hi = load32(q + 4);
         nibbles8(lo, hi, 4 * (group >> 1));
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, code_float(byte_of(lo, hi, i) | (fifth >> i & 1) << 4, 0)) + m;
+        for (int i = 0; i < 8; i++) out[i] = d * code_float(byte_of(lo, hi, i) | (fifth >> i & 1) << 4, 0) + m;
     }
 };
 
@@ -164,7 +156,7 @@ template <> struct Format<Q8_0> {
         const unsigned char* q = b + 2 + 8 * group;
         const uint32_t lo = load16x2(q) ^ 0x80808080u, hi = load16x2(q + 4) ^ 0x80808080u;
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, code_float(byte_of(lo, hi, i), 128));
+        for (int i = 0; i < 8; i++) out[i] = d * code_float(byte_of(lo, hi, i), 128);
     }
 };
 
@@ -180,8 +172,8 @@ __device__ __forceinline__ void k_scales(float& scale, float& minimum, const uns
         const uint32_t both = __ldg(q + j + 4);
         sc = (both & 15) | (uint32_t)__ldg(q + j - 4) >> 6 << 4, mn = both >> 4 | (uint32_t)__ldg(q + j) >> 6 << 4;
     }
-    scale = mul_rounded(half_float((uint16_t)dm), code_float(sc, 0));
-    minimum = mul_rounded(half_float((uint16_t)(dm >> 16)), code_float(mn, 0));
+    scale = half_float((uint16_t)dm) * code_float(sc, 0);
+    minimum = half_float((uint16_t)(dm >> 16)) * code_float(mn, 0);
 }
 
 template <> struct Format<Q4_K> {
@@ -193,7 +185,7 @@ template <> struct Format<Q4_K> {
         uint32_t lo = q.x, hi = q.y;
         nibbles8(lo, hi, group & 4);
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(s, code_float(byte_of(lo, hi, i), 0)) - m;
+        for (int i = 0; i < 8; i++) out[i] = s * code_float(byte_of(lo, hi, i), 0) - m;
     }
 };
 
@@ -208,7 +200,7 @@ template <> struct Format<Q5_K> {
         nibbles8(lo, hi, group & 4);
         lo |= (fifth.x >> (group >> 2) & 0x01010101u) << 4, hi |= (fifth.y >> (group >> 2) & 0x01010101u) << 4;
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(s, code_float(byte_of(lo, hi, i), 0)) - m;
+        for (int i = 0; i < 8; i++) out[i] = s * code_float(byte_of(lo, hi, i), 0) - m;
     }
 };
 
@@ -218,12 +210,12 @@ template <> struct Format<Q6_K> {
         const int n = group >> 4, r = group >> 2 & 3, l = 8 * (group & 3); // half, quarter of it, first byte
         const unsigned char *ql = b + 64 * n + 32 * (r & 1) + l, *qh = b + 128 + 32 * n + l;
         const float sub = code_float(__ldg(b + 192 + (group >> 1)) ^ 128u, 128); // of 16 elements, signed
-        const float s = mul_rounded(load_half(b + 208), sub);
+        const float s = load_half(b + 208) * sub;
         uint32_t lo = load16x2(ql), hi = load16x2(ql + 4);
         nibbles8(lo, hi, 4 * (r >> 1));
         lo |= (load16x2(qh) >> 2 * r & 0x03030303u) << 4, hi |= (load16x2(qh + 4) >> 2 * r & 0x03030303u) << 4;
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(s, code_float(byte_of(lo, hi, i), 32));
+        for (int i = 0; i < 8; i++) out[i] = s * code_float(byte_of(lo, hi, i), 32);
     }
 };
 
@@ -233,6 +225,6 @@ template <> struct Format<NF4> {
         const float d = __uint_as_float(load32(b));
         const uint32_t q = load32(b + 4 + 4 * group); // byte j: element 2j high, 2j+1 low
 #pragma unroll
-        for (int i = 0; i < 8; i++) out[i] = mul_rounded(d, table[q >> (8 * (i / 2) + 4 * (1 - i % 2)) & 15]);
+        for (int i = 0; i < 8; i++) out[i] = d * table[q >> (8 * (i / 2) + 4 * (1 - i % 2)) & 15];
     }
 };

@@ -63,7 +63,7 @@ const (
 	wgmmaQueries, wgmmaKeys               = 128, 128
 	wgmmaDQKeys                           = 64
 	wgmmaDKKeys, wgmmaDKQueries           = 128, 64
-	wgmmaDKMore                           = 4*16 + 32 // bytes
+	wgmmaDKMore                           = 4*16 + 28 + 16 + 4 // bytes
 	wgmmaThreads                          = 256
 	f32Queries, f32Keys, f32Threads       = 64, 64, 256
 	f32Step                               = 32

@@ -22,25 +22,32 @@ template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
 #endif
 }
 
+// renew keeps the compiler from holding what it derives from x in registers.
+__device__ __forceinline__ void renew([[maybe_unused]] uint64_t& x) {
+#ifndef PIPE_EMU
+    asm volatile("" : "+l"(x));
+#endif
+}
+
 #ifdef PIPE_EMU
 
 struct Begun {
-    float *d;
+    float* d;
     uint64_t a, b;
     int n, lane, warp;
     bool nMajor, add, registers;
     uint16_t own[2][16]; // rows g and g+8 of a
 };
 
-void finish(void *data) {
-    Begun *p = (Begun *)data;
+void finish(void* data) {
+    Begun* p = (Begun*)data;
     const int g = p->lane / 4, t = p->lane % 4;
     if (!p->registers)
         for (int i = 0; i < 2; i++)
             for (int k = 0; k < 16; k++) p->own[i][k] = bf16_round(emu::wgmma_element(p->a, false, 16 * p->warp + g + 8 * i, k));
     for (int j = 0; j < p->n / 8; j++)
         for (int c = 0; c < 2; c++) {
-            float *const lo = p->d + 4 * j + c, *const hi = lo + 2;
+            float* const lo = p->d + 4 * j + c, *const hi = lo + 2;
             if (!p->add) *lo = *hi = 0;
             for (int k = 0; k < 16; k++) {
                 const float b = emu::wgmma_element(p->b, p->nMajor, 8 * j + 2 * t + c, k);
@@ -55,15 +62,15 @@ template <int N, bool nMajor> void product(float (&d)[N / 2], uint64_t a, uint64
 }
 
 template <int N, bool nMajor> void product_of(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
-    struct Post { const uint32_t *a; Begun *p; };
+    struct Post { const uint32_t* a; Begun* p; };
     Begun p = {d, 0, b, N, (int)emu::cur->lane, (int)emu::cur->warp % 4, nMajor, add, true, {}};
     Post post = {a, &p};
-    emu::group("wgmma", &post, [](void **posts) {
+    emu::group("wgmma", &post, [](void** posts) {
         for (int i = 0; i < 128; i++)
             for (int t = 0; t < 4; t++)
                 for (int r = 0; r < 4; r++) {
-                    const uint32_t x = ((Post *)posts[i / 4 * 4 + t])->a[r];
-                    uint16_t *to = ((Post *)posts[i])->p->own[r % 2] + r / 2 * 8 + 2 * t;
+                    const uint32_t x = ((Post*)posts[i / 4 * 4 + t])->a[r];
+                    uint16_t* to = ((Post*)posts[i])->p->own[r % 2] + r / 2 * 8 + 2 * t;
                     to[0] = x & 0xffff, to[1] = x >> 16;
                 }
     });
@@ -109,7 +116,7 @@ template <int D, int ROWS> struct PanelPart : TilePart<D, THREADS> {
 
 // fetch starts to copy rows of a matrix from this thread's piece of the first
 // on; rows from valid on become zeros.
-template <int D, int ROWS> __device__ __forceinline__ void fetch(unsigned char *to, const uint16_t *from, int ld, int valid) {
+template <int D, int ROWS> __device__ __forceinline__ void fetch(unsigned char* to, const uint16_t* from, int ld, int valid) {
     const PanelPart<D, ROWS> p;
 #pragma unroll
     for (int r = 0; r < ROWS; r += p.step) {
@@ -119,18 +126,18 @@ template <int D, int ROWS> __device__ __forceinline__ void fetch(unsigned char *
 }
 
 // round_rows copies rows of float32 and rounds them.
-template <int D, int ROWS> __device__ __forceinline__ void round_rows(unsigned char *to, const float *from, int ld, int valid) {
+template <int D, int ROWS> __device__ __forceinline__ void round_rows(unsigned char* to, const float* from, int ld, int valid) {
     const PanelPart<D, ROWS> p;
 #pragma unroll 4
     for (int r = 0; r < ROWS; r += p.step) {
         float4 x = {0, 0, 0, 0}, y = {0, 0, 0, 0};
         if (p.row + r < valid) {
-            x = *(const float4 *)from;
-            y = *(const float4 *)(from + 4);
+            x = *(const float4*)from;
+            y = *(const float4*)(from + 4);
         }
         from += p.step * ld;
         uint4 bits = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w)};
-        *(uint4 *)(to + p.to + r * 128) = bits;
+        *(uint4*)(to + p.to + r * 128) = bits;
     }
 }
 
@@ -141,6 +148,10 @@ template <int D, int N, int X, int Y> __device__ __forceinline__ void rows_by_ro
     for (int k = 0; k < D / 16; k++)
         product<N, false>(c, x + k / 4 * X * 8 + k % 4 * 2, y + k / 4 * Y * 8 + k % 4 * 2, k > 0);
 }
+
+// across is the difference between the descriptors of an operand whose terms lie
+// along rows and across them, in panels of ROWS rows.
+template <int ROWS> constexpr uint64_t across = (uint64_t)(ROWS * 128 / 16 - 1) << 16;
 
 // add_rows begins c += p·y, of 64 rows of p, in registers, and 16·K rows of y.
 template <int D, int K> __device__ __forceinline__ void add_rows(float (&c)[D / 2], const uint32_t (&p)[K][4], uint64_t y, bool add) {
@@ -153,6 +164,17 @@ template <int K> __device__ __forceinline__ void to_operand(uint32_t (&p)[K][4],
     for (int k = 0; k < K; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) p[k][i] = pack_bf16(c[8 * k + 2 * i], c[8 * k + 2 * i + 1]);
+}
+
+// store_row stores this thread's elements of row h of c, times factor.
+template <int D> __device__ __forceinline__ void store_row(void* to, int half, long long at, const float (&c)[D / 2], int h, float factor) {
+    if (half) {
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) *(uint32_t*)((uint16_t*)to + at + n * 8) = pack_bf16(c[4 * n + 2 * h] * factor, c[4 * n + 2 * h + 1] * factor);
+    } else {
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) *(float2*)((float*)to + at + n * 8) = make_float2(c[4 * n + 2 * h] * factor, c[4 * n + 2 * h + 1] * factor);
+    }
 }
 
 // warpgroup is the number of this thread's warpgroup, the same for all lanes.
@@ -168,20 +190,20 @@ __device__ __forceinline__ void arrived() {
 
 constexpr int QUERIES = 128, KEYS = 128;
 
-template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, unsigned char* smem) {
     constexpr int N = KEYS, size = N * D * 2;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads, lane = threadIdx.x & 31, group = warpgroup();
     const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2; // of this thread
     const PanelPart<D, N> part;
     // Copies are from the block of keys that is two ahead, and one of values.
-    const uint16_t *k = (const uint16_t *)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
-    const long long block = (long long)N * a.ldk, apart = ((const uint16_t *)a.v - (const uint16_t *)a.k) - block;
+    const uint16_t* k = (const uint16_t*)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
+    const long long block = (long long)N * a.ldk, apart = ((const uint16_t*)a.v - (const uint16_t*)a.k) - block;
     unsigned char *queries = smem, *keys = smem + QUERIES * D * 2, *values = keys + 2 * size;
     const int last = t.sees + t.rows - 1, blocks = (last + N - 1) / N;
     const long long from = (long long)t.q * a.ldq + head * D;
-    if (a.half) fetch<D, QUERIES>(queries, (const uint16_t *)a.q + from + part.from(a.ldq), a.ldq, t.rows);
-    else round_rows<D, QUERIES>(queries, (const float *)a.q + from + part.from(a.ldq), a.ldq, t.rows);
+    if (a.half) fetch<D, QUERIES>(queries, (const uint16_t*)a.q + from + part.from(a.ldq), a.ldq, t.rows);
+    else round_rows<D, QUERIES>(queries, (const float*)a.q + from + part.from(a.ldq), a.ldq, t.rows);
     fetch<D, N>(keys, k, a.ldk, last);
     cp_async_commit();
     k += block;
@@ -190,7 +212,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
     cp_async_commit();
     k += block;
 
-    const uint64_t dq = wgmma_descriptor(queries + group * 64 * 128, 0), dk = wgmma_descriptor(keys, 0), dv = wgmma_descriptor(values, N * 128);
+    const uint64_t dq = wgmma_descriptor(queries + group * 64 * 128, 0), dk = wgmma_descriptor(keys, 0), dv = dk + (2 * size >> 4) + across<N>;
     const float scale = a.scale * LOG2E;
     float s[N / 2], out[D / 2], most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, less[2];
     uint32_t p[N / 16][4];
@@ -199,9 +221,10 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
     // must be multiplied with. It returns whether that is not 1 for any row.
     auto weigh = [&](int k0) {
         if (k0 + N > t.sees + group * 64) {
+            const int bound = t.sees + first - k0 - column;
 #pragma unroll
             for (int i = 0; i < N / 2; i++)
-                if (k0 + i / 4 * 8 + column + (i & 1) >= t.sees + first + (i >> 1 & 1) * 8) s[i] = -INFINITY;
+                if (i / 4 * 8 + (i & 1) - (i >> 1 & 1) * 8 >= bound) s[i] = -INFINITY;
         }
         bool grown = false;
 #pragma unroll
@@ -282,9 +305,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
         const int row = first + h * 8;
         if (row >= t.rows) continue;
         const long long to = (long long)(t.q + row) * a.ldq + head * D + column;
-        const float one = 1 / x;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) store_two(a.dst, a.half, to + n * 8, out[4 * n + 2 * h] * one, out[4 * n + 2 * h + 1] * one);
+        store_row<D>(a.dst, a.half, to, out, h, 1 / x);
         if ((lane & 3) == 0) a.lse[(long long)(t.q + row) * a.heads + head] = most[h] * a.scale + logf(x);
     }
 }
@@ -293,19 +314,19 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, 
 
 constexpr int DQ_KEYS = 64;
 
-template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs& a, unsigned char* smem) {
     constexpr int N = DQ_KEYS, size = N * D * 2;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads, lane = threadIdx.x & 31, group = warpgroup();
     const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2;
     const PanelPart<D, N> part;
-    const uint16_t *k = (const uint16_t *)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
-    const long long block = (long long)N * a.ldk, apart = (const uint16_t *)a.v - (const uint16_t *)a.k;
+    const uint16_t* k = (const uint16_t*)a.k + (long long)t.key * a.ldk + head / a.group * D + part.from(a.ldk);
+    const long long block = (long long)N * a.ldk, apart = (const uint16_t*)a.v - (const uint16_t*)a.k;
     unsigned char *queries = smem, *dys = smem + QUERIES * D * 2, *keys = dys + QUERIES * D * 2, *values = keys + 3 * size;
     const int last = t.sees + t.rows - 1, blocks = (last + N - 1) / N;
     const long long from = (long long)t.q * a.ldq + head * D + part.from(a.ldq);
-    fetch<D, QUERIES>(queries, (const uint16_t *)a.q + from, a.ldq, t.rows);
-    fetch<D, QUERIES>(dys, (const uint16_t *)a.dy + from, a.ldq, t.rows);
+    fetch<D, QUERIES>(queries, (const uint16_t*)a.q + from, a.ldq, t.rows);
+    fetch<D, QUERIES>(dys, (const uint16_t*)a.dy + from, a.ldq, t.rows);
     fetch<D, N>(keys, k, a.ldk, last);
     fetch<D, N>(values, k + apart, a.ldk, last);
     cp_async_commit();
@@ -316,7 +337,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     k += block;
 
     const uint64_t dq = wgmma_descriptor(queries + group * 64 * 128, 0), ddy = wgmma_descriptor(dys + group * 64 * 128, 0);
-    const uint64_t dk = wgmma_descriptor(keys, 0), dv = wgmma_descriptor(values, 0), across = wgmma_descriptor(keys, N * 128);
+    const uint64_t dk = wgmma_descriptor(keys, 0), dv = dk + (3 * size >> 4), acrossK = dk + across<N>;
     const float scale = a.scale * LOG2E;
     float s[N / 2], dp[N / 2], grad[D / 2], lse[2], delta[2];
     uint32_t ds[N / 16][4];
@@ -332,9 +353,10 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
 #pragma unroll
         for (int i = 0; i < N / 2; i++) s[i] = exp2_fast(s[i] * scale - lse[i >> 1 & 1]) * (dp[i] - delta[i >> 1 & 1]);
         if (k0 + N > t.sees + group * 64) {
+            const int bound = t.sees + first - k0 - column;
 #pragma unroll
             for (int i = 0; i < N / 2; i++)
-                if (k0 + i / 4 * 8 + column + (i & 1) >= t.sees + first + (i >> 1 & 1) * 8) s[i] = 0;
+                if (i / 4 * 8 + (i & 1) - (i >> 1 & 1) * 8 >= bound) s[i] = 0;
         }
     };
     cp_async_wait<1>();
@@ -363,7 +385,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
         rows_by_rows<D, N, QUERIES, N>(s, dq, dk + (next * size >> 4));
         rows_by_rows<D, N, QUERIES, N>(dp, ddy, dv + (next * size >> 4));
         wgmma_commit();
-        add_rows<D>(grad, ds, across + (now * size >> 4), j > 0);
+        add_rows<D>(grad, ds, acrossK + (now * size >> 4), j > 0);
         wgmma_commit();
         wgmma_wait<1>();
         hold(s);
@@ -378,7 +400,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     }
     hold(grad);
     wgmma_fence();
-    add_rows<D>(grad, ds, across + (now * size >> 4), blocks > 1);
+    add_rows<D>(grad, ds, acrossK + (now * size >> 4), blocks > 1);
     wgmma_commit();
     wgmma_wait<0>();
     hold(grad);
@@ -387,9 +409,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     for (int h = 0; h < 2; h++) {
         const int row = first + h * 8;
         if (row >= t.rows) continue;
-        const long long to = (long long)(t.q + row) * a.ldq + head * D + column;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) store_two(a.dq, a.half, to + n * 8, grad[4 * n + 2 * h] * a.scale, grad[4 * n + 2 * h + 1] * a.scale);
+        store_row<D>(a.dq, a.half, (long long)(t.q + row) * a.ldq + head * D + column, grad, h, a.scale);
     }
 }
 
@@ -397,56 +417,55 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
 
 constexpr int DK_KEYS = 128, DK_QUERIES = 64;
 
-template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
     constexpr int M = DK_QUERIES, size = M * D * 2;
     const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
     const AttentionKeys t = a.keys[blockIdx.x / kvHeads];
     const int lane = threadIdx.x & 31, group = warpgroup();
     const int first = group * 64 + (threadIdx.x >> 5 & 3) * 16 + (lane >> 2), column = (lane & 3) * 2;
     unsigned char *keys = smem, *values = keys + DK_KEYS * D * 2, *queries = values + DK_KEYS * D * 2, *dys = queries + 4 * size;
-    float *rows = (float *)(dys + 4 * size); // [4][lse and delta][M]
+    float* rows = (float*)(dys + 4 * size); // [4][lse and delta][M]
     const PanelPart<D, M> part;
-    const long long at = (long long)t.key * a.ldk + kv * D, apart = (const uint16_t *)a.dy - (const uint16_t *)a.q;
+    const long long at = (long long)t.key * a.ldk + kv * D, apart = (const uint16_t*)a.dy - (const uint16_t*)a.q;
 
     // The first thread says what comes, so that others need no registers for it.
     struct Coming { int q, head, rows, diagonal; }; // query i of it sees keys up to i-diagonal
-    Coming *const coming = (Coming *)(rows + 4 * 2 * M);
-    QueryBlock<M> *const walk = (QueryBlock<M> *)(coming + 4);
+    Coming* const coming = (Coming*)(rows + 4 * 2 * M);
+    struct Walk { QueryBlock<M> b; AttentionKeys t; int count; };
+    Walk* const walk = (Walk*)(coming + 4);
     auto plan = [&](int turn) {
-        QueryBlock<M> b = *walk;
+        QueryBlock<M> b = walk->b;
+        const AttentionKeys t = walk->t;
         Coming c = {0, 0, 0, 0};
         if (b.source < t.sources) {
             c = {b.s.q + b.i, kv * a.group + b.head, b.s.rows - b.i, t.key - b.s.diagonal - b.i};
             b.advance(a, t);
-            *walk = b;
+            walk->b = b;
         }
         coming[turn] = c;
     };
     if (threadIdx.x == 0) {
-        *walk = QueryBlock<M>(a, t);
-        int count = 0;
+        *walk = {QueryBlock<M>(a, t), t, 0};
         for (int n = 0; n < t.sources; n++) {
             const AttentionSource s = a.sources[t.first + n];
             const int left = s.rows - max(0, t.key - s.diagonal) / M * M;
-            count += max(0, (left + M - 1) / M) * a.group;
+            walk->count += max(0, (left + M - 1) / M) * a.group;
         }
-        *(int *)(walk + 1) = count;
         plan(0), plan(1), plan(2);
     }
     __syncthreads();
-    const float *const copied = threadIdx.x < M ? a.lse : a.delta;
     float ahead = 0;
     // begin starts to copy a block of queries, if there is one.
     auto begin = [&](int turn) {
         const Coming c = coming[turn];
         if (c.rows > 0) {
-            const uint16_t *from = (const uint16_t *)a.q + (long long)c.q * a.ldq + c.head * D + part.from(a.ldq);
+            const uint16_t* from = (const uint16_t*)a.q + (long long)c.q * a.ldq + c.head * D + part.from(a.ldq);
             fetch<D, M>(queries + turn * size, from, a.ldq, c.rows);
             fetch<D, M>(dys + turn * size, from + apart, a.ldq, c.rows);
             if (threadIdx.x < 2 * M) {
                 const int mine = threadIdx.x % M;
                 ahead = threadIdx.x < M ? INFINITY : 0; // no query: probability 0
-                if (mine < c.rows) ahead = copied[(long long)c.head * a.queries + c.q + mine];
+                if (mine < c.rows) ahead = (threadIdx.x < M ? a.lse : a.delta)[(long long)c.head * a.queries + c.q + mine];
             }
         }
         cp_async_commit();
@@ -454,47 +473,50 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
     auto keep = [&](int turn) {
         if (threadIdx.x < 2 * M) rows[turn * 2 * M + threadIdx.x] = ahead;
     };
-    const int count = *(const int *)(walk + 1); // of blocks
+    const int count = walk->count; // of blocks
     if (count > 0) {
-        fetch<D, DK_KEYS>(keys, (const uint16_t *)a.k + at + part.from(a.ldk), a.ldk, t.rows);
-        fetch<D, DK_KEYS>(values, (const uint16_t *)a.v + at + part.from(a.ldk), a.ldk, t.rows);
+        fetch<D, DK_KEYS>(keys, (const uint16_t*)a.k + at + part.from(a.ldk), a.ldk, t.rows);
+        fetch<D, DK_KEYS>(values, (const uint16_t*)a.v + at + part.from(a.ldk), a.ldk, t.rows);
     }
     begin(0);
     keep(0);
-    const uint64_t dk = wgmma_descriptor(keys + group * 64 * 128, 0), dv = wgmma_descriptor(values + group * 64 * 128, 0);
-    const uint64_t dq = wgmma_descriptor(queries, 0), ddy = wgmma_descriptor(dys, 0);
-    const uint64_t acrossQ = wgmma_descriptor(queries, M * 128), acrossDy = wgmma_descriptor(dys, M * 128);
+    // Descriptors differ by constants.
+    uint64_t dk = wgmma_descriptor(smem + group * 64 * 128, 0);
+    const uint64_t dq = wgmma_descriptor(smem, 0) + (DK_KEYS * D * 4 >> 4), ddy = dq + (4 * size >> 4);
+    const uint64_t acrossQ = dq + across<M>, acrossDy = ddy + across<M>;
     const float scale = a.scale * LOG2E;
     float s[M / 2], dp[M / 2], gradK[D / 2], gradV[D / 2];
     uint32_t p[M / 16][4], ds[M / 16][4];
     // mask makes zeros of what queries do not see.
-    auto mask = [&](float (&x)[M / 2], int diagonal) {
+    auto mask = [&](float (&x)[M / 2], int turn) {
+        const int diagonal = coming[turn].diagonal;
         if (diagonal + group * 64 + 63 <= 0) return;
+        const int bound = column - diagonal - first;
 #pragma unroll
         for (int i = 0; i < M / 2; i++)
-            if (first + (i >> 1 & 1) * 8 + diagonal > i / 4 * 8 + column + (i & 1)) x[i] = 0;
+            if ((i >> 1 & 1) * 8 - i / 4 * 8 - (i & 1) > bound) x[i] = 0;
     };
     // weigh turns the scores of a block of queries into weights.
-    auto weigh = [&](int turn, int diagonal) {
-        const float *lse = rows + turn * 2 * M + column;
+    auto weigh = [&](int turn) {
+        const float* lse = rows + turn * 2 * M + column;
 #pragma unroll
         for (int n = 0; n < M / 8; n++) {
-            const float2 l = *(const float2 *)(lse + n * 8);
+            const float2 l = *(const float2*)(lse + n * 8);
 #pragma unroll
             for (int i = 4 * n; i < 4 * n + 4; i++) s[i] = exp2_fast(s[i] * scale - (i & 1 ? l.y : l.x));
         }
-        mask(s, diagonal);
+        mask(s, turn);
     };
     // differentiate sets dp to the gradients of the scores.
-    auto differentiate = [&](int turn, int diagonal) {
-        const float *delta = rows + turn * 2 * M + M + column;
+    auto differentiate = [&](int turn) {
+        const float* delta = rows + turn * 2 * M + M + column;
 #pragma unroll
         for (int n = 0; n < M / 8; n++) {
-            const float2 l = *(const float2 *)(delta + n * 8);
+            const float2 l = *(const float2*)(delta + n * 8);
 #pragma unroll
             for (int i = 4 * n; i < 4 * n + 4; i++) dp[i] = s[i] * (dp[i] - (i & 1 ? l.y : l.x));
         }
-        mask(dp, diagonal);
+        mask(dp, turn);
     };
     if (count > 0) {
         begin(1);
@@ -502,13 +524,13 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         arrived();
         wgmma_fence();
         rows_by_rows<D, M, DK_KEYS, M>(s, dk, dq);
-        rows_by_rows<D, M, DK_KEYS, M>(dp, dv, ddy);
+        rows_by_rows<D, M, DK_KEYS, M>(dp, dk + (DK_KEYS * D * 2 >> 4), ddy);
         wgmma_commit();
         wgmma_wait<0>();
         hold(s);
         hold(dp);
-        weigh(0, coming[0].diagonal);
-        differentiate(0, coming[0].diagonal);
+        weigh(0);
+        differentiate(0);
         to_operand(p, s);
         to_operand(ds, dp);
         for (int n = 0; n + 1 < count; n++) {
@@ -518,7 +540,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
             arrived();
             if (threadIdx.x == 0) plan((n + 3) & 3);
             begin((n + 2) & 3);
-            const int diagonal = coming[next].diagonal;
+            renew(dk);
             hold(s);
             hold(dp);
             hold(gradK);
@@ -526,18 +548,18 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
             wgmma_fence();
             rows_by_rows<D, M, DK_KEYS, M>(s, dk, dq + (next * size >> 4));
             wgmma_commit();
-            rows_by_rows<D, M, DK_KEYS, M>(dp, dv, ddy + (next * size >> 4));
+            rows_by_rows<D, M, DK_KEYS, M>(dp, dk + (DK_KEYS * D * 2 >> 4), ddy + (next * size >> 4));
             wgmma_commit();
             add_rows<D>(gradV, p, acrossDy + (now * size >> 4), n > 0);
             add_rows<D>(gradK, ds, acrossQ + (now * size >> 4), n > 0);
             wgmma_commit();
             wgmma_wait<2>();
             hold(s);
-            weigh(next, diagonal);
+            weigh(next);
             hold(s);
             wgmma_wait<1>();
             hold(dp);
-            differentiate(next, diagonal);
+            differentiate(next);
             hold(dp);
             wgmma_wait<0>();
             hold(gradK);
@@ -554,6 +576,9 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         wgmma_wait<0>();
         hold(gradK);
         hold(gradV);
+    } else {
+#pragma unroll
+        for (int i = 0; i < D / 2; i++) gradK[i] = gradV[i] = 0;
     }
     cp_async_wait<0>();
     const AttentionKeys now = a.keys[blockIdx.x / kvHeads]; // again: to have kept it costs registers
@@ -562,12 +587,8 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         const int row = first + h * 8;
         if (row >= now.rows) continue;
         const long long to = (long long)(now.key + row) * a.ldk + kv * D + column;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            const int i = 4 * n + 2 * h;
-            store_two(a.dk, a.half, to + n * 8, count > 0 ? gradK[i] * a.scale : 0, count > 0 ? gradK[i + 1] * a.scale : 0);
-            store_two(a.dv, a.half, to + n * 8, count > 0 ? gradV[i] : 0, count > 0 ? gradV[i + 1] : 0);
-        }
+        store_row<D>(a.dk, a.half, to, gradK, h, a.scale);
+        store_row<D>(a.dv, a.half, to, gradV, h, 1);
     }
 }
 

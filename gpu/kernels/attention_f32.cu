@@ -259,7 +259,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
 
 KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64>(a, smem); }
 KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128>(a, smem); }
-KERNEL(attention_dq_f32_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<256>(a, smem); }
+KERNEL_BOUNDS(attention_dq_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_64, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256>(a, smem); }

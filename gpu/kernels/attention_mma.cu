@@ -293,11 +293,12 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         add_product<D, 1, M / 16>(dv, p, dys + turn * size);
         add_product<D, 1, M / 16>(dk, ds, queries + turn * size);
     }
+    const AttentionKeys own = a.keys[blockIdx.x / kvHeads]; // again: to have kept it costs registers
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = first + h * 8 + (lane >> 2);
-        if (row >= t.rows) continue;
-        const long long to = at + (long long)row * a.ldk + (lane & 3) * 2;
+        if (row >= own.rows) continue;
+        const long long to = (long long)(own.key + row) * a.ldk + kv * D + (lane & 3) * 2;
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
             store_two(a.dk, a.half, to + n * 8, dk[0][n][2 * h] * a.scale, dk[0][n][2 * h + 1] * a.scale);

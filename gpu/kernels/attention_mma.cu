@@ -54,6 +54,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
 #pragma unroll
             for (int i = 0; i < 4; i++) out[m][n][i] = 0;
     }
+    const int reach = first < t.rows ? t.sees + first + 31 : 0; // keys that this warp sees
     for (int k0 = 0, turn = 0; k0 < last; k0 += N, turn ^= 1) {
         cp_async_wait<0>();
         __syncthreads();
@@ -61,7 +62,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
             fetch_pair<D, N, FORWARD_THREADS>(keys + (turn ^ 1) * size, 2 * size, k, apart, a.ldk, last - k0 - N);
             cp_async_commit();
         }
-        if (first >= t.rows || k0 >= t.sees + first + 31) continue; // nothing that this warp sees
+        if (k0 >= reach) continue;
         float s[2][N / 8][4];
         times_rows<D, 2, N / 8>(s, queries + first * tile_row<D>, keys + turn * size);
         if (k0 + N > t.sees + first) {

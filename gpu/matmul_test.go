@@ -346,3 +346,78 @@ func TestPieces(t *testing.T) {
 		_ = w
 	}
 }
+
+// Rotation and the gradient of SwiGLU by the kernel that stores the product give
+// what they give by themselves.
+func TestFused(t *testing.T) {
+	s := newBench(t)
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		tol := tensortest.F32
+		if dt == tensor.BF16 {
+			tol = tensortest.BF16 // alone, the product is rounded before it is rotated
+		}
+		for _, half := range []int{32, 64, 128, 0} {
+			for _, n := range []int{256, 640, 1024} {
+				if half > 0 && n%(2*half) != 0 {
+					continue
+				}
+				s.fused(fmt.Sprintf("%s, %d columns, heads of %d", dt, n, 2*half), dt, tol, n, half)
+			}
+		}
+	}
+}
+
+func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n, half int) {
+	s.Helper()
+	const m, k = 70, 72
+	act := func(x []float32) *tensor.Tensor {
+		if dt == tensor.BF16 {
+			t, _ := s.half(x, m, n)
+			return t
+		}
+		return s.put(x, m, n)
+	}
+	w, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+	s.b.Precision(w, tensor.BF16)
+	x := s.put(s.normal(m*k), m, k)
+	o := tensor.MatMul{TransB: true, Alpha: 0.5, Uniform: true, ColScale: s.put(s.normal(n), n), Bias: s.put(s.normal(n), n)}
+	gate, up := s.normal(m*n), s.normal(m*n)
+	if half > 0 {
+		pos := make([]int32, m)
+		for i := range pos {
+			pos[i] = int32(3 * i)
+		}
+		p := s.alloc(tensor.I32, m)
+		s.b.UploadInts(p, pos)
+		o.Rope = &tensor.Rope{Positions: p, InvFreq: s.put(s.normal(half), half)}
+	}
+	var results [2][3][]float32
+	for i := range results {
+		s.b.noTiles = i > 0
+		y, du := act(nan(m*n)), act(nan(m*n))
+		q := o
+		if half == 0 {
+			q.SwiGLUGrad = &tensor.SwiGLUGrad{DGate: act(nan(m * n)), DUp: du, Gate: act(gate), Up: act(up)}
+			if n == 256 {
+				q.SwiGLUGrad.DGate = y
+			}
+		}
+		p := s.b.product(y, x, w, &q)
+		if got, want := s.b.fuses(&p), i == 0; got != want {
+			s.Fatalf("%s: fused %v; want %v", name, got, want)
+		}
+		s.b.MatMul(y, x, w, q)
+		results[i][0] = s.get(y)
+		if half == 0 {
+			results[i][1], results[i][2] = s.get(du), s.get(q.SwiGLUGrad.DGate)
+		}
+	}
+	s.b.noTiles = false
+	for i, got := range results[0] {
+		want := make([]float64, len(got))
+		for j := range want {
+			want[j] = float64(results[1][i][j])
+		}
+		tensortest.Close(s, fmt.Sprintf("%s, result %d", name, i), got, want, tol)
+	}
+}

@@ -10,10 +10,12 @@ import (
 type gemmArgs struct {
 	c, a, b, a2, b2           uint64
 	scale, bias, parts        uint64
+	cos, sin                  uint64
+	dgate, dup, gate, up      uint64
 	lda, ldb, lda2, ldb2, ldc int64
 	m, n, k, k2, split, flags int32
 	alpha, alpha2, beta       float32
-	tilesM, tilesN            int32
+	tilesM, tilesN, half      int32
 }
 
 // Flags of gemmArgs.
@@ -81,7 +83,12 @@ func (b *Backend) multiply(p *product) {
 	case p.few():
 		b.multiplyFew(p)
 	case p.w.half && !p.transA && p.k > 0:
-		b.multiplyHalf(p)
+		q := *p
+		q.fused = b.fuses(p)
+		b.multiplyHalf(&q)
+		if q.fused {
+			return
+		}
 	default:
 		b.multiplyFloat(p)
 	}

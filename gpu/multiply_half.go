@@ -112,6 +112,9 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 		b.lowHalf(p, &g)
 	}
 	if b.wgmma() && !b.noTiles {
+		if p.fused {
+			b.fuse(p, &g)
+		}
 		b.gemmTiled(&g, p.transA, p.transW)
 		return
 	}
@@ -139,7 +142,7 @@ func tileColumns(n int) (width, shared int) {
 type tiledArgs struct {
 	a, b, a2, b2 cux.TileMap
 	g            gemmArgs
-	_            [5]uint64 // to whole 64 bytes
+	_            [7]uint64 // to whole 64 bytes
 }
 
 // kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, by
@@ -147,6 +150,43 @@ type tiledArgs struct {
 var kTiled = [2][3]*kernel{
 	{newKernel("gemm_tma", "gemm_tma_nn_128"), newKernel("gemm_tma", "gemm_tma_nt_128"), newKernel("gemm_tma", "gemm_tma_tn_128")},
 	{newKernel("gemm_tma", "gemm_tma_nn_256"), newKernel("gemm_tma", "gemm_tma_nt_256"), newKernel("gemm_tma", "gemm_tma_tn_256")},
+}
+
+// fuses reports whether rotation and gradient of p are for the kernel that stores c.
+func (b *Backend) fuses(p *product) bool {
+	if p.rope == nil && p.grad == nil || !b.wgmma() || b.noTiles || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
+		return false
+	}
+	if p.w.dt != tensor.BF16 && p.pieceRows(2) < p.w.rows {
+		return false
+	}
+	if r := p.rope; r != nil {
+		if p.grad != nil {
+			return false
+		}
+		half := r.InvFreq.Len()
+		width, _ := tileColumns(p.n)
+		return (half == 32 || half == 64 || half == 128) && 2*half <= width
+	}
+	for _, t := range [...]*tensor.Tensor{p.grad.Gate, p.grad.Up, p.grad.DGate, p.grad.DUp} {
+		if t.DType != p.dst.DType || mem("matmul", t).ptr%16 != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// fuse tells the kernel that stores c of rotation and gradient.
+func (b *Backend) fuse(p *product, g *gemmArgs) {
+	if r := p.rope; r != nil {
+		var half int
+		g.cos, g.sin, half = b.rotation("matmul", r.Positions, r.InvFreq)
+		g.half = int32(half)
+	}
+	if s := p.grad; s != nil {
+		const op = "matmul"
+		g.dgate, g.dup, g.gate, g.up = mem(op, s.DGate).ptr, mem(op, s.DUp).ptr, mem(op, s.Gate).ptr, mem(op, s.Up).ptr
+	}
 }
 
 // gemmTiled computes a product with descriptors of its operands.

@@ -163,7 +163,7 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 // with everything that may follow.
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
-	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}} {
+	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
 		for _, kind := range []string{"tiles", "wgmma", "mma"} {
 			s.b.noWgmma, s.b.noTiles = kind == "mma", kind == "wgmma"
 			for i, r := range []int{0, 3, 40} {
@@ -212,6 +212,16 @@ func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 		h, _ := s.half(nan(m*n), m, n)
 		s.b.MatMul(h, at, wt, o)
 		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in bf16", name, trans), s.get(h), want, oneRounding)
+		if m > tensor.DecodeRows && k >= 1024 { // in parts
+			parts := o
+			parts.Uniform = false
+			again := s.put(nan(m*n), m, n)
+			s.b.MatMul(again, at, wt, parts)
+			first := s.get(again)
+			tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in parts", name, trans), first, want, tol)
+			s.b.MatMul(again, at, wt, parts)
+			s.same(name+", again", s.get(again), first)
+		}
 		if m > 1 { // a row alone
 			one := s.put(nan(n), 1, n)
 			last := s.b.View(at, (m-1)*k, 1, k)

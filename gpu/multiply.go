@@ -287,9 +287,14 @@ func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, shared, p
 	grid.z = parts
 	launch(b, k, grid, threads, shared, g)
 	if parts > 1 {
-		g.k2 = int32(parts)
-		launch(b, kGemmParts, dim{x: min(ceil(int(g.m)*int(g.n), 256), 8*b.sms)}, 256, 0, g)
+		b.addParts(g, parts)
 	}
+}
+
+// addParts makes the result of the parts of its sums.
+func (b *Backend) addParts(g *gemmArgs, parts int) {
+	g.k2 = int32(parts)
+	launch(b, kGemmParts, dim{x: min(ceil(int(g.m)*int(g.n), 256), 8*b.sms)}, 256, 0, g)
 }
 
 // gemmTall computes a product of few columns; the parts of its sums depend on the

@@ -115,7 +115,7 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 		if p.fused {
 			b.fuse(p, &g)
 		}
-		b.gemmTiled(&g, p.transA, p.transW)
+		b.gemmTiled(&g, p.transA, p.transW, p.uniform || p.fused)
 		return
 	}
 	tileN, shared, k := 128, 4*(8<<10+8<<10), kMMA[index(p.transW)]
@@ -189,8 +189,12 @@ func (b *Backend) fuse(p *product, g *gemmArgs) {
 	}
 }
 
-// gemmTiled computes a product with descriptors of its operands.
-func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
+// splitSteps is the least depth of a part of a sum, in steps of 64 terms.
+const splitSteps = 8
+
+// gemmTiled computes a product with descriptors of its operands. Unless whole, the
+// sums of few tiles are split into parts, so that all of the device works.
+func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	k := kTiled[width/256][index(transW)]
 	if b.tiled == nil {
@@ -223,8 +227,17 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
 		right(&t.b2, g.b2, g.ldb2, g.k2)
 	}
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
+	items, steps, parts := int(g.tilesM*g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
+	if n := min(b.sms/items, steps/splitSteps); n > 1 && !whole {
+		g.split = int32(ceil(steps, n))
+		parts = ceil(steps, int(g.split))
+		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
+	}
 	t.g = *g
-	launch(b, k, dim{x: min(int(g.tilesM*g.tilesN), b.sms)}, 384, shared+128, t)
+	launch(b, k, dim{x: min(items*parts, b.sms)}, 384, shared+128, t)
+	if parts > 1 {
+		b.addParts(g, parts)
+	}
 }
 
 // wgmma reports whether the device has the products of warpgroups of sm_90a.
@@ -264,6 +277,6 @@ func (b *Backend) multiplyOuterHalf(p *product) bool {
 	}
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), p.w.ptr, int64(p.w.cols)
-	b.gemmTiled(&g, true, false)
+	b.gemmTiled(&g, true, false, p.uniform)
 	return true
 }

@@ -17,7 +17,7 @@ struct GemmArgs {
     const void *gate, *up;     // the type of c and with its rows; dgate may be c
     long long lda, ldb, lda2, ldb2, ldc;
     int m, n, k, k2;
-    int split;             // terms of a part
+    int split;             // terms of a part, or steps of 64
     int flags;             // gemm_flags
     float alpha, alpha2, beta;
     int tiles_m, tiles_n;
@@ -97,6 +97,27 @@ __device__ __forceinline__ void quad_swap(uint32_t& lo, uint32_t& hi, int by) {
         lo = got;
     else
         hi = got;
+}
+
+// gemm_store_part stores the sums of part number `part`.
+template <int BN> __device__ __forceinline__ void gemm_store_part(const GemmArgs& g, const float (&d)[BN / 2], int part, int m0, int n0) {
+    const int i0 = m0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, j0 = n0 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (i0 + 8 * r >= g.m) continue;
+        float* to = g.parts + ((long long)part * g.m + i0 + 8 * r) * g.n;
+#pragma unroll
+        for (int x = 0; x < BN / 8; x++) {
+            const int j = j0 + 8 * x;
+            const float *v = d + 4 * x + 2 * r;
+            if (g.n % 2 == 0 && j < g.n) {
+                *(float2*)(to + j) = make_float2(v[0], v[1]);
+            } else {
+                if (j < g.n) to[j] = v[0];
+                if (j + 1 < g.n) to[j + 1] = v[1];
+            }
+        }
+    }
 }
 
 // gemm_rotate rotates what a warpgroup holds, in heads of 16 H columns: the halves of

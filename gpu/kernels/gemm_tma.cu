@@ -18,6 +18,7 @@ template <int BN, int STAGES, bool transA, bool transB> __device__ __forceinline
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
     const int group = threadIdx.x / 128, tiles = g.tiles_m * g.tiles_n;
     const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
+    const int split = g.parts ? g.split : steps, items = g.parts ? (steps + split - 1) / split * tiles : tiles; // tiles of a part, then the next part
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
@@ -33,11 +34,11 @@ template <int BN, int STAGES, bool transA, bool transB> __device__ __forceinline
         tile_prefetch(&args.a);
         tile_prefetch(&args.b);
         bool first = true; // nothing to wait for yet
-        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        for (int item = blockIdx.x; item < items; item += gridDim.x) {
             int ti, tj;
-            gemm_tile(tile, g.tiles_m, g.tiles_n, ti, tj);
-            const int m0 = ti * BM, n0 = tj * BN;
-            for (int s = 0; s < steps; s++) {
+            gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj);
+            const int m0 = ti * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+            for (int s = s0; s < s1; s++) {
                 if (!first) barrier_wait(empty + at, phase ^ 1);
                 barrier_expect(full + at, STAGE);
                 const TileMap *a = s < steps1 ? &args.a : &args.a2, *b = s < steps1 ? &args.b : &args.b2;
@@ -64,29 +65,32 @@ template <int BN, int STAGES, bool transA, bool transB> __device__ __forceinline
     const int row = (group - 1) * 64;
     const uint64_t a0 = wgmma_descriptor(smem + row * 128, transA ? 8192 : 0), b0 = wgmma_descriptor(smem + A_BYTES, transB ? 0 : 8192);
     float d[BN / 2];
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int ti, tj;
-        gemm_tile(tile, g.tiles_m, g.tiles_n, ti, tj);
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const int s0 = item / tiles * split;
+        int left = min(steps - s0, split);
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) d[i] = 0;
         wgmma_hold(d);
-        int before = -1; // buffer whose products may still run
-        for (int s = 0; s < steps; s++) {
+        for (bool first = true; left > 0; left--, first = false) {
             barrier_wait(full + at, phase);
             const int from = at * (STAGE >> 4);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++) wgmma<BN, transA, !transB>(d, a0 + (from + (transA ? 128 : 2) * i), b0 + (from + (transB ? 2 : 128) * i));
             wgmma_commit();
-            wgmma_wait<1>();
-            if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + before);
-            before = at;
+            wgmma_wait<1>(); // the step before is done
+            if (!first && threadIdx.x % 32 == 0) barrier_arrive(empty + (at == 0 ? STAGES - 1 : at - 1));
             if (++at == STAGES) at = 0, phase ^= 1;
         }
         wgmma_wait<0>();
         wgmma_hold(d);
-        if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + before);
-        gemm_store_tile<BN>(g, d, ti * BM + row, tj * BN);
+        if (threadIdx.x % 32 == 0) barrier_arrive(empty + (at == 0 ? STAGES - 1 : at - 1));
+        int ti, tj;
+        gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj);
+        if (g.parts)
+            gemm_store_part<BN>(g, d, item / tiles, ti * BM + row, tj * BN);
+        else
+            gemm_store_tile<BN>(g, d, ti * BM + row, tj * BN);
     }
 #endif
 }

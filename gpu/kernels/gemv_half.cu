@@ -88,7 +88,7 @@ template <int DT, int MT, int NT> __device__ __forceinline__ void gemv_mma(const
 }
 
 #define GEMV_HALF(name, DT, MT, NT)                          \
-    KERNEL(gemv_half_##name##_##MT##NT, GemvArgs, 256) {     \
+    KERNEL_BOUNDS(gemv_half_##name##_##MT##NT, GemvArgs, 256, 2) { \
         SHARED(float, table, 16);                            \
         SHARED(float, red, 8 * 16 * MT * 8 * NT);            \
         fill_table<DT>(table);                               \

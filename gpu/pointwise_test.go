@@ -202,7 +202,7 @@ func TestExpandBits(t *testing.T) {
 	p := newPair(t)
 	b := p.on[0].(*Backend)
 	for _, dt := range storedTypes {
-		for _, z := range [][2]int{{5, 512}, {1, 256}, {7, 37}, {3, 1}} {
+		for _, z := range [][2]int{{5, 512}, {1, 256}, {7, 37}, {3, 1}, {5, 24}} {
 			rows, cols := z[0], z[1]
 			if cols%dt.Block() != 0 {
 				continue

@@ -505,3 +505,41 @@ func TestCodes(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingAllocates: what a training step repeats does not allocate Go memory.
+func TestNothingAllocates(t *testing.T) {
+	b := device(t)
+	p := &pair{T: t, rng: rand.New(rand.NewPCG(1, 2)), on: [2]tensor.Backend{b, b}}
+	x, y, v, rstd, one := p.put(6, 8)[0], p.put(6, 8)[0], p.put(8)[0], p.put(6)[0], p.put(1)[0]
+	w, inv, ids := p.put(9, 8)[0], p.put(2)[0], p.ints([]int32{3, 0, 3, 8, 5, 3})[0]
+	m8, _ := b.Alloc(tensor.U8, 6, 8)
+	v8, _ := b.Alloc(tensor.U8, 6, 8)
+	o := tensor.AdamW{LR: 0.01, Beta1: 0.9, Beta2: 0.99, Eps: 1e-6, GradScale: 1, Step: 1}
+	for name, f := range map[string]func(){
+		"add":                    func() { b.Add(x, x, y, 0.5) },
+		"add row":                func() { b.AddRow(x, v) },
+		"column sums":            func() { b.ColSum(v, x) },
+		"dropout":                func() { b.Dropout(x, x, 0.5, 1) },
+		"scale columns":          func() { b.ScaleCols(x, x, v) },
+		"scale columns gradient": func() { b.ScaleColsGrad(x, v, x, y, v, v) },
+		"swiglu":                 func() { b.SwiGLU(x, x, y) },
+		"swiglu gradient":        func() { b.SwiGLUGrad(x, y, x, y, x) },
+		"rmsnorm":                func() { b.RMSNorm(x, rstd, y, v, 1e-5) },
+		"rmsnorm of a sum":       func() { b.AddRMSNorm(x, rstd, y, y, x, v, 1e-5) },
+		"rmsnorm gradient":       func() { b.RMSNormGrad(x, v, y, v, rstd, x, y) },
+		"rope":                   func() { b.Rope(x, ids, inv, false) },
+		"embed":                  func() { b.Embed(x, w, ids) },
+		"embed gradient":         func() { b.EmbedGrad(w, ids, x) },
+		"gather":                 func() { b.GatherRows(x, w, ids) },
+		"scatter":                func() { b.ScatterRows(w, x, ids) },
+		"row squares":            func() { b.RowSquares(rstd, x) },
+		"dequantize":             func() { b.Dequantize(x, y) },
+		"sum of squares":         func() { b.SumSquares(one, x) },
+		"adamw":                  func() { b.AdamW(x, y, x, y, o) },
+		"adamw8bit":              func() { b.AdamW8bit(x, y, m8, v8, one, one, o) },
+	} {
+		if n := testing.AllocsPerRun(5, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}

@@ -47,11 +47,11 @@ func host(t testing.TB) tensor.Backend {
 	return b
 }
 
-// precisions are those of products, with what results are held to.
+// precisions are those of products, with what a loss and a gradient is held to.
 var precisions = []struct {
-	dt        tensor.DType
-	tolerance tensortest.Tolerance
-}{{tensor.F32, tensortest.F32Model}, {tensor.BF16, tensortest.BF16}}
+	dt         tensor.DType
+	loss, grad tensortest.Tolerance
+}{{tensor.F32, tensortest.F32Model, tensortest.F32Model}, {tensor.BF16, tensortest.BF16, tensortest.BF16Model}}
 
 // student is the tiny Llama with the adapter of that name, or "full". Adapters
 // named nf4 are over a base in 4 bits.
@@ -121,9 +121,9 @@ func TestModelGradients(t *testing.T) {
 				want := pass(t, student(t, host(t), name, x.dt), modeltest.Batch(), false)
 				d := student(t, device(t), name, x.dt)
 				got := pass(t, d, modeltest.Batch(), false)
-				tensortest.Close(t, "log-probabilities", got.logp, want.logp, x.tolerance)
+				tensortest.Close(t, "log-probabilities", got.logp, want.logp, x.loss)
 				for _, n := range want.names {
-					tensortest.Close(t, n, got.grads[n], want.grads[n], x.tolerance)
+					tensortest.Close(t, n, got.grads[n], want.grads[n], x.grad)
 				}
 				if len(got.names) != len(want.names) || len(got.names) < 12 {
 					t.Errorf("%d gradients; want %d", len(got.names), len(want.names))
@@ -178,12 +178,13 @@ func TestModelCurves(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		prefer, eight bool
-	}{{name: "full", eight: true}, {name: "lora"}, {name: "dora"}, {name: "nf4_dora"}, {name: "dora", prefer: true}} {
-		for _, x := range precisions {
+		precisions    int
+	}{{name: "full", eight: true, precisions: 1}, {name: "lora", precisions: 1}, {name: "nf4_dora", precisions: 2}, {name: "dora", prefer: true, precisions: 2}} {
+		for _, x := range precisions[:c.precisions] {
 			t.Run(fmt.Sprint(c.name, " in ", x.dt, ", preferences ", c.prefer), func(t *testing.T) {
 				want := curve(t, student(t, host(t), c.name, x.dt), c.prefer, c.eight)
 				got := curve(t, student(t, device(t), c.name, x.dt), c.prefer, c.eight)
-				tensortest.Close(t, "losses", got, want, x.tolerance)
+				tensortest.Close(t, "losses", got, want, x.loss)
 				if len(want) != 10 || !(want[9] < want[0]) {
 					t.Errorf("losses %v", want)
 				}
@@ -223,22 +224,21 @@ func TestModelGreedy(t *testing.T) {
 // TestModelBatching: what is generated for a request does not depend on what else
 // runs.
 func TestModelBatching(t *testing.T) {
-	for _, x := range precisions {
-		for _, name := range []string{"lora", "nf4_dora"} {
-			d := student(t, device(t), name, x.dt)
-			var reqs []model.Request
-			for i := range 5 {
-				r := model.Request{MaxTokens: 4 + i, Seed: uint64(i), StopIDs: []int32{-1}, Sampling: model.Sampling{Temperature: 1.2}}
-				for j := range 1 + 9*i%23 {
-					r.Prompt = append(r.Prompt, int32((7*i+3*j)%53))
-				}
-				reqs = append(reqs, r)
+	for i, name := range []string{"lora", "nf4_dora"} {
+		precision := precisions[i].dt
+		d := student(t, device(t), name, precision)
+		var reqs []model.Request
+		for i := range 4 {
+			r := model.Request{MaxTokens: 4 + i, Seed: uint64(i), StopIDs: []int32{-1}, Sampling: model.Sampling{Temperature: 1.2}}
+			for j := range 1 + 9*i%23 {
+				r.Prompt = append(r.Prompt, int32((7*i+3*j)%53))
 			}
-			want := generate(t, d, reqs, model.GenerateOptions{Batch: 1})
-			for _, o := range []model.GenerateOptions{{Batch: 5}, {Batch: 3, CacheTokens: 60}} {
-				if got := generate(t, d, reqs, o); !slices.EqualFunc(got, want, slices.Equal) {
-					t.Errorf("%s in %s, %+v: %v; alone %v", name, x.dt, o, got, want)
-				}
+			reqs = append(reqs, r)
+		}
+		want := generate(t, d, reqs, model.GenerateOptions{Batch: 1})
+		for _, o := range []model.GenerateOptions{{Batch: 4}, {Batch: 3, CacheTokens: 60}} {
+			if got := generate(t, d, reqs, o); !slices.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("%s in %s, %+v: %v; alone %v", name, precision, o, got, want)
 			}
 		}
 	}

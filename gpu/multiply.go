@@ -61,9 +61,9 @@ func index(b bool) int {
 func ceil(n, by int) int    { return (n + by - 1) / by }
 func roundUp(n, to int) int { return ceil(n, to) * to }
 
-// wholeVectors reports whether rows of ld elements from p on begin at whole vectors of
+// rowVectors reports whether rows of ld elements from p on begin at whole vectors of
 // four elements.
-func wholeVectors(p uint64, ld int, half bool) bool {
+func rowVectors(p uint64, ld int, half bool) bool {
 	bytes := uint64(16)
 	if half {
 		bytes = 8
@@ -98,43 +98,42 @@ func (p *product) gemm() gemmArgs {
 	if p.outHalf {
 		g.flags |= gemmOutHalf
 	}
-	if wholeVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
+	if rowVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
 		g.flags |= gemmVectorC
 	}
 	return g
 }
 
-// inPieces calls f with pieces of the product whose weights, expanded to size
-// bytes an element, are at most panelBytes: of columns of c when w is stored [n,k],
-// else of terms, which are added in their order.
-func (p *product) inPieces(expands bool, size int, f func(q *product)) {
-	rows := p.w.rows
-	if expands {
-		rows = max(1, panelBytes/(size*max(1, roundUp(p.w.cols, 8))))
-		rows = max(rows/8*8, 8)
+// pieceRows returns how many rows of the weight, expanded to size bytes an element,
+// are at most panelBytes. A result in bfloat16 cannot be a sum of pieces.
+func (p *product) pieceRows(size int) int {
+	if p.outHalf && !p.transW {
+		return max(p.w.rows, 1)
 	}
-	if rows >= p.w.rows {
-		f(p)
-		return
+	return max(panelBytes/(size*max(1, roundUp(p.w.cols, 8)))/8*8, 8)
+}
+
+// piece returns the part of the product that takes the rows lo..hi of the weight:
+// columns of c when w is stored [n,k], else terms, which are added in their order.
+func (p *product) piece(lo, hi int) product {
+	q := *p
+	if lo == 0 && hi == p.w.rows {
+		return q
 	}
-	for lo := 0; lo < p.w.rows; lo += rows {
-		hi := min(p.w.rows, lo+rows)
-		q := *p
-		q.w = p.w.slice(lo, hi)
-		if p.transW {
-			q.cut(lo, hi)
-		} else {
-			q.k = hi - lo
-			q.a += uint64(lo * p.aStep() * p.aSize())
-			if lo > 0 {
-				q.beta = 1
-			}
-			if hi < p.w.rows { // the last piece adds what else there is
-				q.low, q.scale, q.bias = lowRank{}, 0, 0
-			}
-		}
-		f(&q)
+	q.w = p.w.slice(lo, hi)
+	if p.transW {
+		q.cut(lo, hi)
+		return q
 	}
+	q.k = hi - lo
+	q.a += uint64(lo * p.aStep() * p.aSize())
+	if lo > 0 {
+		q.beta = 1
+	}
+	if hi < p.w.rows { // the last piece adds what else there is
+		q.low, q.scale, q.bias = lowRank{}, 0, 0
+	}
+	return q
 }
 
 // cut leaves the columns lo..hi of c, but for w.
@@ -217,22 +216,27 @@ func (b *Backend) multiplyFloat(p *product) {
 		ld := roundUp(cols, 8)
 		q := *p
 		q.a, q.lda, q.aHalf = b.scratch(scratchLeft, 4*rows*ld), ld, false
-		b.expand(q.a, ld, operand{dt: tensor.BF16, ptr: p.a, rows: rows, cols: p.lda}, cols, false)
+		b.unpack(q.a, ld, operand{dt: tensor.BF16, ptr: p.a, rows: rows, cols: p.lda}, cols, false)
 		p = &q
 	}
-	p.inPieces(p.w.dt != tensor.F32, 4, func(p *product) {
-		w, ldw := p.w.ptr, p.w.cols
-		if p.w.dt != tensor.F32 {
-			ldw = roundUp(p.w.cols, 8)
-			w = b.scratch(scratchRight, 4*p.w.rows*ldw)
-			b.expand(w, ldw, p.w, p.w.cols, false)
+	rows := max(p.w.rows, 1)
+	if p.w.dt != tensor.F32 {
+		rows = p.pieceRows(4)
+	}
+	for lo := 0; lo == 0 || lo < p.w.rows; lo += rows {
+		q := p.piece(lo, min(lo+rows, p.w.rows))
+		w, ldw := q.w.ptr, q.w.cols
+		if q.w.dt != tensor.F32 {
+			ldw = roundUp(q.w.cols, 8)
+			w = b.scratch(scratchRight, 4*q.w.rows*ldw)
+			b.unpack(w, ldw, q.w, q.w.cols, false)
 		}
 		if tall {
-			b.gemmTall(p, w, ldw)
+			b.gemmTall(&q, w, ldw)
 		} else {
-			b.gemmTiles(p, w, ldw)
+			b.gemmTiles(&q, w, ldw)
 		}
-	})
+	}
 }
 
 // gemmTiles computes a product of float32 operands.
@@ -240,10 +244,10 @@ func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.low(p)
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if wholeVectors(p.a, p.lda, false) {
+	if rowVectors(p.a, p.lda, false) {
 		g.flags |= gemmVectorA
 	}
-	if wholeVectors(w, ldw, false) {
+	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	tile, k := 64, kGemm64[index(p.transA)][index(p.transW)]
@@ -279,10 +283,10 @@ func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, parts, mu
 func (b *Backend) gemmTall(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
-	if wholeVectors(p.a, p.lda, p.aHalf) {
+	if rowVectors(p.a, p.lda, p.aHalf) {
 		g.flags |= gemmVectorA
 	}
-	if wholeVectors(w, ldw, false) {
+	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
 	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, ceil(p.k, tallTerms), tallTerms)
@@ -305,11 +309,11 @@ func (b *Backend) multiplyOuter(p *product) {
 	if narrow.dt != tensor.F32 {
 		g.lda = int64(roundUp(rows, 8))
 		g.a = b.scratch(scratchLeft, 4*p.k*int(g.lda))
-		b.expand(g.a, int(g.lda), narrow, rows, false)
+		b.unpack(g.a, int(g.lda), narrow, rows, false)
 	}
 	g.b, g.ldb = wide.ptr, int64(ld)
 	half := wide.dt == tensor.BF16
-	if wholeVectors(g.b, ld, half) {
+	if rowVectors(g.b, ld, half) {
 		g.flags |= gemmVectorB
 	}
 	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, skinnyGroup)}

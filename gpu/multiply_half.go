@@ -6,8 +6,8 @@ import (
 	"pipe/tensor"
 )
 
-// padArgs is PadArgs of gemm_prep.cu.
-type padArgs struct {
+// unpackArgs is UnpackArgs of gemm_prep.cu.
+type unpackArgs struct {
 	dst, src                uint64
 	stride                  int64
 	rows, cols, ldd, unused int32
@@ -34,14 +34,14 @@ func kernelsOf(module, prefix, suffix string) (ks [tensor.NF4 + 1]*kernel) {
 	return ks
 }
 
-// kPad are the kernels that expand to float32 and to bfloat16.
-var kPad = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "pad_float_", ""), kernelsOf("gemm_prep", "pad_half_", "")}
+// kUnpack are the kernels that expand to float32 and to bfloat16.
+var kUnpack = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "unpack_float_", ""), kernelsOf("gemm_prep", "unpack_half_", "")}
 
-// expand sets dst, rows of ld elements (a multiple of 8) in float32 or bfloat16, to
+// unpack sets dst, rows of ld elements (a multiple of 8) in float32 or bfloat16, to
 // the first cols columns of w and zeros behind them.
-func (b *Backend) expand(dst uint64, ld int, w operand, cols int, half bool) {
-	a := padArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
-	launch(b, kPad[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
+func (b *Backend) unpack(dst uint64, ld int, w operand, cols int, half bool) {
+	a := unpackArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
+	launch(b, kUnpack[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
 }
 
 // chunks reports whether bfloat16 rows of ld elements from p on, of which k count,
@@ -59,7 +59,7 @@ func (b *Backend) left(p *product) (a uint64, ld int) {
 	}
 	ld = roundUp(p.k, 8)
 	a = b.scratch(scratchLeft, 2*p.m*ld)
-	b.expand(a, ld, w, p.k, true)
+	b.unpack(a, ld, w, p.k, true)
 	return a, ld
 }
 
@@ -75,7 +75,7 @@ func (b *Backend) kept(w *operand) (uint64, bool) {
 			return 0, false // it is expanded each time
 		}
 		w.m.copied = p
-		b.expand(p, w.cols, *w, w.cols, true)
+		b.unpack(p, w.cols, *w, w.cols, true)
 	}
 	return w.m.copied, true
 }
@@ -93,12 +93,13 @@ func (b *Backend) multiplyHalf(p *product) {
 		b.gemmHalf(&q, w, q.w.cols)
 		return
 	}
-	q.inPieces(true, 2, func(p *product) {
-		ld := roundUp(p.w.cols, 8)
-		w := b.scratch(scratchRight, 2*p.w.rows*ld)
-		b.expand(w, ld, p.w, p.w.cols, true)
-		b.gemmHalf(p, w, ld)
-	})
+	for lo, rows := 0, q.pieceRows(2); lo == 0 || lo < q.w.rows; lo += rows {
+		r := q.piece(lo, min(lo+rows, q.w.rows))
+		ld := roundUp(r.w.cols, 8)
+		w := b.scratch(scratchRight, 2*r.w.rows*ld)
+		b.unpack(w, ld, r.w, r.w.cols, true)
+		b.gemmHalf(&r, w, ld)
+	}
 }
 
 // gemmHalf computes a product of operands that are bfloat16 in whole chunks. Which

@@ -29,7 +29,12 @@ log=$OUT/log.txt
 model=${PIPE_BENCH_MODEL:-}
 python=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 PIPE_REQUIRE_CUDA=1
-chmod +x "$run"/* 2>/dev/null
+for packed in "$run"/*.gz; do
+	program=${packed%.gz}
+	if [ -e "$packed" ] && ! [ "$program" -nt "$packed" ]; then
+		gunzip -c "$packed" >"$program" && chmod +x "$program" || exit
+	fi
+done
 : >>"$results"
 
 # The tests' fixtures lie where they were compiled.
@@ -79,7 +84,7 @@ bench() { limited "$1" "$run/bench-cuda" "${@:2}"; }
 
 suite() {
 	local status=0
-	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) "$run/gpu.test" -test.v >"$OUT/suite.log" 2>&1) || status=$?
+	(cd gpu && timeout --kill-after=5 $((deadline - SECONDS)) "$run/gpu.test" -test.v -test.timeout "$((deadline - SECONDS - 3))s" >"$OUT/suite.log" 2>&1) || status=$?
 	echo "suite: exit $status, $(grep -c -- '--- PASS' "$OUT/suite.log") passed, $(grep -c -- '--- FAIL' "$OUT/suite.log") failed, $(grep -c -- '--- SKIP' "$OUT/suite.log") skipped"
 	if [ $status -ne 0 ]; then
 		grep -- '--- FAIL' "$OUT/suite.log" | head -30

@@ -22,8 +22,10 @@ for program in bench-cuda pipe-cuda gpu.test; do
 	newest=$(grep -aoE 'GLIBC_2\.[0-9]+' "$run/$program" | sort -uV | tail -1)
 	printf '%-12s %4d MiB, needs %s\n' "$program" $(($(stat -c %s "$run/$program") >> 20)) "$newest"
 done
+gzip "$run/bench-cuda" "$run/pipe-cuda" "$run/gpu.test"
 size=$(du -sm "$run" | cut -f1)
 if [ "$size" -gt "$limit" ]; then
 	echo "bench/cuda/prepare.sh: $run has $size MiB, more than $limit" >&2
 	exit 1
 fi
+echo "$run: $size MiB"

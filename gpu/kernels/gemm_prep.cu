@@ -3,16 +3,16 @@
 #include "common.cuh"
 #include "dequant.cuh"
 
-// PadArgs: dst [rows, ldd] (uint16_t or float), zeros behind cols, of rows of
+// UnpackArgs: dst [rows, ldd] (uint16_t or float), zeros behind cols, of rows of
 // `stride` bytes. ldd is a multiple of 8.
-struct PadArgs {
+struct UnpackArgs {
     void* dst;
     const unsigned char* src;
     long long stride;
     int rows, cols, ldd, unused;
 };
 
-template <int DT, bool half> __device__ __forceinline__ void expand(const PadArgs& a, const float* table) {
+template <int DT, bool half> __device__ __forceinline__ void unpack(const UnpackArgs& a, const float* table) {
     using F = Format<DT>;
     const bool whole = F::block > 8 || aligned<DT>(a.src, a.stride);
     const unsigned per = a.ldd / 8, all = per * (unsigned)a.rows;
@@ -39,31 +39,31 @@ template <int DT, bool half> __device__ __forceinline__ void expand(const PadArg
     }
 }
 
-#define PAD(name, DT)                       \
-    KERNEL(pad_half_##name, PadArgs, 256) { \
+#define UNPACK(name, DT)                       \
+    KERNEL(unpack_half_##name, UnpackArgs, 256) { \
         SHARED(float, table, 16);              \
         fill_table<DT>(table);                 \
         __syncthreads();                       \
-        expand<DT, true>(a, table);            \
+        unpack<DT, true>(a, table);            \
     }                                          \
-    KERNEL(pad_float_##name, PadArgs, 256) { \
+    KERNEL(unpack_float_##name, UnpackArgs, 256) { \
         SHARED(float, table, 16);              \
         fill_table<DT>(table);                 \
         __syncthreads();                       \
-        expand<DT, false>(a, table);           \
+        unpack<DT, false>(a, table);           \
     }
-PAD(f32, F32)
-PAD(f16, F16)
-PAD(bf16, BF16)
-PAD(q4_0, Q4_0)
-PAD(q4_1, Q4_1)
-PAD(q5_0, Q5_0)
-PAD(q5_1, Q5_1)
-PAD(q8_0, Q8_0)
-PAD(q4_k, Q4_K)
-PAD(q5_k, Q5_K)
-PAD(q6_k, Q6_K)
-PAD(nf4, NF4)
+UNPACK(f32, F32)
+UNPACK(f16, F16)
+UNPACK(bf16, BF16)
+UNPACK(q4_0, Q4_0)
+UNPACK(q4_1, Q4_1)
+UNPACK(q5_0, Q5_0)
+UNPACK(q5_1, Q5_1)
+UNPACK(q8_0, Q8_0)
+UNPACK(q4_k, Q4_K)
+UNPACK(q5_k, Q5_K)
+UNPACK(q6_k, Q6_K)
+UNPACK(nf4, NF4)
 
 // LowArgs: the matrix u [m,r], times scale, and v, of which element (column j of
 // c, term t) is v[j*sj + t*st], each as the sum of a bfloat16 (hi) and what that

@@ -32,6 +32,9 @@ var (
 	F32Model = Tolerance{Abs: 1e-5, Rel: 1e-4}
 	// BF16 is for operands rounded to 8 significant bits.
 	BF16 = Tolerance{Abs: 1e-3, Rel: 2e-2, Cosine: 0.9999}
+	// BF16Model is for whole models, of which every layer rounds activations
+	// and gradients: single elements are noisy, the direction is not.
+	BF16Model = Tolerance{Abs: 2e-3, Rel: 0.2, Cosine: 0.998}
 )
 
 // For returns t, or BF16 if b multiplies in bfloat16, as its name tells.

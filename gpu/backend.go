@@ -19,16 +19,15 @@ var ErrClosed = errors.New("gpu: the backend is closed")
 
 // A Backend runs on one device. It is used by one goroutine at a time.
 type Backend struct {
-	tensor.Backend // what is not written yet: calling it crashes. Goes when all is there.
-
-	name   string
-	stream *cux.Stream
-	device cu.Device
-	sms    int // multiprocessors
-	major  int // of the compute capability
-	err    error
-	each   bool    // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
-	counts *counts // of a plan, which has no device; else nil
+	name    string
+	stream  *cux.Stream
+	device  cu.Device
+	sms     int // multiprocessors
+	major   int // of the compute capability
+	err     error
+	each    bool     // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
+	counts  *counts  // of a plan, which has no device; else nil
 
 	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	emulated  bool
@@ -66,6 +65,9 @@ func open(o Options) (*Backend, error) {
 	}
 	if b.stream, err = cux.NewStream(ctx); err != nil {
 		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
+	}
+	if os.Getenv("PIPE_CUDA_PROFILE") == "1" {
+		b.profile = newProfile(os.Stderr)
 	}
 	return b, nil
 }
@@ -151,6 +153,12 @@ func (b *Backend) Close() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b.stream.Sync() // makes the context current
+	if p := b.profile; p != nil {
+		if p.read(b.stream) == nil {
+			p.print()
+		}
+		p.close()
+	}
 	for m := range b.live {
 		b.stream.Free(m.ptr)
 	}

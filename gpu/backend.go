@@ -122,6 +122,9 @@ func (b *Backend) Name() string { return b.name }
 // Stream returns the queue on which all operations run, for who measures them.
 func (b *Backend) Stream() *cux.Stream { return b.stream }
 
+// HalfActivations implements [tensor.HalfActivations].
+func (b *Backend) HalfActivations() bool { return true }
+
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
 	if b.err == nil && b.counts == nil {

@@ -19,18 +19,20 @@ var ErrClosed = errors.New("gpu: the backend is closed")
 
 // A Backend runs on one device. It is used by one goroutine at a time.
 type Backend struct {
-	tensor.Backend // what is not written yet: calling it crashes. Goes when all is there.
+	name    string
+	stream  *cux.Stream
+	device  cu.Device
+	sms     int // multiprocessors
+	major   int // of the compute capability
+	err     error
+	each    bool     // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
+	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
+	counts  *counts  // of a plan, which has no device; else nil
 
-	name   string
-	stream *cux.Stream
-	device cu.Device
-	sms    int // multiprocessors
-	major  int // of the compute capability
-	err    error
-	each   bool    // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
-	counts *counts // of a plan, which has no device; else nil
-
-	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
+	noThin    bool       // products of adapters as others of few columns (PIPE_CUDA_THIN=0)
+	noWgmma   bool       // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
+	noTiles   bool       // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
+	tiled     *tiledArgs // of the last product
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -57,7 +59,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0",
+		emulated: info.emulated(), noThin: os.Getenv("PIPE_CUDA_THIN") == "0", each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	ctx, err := dev.RetainPrimaryCtx()
@@ -66,6 +68,9 @@ func open(o Options) (*Backend, error) {
 	}
 	if b.stream, err = cux.NewStream(ctx); err != nil {
 		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
+	}
+	if os.Getenv("PIPE_CUDA_PROFILE") == "1" {
+		b.profile = newProfile(os.Stderr)
 	}
 	return b, nil
 }
@@ -118,6 +123,9 @@ func (b *Backend) Name() string { return b.name }
 // Stream returns the queue on which all operations run, for who measures them.
 func (b *Backend) Stream() *cux.Stream { return b.stream }
 
+// HalfActivations implements [tensor.HalfActivations].
+func (b *Backend) HalfActivations() bool { return true }
+
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
 	if b.err == nil && b.counts == nil {
@@ -151,6 +159,12 @@ func (b *Backend) Close() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b.stream.Sync() // makes the context current
+	if p := b.profile; p != nil {
+		if p.read(b.stream) == nil {
+			p.print()
+		}
+		p.close()
+	}
 	for m := range b.live {
 		b.stream.Free(m.ptr)
 	}

@@ -67,7 +67,13 @@ func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A
 		}
 		f.shared = shared
 	}
+	if b.profile != nil {
+		b.check("profile", b.profile.mark(b.stream, 0))
+	}
 	err := b.stream.Launch(f.fn, grid.x, grid.y, grid.z, threads, shared, unsafe.Pointer(args), unsafe.Sizeof(*args))
+	if err == nil && b.profile != nil {
+		err = b.profile.launched(b.stream, k)
+	}
 	if err == nil && b.each {
 		err = b.stream.Sync()
 	}

@@ -10,7 +10,9 @@
 #   train      adapters on models with made-up weights
 #   decode     generation with them
 #   load       loading them
-#   peer       training and generation with PyTorch, transformers and PEFT
+#   peer       training with PyTorch, transformers and PEFT
+#   peer_decode    generation with them
+#   peer_compiled  training with torch.compile, which takes its time
 #   program    pipe-cuda says which device it found
 #
 # Without arguments: suite kernels. The parts run in the order given; what one
@@ -131,18 +133,22 @@ decode() {
 
 load() { bench 60 load -model "$(size 8b)" -dir "${TMPDIR:-/tmp}"; }
 
-# peer runs the eager cases first: compiling takes longer than all else.
 peer() {
-	local big little
-	big=$(size 8b)
-	little=$(size 1b)
-	set -- $(small --device cpu --seq 64 --steps 2 --warm 1 --prompt 16 --new 8)
-	limited 150 "$python" bench/cuda/peer.py train --model "$big" --cases lora,lora+recompute,dora,dora+recompute,lora+amp "$@"
-	limited 90 "$python" bench/cuda/peer.py train --model "$little" --cases lora,dora "$@"
-	limited 120 "$python" bench/cuda/peer.py decode --model "$big" --cases eager "$@"
-	limited 90 "$python" bench/cuda/peer.py decode --model "$little" --cases eager "$@"
-	limited 150 "$python" bench/cuda/peer.py train --model "$big" --cases lora+layers,dora+layers "$@"
-	limited 150 "$python" bench/cuda/peer.py train --model "$little" --cases lora+compiled "$@"
+	set -- $(small --device cpu --seq 64 --steps 2 --warm 1)
+	limited 150 "$python" bench/cuda/peer.py train --model "$(size 8b)" --cases lora,dora,lora+recompute,lora+amp,dora+recompute "$@"
+	limited 60 "$python" bench/cuda/peer.py train --model "$(size 1b)" --cases lora,dora "$@"
+}
+
+peer_decode() {
+	set -- $(small --device cpu --prompt 16 --new 8)
+	limited 90 "$python" bench/cuda/peer.py decode --model "$(size 8b)" --cases eager "$@"
+	limited 60 "$python" bench/cuda/peer.py decode --model "$(size 1b)" --cases eager "$@"
+}
+
+peer_compiled() {
+	set -- $(small --device cpu --seq 64 --steps 2 --warm 1)
+	limited 150 "$python" bench/cuda/peer.py train --model "$(size 8b)" --cases lora+layers,dora+layers "$@"
+	limited 150 "$python" bench/cuda/peer.py train --model "$(size 1b)" --cases lora+compiled "$@"
 }
 
 program() {
@@ -160,7 +166,8 @@ for part in "$@"; do
 	kernels) seconds=120 ;;
 	products | load | program) seconds=60 ;;
 	train | decode) seconds=150 ;;
-	peer) seconds=300 ;;
+	peer | peer_decode) seconds=150 ;;
+	peer_compiled) seconds=300 ;;
 	*)
 		echo "bench/cuda/device.sh: there is no part $name" >&2
 		exit 2

@@ -80,7 +80,7 @@ func trainCommand(f *flag.FlagSet, args []string) error {
 	f.IntVar(&t.warm, "warm", 2, "steps before them")
 	f.Parse(args)
 	r, err := t.run(open)
-	return report(r, fmt.Sprintf("train %s %s %s %s x%d", t.model, t.adapter, t.precision, t.base, t.seq), err)
+	return report(r, t.name(), err)
 }
 
 func decodeCommand(f *flag.FlagSet, args []string) error {

@@ -109,7 +109,7 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 	n, attention := multiplied(c), t.attention(c)
 	peaked := peak.stop()
 	r = record{
-		Side: "pipe", Name: fmt.Sprintf("train %s %s %s %s x%d", t.model, t.adapter, t.precision, t.base, t.seq),
+		Side: "pipe", Name: t.name(),
 		Value: float64(t.seq) / step, Unit: "tokens/s", MS: 1000 * step,
 		Note: fmt.Sprintf("MFU %.3f (%.3f without attention), peak %.1f GiB, load %.1f s, recompute %t",
 			float64(t.seq)*(4*n+attention)/step/peakFlops, float64(t.seq)*4*n/step/peakFlops, gib(peaked), load, recompute),
@@ -121,6 +121,15 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 		},
 	}
 	return r, nil
+}
+
+// name says what is trained.
+func (t training) name() string {
+	s := fmt.Sprintf("train %s %s %s %s %dx%d", t.model, t.adapter, t.precision, t.base, t.documents, t.seq/max(t.documents, 1))
+	if t.recompute == "true" {
+		s += " recompute"
+	}
+	return s
 }
 
 // row is a row of documents of one length, with a target at each position.

@@ -3,12 +3,12 @@
 // and x itself if it is float, is cut into three bfloat16 whose sum it is exactly,
 // the parts are multiplied by tensor cores, and the sums are float32; of products of
 // two cut operands those below 2^-22 are left out. An infinite term makes the sum
-// NaN, but skinny_tall then computes it again without cutting.
+// NaN, but thin_tall then computes it again without cutting.
 #include "common.cuh"
 
-// skinny_cut cuts two floats into pairs of bfloat16, the highest first: each takes
+// thin_cut cuts two floats into pairs of bfloat16, the highest first: each takes
 // the next 8 bits.
-__device__ __forceinline__ void skinny_cut(uint32_t (&part)[3], float x, float y) {
+__device__ __forceinline__ void thin_cut(uint32_t (&part)[3], float x, float y) {
     part[0] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
     x -= __uint_as_float(__float_as_uint(x) & 0xffff0000u), y -= __uint_as_float(__float_as_uint(y) & 0xffff0000u);
     part[1] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
@@ -16,20 +16,20 @@ __device__ __forceinline__ void skinny_cut(uint32_t (&part)[3], float x, float y
     part[2] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
 }
 
-// skinny_fragment is a fragment of an operand of mma_bf16 of N registers, in parts.
-template <int N, int PARTS> struct SkinnyFragment {
+// thin_fragment is a fragment of an operand of mma_bf16 of N registers, in parts.
+template <int N, int PARTS> struct ThinFragment {
     uint32_t v[PARTS][N];
     __device__ __forceinline__ void cut(int i, float x, float y) {
         uint32_t part[3];
-        skinny_cut(part, x, y);
+        thin_cut(part, x, y);
 #pragma unroll
         for (int p = 0; p < PARTS; p++) v[p][i] = part[p];
     }
 };
 
-// skinny_each calls f(p, q) for the parts of both operands whose products count,
+// thin_each calls f(p, q) for the parts of both operands whose products count,
 // those of small products first.
-template <int PARTS, class F> __device__ __forceinline__ void skinny_each(F f) {
+template <int PARTS, class F> __device__ __forceinline__ void thin_each(F f) {
 #pragma unroll
     for (int s = 2; s >= 0; s--)
 #pragma unroll
@@ -37,8 +37,8 @@ template <int PARTS, class F> __device__ __forceinline__ void skinny_each(F f) {
             if (s - p >= 0) f(p, s - p);
 }
 
-// SkinnyColumns are up to 8 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
-struct SkinnyColumns {
+// ThinColumns are up to 8 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
+struct ThinColumns {
     const float* w;
     float* u;
     long long sj, st;
@@ -48,7 +48,7 @@ struct SkinnyColumns {
 // TallArgs are products u = alpha * x.w + beta * u. A part of the sums has split
 // terms, a multiple of 128.
 struct TallArgs {
-    SkinnyColumns c[6];
+    ThinColumns c[6];
     const void* x;
     float* parts;
     unsigned* tickets; // a 0 for each blockIdx.x, where there are parts
@@ -85,7 +85,7 @@ template <int NT, bool half> struct Tall {
     }
 
     // weights loads and cuts 32 terms of a lane's column.
-    __device__ __forceinline__ void weights(SkinnyFragment<2, 3> (&b)[2], const SkinnyColumns& c, int t, int end) const {
+    __device__ __forceinline__ void weights(ThinFragment<2, 3> (&b)[2], const ThinColumns& c, int t, int end) const {
         const int j = threadIdx.x % 32 / 4;
         const bool in = j < c.cols && t + at < end;
         const float* p = c.w + j * c.sj + (t + at) * c.st;
@@ -105,11 +105,11 @@ template <int NT, bool half> struct Tall {
         if constexpr (half) {
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                SkinnyFragment<2, 3> b[2];
+                ThinFragment<2, 3> b[2];
                 weights(b, a.c[n], t, end);
 #pragma unroll
                 for (int s = 0; s < 2; s++)
-                    skinny_each<1>([&](int, int p) { // in this order none waits for the one before
+                    thin_each<1>([&](int, int p) { // in this order none waits for the one before
 #pragma unroll
                         for (int i = 0; i < MT; i++) {
                             const uint32_t f[4] = {x[i][0][2 * s], x[i][1][2 * s], x[i][0][2 * s + 1], x[i][1][2 * s + 1]};
@@ -118,17 +118,17 @@ template <int NT, bool half> struct Tall {
                     });
             }
         } else {
-            SkinnyFragment<2, 3> b[NT][2];
+            ThinFragment<2, 3> b[NT][2];
 #pragma unroll
             for (int n = 0; n < NT; n++) weights(b[n], a.c[n], t, end);
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int s = 0; s < 2; s++) {
-                    SkinnyFragment<4, 3> f;
+                    ThinFragment<4, 3> f;
 #pragma unroll
                     for (int e = 0; e < 4; e++) f.cut(e, __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2]), __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2 + 1]));
-                    skinny_each<3>([&](int p, int q) {
+                    thin_each<3>([&](int p, int q) {
 #pragma unroll
                         for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n][s].v[q]);
                     });
@@ -140,7 +140,7 @@ template <int NT, bool half> struct Tall {
         return half ? bf16_float(((const uint16_t*)a.x)[r * a.ldx + t]) : ((const float*)a.x)[r * a.ldx + t];
     }
 
-    __device__ __forceinline__ void store(const SkinnyColumns& c, int r, int j, float sum) const {
+    __device__ __forceinline__ void store(const ThinColumns& c, int r, int j, float sum) const {
         float* u = c.u + (long long)r * c.ldu + j;
         sum *= a.alpha;
         *u = a.beta != 0 ? fmaf(a.beta, *u, sum) : sum;
@@ -219,7 +219,7 @@ template <int NT, bool half> struct Tall {
         for (int e = 0; e < 4 * NT; e++)
             for (unsigned lanes = __ballot_sync(0xffffffffu, bad >> e & 1); lanes; lanes &= lanes - 1) {
                 const int who = __ffs(lanes) - 1, r = i0 - g + who / 4 + e % 4 / 2 * 8, j = who % 4 * 2 + e % 2;
-                const SkinnyColumns& c = a.c[e / 4];
+                const ThinColumns& c = a.c[e / 4];
                 float s = 0;
                 for (int t = lane; t < a.k; t += 32) s = fmaf(element(r, t), __ldg(c.w + j * c.sj + t * c.st), s);
                 s = warp_sum(s);
@@ -228,20 +228,20 @@ template <int NT, bool half> struct Tall {
     }
 };
 
-#define SKINNY_TALL(name, NT, half)       \
+#define THIN_TALL(name, NT, half)       \
     KERNEL(name, TallArgs, 256) {         \
         DYNAMIC_SHARED(smem);             \
         Tall<NT, half> tall = {a};        \
         tall.run((float*)smem);           \
     }
-SKINNY_TALL(skinny_tall_bf16_1, 1, true)
-SKINNY_TALL(skinny_tall_bf16_2, 2, true)
-SKINNY_TALL(skinny_tall_bf16_4, 4, true)
-SKINNY_TALL(skinny_tall_bf16_6, 6, true)
-SKINNY_TALL(skinny_tall_f32_1, 1, false)
-SKINNY_TALL(skinny_tall_f32_2, 2, false)
-SKINNY_TALL(skinny_tall_f32_4, 4, false)
-SKINNY_TALL(skinny_tall_f32_6, 6, false)
+THIN_TALL(thin_tall_bf16_1, 1, true)
+THIN_TALL(thin_tall_bf16_2, 2, true)
+THIN_TALL(thin_tall_bf16_4, 4, true)
+THIN_TALL(thin_tall_bf16_6, 6, true)
+THIN_TALL(thin_tall_f32_1, 1, false)
+THIN_TALL(thin_tall_f32_2, 2, false)
+THIN_TALL(thin_tall_f32_4, 4, false)
+THIN_TALL(thin_tall_f32_6, 6, false)
 
 // GradArgs are the parts of sums over rows, g[j,i] = sum of x[t,j] * u[t,i], and, with
 // du, of sums over columns, d[t,i] = sum of x[t,j] * w[j,i]: i < r, at most 8 NT.
@@ -270,10 +270,8 @@ template <int NT, bool half, bool both> struct Grad {
     // place returns where 16 bytes of a tile lie: such that neither rows nor columns
     // that lanes read at a time meet in a bank.
     static __device__ __forceinline__ int place(int r, int chunk) {
-        return half ? r * 128 + (chunk ^ r % 8) * 16 : r * 256 + (chunk ^ (r % 4 ^ r / 4 % 2) * 2) * 16;
+        return half ? r * 128 + (chunk ^ r % 8) * 16 : r * 256 + (chunk ^ r % 4 * 2) * 16;
     }
-    static __device__ __forceinline__ float2 pair(const unsigned char* tile, int r, int c) { return *(const float2*)(tile + place(r, c / 4) + c % 4 * 4); }
-    static __device__ __forceinline__ float one(const unsigned char* tile, int r, int c) { return *(const float*)(tile + place(r, c / 4) + c % 4 * 4); }
 
     // copy begins to copy the tile of rows from t and columns from j.
     __device__ __forceinline__ void copy(unsigned char* tile, int t, int j) const {
@@ -288,41 +286,48 @@ template <int NT, bool half, bool both> struct Grad {
         cp_async_commit();
     }
 
+    // Of 16 rows of a tile of float as terms, a lane has those from lane % 4 on, 4
+    // apart, which lie alike; of bfloat16 those that ldmatrix gives it.
+    static __device__ __forceinline__ int term(int e) { return half ? threadIdx.x % 4 * 2 + e % 2 + e / 2 * 8 : threadIdx.x % 4 + 4 * e; }
+
     // rows loads what of u belongs to the tile: 4 rows of a column a lane.
     __device__ __forceinline__ void rows(float (&u)[NT][4], int t) const {
-        const int lane = threadIdx.x % 32, t2 = lane % 4 * 2;
+        const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int n = 0; n < NT; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int r = t + t2 + e % 2 + e / 2 * 8, i = 8 * n + lane / 4;
+                const int r = t + term(e), i = 8 * n + lane / 4;
                 u[n][e] = r < a.m && i < a.r ? __ldg(a.u + r * a.ldu + i) : 0;
             }
     }
 
-    // across and down are the 16 x 16 elements from column j of the tile, as the first
-    // operand whose terms are columns, and rows.
-    __device__ __forceinline__ void across(SkinnyFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int j) const {
+    // across and down are elements 16 i to 16 i + 15 of 16 rows of the tile, as the first
+    // operand with columns and with rows as terms. The places of one i, and of others
+    // with the same low bits, are a constant apart.
+    __device__ __forceinline__ void across(ThinFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int i) const {
         const int lane = threadIdx.x % 32;
         if constexpr (half) {
-            ldmatrix_x4(f.v[0], tile + place(lane % 16, j / 8 + lane / 16));
+            ldmatrix_x4(f.v[0], tile + place(lane % 16, 2 * i + lane / 16));
         } else {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const float2 x = pair(tile, lane / 4 + e % 2 * 8, j + lane % 4 * 2 + e / 2 * 8);
+                const int at = place(lane / 4, i % 2 * 4 + e / 2 * 2 + lane % 4 / 2) + lane % 2 * 8;
+                const float2 x = *(const float2*)(tile + at + e % 2 * 2048 + i / 2 * 128);
                 f.cut(e, x.x, x.y);
             }
         }
     }
-    __device__ __forceinline__ void down(SkinnyFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int j) const {
+    __device__ __forceinline__ void down(ThinFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int i) const {
         const int lane = threadIdx.x % 32;
         if constexpr (half) {
-            ldmatrix_x4_trans(f.v[0], tile + place(lane % 8 + lane / 16 * 8, j / 8 + lane / 8 % 2));
+            ldmatrix_x4_trans(f.v[0], tile + place(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
         } else {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int r = lane % 4 * 2 + e / 2 * 8, c = j + lane / 4 + e % 2 * 8;
-                f.cut(e, one(tile, r, c), one(tile, r + 1, c));
+                const int at = place(lane % 4, i % 2 * 4 + e % 2 * 2 + lane / 16) + lane / 4 % 4 * 4;
+                const float* x = (const float*)(tile + at + e / 2 * 2048 + i / 2 * 128);
+                f.cut(e, x[0], x[256]);
             }
         }
     }
@@ -338,7 +343,7 @@ template <int NT, bool half, bool both> struct Grad {
             for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
         int t = first + group * 16;
         for (int s = 0; s + 1 < a.stages; s++) copy(ring + s * TILE, s * step + t < end ? s * step + t : a.m, j0);
-        SkinnyFragment<2, 3> w[both ? 4 : 1][NT];
+        ThinFragment<2, 3> w[both ? 4 : 1][NT];
         if constexpr (both) {
 #pragma unroll
             for (int s = 0; s < 4; s++)
@@ -356,12 +361,11 @@ template <int NT, bool half, bool both> struct Grad {
         rows(u, t < end ? t : a.m);
         int at = 0, flip = 0; // where in the ring, and which half of swap
         for (int base = first; base < end; base += step, t += step, flip ^= 1) {
-            SkinnyFragment<2, 3> b[NT];
+            ThinFragment<2, 3> b[NT];
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
-            rows(u, t + step < end ? t + step : a.m);
             wait();
             __syncwarp();
             const unsigned char* tile = ring + at * TILE;
@@ -373,22 +377,23 @@ template <int NT, bool half, bool both> struct Grad {
             const int parts = half ? 1 : 3;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                SkinnyFragment<4, parts> f;
-                down(f, tile, 16 * i);
-                skinny_each<parts>([&](int p, int q) {
+                ThinFragment<4, parts> f;
+                down(f, tile, i);
+                thin_each<parts>([&](int p, int q) {
 #pragma unroll
                     for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n].v[q]);
                 });
             }
+            rows(u, t + step < end ? t + step : a.m);
             if constexpr (both) {
                 float v[NT][4];
 #pragma unroll
                 for (int n = 0; n < NT; n++) v[n][0] = v[n][1] = v[n][2] = v[n][3] = 0;
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    SkinnyFragment<4, parts> f;
-                    across(f, tile, 16 * i);
-                    skinny_each<parts>([&](int p, int q) {
+                    ThinFragment<4, parts> f;
+                    across(f, tile, i);
+                    thin_each<parts>([&](int p, int q) {
 #pragma unroll
                         for (int n = 0; n < NT; n++) mma_bf16(v[n], f.v[p], w[i][n].v[q]);
                     });
@@ -442,24 +447,24 @@ template <int NT, bool half, bool both> struct Grad {
     }
 };
 
-#define SKINNY_GRAD(name, NT, half, both, threads) \
+#define THIN_GRAD(name, NT, half, both, threads) \
     KERNEL(name, GradArgs, threads) {              \
         DYNAMIC_SHARED(smem);                      \
         Grad<NT, half, both> grad = {a};           \
         grad.run(smem);                            \
     }
-SKINNY_GRAD(skinny_outer_bf16_1, 1, true, false, 512)
-SKINNY_GRAD(skinny_outer_bf16_2, 2, true, false, 512)
-SKINNY_GRAD(skinny_outer_bf16_4, 4, true, false, 256)
-SKINNY_GRAD(skinny_outer_f32_1, 1, false, false, 512)
-SKINNY_GRAD(skinny_outer_f32_2, 2, false, false, 512)
-SKINNY_GRAD(skinny_outer_f32_4, 4, false, false, 256)
-SKINNY_GRAD(skinny_both_bf16_1, 1, true, true, 512)
-SKINNY_GRAD(skinny_both_bf16_2, 2, true, true, 512)
-SKINNY_GRAD(skinny_both_bf16_4, 4, true, true, 256)
-SKINNY_GRAD(skinny_both_f32_1, 1, false, true, 512)
-SKINNY_GRAD(skinny_both_f32_2, 2, false, true, 512)
-SKINNY_GRAD(skinny_both_f32_4, 4, false, true, 256)
+THIN_GRAD(thin_outer_bf16_1, 1, true, false, 512)
+THIN_GRAD(thin_outer_bf16_2, 2, true, false, 512)
+THIN_GRAD(thin_outer_bf16_4, 4, true, false, 256)
+THIN_GRAD(thin_outer_f32_1, 1, false, false, 512)
+THIN_GRAD(thin_outer_f32_2, 2, false, false, 512)
+THIN_GRAD(thin_outer_f32_4, 4, false, false, 256)
+THIN_GRAD(thin_both_bf16_1, 1, true, true, 512)
+THIN_GRAD(thin_both_bf16_2, 2, true, true, 512)
+THIN_GRAD(thin_both_bf16_4, 4, true, true, 256)
+THIN_GRAD(thin_both_f32_1, 1, false, true, 512)
+THIN_GRAD(thin_both_f32_2, 2, false, true, 512)
+THIN_GRAD(thin_both_f32_4, 4, false, true, 256)
 
 // GradSumArgs add the parts of GradArgs in their order: out[j*sj + i*si] = alpha * sum
 // + beta * out for the sums over rows, and du = alpha * sum, unless it is null.
@@ -471,7 +476,7 @@ struct GradSumArgs {
     int parts, blocks; // of rows, of columns
     float alpha, beta;
 };
-KERNEL(skinny_grad_sum, GradSumArgs, 256) {
+KERNEL(thin_grad_sum, GradSumArgs, 256) {
     const int own = a.nt * 32;
     const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, all = sums + (a.du ? tiles * own : 0);
     for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {

@@ -164,8 +164,14 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
-		for _, kind := range []string{"tiles", "wgmma", "mma"} {
-			s.b.noWgmma, s.b.noTiles = kind == "mma", kind == "wgmma"
+		for _, kind := range []string{"tiles", "clusters", "wgmma", "mma"} {
+			if kind == "clusters" && z[1] < 256 {
+				continue
+			}
+			s.b.noWgmma, s.b.noTiles, s.b.choice = kind == "mma", kind == "wgmma", tiledChoice{cluster: 1}
+			if kind == "clusters" {
+				s.b.choice = tiledChoice{cluster: 2, group: 3}
+			}
 			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
 			}

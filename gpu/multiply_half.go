@@ -142,14 +142,23 @@ func tileColumns(n int) (width, shared int) {
 type tiledArgs struct {
 	a, b, a2, b2 cux.TileMap
 	g            gemmArgs
-	_            [7]uint64 // to whole 64 bytes
+	group        int32
+	_            int32
+	_            [6]uint64 // to whole 64 bytes
 }
 
-// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, by
-// how a and w are stored.
-var kTiled = [2][3]*kernel{
+// tiledChoice says how gemmTiled divides a product; zeros leave it to gemmTiled.
+type tiledChoice struct {
+	cluster int // blocks below one another, which share what they copy of w
+	group   int // rows of tiles that are taken together
+}
+
+// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, and
+// these in clusters of two, by how a and w are stored.
+var kTiled = [3][3]*kernel{
 	{newKernel("gemm_tma", "gemm_tma_nn_128"), newKernel("gemm_tma", "gemm_tma_nt_128"), newKernel("gemm_tma", "gemm_tma_tn_128")},
 	{newKernel("gemm_tma", "gemm_tma_nn_256"), newKernel("gemm_tma", "gemm_tma_nt_256"), newKernel("gemm_tma", "gemm_tma_tn_256")},
+	{newKernel("gemm_tma", "gemm_tma_nn_256x2"), newKernel("gemm_tma", "gemm_tma_nt_256x2"), newKernel("gemm_tma", "gemm_tma_tn_256x2")},
 }
 
 // fuses reports whether rotation and gradient of p are for the kernel that stores c.
@@ -196,7 +205,15 @@ const splitSteps = 8
 // sums of few tiles are split into parts, so that all of the device works.
 func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
-	k := kTiled[width/256][index(transW)]
+	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
+	cluster, group := 1, 16
+	if c := b.choice.cluster; width == 256 && (c == 2 || c == 0 && (g.tilesM%2 == 0 || g.tilesM > 8)) {
+		cluster = 2
+	}
+	if b.choice.group > 0 {
+		group = b.choice.group
+	}
+	k := kTiled[width/256*cluster][index(transW)]
 	if b.tiled == nil {
 		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
 	}
@@ -210,13 +227,13 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	}
 	right := func(m *cux.TileMap, p uint64, ld int64, k int32) {
 		if transW {
-			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width))
+			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width/cluster))
 		} else {
 			b.check("matmul", m.Set(p, int(k), int(g.n), 2*int(ld), 64))
 		}
 	}
 	if transA {
-		k = kTiled[width/256][2]
+		k = kTiled[width/256*cluster][2]
 	}
 	if b.counts == nil && g.k > 0 {
 		left(&t.a, g.a, g.lda, g.k)
@@ -226,15 +243,14 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 		left(&t.a2, g.a2, g.lda2, g.k2)
 		right(&t.b2, g.b2, g.ldb2, g.k2)
 	}
-	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	items, steps, parts := int(g.tilesM*g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
-	if n := min(b.sms/items, steps/splitSteps); n > 1 && !whole {
+	items, steps, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
+	if n := min(b.sms/cluster/items, steps/splitSteps); n > 1 && !whole {
 		g.split = int32(ceil(steps, n))
 		parts = ceil(steps, int(g.split))
 		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
 	}
-	t.g = *g
-	launch(b, k, dim{x: min(items*parts, b.sms)}, 384, shared+128, t)
+	t.g, t.group = *g, int32(max(group/cluster, 1))
+	launch(b, k, dim{x: cluster * min(items*parts, b.sms/cluster)}, 384, shared+128, t)
 	if parts > 1 {
 		b.addParts(g, parts)
 	}

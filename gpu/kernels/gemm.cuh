@@ -33,12 +33,11 @@ enum GemmFlags {
     GEMM_WIDE_C = 32,   // rows of c begin at, and are, whole chunks of 16 bytes
 };
 
-// gemm_tile turns a number into a tile: GROUP rows of tiles are taken together,
+// gemm_tile turns a number into a tile: `group` rows of tiles are taken together,
 // column by column, so that the operands of tiles that run at a time are few.
-__device__ __forceinline__ void gemm_tile(int at, int tiles_m, int tiles_n, int& i, int& j) {
-    const int GROUP = 16;
-    int width = GROUP * tiles_n, first = at / width * GROUP;
-    int rows = min(tiles_m - first, GROUP);
+__device__ __forceinline__ void gemm_tile(int at, int tiles_m, int tiles_n, int& i, int& j, int group = 16) {
+    int width = group * tiles_n, first = at / width * group;
+    int rows = min(tiles_m - first, group);
     i = first + at % width % rows;
     j = at % width / rows;
 }

@@ -38,12 +38,12 @@ type Backend interface {
 // HalfActivations is a backend that takes activations of BF16 as well as of F32:
 // what a product makes and reads (a of MatMul and Project, also with TransA, b of
 // MatMul with TransA, their Dst with Beta 0, and the tensors of SwiGLUGrad), dst
-// of RMSNorm and AddRMSNorm, dst, x, gate, up and gradients of Rope, Dropout,
-// SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of Add, x of
-// AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and everything
-// but lse of Attention and AttentionGrad. Tensors of one operation that are named
-// here together are of one type, but those of Add and dx of ScaleColsGrad may
-// differ from the others. Numbers are rounded when they are stored, to nearest,
+// of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
+// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of
+// Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
+// everything but lse of Attention and AttentionGrad. Tensors of one operation that
+// are named here together are of one type, but those of Add, of AddRMSNorm and of
+// ScaleColsGrad may differ. Numbers are rounded when they are stored, to nearest,
 // ties to even; what is computed is as with F32.
 type HalfActivations interface {
 	// HalfActivations reports that it does.

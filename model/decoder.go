@@ -33,7 +33,7 @@ type Layer struct {
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	y := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
 	h := p.New(y.Shape...)                            // [tokens, H]
-	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, y, x))
+	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, x, y))
 	out := h
 	if p.Train {
 		out = p.New(h.Shape...)

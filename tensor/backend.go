@@ -23,7 +23,7 @@ type Backend interface {
 	Transformer
 	Optimizer
 
-	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:bf16". Two
+	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132". Two
 	// backends that may round differently have different names: the name is
 	// part of the cache key of every stage that computes.
 	Name() string

@@ -40,6 +40,8 @@ type Backend struct {
 	live      map[*memory]struct{}
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
+	lists     [listSlots]list
+	entries   []entry // of the list that an operation needs
 	staging   staging
 	work      attentionWork
 	rotate    rotation

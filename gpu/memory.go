@@ -357,6 +357,11 @@ func (b *Backend) freeScratch() {
 			b.stream.Free(p)
 		}
 	}
+	for i := range b.lists {
+		if p := b.lists[i].ptr; p != 0 {
+			b.stream.Free(p)
+		}
+	}
 	b.staging.close(b.stream)
 }
 

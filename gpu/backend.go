@@ -62,6 +62,9 @@ func open(o Options) (*Backend, error) {
 		emulated: info.emulated(), noThin: os.Getenv("PIPE_CUDA_THIN") == "0", each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
+	if b.noWgmma && b.major == 9 {
+		b.name += "+mma"
+	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
 		return nil, fmt.Errorf("make a context on %s: %w", info.Device, err)
@@ -117,7 +120,8 @@ func find(i int) (d cu.Device, info Info, err error) {
 	return d, info, nil
 }
 
-// Name is "cuda:" and the architecture, such as "cuda:sm_90".
+// Name is that of [Info], such as "cuda:sm_90:132", and, where PIPE_CUDA_WGMMA=0
+// takes the kernels of older devices, "+mma".
 func (b *Backend) Name() string { return b.name }
 
 // Stream returns the queue on which all operations run, for who measures them.

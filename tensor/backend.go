@@ -23,7 +23,7 @@ type Backend interface {
 	Transformer
 	Optimizer
 
-	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:bf16". Two
+	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132". Two
 	// backends that may round differently have different names: the name is
 	// part of the cache key of every stage that computes.
 	Name() string
@@ -37,13 +37,13 @@ type Backend interface {
 
 // HalfActivations is a backend that takes activations of BF16 as well as of F32:
 // what a product makes and reads (a of MatMul and Project, also with TransA, b of
-// MatMul with TransA, dy of LowRankGrad, their Dst with Beta 0, and the tensors of SwiGLUGrad), dst
-// of RMSNorm and AddRMSNorm, dst, x, gate, up and gradients of Rope, Dropout,
-// SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of Add, x of
-// AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and everything
-// but lse of Attention and AttentionGrad. Tensors of one operation that are named
-// here together are of one type, but those of Add and dx of ScaleColsGrad may
-// differ from the others. Numbers are rounded when they are stored, to nearest,
+// MatMul with TransA, their Dst with Beta 0, dy of LowRankGrad, and the tensors of
+// SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
+// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of
+// Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
+// everything but lse of Attention and AttentionGrad. Tensors of one operation that
+// are named here together are of one type, but those of Add, of AddRMSNorm and of
+// ScaleColsGrad may differ. Numbers are rounded when they are stored, to nearest,
 // ties to even; what is computed is as with F32.
 type HalfActivations interface {
 	// HalfActivations reports that it does.

@@ -92,7 +92,7 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor
 	u, dz := a.dropped(p, x), dy // the gradient of W·u + scale·B·A·u
 	if a.m != nil {
 		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
-			dz = p.Like(dy)
+			dz = p.Like(a.scaled)
 		}
 		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
@@ -127,6 +127,9 @@ func (a *lora) Params(visit func(string, *model.Param)) {
 		visit("lora_magnitude_vector", a.m)
 	}
 }
+
+// KeepsOutput implements model.Adapter.
+func (a *lora) KeepsOutput() bool { return a.m != nil }
 
 // Changed implements model.Adapter.
 func (a *lora) Changed() { a.stale = a.m != nil }

@@ -116,10 +116,10 @@ func (g *generator) step() error {
 		}
 	}
 	// A backend may round differently for few rows and for many: a pass reads a
-	// piece of one prompt or extends at most DecodeRows sequences, never both.
+	// piece of one prompt or extends at most RowsTogether sequences, never both.
 	g.order = append(g.order[:0], g.running...)
 	for rest := g.order; len(rest) > 0; {
-		n := min(len(rest), tensor.DecodeRows)
+		n := min(len(rest), tensor.RowsTogether(g.p.Backend))
 		if err := g.decode(rest[:n]); err != nil {
 			return err
 		}

@@ -5,31 +5,36 @@ package gpu
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"pipe/tensor"
 )
 
-// The kernels come in three families: products of tiles in bfloat16 (mma), for
-// heads of the widths that it has; products of tiles in float32 (f32); and single
-// queries (few). kernels/attention*.cu say how each works.
+// The kernels come in families: products of tiles in bfloat16 (wgmma on sm_90a,
+// and mma), for heads of the widths that they have; products of tiles in float32
+// (f32); and single queries (few). kernels/attention*.cu say how each works.
 var (
-	kAttentionMMA   = attentionKernels("mma", "attention_mma", mmaWidths)
-	kAttentionDQMMA = attentionKernels("mma", "attention_dq_mma", mmaWidths)
-	kAttentionDKMMA = attentionKernels("mma", "attention_dk_mma", mmaWidths)
-	kAttentionF32   = attentionKernels("f32", "attention_f32", f32Widths)
-	kAttentionDQF32 = attentionKernels("f32", "attention_dq_f32", f32Widths)
-	kAttentionDKF32 = attentionKernels("f32", "attention_dk_f32", f32Widths)
-	kAttentionFew   = attentionKernels("few", "attention_few", fewHeads)
-	kAttentionJoin  = newKernel("attention_few", "attention_join")
-	kAttentionRound = newKernel("attention_few", "attention_round")
-	kAttentionDelta = newKernel("attention_few", "attention_delta")
+	kAttentionMMA     = attentionKernels("mma", "attention_mma", mmaWidths)
+	kAttentionDQMMA   = attentionKernels("mma", "attention_dq_mma", mmaWidths)
+	kAttentionDKMMA   = attentionKernels("mma", "attention_dk_mma", mmaWidths)
+	kAttentionWgmma   = attentionKernels("wgmma", "attention_wgmma", wgmmaWidths)
+	kAttentionDQWgmma = attentionKernels("wgmma", "attention_dq_wgmma", wgmmaWidths)
+	kAttentionDKWgmma = attentionKernels("wgmma", "attention_dk_wgmma", wgmmaWidths)
+	kAttentionF32     = attentionKernels("f32", "attention_f32", f32Widths)
+	kAttentionDQF32   = attentionKernels("f32", "attention_dq_f32", f32Widths)
+	kAttentionDKF32   = attentionKernels("f32", "attention_dk_f32", f32Widths)
+	kAttentionFew     = attentionKernels("few", "attention_few", fewHeads)
+	kAttentionJoin    = newKernel("attention_few", "attention_join")
+	kAttentionRound   = newKernel("attention_few", "attention_round")
+	kAttentionDelta   = newKernel("attention_few", "attention_delta")
 )
 
 // Widths of heads that there are kernels for; those of f32 take smaller ones too.
 var (
-	mmaWidths = []int{64, 96, 128}
-	f32Widths = []int{64, 128, 256}
-	fewHeads  = []int{1, 4, 8} // heads of a group that a block of few does
+	mmaWidths   = []int{64, 96, 128}
+	wgmmaWidths = []int{64, 128}
+	f32Widths   = []int{64, 128, 256}
+	fewHeads    = []int{1, 4, 8} // heads of a group that a block of few does
 )
 
 func attentionKernels(family, name string, sizes []int) map[int]*kernel {
@@ -55,6 +60,11 @@ const (
 	mmaQueries, mmaKeys, mmaThreads       = 128, 64, 128
 	mmaDQKeys                             = 32
 	mmaDKKeys, mmaDKQueries, mmaDKThreads = 128, 64, 256
+	wgmmaQueries, wgmmaKeys               = 128, 128
+	wgmmaDQKeys                           = 64
+	wgmmaDKKeys, wgmmaDKQueries           = 128, 64
+	wgmmaDKMore                           = 4*16 + 28 + 16 + 4 // bytes
+	wgmmaThreads                          = 256
 	f32Queries, f32Keys, f32Threads       = 64, 64, 256
 	f32Step                               = 32
 	fewKeys, fewThreads, fewWidth         = 128, 128, 256
@@ -110,7 +120,12 @@ func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
 
 // products reports whether the operation is one of tiles in bfloat16.
 func (h *heads) products() bool {
-	return h.Precision == tensor.BF16 && atLeast(mmaWidths, h.HeadDim) == h.HeadDim
+	return h.Precision == tensor.BF16 && slices.Contains(mmaWidths, h.HeadDim)
+}
+
+// groupProducts reports whether products are those of warpgroups.
+func (b *Backend) groupProducts(h *heads) bool {
+	return b.wgmma() && slices.Contains(wgmmaWidths, h.HeadDim)
 }
 
 // wide reports whether h's heads are wider than the kernels can.
@@ -168,7 +183,11 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 			a.k -= uint64(2 * first * h.ldk)
 			a.v -= uint64(2 * first * h.ldk)
 		}
-		launch(b, kAttentionMMA[h.HeadDim], grid, mmaThreads, (mmaQueries+4*mmaKeys)*tileRow(h.HeadDim), a)
+		if b.groupProducts(&h) {
+			launch(b, kAttentionWgmma[h.HeadDim], grid, wgmmaThreads, 2*h.HeadDim*(wgmmaQueries+4*wgmmaKeys), a)
+		} else {
+			launch(b, kAttentionMMA[h.HeadDim], grid, mmaThreads, (mmaQueries+4*mmaKeys)*tileRow(h.HeadDim), a)
+		}
 		return
 	}
 	w := atLeast(f32Widths, h.HeadDim)
@@ -299,17 +318,23 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	a.keys = b.constants(constGradKeys, list)
 	a.sources = a.keys + uint64(4*4*n)
 	grid := dim{x: n * h.KVHeads}
-	if mma {
+	switch {
+	case mma && b.groupProducts(&h):
+		launch(b, kAttentionDKWgmma[h.HeadDim], grid, wgmmaThreads, 2*h.HeadDim*(2*wgmmaDKKeys+8*wgmmaDKQueries)+4*2*4*wgmmaDKQueries+wgmmaDKMore, a)
+	case mma:
 		launch(b, kAttentionDKMMA[h.HeadDim], grid, mmaDKThreads, (2*mmaDKKeys+4*mmaDKQueries)*tileRow(h.HeadDim)+2*2*4*mmaDKQueries, a)
-	} else {
+	default:
 		launch(b, kAttentionDKF32[w], grid, f32Threads, 4*((2*keys+2*f32Step)*(w+4)+2*keys*(f32Step+4)+2*f32Step), a)
 	}
 	list, n = b.work.gradTiles(o, rows)
 	a.tiles = b.constants(constGradTiles, list)
 	grid = dim{x: n * h.Heads}
-	if mma {
+	switch {
+	case mma && b.groupProducts(&h):
+		launch(b, kAttentionDQWgmma[h.HeadDim], grid, wgmmaThreads, 2*h.HeadDim*(2*wgmmaQueries+6*wgmmaDQKeys), a)
+	case mma:
 		launch(b, kAttentionDQMMA[h.HeadDim], grid, mmaThreads, (2*mmaQueries+4*mmaDQKeys)*tileRow(h.HeadDim), a)
-	} else {
+	default:
 		launch(b, kAttentionDQF32[w], grid, f32Threads, 4*((2*rows+2*f32Step)*(w+4)+rows*(f32Step+4)+2*rows), a)
 	}
 }

@@ -29,7 +29,9 @@ type Backend struct {
 	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
 	counts  *counts  // of a plan, which has no device; else nil
 
-	noWgmma   bool // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
+	noWgmma   bool       // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
+	noTiles   bool       // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
+	tiled     *tiledArgs // of the last product
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -56,7 +58,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0",
+		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	ctx, err := dev.RetainPrimaryCtx()
@@ -119,6 +121,9 @@ func (b *Backend) Name() string { return b.name }
 
 // Stream returns the queue on which all operations run, for who measures them.
 func (b *Backend) Stream() *cux.Stream { return b.stream }
+
+// HalfActivations implements [tensor.HalfActivations].
+func (b *Backend) HalfActivations() bool { return true }
 
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {

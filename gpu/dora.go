@@ -14,6 +14,9 @@ type doraNormArgs struct {
 
 var kDoRANorm = newKernel("gemm_prep", "dora_norm")
 
+// doraRows is up to which rank A is multiplied in pieces.
+const doraRows = 48
+
 // DoRANorm implements [tensor.Linear]: A·Wᵀ [r,out] as training forms it, A·Aᵀ, and
 // then the norms in float64.
 func (b *Backend) DoRANorm(ratio, c, w2, w, a, bb, m *tensor.Tensor, scale float32) {
@@ -33,7 +36,14 @@ func (b *Backend) DoRANorm(ratio, c, w2, w, a, bb, m *tensor.Tensor, scale float
 	g.n, g.r = int32(n), int32(r)
 	g.aw = b.scratch(scratchNorm, 4*(r*n+r*r))
 	g.aa = g.aw + uint64(4*r*n)
-	b.multiply(&product{m: r, n: n, k: in, c: g.aw, ldc: n, a: x, lda: in, w: wo, transW: true, alpha: 1, uniform: true})
+	for lo := 0; lo < r; { // few rows at a time read w as fast as memory can, many read it once
+		rows := r - lo
+		if r <= doraRows {
+			rows = min(rows, tensor.DecodeRows)
+		}
+		b.multiply(&product{m: rows, n: n, k: in, c: g.aw + uint64(4*lo*n), ldc: n, a: x + uint64(4*lo*in), lda: in, w: wo, transW: true, alpha: 1})
+		lo += rows
+	}
 	b.multiply(&product{m: r, n: r, k: in, c: g.aa, ldc: r, a: x, lda: in, w: operand{dt: tensor.F32, ptr: x, rows: r, cols: in}, transW: true, alpha: 1, uniform: true})
 	launch(b, kDoRANorm, dim{x: ceil(n, 8)}, 256, 0, &g)
 }

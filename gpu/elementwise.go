@@ -229,7 +229,7 @@ func (b *Backend) sumColumns(k widths, dst, m uint64, rows, cols int, a partArgs
 		kernel, width = k.one, 1
 	}
 	a.parts, a.rows, a.cols, a.part = b.scratch(scratchParts, 4*n*cols), int64(rows), int64(cols), int64(part)
-	launch(b, kernel, dim{x: n, y: ceilDiv(cols, 32*width)}, 256, 0, &a)
+	launch(b, kernel, dim{x: ceilDiv(cols, 32*width), y: n}, 256, 0, &a)
 	b.sumParts(dst, m, a.parts, n, cols)
 }
 

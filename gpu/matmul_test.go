@@ -164,10 +164,10 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}} {
-		for _, plain := range []bool{false, true} {
-			s.b.noWgmma = plain
+		for _, kind := range []string{"tiles", "wgmma", "mma"} {
+			s.b.noWgmma, s.b.noTiles = kind == "mma", kind == "wgmma"
 			for i, r := range []int{0, 3, 40} {
-				s.halfProduct(fmt.Sprintf("%v rank %d, mma %v", z, r, plain), z[0], z[1], z[2], r, i%2 == 0)
+				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
 			}
 		}
 	}
@@ -239,11 +239,14 @@ func (s *bench) same(name string, got, want []float32) {
 // Sums that are split into parts, operands that are read once.
 func TestSplitSums(t *testing.T) {
 	s := newBench(t)
-	for _, z := range [][3]int{{70, 16, 3000}, {5, 32, 1025}, {16, 600, 900}, {33, 20, 257}, {1, 1, 2100}, {100, 90, 1100}, {600, 5, 130}} {
+	for _, z := range [][3]int{{70, 16, 3000}, {5, 32, 1025}, {16, 600, 900}, {33, 20, 257}, {1, 1, 2100}, {100, 90, 1100}, {600, 5, 130}, {104, 96, 584}, {264, 40, 72}, {40, 1032, 136}, {200, 24, 1304}, {40, 264, 1304}, {136, 72, 520}, {8, 520, 16}} {
 		m, n, k := z[0], z[1], z[2]
-		for i := range 16 {
+		for i := range 32 {
 			o := tensor.MatMul{TransA: i&1 > 0, TransB: i&2 > 0, Alpha: 0.5, Beta: float32(i & 4)}
-			halfA, halfW := i&8 > 0, o.TransA && i&8 > 0
+			halfA, halfW := i&8 > 0, i&16 > 0
+			if halfW && (!o.TransA || o.TransB) {
+				continue
+			}
 			a, w, c := s.normal(m*k), s.normal(k*n), s.normal(m*n)
 			at, wt := s.put(a, shape(o.TransA, m, k)...), s.put(w, shape(o.TransB, k, n)...)
 			if halfA {

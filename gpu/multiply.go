@@ -23,6 +23,7 @@ const (
 	gemmVectorC
 	gemmTrans2
 	gemmOutHalf
+	gemmWideC
 )
 
 // The kernels of products: indices say whether a and w are transposed.
@@ -105,6 +106,9 @@ func (p *product) gemm() gemmArgs {
 	}
 	if rowVectors(p.c, p.ldc, p.outHalf) && p.n%4 == 0 && p.scale%16 == 0 && p.bias%16 == 0 {
 		g.flags |= gemmVectorC
+		if !p.outHalf || p.c%16 == 0 && p.ldc%8 == 0 && p.n%8 == 0 {
+			g.flags |= gemmWideC
+		}
 	}
 	return g
 }
@@ -211,6 +215,9 @@ func (b *Backend) multiplyFloat(p *product) {
 	if p.transA && p.aHalf && !p.transW && p.w.dt == tensor.BF16 && p.low.r == 0 && min(p.m, p.n) > skinny && b.multiplyOuterHalf(p) {
 		return
 	}
+	if b.skinnyTall(p) || b.skinnyOuter(p) {
+		return
+	}
 	outer := p.transA && !p.transW && !p.uniform && p.low.r == 0 && min(p.m, p.n) <= skinny && p.k > 0
 	if outer && (p.w.dt == tensor.F32 || p.w.dt == tensor.BF16) {
 		b.multiplyOuter(p)
@@ -268,19 +275,19 @@ func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
 	if !p.uniform && p.low.r == 0 && tiles < 2*b.sms {
 		parts = min(ceil(p.k, splitTerms), ceil(2*b.sms, tiles))
 	}
-	b.gemmParts(&g, k, dim{x: tiles}, 256, parts, 16)
+	b.gemmParts(&g, k, dim{x: tiles}, 256, 0, parts, 16)
 }
 
 // gemmParts launches a kernel for that many parts of the terms, at most, and adds
 // the parts.
-func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, parts, multiple int) {
+func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, shared, parts, multiple int) {
 	g.split = int32(roundUp(ceil(int(g.k), max(parts, 1)), multiple))
 	parts = max(1, ceil(int(g.k), max(int(g.split), 1)))
 	if parts > 1 {
 		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
 	}
 	grid.z = parts
-	launch(b, k, grid, threads, 0, g)
+	launch(b, k, grid, threads, shared, g)
 	if parts > 1 {
 		g.k2 = int32(parts)
 		launch(b, kGemmParts, dim{x: min(ceil(int(g.m)*int(g.n), 256), 8*b.sms)}, 256, 0, g)
@@ -298,7 +305,7 @@ func (b *Backend) gemmTall(p *product, w uint64, ldw int) {
 	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
-	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, ceil(p.k, tallTerms), tallTerms)
+	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, 0, ceil(p.k, tallTerms), tallTerms)
 }
 
 // multiplyOuter computes aᵀ·w where c has few rows or few columns.
@@ -326,5 +333,5 @@ func (b *Backend) multiplyOuter(p *product) {
 		g.flags |= gemmVectorB
 	}
 	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, skinnyGroup)}
-	b.gemmParts(&g, kGemmOuter[index(half)], grid, 128, min(ceil(p.k, outerTerms), ceil(2*b.sms, grid.x*grid.y)), 8)
+	b.gemmParts(&g, kGemmOuter[index(half)], grid, 128, 0, min(ceil(p.k, outerTerms), ceil(2*b.sms, grid.x*grid.y)), 8)
 }

@@ -3,6 +3,7 @@
 package gpu
 
 import (
+	"pipe/gpu/cux"
 	"pipe/tensor"
 )
 
@@ -110,15 +111,80 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 	if p.low.r > 0 {
 		b.lowHalf(p, &g)
 	}
+	if b.wgmma() && !b.noTiles {
+		b.gemmTiled(&g, p.transA, p.transW)
+		return
+	}
 	tileN, shared, k := 128, 4*(8<<10+8<<10), kMMA[index(p.transW)]
 	if b.wgmma() {
-		shared, k = 6*(16<<10+16<<10), kWgmma128[index(p.transW)]
-		if p.n >= 1024 || p.n == 256 || p.n == 512 {
-			tileN, shared, k = 256, 4*(16<<10+32<<10), kWgmma256[index(p.transW)]
+		tileN, shared = tileColumns(p.n)
+		if k = kWgmma128[index(p.transW)]; tileN == 256 {
+			k = kWgmma256[index(p.transW)]
 		}
 	}
 	g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, tileN))
 	launch(b, k, dim{x: int(g.tilesM * g.tilesN)}, 256, shared, &g)
+}
+
+// tileColumns returns the width of the tiles of n columns, and the shared memory of
+// the kernels with warpgroups.
+func tileColumns(n int) (width, shared int) {
+	if n >= 1024 || n == 256 || n == 512 {
+		return 256, 4 * (16<<10 + 32<<10)
+	}
+	return 128, 6 * (16<<10 + 16<<10)
+}
+
+// tiledArgs is GemmTmaArgs of gemm_tma.cu.
+type tiledArgs struct {
+	a, b, a2, b2 cux.TileMap
+	g            gemmArgs
+	_            [5]uint64 // to whole 64 bytes
+}
+
+// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, by
+// how a and w are stored.
+var kTiled = [2][3]*kernel{
+	{newKernel("gemm_tma", "gemm_tma_nn_128"), newKernel("gemm_tma", "gemm_tma_nt_128"), newKernel("gemm_tma", "gemm_tma_tn_128")},
+	{newKernel("gemm_tma", "gemm_tma_nn_256"), newKernel("gemm_tma", "gemm_tma_nt_256"), newKernel("gemm_tma", "gemm_tma_tn_256")},
+}
+
+// gemmTiled computes a product with descriptors of its operands.
+func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
+	width, shared := tileColumns(int(g.n))
+	k := kTiled[width/256][index(transW)]
+	if b.tiled == nil {
+		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
+	}
+	t := b.tiled
+	left := func(m *cux.TileMap, p uint64, ld int64, k int32) {
+		if transA {
+			b.check("matmul", m.Set(p, int(k), int(g.m), 2*int(ld), 64))
+		} else {
+			b.check("matmul", m.Set(p, int(g.m), int(k), 2*int(ld), 128))
+		}
+	}
+	right := func(m *cux.TileMap, p uint64, ld int64, k int32) {
+		if transW {
+			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width))
+		} else {
+			b.check("matmul", m.Set(p, int(k), int(g.n), 2*int(ld), 64))
+		}
+	}
+	if transA {
+		k = kTiled[width/256][2]
+	}
+	if b.counts == nil && g.k > 0 {
+		left(&t.a, g.a, g.lda, g.k)
+		right(&t.b, g.b, g.ldb, g.k)
+	}
+	if b.counts == nil && g.k2 > 0 {
+		left(&t.a2, g.a2, g.lda2, g.k2)
+		right(&t.b2, g.b2, g.ldb2, g.k2)
+	}
+	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
+	t.g = *g
+	launch(b, k, dim{x: min(int(g.tilesM*g.tilesN), b.sms)}, 384, shared+128, t)
 }
 
 // wgmma reports whether the device has the products of warpgroups of sm_90a.
@@ -152,4 +218,12 @@ func (b *Backend) lowHalf(p *product, g *gemmArgs) {
 
 // multiplyOuterHalf computes aᵀ·w of bfloat16 operands, which loses nothing, if
 // there is a kernel for it.
-func (b *Backend) multiplyOuterHalf(p *product) bool { return false }
+func (b *Backend) multiplyOuterHalf(p *product) bool {
+	if !b.wgmma() || b.noTiles || p.k == 0 || p.a%16 != 0 || p.w.ptr%16 != 0 || p.lda%8 != 0 || p.w.cols%8 != 0 {
+		return false
+	}
+	g := p.gemm()
+	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), p.w.ptr, int64(p.w.cols)
+	b.gemmTiled(&g, true, false)
+	return true
+}

@@ -102,6 +102,10 @@ type normGradArgs struct {
 	rows, cols                     int64
 }
 
+// normParts is how many blocks form parts of dw: two for each multiprocessor of
+// an H100. On other devices it is the same, and so are the sums.
+const normParts = 264
+
 // RMSNormGrad implements [tensor.Transformer]. With n columns,
 // dx = rstd·(w⊙dy) - x·(rstd³/n)·Σ w⊙dy⊙x and dw = Σ dy⊙x·rstd.
 func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
@@ -129,7 +133,7 @@ func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
 	switch {
 	case dw == nil:
 	case k.sum != nil: // blocks that stay, so that there are few parts
-		kernel, blocks = k.sum, min(blocks, 2*b.sms)
+		kernel, blocks = k.sum, min(blocks, normParts)
 		a.parts = b.scratch(scratchParts, 4*blocks*cols)
 	default: // before dx, which may be dy
 		b.sumColumns(kSumNormed, dg, 0, rows, cols, partArgs{x: a.x, y: a.dy, s: a.rstd})

@@ -9,25 +9,25 @@ import (
 	"pipe/tensor"
 )
 
-// kExpand are the kernels that expand rows, to F32 and to BF16, and kSquares
-// those that sum their squares, by type.
-var kExpand, kSquares = func() (expand map[tensor.DType][2]*kernel, squares map[tensor.DType]*kernel) {
-	expand, squares = map[tensor.DType][2]*kernel{}, map[tensor.DType]*kernel{}
+// kExpand are the kernels that expand rows, and kSquares those that sum their
+// squares, by type.
+var kExpand, kSquares = func() (expand, squares map[tensor.DType]*kernel) {
+	expand, squares = map[tensor.DType]*kernel{}, map[tensor.DType]*kernel{}
 	for _, dt := range []tensor.DType{
 		tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0,
 		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4,
 	} {
-		expand[dt] = [2]*kernel{newKernel("rows", "expand_"+dt.String()), newKernel("rows", "expand_half_"+dt.String())}
+		expand[dt] = newKernel("rows", "expand_"+dt.String())
 		squares[dt] = newKernel("rows", "squares_"+dt.String())
 	}
 	return
 }()
 
 var (
+	kCopyBF16   = newKernel("rows", "copy_bf16")
 	kScatter    = [2]widths{newWidths("rows", "scatter_f32"), newWidths("rows", "scatter_half")}
 	kScatterTo  = newWidths("rows", "scatter_to_half")
 	kScatterAdd = newWidths("rows", "scatter_add")
-	kToHalf     = newKernel("rows", "to_half")
 )
 
 type expandArgs struct {
@@ -42,9 +42,9 @@ func (o *operand) groups(dst uint64) bool {
 	return o.cols%8 == 0 && vectors(dst) && (o.dt.Quantized() || vectors(o.ptr))
 }
 
-// expandRows sets the rows of dst, which are BF16 if half is 1, to rows of o: to
-// as many as there are ids, or, if ids is 0, to the first.
-func (b *Backend) expandRows(dst uint64, half int, o *operand, ids uint64, rows int) {
+// expandRows sets the rows of dst to what k makes of rows of o: as many as there
+// are ids, or, if ids is 0, the first.
+func (b *Backend) expandRows(k *kernel, dst uint64, o *operand, ids uint64, rows int) {
 	if o.cols == 0 {
 		return
 	}
@@ -55,12 +55,7 @@ func (b *Backend) expandRows(dst uint64, half int, o *operand, ids uint64, rows 
 	}
 	grid, shift := tile(rows, items)
 	a.shift = shift
-	launch(b, kExpand[o.dt][half], grid, 256, 0, &a)
-}
-
-// dequantizeTo sets dst, F32 or BF16, to the elements of o.
-func (b *Backend) dequantizeTo(dst uint64, half bool, o operand) {
-	b.expandRows(dst, int(one(half)), &o, 0, o.rows)
+	launch(b, k, grid, 256, 0, &a)
 }
 
 // Dequantize implements [tensor.Linear].
@@ -68,7 +63,7 @@ func (b *Backend) Dequantize(dst, src *tensor.Tensor) {
 	const op = "dequantize"
 	d, o := output(op, dst), b.operand(op, src)
 	sameShape(op, dst, src)
-	b.expandRows(d, 0, &o, 0, o.rows)
+	b.expandRows(kExpand[o.dt], d, &o, 0, o.rows)
 }
 
 type squaresArgs struct {
@@ -93,7 +88,7 @@ func (b *Backend) Embed(dst, table, ids *tensor.Tensor) {
 	at, idx := ints(op, ids)
 	checkMatrix(op, dst, len(idx), o.cols)
 	if b.err == nil && b.checkIndex(op, ids, o.rows) {
-		b.expandRows(d, 0, &o, at, len(idx))
+		b.expandRows(kExpand[o.dt], d, &o, at, len(idx))
 	}
 }
 
@@ -110,8 +105,12 @@ func (b *Backend) GatherRows(dst, x, idx *tensor.Tensor) {
 	o := b.operand(op, x)
 	at, ids := ints(op, idx)
 	checkMatrix(op, dst, len(ids), o.cols)
+	k := kExpand[o.dt]
+	if half == 1 {
+		k = kCopyBF16
+	}
 	if b.err == nil && b.checkIndex(op, idx, o.rows) {
-		b.expandRows(d, half, &o, at, len(ids))
+		b.expandRows(k, d, &o, at, len(ids))
 	}
 }
 
@@ -249,20 +248,4 @@ func (l *rowLists) group(ids []int32) (list []int32, groups int) {
 	}
 	l.ints = list
 	return list, groups
-}
-
-type toHalfArgs struct {
-	dst, src             uint64
-	rows, cols, from, to int64
-	shift, vec           int32
-}
-
-// toHalf rounds a matrix of floats, whose rows are from elements apart, to
-// bfloat16, in rows that are to elements apart: a multiple of 8, at an address of
-// 16 bytes. What these have beyond cols is set to 0.
-func (b *Backend) toHalf(dst, src uint64, rows, cols, from, to int) {
-	a := toHalfArgs{dst: dst, src: src, rows: int64(rows), cols: int64(cols), from: int64(from), to: int64(to), vec: one(from%4 == 0 && vectors(src))}
-	grid, shift := tile(rows, to/8)
-	a.shift = shift
-	launch(b, kToHalf, grid, 256, 0, &a)
 }

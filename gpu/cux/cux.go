@@ -10,6 +10,8 @@ package cux
 
 /*
 #cgo noescape cux_launch
+#cgo noescape cux_tile_map
+#cgo nocallback cux_tile_map
 #cgo nocallback cux_launch
 #cgo noescape cux_upload
 #cgo nocallback cux_upload
@@ -18,6 +20,7 @@ package cux
 #include <cuda.h>
 #include <pipe_cuda.h>
 #include <stdint.h>
+#include <string.h>
 
 static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, char *args, size_t size) {
 	CUresult r = cuCtxSetCurrent(ctx);
@@ -119,6 +122,15 @@ static CUresult cux_graph_destroy(CUcontext ctx, CUgraphExec e) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuGraphExecDestroy(e);
 }
+static CUresult cux_tile_map(void *to, CUdeviceptr p, cuuint64_t rows, cuuint64_t cols, cuuint64_t stride, cuuint32_t box) {
+	CUtensorMap m;
+	cuuint64_t dims[] = {cols, rows}, strides[] = {stride};
+	cuuint32_t boxes[] = {64, box}, steps[] = {1, 1};
+	CUresult r = cuTensorMapEncodeTiled(&m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)p, dims, strides, boxes, steps,
+		CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+	if (r == CUDA_SUCCESS) memcpy(to, &m, sizeof m);
+	return r;
+}
 */
 import "C"
 
@@ -206,6 +218,15 @@ func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe
 // kernel must be allowed to.
 func (s *Stream) AllowShared(f cu.Function, n int) error {
 	return result(C.cux_shared(s.ctx, function(f), C.int(n)))
+}
+
+// A TileMap tells kernels of sm_90a of a matrix of bfloat16 and of boxes in it.
+type TileMap [16]uint64
+
+// Set describes rows of cols elements, which lie stride bytes apart from p on, and
+// boxes of box rows by 64 columns. p and stride are multiples of 16.
+func (m *TileMap) Set(p uint64, rows, cols, stride, box int) error {
+	return result(C.cux_tile_map(unsafe.Pointer(m), C.CUdeviceptr(p), C.cuuint64_t(rows), C.cuuint64_t(cols), C.cuuint64_t(stride), C.cuuint32_t(box)))
 }
 
 // Sync waits for all queued work.

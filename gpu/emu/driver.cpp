@@ -11,6 +11,7 @@
 #include "fault.h"
 #include "instructions.h"
 #include "memory.h"
+#include "tma.h"
 
 using namespace emu;
 
@@ -134,7 +135,9 @@ static void perform(Op& op) {
   performed = true;
   switch (op.kind) {
     case Op::launch:
-      runKernel(op.kernel, op.grid, op.threads, op.shared, op.data.data());
+      alignas(64) static char argument[4096]; // the most that CUDA takes
+      memcpy(argument, op.data.data(), op.data.size() < sizeof argument ? op.data.size() : sizeof argument);
+      runKernel(op.kernel, op.grid, op.threads, op.shared, argument);
       break;
     case Op::copy:
       memmove(op.to, op.data.empty() ? op.from : op.data.data(), op.bytes);

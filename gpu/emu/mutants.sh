@@ -3,7 +3,8 @@
 # at a time, in a copy of the kernels, and tells which of them the tests notice on
 # the emulated driver. It fails if one is missed. PATTERN chooses lines.
 #
-# What is compiled is kept in out/mutants, by content.
+# What is compiled is kept in out/mutants, by content; what gpu/build.sh has
+# compiled is taken from there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 which=${1:-full}
@@ -12,6 +13,9 @@ out=$PWD/out/mutants
 mkdir -p "$out"
 
 eval "$(bash gpu/build.sh env)"
+bash gpu/build.sh emu
+mkdir -p "$out/cache/pipe/cuda"
+cp -alu "${XDG_CACHE_HOME:-$HOME/.cache}"/pipe/cuda/{emu,driver-*} "$out/cache/pipe/cuda" 2>/dev/null || true # another file system: compile again
 go test -c -tags cuda -o "$out/gpu.test" ./gpu
 
 # driver builds the emulated driver of the copy.

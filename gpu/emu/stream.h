@@ -122,6 +122,17 @@ Result cuModuleGetFunction(Kernel** f, Module* m, const char* name) {
   if (*f) return success;
   return refuse(notFound, __func__, "there is no kernel %s%s%s", name, m->name.empty() ? "" : " in module ", m->name.c_str());
 }
+Result cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* at, const uint64_t* dims, const uint64_t* strides, const unsigned* box,
+                              const unsigned* steps, int interleave, int swizzle, int, int) {
+  if ((uintptr_t)to % 64 || type != 9 || rank != 2 || (uintptr_t)at % 16 || !dims[0] || !dims[1] || strides[0] % 16 || strides[0] < dims[0] * 2 ||
+      box[0] != 64 || box[1] == 0 || box[1] > 256 || steps[0] != 1 || steps[1] != 1 || interleave != 0 || swizzle != 3)
+    return refuse(invalidValue, __func__, "%llu x %llu at %p, %llu bytes apart, boxes of %u x %u", (unsigned long long)dims[1], (unsigned long long)dims[0], at,
+                  (unsigned long long)strides[0], box[1], box[0]);
+  TileMap m = {tileMagic, static_cast<char*>(at), dims[0], dims[1], strides[0], box[1]};
+  memset(to, 0, 128);
+  memcpy(to, &m, sizeof m);
+  return success;
+}
 Result cuFuncLoad(Kernel*) { return success; }
 Result cuModuleGetGlobal_v2(Pointer*, size_t*, void*, const char* name) { return refuse(notFound, __func__, "%s", name); }
 Result cuFuncSetAttribute(Kernel* k, int attribute, int v) {

@@ -16,10 +16,10 @@ struct AttentionKeys { int key, rows, first, sources; };
 struct AttentionSource { int q, rows, diagonal, none; };
 
 struct AttentionArgs {
-    void *dst;
-    float *lse;
+    void* dst;
+    float* lse;
     const void *q, *k, *v;
-    const AttentionTile *tiles;
+    const AttentionTile* tiles;
     int heads, group, dim, ldq, ldk;
     int half, halfKeys; // q and dst are bfloat16; k and v are
     int vector;         // whether eight elements of a row can be read at once
@@ -30,9 +30,9 @@ struct AttentionGradArgs {
     void *dq, *dk, *dv;
     const void *q, *k, *v, *dy;
     const float *lse, *delta; // [heads, queries]; lse in base 2
-    const AttentionTile *tiles;
-    const AttentionKeys *keys;
-    const AttentionSource *sources;
+    const AttentionTile* tiles;
+    const AttentionKeys* keys;
+    const AttentionSource* sources;
     int heads, group, dim, ldq, ldk, queries;
     int half; // the results are bfloat16, and without matrix products all but lse and delta
     int vector;
@@ -40,52 +40,79 @@ struct AttentionGradArgs {
 };
 
 // store_two stores elements i and i+1, i even.
-__device__ __forceinline__ void store_two(void *to, int half, long long i, float x, float y) {
-    if (half) *(uint32_t *)((uint16_t *)to + i) = pack_bf16(x, y);
-    else *(float2 *)((float *)to + i) = make_float2(x, y);
+__device__ __forceinline__ void store_two(void* to, int half, long long i, float x, float y) {
+    if (half) *(uint32_t*)((uint16_t*)to + i) = pack_bf16(x, y);
+    else *(float2*)((float*)to + i) = make_float2(x, y);
 }
 
-__device__ __forceinline__ void store_one(void *to, int half, long long i, float x) {
-    if (half) ((uint16_t *)to)[i] = bf16_round(x);
-    else ((float *)to)[i] = x;
+__device__ __forceinline__ void store_one(void* to, int half, long long i, float x) {
+    if (half) ((uint16_t*)to)[i] = bf16_round(x);
+    else ((float*)to)[i] = x;
 }
 
-__device__ __forceinline__ float load_one(const void *from, int half, long long i) {
-    return half ? bf16_float(((const uint16_t *)from)[i]) : ((const float *)from)[i];
+__device__ __forceinline__ float load_one(const void* from, int half, long long i) {
+    return half ? bf16_float(((const uint16_t*)from)[i]) : ((const float*)from)[i];
 }
 
-__device__ __forceinline__ void spread(float *x, uint32_t p) {
+__device__ __forceinline__ void spread(float* x, uint32_t p) {
     x[0] = __uint_as_float(p << 16);
     x[1] = __uint_as_float(p & 0xffff0000u);
 }
 
 // load_eight and load_four load elements from i on; from valid on they are
 // zeros. vector: rows are multiples of 8, and lie where 16 bytes can be read.
-__device__ __forceinline__ void load_eight(float (&x)[8], const void *from, int half, int vector, long long i, int valid) {
+__device__ __forceinline__ void load_eight(float (&x)[8], const void* from, int half, int vector, long long i, int valid) {
     if (!vector || valid < 8) {
 #pragma unroll
         for (int j = 0; j < 8; j++) x[j] = j < valid ? load_one(from, half, i + j) : 0;
     } else if (half) {
-        const uint4 p = *(const uint4 *)((const uint16_t *)from + i);
+        const uint4 p = *(const uint4*)((const uint16_t*)from + i);
         spread(x, p.x), spread(x + 2, p.y), spread(x + 4, p.z), spread(x + 6, p.w);
     } else {
-        const float4 p = *(const float4 *)((const float *)from + i), q = *(const float4 *)((const float *)from + i + 4);
+        const float4 p = *(const float4*)((const float*)from + i), q = *(const float4*)((const float*)from + i + 4);
         x[0] = p.x, x[1] = p.y, x[2] = p.z, x[3] = p.w, x[4] = q.x, x[5] = q.y, x[6] = q.z, x[7] = q.w;
     }
 }
 
-__device__ __forceinline__ void load_four(float (&x)[4], const void *from, int half, int vector, long long i, int valid) {
+__device__ __forceinline__ void load_four(float (&x)[4], const void* from, int half, int vector, long long i, int valid) {
     if (!vector || valid < 4) {
 #pragma unroll
         for (int j = 0; j < 4; j++) x[j] = j < valid ? load_one(from, half, i + j) : 0;
     } else if (half) {
-        const uint2 p = *(const uint2 *)((const uint16_t *)from + i);
+        const uint2 p = *(const uint2*)((const uint16_t*)from + i);
         spread(x, p.x), spread(x + 2, p.y);
     } else {
-        const float4 p = *(const float4 *)((const float *)from + i);
+        const float4 p = *(const float4*)((const float*)from + i);
         x[0] = p.x, x[1] = p.y, x[2] = p.z, x[3] = p.w;
     }
 }
+
+// A QueryBlock goes through the queries that read the keys of t, M at a time: of
+// each source, of each head of the group.
+template <int M> struct QueryBlock {
+    int source, head, i; // i: first query of the block
+    AttentionSource s;
+
+    __device__ __forceinline__ QueryBlock(const AttentionGradArgs& a, const AttentionKeys& t) : source(0) { enter(a, t); }
+
+    // enter finds the first source, from the current one on, that reads any of t.
+    __device__ __forceinline__ void enter(const AttentionGradArgs& a, const AttentionKeys& t) {
+        for (head = 0; source < t.sources; source++) {
+            s = a.sources[t.first + source];
+            begin(t);
+            if (i < s.rows) return;
+        }
+    }
+    __device__ __forceinline__ void begin(const AttentionKeys& t) { i = max(0, t.key - s.diagonal) / M * M; }
+    __device__ __forceinline__ void advance(const AttentionGradArgs& a, const AttentionKeys& t) {
+        i += M;
+        if (i < s.rows) return;
+        begin(t);
+        if (++head < a.group) return;
+        source++;
+        enter(a, t);
+    }
+};
 
 // exp2_fast has a relative error of 2^-22 and takes 0 for numbers below 2^-126.
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -113,7 +140,7 @@ template <int D, int THREADS> struct TilePart {
     static constexpr int pieces = tile_row<D> / 16, step = THREADS / pieces;
     static_assert(step % 8 == 0, "");
     const int row = threadIdx.x / pieces, piece = threadIdx.x % pieces, at = tile_at<D>(row, piece);
-    __device__ __forceinline__ long long from(int ld) const { return (long long)row * ld + piece * 8; }
+    __device__ __forceinline__ int from(int ld) const { return row * ld + piece * 8; }
 };
 
 // fetch_pair starts to copy rows of two matrices, from this thread's piece of the
@@ -121,14 +148,14 @@ template <int D, int THREADS> struct TilePart {
 // apart bytes behind the first, its tile after bytes. Rows from valid on become
 // zeros.
 template <int D, int ROWS, int THREADS>
-__device__ __forceinline__ void fetch_pair(unsigned char *to, int after, const uint16_t *&from, long long apart, int ld, int valid) {
+__device__ __forceinline__ void fetch_pair(unsigned char* to, int after, const uint16_t*& from, long long apart, int ld, int valid) {
     const TilePart<D, THREADS> p;
 #pragma unroll
     for (int r = 0; r < ROWS; r += p.step) {
         if (p.piece < D / 8) {
-            unsigned char *const at = to + p.at + r * tile_row<D>;
+            unsigned char* const at = to + p.at + r * tile_row<D>;
             cp_async16(at, from, p.row + r < valid);
-            cp_async16(at + after, (const char *)from + apart, p.row + r < valid);
+            cp_async16(at + after, (const char*)from + apart, p.row + r < valid);
         }
         from += p.step * ld;
     }
@@ -136,7 +163,7 @@ __device__ __forceinline__ void fetch_pair(unsigned char *to, int after, const u
 
 // fetch_tile does so with one matrix, from its first element on.
 template <int D, int ROWS, int THREADS>
-__device__ __forceinline__ void fetch_tile(unsigned char *to, const uint16_t *from, int ld, int valid) {
+__device__ __forceinline__ void fetch_tile(unsigned char* to, const uint16_t* from, int ld, int valid) {
     const TilePart<D, THREADS> p;
     from += p.from(ld);
 #pragma unroll
@@ -148,9 +175,9 @@ __device__ __forceinline__ void fetch_tile(unsigned char *to, const uint16_t *fr
 
 // times_rows sets c = x·yᵀ for 16·M rows of x and 8·N rows of y.
 template <int D, int M, int N>
-__device__ __forceinline__ void times_rows(float (&c)[M][N][4], const unsigned char *x, const unsigned char *y) {
+__device__ __forceinline__ void times_rows(float (&c)[M][N][4], const unsigned char* x, const unsigned char* y) {
     const int lane = threadIdx.x & 31, turn = lane & 7;
-    const unsigned char *xr = x + (lane & 15) * tile_row<D>, *yr = y + ((lane >> 4) * 8 + turn) * tile_row<D>;
+    const unsigned char* xr = x + (lane & 15) * tile_row<D>, *yr = y + ((lane >> 4) * 8 + turn) * tile_row<D>;
     const int xp = ((lane >> 4) ^ turn) << 4, yp = (((lane >> 3) & 1) ^ turn) << 4;
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -179,9 +206,9 @@ __device__ __forceinline__ void times_rows(float (&c)[M][N][4], const unsigned c
 // add_product adds p·y to c for 16·M rows of p, which lie in registers, and
 // 16·K rows of y.
 template <int D, int M, int K>
-__device__ __forceinline__ void add_product(float (&c)[M][D / 8][4], const uint32_t (&p)[M][K][4], const unsigned char *y) {
+__device__ __forceinline__ void add_product(float (&c)[M][D / 8][4], const uint32_t (&p)[M][K][4], const unsigned char* y) {
     const int lane = threadIdx.x & 31, turn = lane & 7;
-    const unsigned char *yr = y + (lane & 15) * tile_row<D>;
+    const unsigned char* yr = y + (lane & 15) * tile_row<D>;
     const int yp = ((lane >> 4) ^ turn) << 4;
 #pragma unroll
     for (int k = 0; k < K; k++)

@@ -10,20 +10,20 @@ constexpr int F32_THREADS = 256;
 // load_tile copies rows of dim elements to rows of D+4 floats; what is beyond
 // the valid rows, and columns beyond dim, become zeros.
 template <int D, int ROWS>
-__device__ __forceinline__ void load_tile(float *to, const void *from, int half, int vector, long long at, int ld, int dim, int valid) {
+__device__ __forceinline__ void load_tile(float* to, const void* from, int half, int vector, long long at, int ld, int dim, int valid) {
     constexpr int step = F32_THREADS / (D / 8);
     const int c = threadIdx.x % (D / 8) * 8;
     for (int r = threadIdx.x / (D / 8); r < ROWS; r += step) {
         float x[8];
         load_eight(x, from, half, vector, at + (long long)r * ld + c, r < valid ? dim - c : 0);
-        *(float4 *)(to + r * (D + 4) + c) = make_float4(x[0], x[1], x[2], x[3]);
-        *(float4 *)(to + r * (D + 4) + c + 4) = make_float4(x[4], x[5], x[6], x[7]);
+        *(float4*)(to + r * (D + 4) + c) = make_float4(x[0], x[1], x[2], x[3]);
+        *(float4*)(to + r * (D + 4) + c + 4) = make_float4(x[4], x[5], x[6], x[7]);
     }
 }
 
 // dot_rows sets c[i][j] to the product of rows y·R+i of a and x+16·j of b.
-template <int D, int R, int C> __device__ __forceinline__ void dot_rows(float (&c)[R][C], const float *a, const float *b, int dim) {
-    const float *ar = a + threadIdx.x / 16 * R * (D + 4), *br = b + threadIdx.x % 16 * (D + 4);
+template <int D, int R, int C> __device__ __forceinline__ void dot_rows(float (&c)[R][C], const float* a, const float* b, int dim) {
+    const float* ar = a + threadIdx.x / 16 * R * (D + 4), *br = b + threadIdx.x % 16 * (D + 4);
 #pragma unroll
     for (int i = 0; i < R; i++)
 #pragma unroll
@@ -32,10 +32,10 @@ template <int D, int R, int C> __device__ __forceinline__ void dot_rows(float (&
     for (int k = 0; k < dim; k += 4) { // columns beyond dim are zeros
         float4 av[R];
 #pragma unroll
-        for (int i = 0; i < R; i++) av[i] = *(const float4 *)(ar + i * (D + 4) + k);
+        for (int i = 0; i < R; i++) av[i] = *(const float4*)(ar + i * (D + 4) + k);
 #pragma unroll
         for (int j = 0; j < C; j++) {
-            const float4 bv = *(const float4 *)(br + 16 * j * (D + 4) + k);
+            const float4 bv = *(const float4*)(br + 16 * j * (D + 4) + k);
 #pragma unroll
             for (int i = 0; i < R; i++) {
                 c[i][j] = fmaf(av[i].x, bv.x, c[i][j]);
@@ -49,18 +49,18 @@ template <int D, int R, int C> __device__ __forceinline__ void dot_rows(float (&
 
 // add_rows adds p·b to c for rows y·R+i of p, N terms; c has columns
 // 64·j+4·x.. of b.
-template <int D, int R, int N> __device__ __forceinline__ void add_rows(float (&c)[R][D / 16], const float *p, const float *b) {
-    const float *pr = p + threadIdx.x / 16 * R * (N + 4), *bc = b + threadIdx.x % 16 * 4;
+template <int D, int R, int N> __device__ __forceinline__ void add_rows(float (&c)[R][D / 16], const float* p, const float* b) {
+    const float* pr = p + threadIdx.x / 16 * R * (N + 4), *bc = b + threadIdx.x % 16 * 4;
 #pragma unroll 1
     for (int k = 0; k < N; k += 4) {
         float4 pv[R];
 #pragma unroll
-        for (int i = 0; i < R; i++) pv[i] = *(const float4 *)(pr + i * (N + 4) + k);
+        for (int i = 0; i < R; i++) pv[i] = *(const float4*)(pr + i * (N + 4) + k);
 #pragma unroll
         for (int n = 0; n < 4; n++)
 #pragma unroll
             for (int j = 0; j < D / 64; j++) {
-                const float4 bv = *(const float4 *)(bc + (k + n) * (D + 4) + 64 * j);
+                const float4 bv = *(const float4*)(bc + (k + n) * (D + 4) + 64 * j);
 #pragma unroll
                 for (int i = 0; i < R; i++) {
                     const float w = n == 0 ? pv[i].x : n == 1 ? pv[i].y : n == 2 ? pv[i].z : pv[i].w;
@@ -75,7 +75,7 @@ template <int D, int R, int N> __device__ __forceinline__ void add_rows(float (&
 
 // store_rows stores factor[i]·c[i] as rows y·R+i below rows.
 template <int D, int R>
-__device__ __forceinline__ void store_rows(void *to, int half, long long at, int ld, int dim, int rows, const float (&c)[R][D / 16], const float (&factor)[R]) {
+__device__ __forceinline__ void store_rows(void* to, int half, long long at, int ld, int dim, int rows, const float (&c)[R][D / 16], const float (&factor)[R]) {
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
 #pragma unroll
     for (int i = 0; i < R; i++) {
@@ -90,11 +90,11 @@ __device__ __forceinline__ void store_rows(void *to, int half, long long at, int
 
 constexpr int F32_QUERIES = 64, F32_KEYS = 64;
 
-template <int D> __device__ __forceinline__ void attend(const AttentionArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, unsigned char* smem) {
     constexpr int R = F32_QUERIES / 16, C = F32_KEYS / 16;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads, x = threadIdx.x % 16, y = threadIdx.x / 16;
-    float *queries = (float *)smem, *keys = queries + F32_QUERIES * (D + 4), *probs = keys + F32_KEYS * (D + 4);
+    float* queries = (float*)smem, *keys = queries + F32_QUERIES * (D + 4), *probs = keys + F32_KEYS * (D + 4);
     const int last = t.sees + t.rows - 1;
     const long long from = (long long)t.q * a.ldq + head * a.dim, at = (long long)t.key * a.ldk + head / a.group * a.dim;
     load_tile<D, F32_QUERIES>(queries, a.q, a.half, a.vector, from, a.ldq, a.dim, t.rows);
@@ -164,8 +164,8 @@ namespace {
 // stays (x1, x2) and rows x+16·j of one that passes by (y1, y2), and adds to
 // the gradients. Either has the queries; sees says what they see.
 template <int D, int R, int C, bool KEYS, class Sees>
-__device__ __forceinline__ void grad_step(const AttentionGradArgs &a, const float *x1, const float *x2, const float *y1, const float *y2, float *probs, float *grads,
-                                          const float *lse, const float *delta, float (&g1)[R][D / 16], float (&g2)[R][D / 16], Sees sees) {
+__device__ __forceinline__ void grad_step(const AttentionGradArgs& a, const float* x1, const float* x2, const float* y1, const float* y2, float* probs, float* grads,
+                                          const float* lse, const float* delta, float (&g1)[R][D / 16], float (&g2)[R][D / 16], Sees sees) {
     constexpr int N = 16 * C;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
     float s[R][C], dp[R][C];
@@ -192,7 +192,7 @@ constexpr int GRAD_STEP = 32;
 
 // load_queries copies what belongs to queries: lse and delta. No query is a row
 // of infinite lse.
-template <int ROWS> __device__ __forceinline__ void load_sums(float *lse, float *delta, const AttentionGradArgs &a, int head, int q, int valid) {
+template <int ROWS> __device__ __forceinline__ void load_sums(float* lse, float* delta, const AttentionGradArgs& a, int head, int q, int valid) {
     for (int i = threadIdx.x; i < ROWS; i += F32_THREADS) {
         const long long at = (long long)head * a.queries + q + i;
         lse[i] = i < valid ? a.lse[at] : INFINITY;
@@ -200,12 +200,12 @@ template <int ROWS> __device__ __forceinline__ void load_sums(float *lse, float 
     }
 }
 
-template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs& a, unsigned char* smem) {
     constexpr int ROWS = grad_rows<D>, R = ROWS / 16, C = GRAD_STEP / 16;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads;
-    float *x1 = (float *)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
-    float *grads = y2 + GRAD_STEP * (D + 4), *lse = grads + ROWS * (GRAD_STEP + 4), *delta = lse + ROWS;
+    float* x1 = (float*)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
+    float* grads = y2 + GRAD_STEP * (D + 4), *lse = grads + ROWS * (GRAD_STEP + 4), *delta = lse + ROWS;
     const int last = t.sees + t.rows - 1;
     const long long from = (long long)t.q * a.ldq + head * a.dim, at = (long long)t.key * a.ldk + head / a.group * a.dim;
     load_tile<D, ROWS>(x1, a.q, a.half, a.vector, from, a.ldq, a.dim, t.rows);
@@ -225,12 +225,12 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     store_rows<D, R>(a.dq, a.half, from, a.ldq, a.dim, t.rows, dq, one);
 }
 
-template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs &a, unsigned char *smem) {
+template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
     constexpr int ROWS = grad_rows<D>, R = ROWS / 16, C = GRAD_STEP / 16;
     const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
     const AttentionKeys t = a.keys[blockIdx.x / kvHeads];
-    float *x1 = (float *)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
-    float *grads = y2 + GRAD_STEP * (D + 4), *probs = grads + ROWS * (GRAD_STEP + 4), *lse = probs + ROWS * (GRAD_STEP + 4), *delta = lse + GRAD_STEP;
+    float* x1 = (float*)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
+    float* grads = y2 + GRAD_STEP * (D + 4), *probs = grads + ROWS * (GRAD_STEP + 4), *lse = probs + ROWS * (GRAD_STEP + 4), *delta = lse + GRAD_STEP;
     const long long at = (long long)t.key * a.ldk + kv * a.dim;
     load_tile<D, ROWS>(x1, a.k, a.half, a.vector, at, a.ldk, a.dim, t.rows);
     load_tile<D, ROWS>(x2, a.v, a.half, a.vector, at, a.ldk, a.dim, t.rows);
@@ -259,7 +259,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
 
 KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64>(a, smem); }
 KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128>(a, smem); }
-KERNEL(attention_dq_f32_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<256>(a, smem); }
+KERNEL_BOUNDS(attention_dq_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_64, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256>(a, smem); }

@@ -19,20 +19,20 @@ struct AttentionPart { int q, key, keys, part; };
 struct AttentionParts { int q, first, parts, none; };
 
 struct AttentionFewArgs {
-    void *dst;
-    float *lse;
+    void* dst;
+    float* lse;
     const void *q, *k, *v;
-    const AttentionPart *items;
-    const AttentionParts *queries;
-    float *sums; // [parts, heads, dim]: values, weighted relative to the maximum
-    float *most; // [parts, heads, 2]: maximum and sum of the weights
+    const AttentionPart* items;
+    const AttentionParts* queries;
+    float* sums; // [parts, heads, dim]: values, weighted relative to the maximum
+    float* most; // [parts, heads, 2]: maximum and sum of the weights
     int heads, group, dim, half, halfKeys, vector;
     float scale;
 };
 
 // The lanes of a warp are groups of 8, each with keys of its own; a lane has 8
 // of 64 elements. G heads times 4 keys are added up at once.
-template <int G> __device__ __forceinline__ void few_scores(const AttentionFewArgs &a, const AttentionPart &t, int kv, const float *q, float *scores) {
+template <int G> __device__ __forceinline__ void few_scores(const AttentionFewArgs& a, const AttentionPart& t, int kv, const float* q, float* scores) {
     constexpr int U = 4;
     const int lane = threadIdx.x % 8, set = threadIdx.x / 8;
     const long long ld = (long long)a.heads / a.group * a.dim, at = t.key * ld + kv * a.dim;
@@ -52,7 +52,7 @@ template <int G> __device__ __forceinline__ void few_scores(const AttentionFewAr
             }
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                const float4 y = *(const float4 *)(q + g * FEW_WIDTH + c), z = *(const float4 *)(q + g * FEW_WIDTH + c + 4);
+                const float4 y = *(const float4*)(q + g * FEW_WIDTH + c), z = *(const float4*)(q + g * FEW_WIDTH + c + 4);
 #pragma unroll
                 for (int u = 0; u < U; u++) {
                     s[g][u] = fmaf(x[u][0], y.x, s[g][u]);
@@ -78,7 +78,7 @@ template <int G> __device__ __forceinline__ void few_scores(const AttentionFewAr
 }
 
 // few_softmax turns scores into weights, a warp a head.
-__device__ __forceinline__ void few_softmax(float *scores, int keys, float *most, float *sum) {
+__device__ __forceinline__ void few_softmax(float* scores, int keys, float* most, float* sum) {
     const int lane = threadIdx.x % 32;
     float m = -INFINITY;
     for (int k = lane; k < keys; k += 32) m = fmaxf(m, scores[k]);
@@ -94,7 +94,7 @@ __device__ __forceinline__ void few_softmax(float *scores, int keys, float *most
 // few_values sets out[g][c], of FEW_WIDTH columns, to the weighted values.
 // Threads have 4 columns each, of up to 128 at a time; sets of threads that
 // have all of these share the keys, and their sums are added up in order.
-template <int G> __device__ __forceinline__ void few_values(const AttentionFewArgs &a, const AttentionPart &t, int kv, const float *scores, float *parts, float *out) {
+template <int G> __device__ __forceinline__ void few_values(const AttentionFewArgs& a, const AttentionPart& t, int kv, const float* scores, float* parts, float* out) {
     const long long ld = (long long)a.heads / a.group * a.dim, at = t.key * ld + kv * a.dim;
     for (int c0 = 0; c0 < a.dim; c0 += 128) {
         const int width = min(128, a.dim - c0);
@@ -117,7 +117,7 @@ template <int G> __device__ __forceinline__ void few_values(const AttentionFewAr
         }
         __syncthreads(); // parts may be in use
 #pragma unroll
-        for (int g = 0; g < G; g++) *(float4 *)(parts + (g * FEW_THREADS + threadIdx.x) * 4) = make_float4(s[g][0], s[g][1], s[g][2], s[g][3]);
+        for (int g = 0; g < G; g++) *(float4*)(parts + (g * FEW_THREADS + threadIdx.x) * 4) = make_float4(s[g][0], s[g][1], s[g][2], s[g][3]);
         __syncthreads();
         for (int i = threadIdx.x; i < G * width; i += FEW_THREADS) {
             const int g = i / width, col = i % width;
@@ -128,7 +128,7 @@ template <int G> __device__ __forceinline__ void few_values(const AttentionFewAr
     }
 }
 
-template <int G> __device__ __forceinline__ void few(const AttentionFewArgs &a, float *q, float *scores, float *parts, float *most) {
+template <int G> __device__ __forceinline__ void few(const AttentionFewArgs& a, float* q, float* scores, float* parts, float* most) {
     const int chunks = (a.group + G - 1) / G, kvHeads = a.heads / a.group;
     const AttentionPart t = a.items[blockIdx.x / (chunks * kvHeads)];
     const int kv = blockIdx.x / chunks % kvHeads, in = blockIdx.x % chunks * G, heads = min(G, a.group - in), head = kv * a.group + in;
@@ -163,9 +163,9 @@ template <int G> __device__ __forceinline__ void few(const AttentionFewArgs &a, 
 
 #define FEW(name, G)                                \
     KERNEL_BOUNDS(name, AttentionFewArgs, FEW_THREADS, 4) {\
-        SHARED(float, q, G *FEW_WIDTH);             \
-        SHARED(float, scores, G *FEW_KEYS);         \
-        SHARED(float, parts, G *FEW_THREADS * 4);   \
+        SHARED(float, q, G * FEW_WIDTH);             \
+        SHARED(float, scores, G * FEW_KEYS);         \
+        SHARED(float, parts, G * FEW_THREADS * 4);   \
         SHARED(float, most, 2 * G);                 \
         few<G>(a, q, scores, parts, most);          \
     }
@@ -181,7 +181,7 @@ namespace {
 KERNEL(attention_join, AttentionFewArgs, 128) {
     const AttentionParts t = a.queries[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads;
-    const float *most = a.most + ((long long)t.first * a.heads + head) * 2, *sums = a.sums + ((long long)t.first * a.heads + head) * a.dim;
+    const float* most = a.most + ((long long)t.first * a.heads + head) * 2, *sums = a.sums + ((long long)t.first * a.heads + head) * a.dim;
     float m = -INFINITY, all = 0;
     for (int p = 0; p < t.parts; p++) m = fmaxf(m, most[(long long)p * a.heads * 2]);
     const float base = m == -INFINITY ? 0 : m;
@@ -199,15 +199,15 @@ namespace {
 // ---- before the products
 
 // attention_round rounds n elements, n a multiple of 8.
-struct AttentionRoundArgs { uint16_t *dst; const float *src; long long n; };
+struct AttentionRoundArgs { uint16_t* dst; const float* src; long long n; };
 
 } // namespace
 
 KERNEL(attention_round, AttentionRoundArgs, 256) {
     for (long long i = ((long long)blockIdx.x * 256 + threadIdx.x) * 8; i < a.n; i += (long long)gridDim.x * 256 * 8) {
-        const float4 x = *(const float4 *)(a.src + i), y = *(const float4 *)(a.src + i + 4);
+        const float4 x = *(const float4*)(a.src + i), y = *(const float4*)(a.src + i + 4);
         uint4 p = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w)};
-        *(uint4 *)(a.dst + i) = p;
+        *(uint4*)(a.dst + i) = p;
     }
 }
 
@@ -218,8 +218,8 @@ namespace {
 // dy in bfloat16, and the product is with that. A warp has a row of a head.
 struct AttentionDeltaArgs {
     float *delta, *base2;
-    uint16_t *rounded;
-    const float *lse;
+    uint16_t* rounded;
+    const float* lse;
     const void *dy, *out;
     long long queries;
     int heads, dim, half, vector;
@@ -238,7 +238,7 @@ KERNEL(attention_delta, AttentionDeltaArgs, 256) {
             load_four(y, a.out, a.half, a.vector, r * a.dim + c, a.dim - c);
             if (a.rounded) { // the rows are whole
                 const uint2 p = {pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])};
-                *(uint2 *)(a.rounded + r * a.dim + c) = p;
+                *(uint2*)(a.rounded + r * a.dim + c) = p;
                 x[0] = bf16_float(p.x & 0xffff), x[1] = bf16_float(p.x >> 16), x[2] = bf16_float(p.y & 0xffff), x[3] = bf16_float(p.y >> 16);
             }
 #pragma unroll

@@ -130,7 +130,8 @@ KERNEL(scale_rows_4, RowArgs, 256) { by_row<4, true, float>(a, Times()); }
 
 // Sums over columns are formed in two steps: the sums of parts of the rows, and
 // their sums. A block sums 32*W columns of a part; each of its warps takes every
-// eighth row.
+// eighth row. Blocks x are beside, y beneath each other: those that run at a time
+// read whole rows.
 struct PartArgs {
     float* parts; // [parts of rows, cols]
     void* dx;     // s⊙x, or null
@@ -146,8 +147,8 @@ enum Summed { PLAIN, SCALED, NORMED };
 template <int W, Summed KIND, class T, class D> __device__ __forceinline__ void sum_part(const PartArgs& a) {
     SHARED(float, sums, 8 * 32 * W);
     const int U = 4, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const long long col = ((long long)blockIdx.y * 32 + lane) * W;
-    const long long first = (long long)blockIdx.x * a.part, end = min(first + a.part, a.rows);
+    const long long col = ((long long)blockIdx.x * 32 + lane) * W;
+    const long long first = (long long)blockIdx.y * a.part, end = min(first + a.part, a.rows);
     float sum[W], s[W];
 #pragma unroll
     for (int e = 0; e < W; e++) sum[e] = 0.0f;
@@ -179,12 +180,12 @@ template <int W, Summed KIND, class T, class D> __device__ __forceinline__ void 
 #pragma unroll
     for (int e = 0; e < W; e++) sums[warp * 32 * W + lane * W + e] = sum[e];
     __syncthreads();
-    const long long mine = (long long)blockIdx.y * 32 * W + threadIdx.x;
+    const long long mine = (long long)blockIdx.x * 32 * W + threadIdx.x;
     if (threadIdx.x < 32 * W && mine < a.cols) {
         float total = 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) total += sums[i * 32 * W + threadIdx.x];
-        a.parts[blockIdx.x * a.cols + mine] = total;
+        a.parts[blockIdx.y * a.cols + mine] = total;
     }
 }
 

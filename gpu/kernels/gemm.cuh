@@ -2,6 +2,7 @@
 // the order of tiles, and what becomes of sums.
 #pragma once
 #include "common.cuh"
+#include "wgmma.cuh"
 
 // GemmArgs is c [m,n] = scale * (alpha * a.b + low + beta * c) + bias with row
 // distances in elements. Kernels in float32 take low = u.v from r terms and
@@ -25,6 +26,7 @@ enum GemmFlags {
     GEMM_VECTOR_C = 4, // and so do scale and bias
     GEMM_TRANS_2 = 8,  // b2 is stored [n,k2]
     GEMM_OUT_HALF = 16, // c is bfloat16; then beta is 0
+    GEMM_WIDE_C = 32,   // rows of c begin at, and are, whole chunks of 16 bytes
 };
 
 // gemm_tile turns a number into a tile: GROUP rows of tiles are taken together,
@@ -80,4 +82,88 @@ __device__ __forceinline__ void gemm_store2(const GemmArgs& g, int i, int j, flo
         *(uint32_t*)((uint16_t*)g.c + at) = pack_bf16(x, y);
     else
         *(float2*)((float*)g.c + at) = make_float2(x, y);
+}
+
+// quad_swap exchanges, with the lane whose number differs in bit `by`, the higher of
+// two words for its lower one: the lane with that bit keeps the higher.
+__device__ __forceinline__ void quad_swap(uint32_t& lo, uint32_t& hi, int by) {
+    const bool up = threadIdx.x & by;
+    const uint32_t give = up ? lo : hi, got = __shfl_xor_sync(0xffffffffu, give, by);
+    if (up)
+        lo = got;
+    else
+        hi = got;
+}
+
+// gemm_store_tile sets the 64 rows from m0 and BN columns from n0 to what becomes of
+// the sums that a warpgroup holds (see wgmma). In memory that allows it, lanes of a
+// row trade elements first, so that each stores 16 bytes of a row.
+template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs& g, const float (&d)[BN / 2], int m0, int n0) {
+    const int lane = threadIdx.x % 32, t = lane % 4, i0 = m0 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    if (!(g.flags & GEMM_WIDE_C)) {
+#pragma unroll
+        for (int x = 0; x < BN / 8; x++) {
+            gemm_store2(g, i0, n0 + 8 * x + 2 * t, d[4 * x], d[4 * x + 1]);
+            gemm_store2(g, i0 + 8, n0 + 8 * x + 2 * t, d[4 * x + 2], d[4 * x + 3]);
+        }
+        return;
+    }
+    if (g.flags & GEMM_OUT_HALF) {
+#pragma unroll
+        for (int x = 0; x < BN / 8; x += 4) {
+            uint32_t v[2][4]; // rows i0 and i0 + 8, blocks of 8 columns
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int j = n0 + 8 * (x + q) + 2 * t;
+                const bool in = j < g.n;
+                const float2 s = in && g.scale ? __ldg((const float2*)(g.scale + j)) : make_float2(1, 1);
+                const float2 o = in && g.bias ? __ldg((const float2*)(g.bias + j)) : make_float2(0, 0);
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    float y = g.alpha * d[4 * (x + q) + 2 * r], z = g.alpha * d[4 * (x + q) + 2 * r + 1];
+                    if (g.scale) y *= s.x, z *= s.y;
+                    if (g.bias) y += o.x, z += o.y;
+                    v[r][q] = pack_bf16(y, z);
+                }
+            }
+            const int j = n0 + 8 * (x + t);
+#pragma unroll
+            for (int r = 0; r < 2; r++) { // lane t gets block t
+                quad_swap(v[r][0], v[r][1], 1);
+                quad_swap(v[r][2], v[r][3], 1);
+                quad_swap(v[r][0], v[r][2], 2);
+                quad_swap(v[r][1], v[r][3], 2);
+                const int i = i0 + 8 * r;
+                if (i < g.m && j < g.n) *(uint4*)((uint16_t*)g.c + i * g.ldc + j) = uint4{v[r][0], v[r][1], v[r][2], v[r][3]};
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int x = 0; x < BN / 8; x += 2)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            uint32_t v[4];
+#pragma unroll
+            for (int q = 0; q < 2; q++) v[q] = __float_as_uint(d[4 * x + 2 * r + q]), v[2 + q] = __float_as_uint(d[4 * x + 4 + 2 * r + q]);
+            quad_swap(v[0], v[2], 1);
+            quad_swap(v[1], v[3], 1);
+            const int i = i0 + 8 * r, j = n0 + 8 * (x + t % 2) + t / 2 * 4;
+            if (i >= g.m || j >= g.n) continue;
+            float4* to = (float4*)((float*)g.c + i * g.ldc + j);
+            float4 y = {g.alpha * __uint_as_float(v[0]), g.alpha * __uint_as_float(v[1]), g.alpha * __uint_as_float(v[2]), g.alpha * __uint_as_float(v[3])};
+            if (g.beta != 0) {
+                const float4 old = *to;
+                y.x = fmaf(g.beta, old.x, y.x), y.y = fmaf(g.beta, old.y, y.y), y.z = fmaf(g.beta, old.z, y.z), y.w = fmaf(g.beta, old.w, y.w);
+            }
+            if (g.scale) {
+                const float4 s = __ldg((const float4*)(g.scale + j));
+                y.x *= s.x, y.y *= s.y, y.z *= s.z, y.w *= s.w;
+            }
+            if (g.bias) {
+                const float4 s = __ldg((const float4*)(g.bias + j));
+                y.x += s.x, y.y += s.y, y.z += s.z, y.w += s.w;
+            }
+            *to = y;
+        }
 }

@@ -73,6 +73,7 @@ template <int BN, int STAGES, bool transB> __device__ __forceinline__ void gemm_
     float d[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) d[i] = 0;
+    wgmma_hold(d);
     // Products of step s-1 may run during step s; then those of s-2 are done in
     // both groups, and their buffer is free for step s-2+STAGES.
     for (int s = 0; s < STAGES - 2; s++) copy(s);
@@ -84,20 +85,15 @@ template <int BN, int STAGES, bool transB> __device__ __forceinline__ void gemm_
         const int at = s % STAGES * (STAGE >> 4);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < 4; i++) wgmma<BN, !transB>(d, a0 + (at + 2 * i), b0 + (at + (transB ? 2 : 128) * i));
+        for (int i = 0; i < 4; i++) wgmma<BN, false, !transB>(d, a0 + (at + 2 * i), b0 + (at + (transB ? 2 : 128) * i));
         wgmma_commit();
         copy(s + STAGES - 2);
         wgmma_wait<1>();
     }
     wgmma_wait<0>();
+    wgmma_hold(d);
     cp_async_wait<0>();
-
-    const int lane = tid % 32, i = m0 + group * 64 + tid % 128 / 32 * 16 + lane / 4, j = n0 + lane % 4 * 2;
-#pragma unroll
-    for (int x = 0; x < BN / 8; x++) {
-        gemm_store2(g, i, j + 8 * x, d[4 * x], d[4 * x + 1]);
-        gemm_store2(g, i + 8, j + 8 * x, d[4 * x + 2], d[4 * x + 3]);
-    }
+    gemm_store_tile<BN>(g, d, m0 + group * 64, n0);
 #endif
 }
 

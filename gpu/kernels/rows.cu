@@ -105,9 +105,8 @@ template <int DT> __device__ __forceinline__ void squares(const SquaresArgs& a) 
     if (lane == 0) a.dst[row] = total;
 }
 
-#define TYPE(name, DT)                                                          \
-    KERNEL(expand_##name, ExpandArgs, 256) { expand<DT, float>(a); }            \
-    KERNEL(expand_half_##name, ExpandArgs, 256) { expand<DT, uint16_t>(a); }    \
+#define TYPE(name, DT)                                               \
+    KERNEL(expand_##name, ExpandArgs, 256) { expand<DT, float>(a); } \
     KERNEL(squares_##name, SquaresArgs, 256) { squares<DT>(a); }
 TYPE(f32, F32)
 TYPE(f16, F16)
@@ -121,6 +120,7 @@ TYPE(q4_k, Q4_K)
 TYPE(q5_k, Q5_K)
 TYPE(q6_k, Q6_K)
 TYPE(nf4, NF4)
+KERNEL(copy_bf16, ExpandArgs, 256) { expand<BF16, uint16_t>(a); }
 
 struct ScatterArgs {
     void* dst;
@@ -190,37 +190,3 @@ template <int W> __device__ __forceinline__ void scatter_add(const ScatterAddArg
 
 KERNEL(scatter_add_1, ScatterAddArgs, 256) { scatter_add<1>(a); }
 KERNEL(scatter_add_4, ScatterAddArgs, 256) { scatter_add<4>(a); }
-
-struct ToHalfArgs {
-    uint16_t* dst;
-    const float* src;
-    long long rows, cols, from, to; // from and to: elements from one row to the next
-    int shift, vec;                 // vec: rows of src can be loaded by 4
-};
-
-// to_half rounds rows of floats to bfloat16; what dst has beyond cols is set to 0.
-// Rows of dst are whole groups of 8, at addresses of 16 bytes.
-KERNEL(to_half, ToHalfArgs, 256) {
-    const Tile t(a.shift);
-    const long long col = t.item * 8;
-    if (col >= a.to) return;
-    float v[TILE_ROWS][8];
-#pragma unroll
-    for (int u = 0; u < TILE_ROWS; u++) {
-        const long long row = t.row + u * t.step;
-        if (row >= a.rows) break;
-        const float* p = a.src + row * a.from + col;
-        if (a.vec && col + 8 <= a.cols) {
-            load<4>(v[u], p), load<4>(v[u] + 4, p + 4);
-        } else {
-#pragma unroll
-            for (int e = 0; e < 8; e++) v[u][e] = col + e < a.cols ? p[e] : 0.0f;
-        }
-    }
-#pragma unroll
-    for (int u = 0; u < TILE_ROWS; u++) {
-        const long long row = t.row + u * t.step;
-        if (row >= a.rows) break;
-        put8(a.dst + row * a.to + col, v[u]);
-    }
-}

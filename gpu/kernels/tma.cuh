@@ -1,0 +1,68 @@
+// tma.cuh has the copies of tiles by descriptors and the barriers in shared memory
+// that tell when they have arrived, of sm_90a.
+//
+// A Barrier is in a phase, 0 at first, and then 1, 0, 1, ...: it ends when so many
+// threads have arrived as barrier_init says and all bytes have that were announced
+// by barrier_expect, which also arrives. barrier_wait waits until the phase of that
+// parity has ended.
+//
+// tile_copy copies the box of a map that begins at (column x, row y) to shared
+// memory, as swizzled_128 of wgmma.cuh has it, zeros for what lies outside, and
+// tells a barrier of its bytes. One thread calls it.
+#pragma once
+#include "common.cuh"
+#include "wgmma.cuh"
+
+// A TileMap describes a matrix in global memory and boxes of it, 64 columns wide,
+// of bfloat16: cuTensorMapEncodeTiled makes it.
+struct alignas(64) TileMap {
+    uint64_t opaque[16];
+};
+
+typedef uint64_t Barrier;
+
+#ifdef PIPE_EMU
+#include "../emu/tma.h"
+inline void barrier_init(Barrier* b, int count) { emu::barrierInit(b, count); }
+inline void barrier_fence() {}
+inline void barrier_expect(Barrier* b, int bytes) { emu::barrierArrive(b, bytes); }
+inline void barrier_arrive(Barrier* b) { emu::barrierArrive(b, 0); }
+inline void barrier_wait(Barrier* b, int parity) {
+    while (emu::barrierParity(b) == parity) emu::yield();
+}
+inline void tile_copy(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) { emu::tileCopy(to, map->opaque, x, y, b); }
+inline void tile_prefetch(const TileMap*) {}
+template <int n> inline void registers_grow() {}
+template <int n> inline void registers_shrink() {}
+#elif defined(HAVE_WGMMA)
+__device__ __forceinline__ void barrier_init(Barrier* b, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count)); }
+// barrier_fence makes barriers that were initialised known to tile copies.
+__device__ __forceinline__ void barrier_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_expect(Barrier* b, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(Barrier* b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
+__device__ __forceinline__ void barrier_wait(Barrier* b, int parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra after;\n"
+        "bra again;\n"
+        "after:\n"
+        "}" ::"r"(shared_address(b)),
+        "r"(parity)
+        : "memory");
+}
+__device__ __forceinline__ void tile_copy(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
+                 "l"(map), "r"(shared_address(b)), "r"(x), "r"(y)
+                 : "memory");
+}
+__device__ __forceinline__ void tile_prefetch(const TileMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+// registers_grow and registers_shrink change how many registers the threads of this
+// warpgroup have.
+template <int n> __device__ __forceinline__ void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n)); }
+template <int n> __device__ __forceinline__ void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n)); }
+#endif

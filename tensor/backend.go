@@ -74,6 +74,19 @@ func RowsTogether(b Backend) int {
 	return DecodeRows
 }
 
+// Sampler is a backend that finds the most likely tokens, so that logits need not
+// leave the device.
+type Sampler interface {
+	// Largest sets ids (I32) and z, both [n,k], to where in each row of logits [n,V]
+	// the k largest are, k at most V and [MostLargest], and what they are: the
+	// largest first, of equals the one that comes first. Of a row that has a NaN,
+	// all ids are -1.
+	Largest(ids, z, logits *Tensor)
+}
+
+// MostLargest is the most numbers that Largest finds in a row.
+const MostLargest = 256
+
 // Memory allocates and moves tensors.
 type Memory interface {
 	// Alloc returns a zeroed tensor. Only set-up code calls it: a training

@@ -18,8 +18,49 @@ func (l *lab) gemvs() {
 		}
 		l.gemv(rows, tensor.BF16, tensor.F32, linear{"gate", l.ff, l.hidden})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"q", l.heads * l.headDim, l.hidden})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"down", l.hidden, l.ff})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"k", l.kv, l.hidden})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"head", l.vocab, l.hidden})
+		for _, dt := range []tensor.DType{tensor.BF16, tensor.NF4} {
+			q := l.heads * l.headDim
+			l.together(rows, dt, "qkv", q, l.kv, l.kv)
+			l.together(rows, dt, "gate up", l.ff, l.ff)
+		}
 	}
+	if _, ok := l.b.(tensor.Sampler); ok {
+		for _, k := range []int{1, 50, 256} {
+			l.largest(1, k)
+			l.largest(64, k)
+		}
+	}
+}
+
+// together measures products of one input, as a layer has them.
+func (l *lab) together(rows int, dt tensor.DType, name string, outs ...int) {
+	l.measure("pipe", fmt.Sprintf("gemv %s %s, %d rows", dt, name, rows), func() job {
+		bytes := 0
+		for _, out := range outs {
+			bytes += dt.Bytes(out * l.hidden)
+		}
+		a := l.act(rows, l.hidden)
+		p := several(l, bytes, func() *tensor.Projection {
+			var p tensor.Projection
+			for _, out := range outs {
+				p.Products = append(p.Products, tensor.Product{Dst: l.empty(l.half, rows, out), W: l.weight(dt, tensor.BF16, out, l.hidden), MatMul: tensor.MatMul{TransB: true, Alpha: 1}})
+			}
+			return &p
+		})
+		return job{bytes: float64(bytes), op: func(i int) { l.b.Project(a, of(p, i)) }}
+	})
+}
+
+// largest measures the search for likely tokens, which reads all logits.
+func (l *lab) largest(rows, k int) {
+	l.measure("pipe", fmt.Sprintf("largest %d of %dx%d", k, rows, l.vocab), func() job {
+		z := several(l, 4*rows*l.vocab, func() *tensor.Tensor { return l.f32(rows, l.vocab) })
+		ids, most := l.empty(tensor.I32, rows, k), l.empty(tensor.F32, rows, k)
+		return job{bytes: float64(4 * rows * l.vocab), op: func(i int) { l.b.(tensor.Sampler).Largest(ids, most, of(z, i)) }}
+	})
 }
 
 func (l *lab) gemv(rows int, dt, precision tensor.DType, x linear) {

@@ -57,6 +57,7 @@ var conformance = []struct {
 	{"attention with shared keys", testSharedKeys},
 	{"log prob", testLogProb},
 	{"log prob gradient", testLogProbGrad},
+	{"largest logits", testLargest},
 	{"sum of squares", testSumSquares},
 	{"adamw", testAdamW},
 	{"adamw of 8 bits", testAdamW8bit},

@@ -55,7 +55,7 @@ func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A
 	}
 	f := &b.functions[k.index]
 	if !f.loaded {
-		if err := b.load(k, f); err != nil {
+		if err := b.load(k, f, int(unsafe.Sizeof(*args))); err != nil {
 			b.fail(err)
 			return
 		}
@@ -70,7 +70,7 @@ func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A
 	if b.profile != nil {
 		b.check("profile", b.profile.mark(b.stream, 0))
 	}
-	err := b.stream.Launch(f.fn, grid.x, grid.y, grid.z, threads, shared, unsafe.Pointer(args), unsafe.Sizeof(*args))
+	err := b.stream.Launch(f.fn, grid.x, grid.y, grid.z, threads, shared, unsafe.Pointer(args))
 	if err == nil && b.profile != nil {
 		err = b.profile.launched(b.stream, k)
 	}
@@ -82,8 +82,9 @@ func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A
 	}
 }
 
-// load finds a kernel, and loads its module when it is the first of it.
-func (b *Backend) load(k *kernel, f *function) error {
+// load finds a kernel, whose argument has that size in bytes, and loads its module
+// when it is the first of it.
+func (b *Backend) load(k *kernel, f *function, size int) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if _, _, err := b.stream.Memory(); err != nil { // makes the context current
@@ -107,6 +108,12 @@ func (b *Backend) load(k *kernel, f *function) error {
 	var err error
 	if f.fn, err = m.Function(k.name); err != nil {
 		return fmt.Errorf("gpu: kernel %s of module %s: %w", k.name, k.module, err)
+	}
+	switch n, err := b.stream.Argument(f.fn); {
+	case err != nil:
+		return fmt.Errorf("gpu: kernel %s of module %s: %w", k.name, k.module, err)
+	case n != 0 && n != size:
+		panic(fmt.Sprintf("gpu: kernel %s of module %s takes %d bytes; its argument has %d", k.name, k.module, n, size))
 	}
 	f.loaded = true
 	return nil

@@ -34,7 +34,7 @@ func (g decoding) run(open func() (device, error), report func(record)) error {
 	defer b.Close()
 	peak := watch(b)
 	defer peak.stop()
-	d, err := model.Load(b, c, newCheckpoint(c, base), false)
+	d, err := model.Load(b.Backend, c, newCheckpoint(c, base), false)
 	if err != nil {
 		return err
 	}

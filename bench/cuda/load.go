@@ -54,7 +54,7 @@ func loadCommand(f *flag.FlagSet, args []string) error {
 		}
 		weights.bytes = 0
 		start := time.Now()
-		d, err := model.Load(b, c, src, false)
+		d, err := model.Load(b.Backend, c, src, false)
 		if err != nil {
 			report(record{}, name, err)
 			return err

@@ -73,7 +73,7 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 	peak := watch(b)
 	defer peak.stop()
 	start := time.Now()
-	d, err := model.Load(b, c, weights, false)
+	d, err := model.Load(b.Backend, c, weights, false)
 	if err != nil {
 		return r, err
 	}

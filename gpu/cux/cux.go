@@ -22,11 +22,18 @@ package cux
 #include <stdint.h>
 #include <string.h>
 
-static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, char *args, size_t size) {
+CUresult CUDAAPI cuFuncGetParamInfo(CUfunction, size_t, size_t *, size_t *); // since 12.4
+
+static CUresult cux_launch(CUcontext ctx, CUstream s, CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned shared, char *args) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	if (r != CUDA_SUCCESS) return r;
-	void *extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, args, CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
-	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, NULL, extra);
+	void *params[] = {args}; // not a buffer of parameters: a struct that is aligned to 64 bytes begins elsewhere in one
+	return cuLaunchKernel(f, gx, gy, gz, threads, 1, 1, shared, s, params, NULL);
+}
+static CUresult cux_argument(CUcontext ctx, CUfunction f, size_t *size) {
+	size_t offset;
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuFuncGetParamInfo(f, 0, &offset, size);
 }
 static CUresult cux_stream(CUcontext ctx, CUstream *s) {
 	CUresult r = cuCtxSetCurrent(ctx);
@@ -207,11 +214,21 @@ func (s *Stream) Context() uintptr { return uintptr(unsafe.Pointer(s.ctx)) }
 
 func function(f cu.Function) C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&f)) }
 
-// Launch queues a kernel whose only parameter is the struct of size bytes at
-// args, which is copied before Launch returns. shared is dynamic shared memory
+// Argument returns the size in bytes of the only parameter of f, or 0 where the
+// driver is too old to tell.
+func (s *Stream) Argument(f cu.Function) (int, error) {
+	var n C.size_t
+	r := C.cux_argument(s.ctx, function(f), &n)
+	if r == C.CUDA_ERROR_NOT_SUPPORTED {
+		return 0, nil
+	}
+	return int(n), result(r)
+}
+
+// Launch queues a kernel whose only parameter is the struct at args, which is copied before Launch returns. shared is dynamic shared memory
 // in bytes.
-func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe.Pointer, size uintptr) error {
-	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), (*C.char)(args), C.size_t(size)))
+func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe.Pointer) error {
+	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), (*C.char)(args)))
 }
 
 // AllowShared lets f use n bytes of dynamic shared memory: beyond 48 KiB a

@@ -161,8 +161,10 @@ const (
 	waveBlocks = 3 * 132
 	fewBlocks  = 2 * 132 // keep its memory busy
 	mostChains = 16
-	mostTiles  = 1 << 12 // of counters
 )
+
+// leastCounters is how many there are at least.
+const leastCounters = 1 << 12
 
 // chainsOf returns into how many chains the terms of tiles of rows are divided, and
 // the chunks of each: what keeps most of the device busy until the end.
@@ -220,7 +222,7 @@ func (b *Backend) multiplyCodes(ps []product) {
 		}
 	}
 	if parts > 0 {
-		at, counters := b.scratch(scratchParts, 4*parts), b.counters()
+		at, counters := b.scratch(scratchParts, 4*parts), b.counters(tiles)
 		for i := range a.weights[:a.count] {
 			w := &a.weights[i]
 			w.parts, w.counters = at+4*w.parts, counters+4*w.counters
@@ -236,12 +238,12 @@ func (b *Backend) multiplyCodes(ps []product) {
 	launch(b, kCodes[i][p.w.dt], dim{x: blocks}, 256, stages*c.stage(nt), &a)
 }
 
-// counters returns mostTiles counters that are 0 whenever no kernel runs.
-func (b *Backend) counters() uint64 {
-	if p := b.scratches[scratchCounters].ptr; p != 0 {
-		return p
+// counters returns n counters that are 0 whenever no kernel runs.
+func (b *Backend) counters(n int) uint64 {
+	s := &b.scratches[scratchCounters]
+	if n = max(n, leastCounters); 4*n > s.bytes {
+		b.scratch(scratchCounters, 4*n)
+		b.clear(s.ptr, 4*n)
 	}
-	p := b.scratch(scratchCounters, 4*mostTiles)
-	b.clear(p, 4*mostTiles)
-	return p
+	return s.ptr
 }

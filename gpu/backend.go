@@ -29,6 +29,7 @@ type Backend struct {
 	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
 	counts  *counts  // of a plan, which has no device; else nil
 
+	noThin    bool       // products of adapters as others of few columns (PIPE_CUDA_THIN=0)
 	noWgmma   bool       // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	noTiles   bool       // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
 	tiled     *tiledArgs // of the last product
@@ -58,8 +59,11 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
+		emulated: info.emulated(), noThin: os.Getenv("PIPE_CUDA_THIN") == "0", each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
+	}
+	if b.noWgmma && b.major == 9 {
+		b.name += "+mma"
 	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
@@ -116,7 +120,8 @@ func find(i int) (d cu.Device, info Info, err error) {
 	return d, info, nil
 }
 
-// Name is "cuda:" and the architecture, such as "cuda:sm_90".
+// Name is that of [Info], such as "cuda:sm_90:132", and, where PIPE_CUDA_WGMMA=0
+// takes the kernels of older devices, "+mma".
 func (b *Backend) Name() string { return b.name }
 
 // Stream returns the queue on which all operations run, for who measures them.

@@ -21,9 +21,11 @@ var (
 	kScaleRows  = newWidths("elementwise", "scale_rows")
 	kSumPlain   = [2]widths{newWidths("elementwise", "sum_plain"), newWidths("elementwise", "sum_plain_half")}
 	kSumNormed  = newWidths("elementwise", "sum_normed")
-	kSumScaled  = [4]widths{ // by which of x and dx are BF16, in bits
-		newWidths("elementwise", "sum_scaled"), newWidths("elementwise", "sum_scaled_from_half"),
-		newWidths("elementwise", "sum_scaled_to_half"), newWidths("elementwise", "sum_scaled_half"),
+	kSumScaled  = [8]widths{ // by which of x, y and dx are BF16, in bits
+		newWidths("elementwise", "sum_scaled_fff"), newWidths("elementwise", "sum_scaled_hff"),
+		newWidths("elementwise", "sum_scaled_fhf"), newWidths("elementwise", "sum_scaled_hhf"),
+		newWidths("elementwise", "sum_scaled_ffh"), newWidths("elementwise", "sum_scaled_hfh"),
+		newWidths("elementwise", "sum_scaled_fhh"), newWidths("elementwise", "sum_scaled_hhh"),
 	}
 	kSumParts = newKernel("elementwise", "sum_parts")
 )
@@ -251,9 +253,10 @@ func (b *Backend) ColSum(dst, x *tensor.Tensor) {
 // ScaleColsGrad implements [tensor.Linear].
 func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	const op = "scale columns gradient"
-	half := sameType(op, dy, y)
-	a := partArgs{x: mem(op, dy).ptr, y: mem(op, y).ptr, s: input(op, s)}
-	var to int
+	a := partArgs{s: input(op, s)}
+	var from, by, to int
+	a.x, from = numbers(op, dy)
+	a.y, by = numbers(op, y)
 	a.dx, to = numbersOut(op, dx)
 	d, w := output(op, dm), input(op, m)
 	sameShape(op, dx, dy, y)
@@ -261,5 +264,5 @@ func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	checkLen(op, dm.Len(), cols)
 	checkLen(op, s.Len(), cols)
 	checkLen(op, m.Len(), cols)
-	b.sumColumns(kSumScaled[half|to<<1], d, w, rows, cols, a)
+	b.sumColumns(kSumScaled[from|by<<1|to<<2], d, w, rows, cols, a)
 }

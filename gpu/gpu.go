@@ -47,13 +47,14 @@ type Info struct {
 	SMs          int    // multiprocessors
 }
 
-// Name is that of the backend: the architecture, as its numerics are part of the
-// keys of results.
+// Name is that of the backend: the architecture and the number of multiprocessors,
+// as both are part of the numerics (sums are split so that all have work), and
+// those of the keys of results.
 func (i Info) Name() string {
 	if i.emulated() {
 		return "cuda:emulator"
 	}
-	return fmt.Sprintf("cuda:sm_%d%d", i.Major, i.Minor)
+	return fmt.Sprintf("cuda:sm_%d%d:%d", i.Major, i.Minor, i.SMs)
 }
 
 // emulated reports whether the driver is that of folder emu.

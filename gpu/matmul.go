@@ -64,9 +64,10 @@ type product struct {
 // lowRank is a further product of r terms, F32: alpha*u·op(v), u [m,r].
 type lowRank struct {
 	u, v  uint64
-	r     int  // 0: none
-	trans bool // v is stored [n,r]
-	cols  int  // row distance of v if not trans; 0: n
+	down  operand // that u is first set with; ptr 0: u is there
+	r     int     // 0: none
+	trans bool    // v is stored [n,r]
+	cols  int     // row distance of v if not trans; 0: n
 	alpha float32
 }
 
@@ -74,6 +75,9 @@ type lowRank struct {
 func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
 	p := b.product(dst, a, w, &o)
 	if b.err == nil {
+		if p.low.down.ptr != 0 {
+			b.downs([]product{p})
+		}
 		b.multiply(&p)
 	}
 }
@@ -149,6 +153,15 @@ func (b *Backend) epilogue(p *product, o *tensor.MatMul) {
 		checkMatrix(op, v, p.n, p.low.r)
 	} else {
 		checkMatrix(op, v, p.low.r, p.n)
+	}
+	if a := o.LowRank.A; a != nil {
+		if o.TransA {
+			panic("gpu: matmul: an update of low rank with A needs no TransA")
+		}
+		checkMatrix(op, a, p.low.r, p.k)
+		input(op, a)
+		writable(op, mem(op, u))
+		p.low.down = b.operand(op, a)
 	}
 }
 

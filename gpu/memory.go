@@ -281,6 +281,7 @@ const (
 	scratchRotation // cosines and sines
 	scratchCodes    // of moments of 8 bits
 	scratchCounters // of blocks, zeros
+	scratchTickets  // counters of blocks
 	scratchSlots
 )
 

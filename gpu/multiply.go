@@ -212,6 +212,9 @@ func (p *product) lowWidth() int {
 
 // multiplyFloat computes a product in float32.
 func (b *Backend) multiplyFloat(p *product) {
+	if b.multiplyThin(p) {
+		return
+	}
 	if p.transA && p.aHalf && !p.transW && p.w.dt == tensor.BF16 && p.low.r == 0 && min(p.m, p.n) > skinny && b.multiplyOuterHalf(p) {
 		return
 	}

@@ -63,6 +63,7 @@ type normArgs struct {
 	dst, rstd, sum, x, y, w uint64
 	rows, cols              int64
 	eps                     float32
+	half                    int32
 }
 
 // RMSNorm implements [tensor.Transformer].
@@ -85,7 +86,9 @@ func (b *Backend) norm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
 	checkLen(op, rstd.Len(), rows)
 	checkLen(op, w.Len(), cols)
 	if sum != nil {
-		a.sum, a.y = output(op, sum), input(op, y)
+		var half int
+		a.y, half = numbers(op, y)
+		a.sum, a.half = output(op, sum), int32(half)
 		sameShape(op, x, sum, y)
 	}
 	a.rows, a.cols = int64(rows), int64(cols)

@@ -33,6 +33,7 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 	if b.err != nil {
 		return
 	}
+	b.downs(ps[:n])
 	rounded := false // a is in scratchLeft
 	for i := 0; i < n; i++ {
 		p := &ps[i]

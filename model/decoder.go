@@ -32,19 +32,14 @@ type Layer struct {
 // Forward implements Module.
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	y := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
-	h := l.sum(p, y)
-	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, y, x))
-	out := l.sum(p, z)
+	h := p.New(y.Shape...)                            // [tokens, H]
+	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, x, y))
+	out := h
+	if p.Train {
+		out = p.New(h.Shape...)
+	}
 	p.Add(out, z, h, 1)
 	return out
-}
-
-// sum returns where y + something goes: to y, unless a backward pass needs that.
-func (l *Layer) sum(p *Pass, y *tensor.Tensor) *tensor.Tensor {
-	if p.Train {
-		return p.New(y.Shape...)
-	}
-	return y
 }
 
 // Backward implements Module; it returns dy's own memory.

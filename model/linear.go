@@ -26,6 +26,8 @@ type Adapter interface {
 	Backward(p *Pass, l *Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul)
 	// Params calls visit for each parameter, with names such as "lora_A.weight".
 	Params(visit func(name string, p *Param))
+	// KeepsOutput reports whether Backward reads the output of Forward.
+	KeepsOutput() bool
 	// Changed is called after the parameters changed: what is derived from them
 	// must be derived again before it is used.
 	Changed()
@@ -37,10 +39,16 @@ func (l *Linear) Out() int { return l.W.Value.Rows() }
 // In returns the input width.
 func (l *Linear) In() int { return l.W.Value.Cols() }
 
-// Forward implements Module.
+// Forward implements Module, but for its output, which lives until the next one
+// that Backward does not need: who calls it adds it to the residual stream.
 func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
-	y := p.New(x.Rows(), l.Out()) // [tokens, out]
+	var y *tensor.Tensor // [tokens, out]
+	if p.Train && l.Adapter != nil && !p.Base && l.Adapter.KeepsOutput() {
+		y = p.Activation(x.Rows(), l.Out())
+	} else {
+		y = p.passing(x.Rows(), l.Out())
+	}
 	s.addTo(y, l, nil)
 	s.run(nil)
 	return y

@@ -52,6 +52,7 @@ type Pass struct {
 	f32   arena
 	bf16  arena
 	i32   arena
+	out   [2]arena // one output at a time that nobody reads again, F32 and BF16
 
 	projection projection
 
@@ -61,7 +62,8 @@ type Pass struct {
 
 // NewPass returns a pass over b.
 func NewPass(b tensor.Backend) *Pass {
-	return &Pass{Backend: b, f32: newArena(tensor.F32), bf16: newArena(tensor.BF16), i32: newArena(tensor.I32)}
+	return &Pass{Backend: b, f32: newArena(tensor.F32), bf16: newArena(tensor.BF16), i32: newArena(tensor.I32),
+		out: [2]arena{newArena(tensor.F32), newArena(tensor.BF16)}}
 }
 
 // New returns an F32 vector or matrix of the workspace, its content undefined. It lives
@@ -76,6 +78,16 @@ func (p *Pass) Activation(shape ...int) *tensor.Tensor {
 		return p.bf16.get(p.Backend, shape)
 	}
 	return p.New(shape...)
+}
+
+// passing is Activation for what is read before the next passing is made.
+func (p *Pass) passing(shape ...int) *tensor.Tensor {
+	a := &p.out[0]
+	if p.half {
+		a = &p.out[1]
+	}
+	a.at = spot{}
+	return a.get(p.Backend, shape)
 }
 
 // Like is New with the shape and the type of t.
@@ -109,6 +121,8 @@ func (p *Pass) Release(m Mark) { p.f32.at, p.bf16.at, p.i32.at = m.f32, m.bf16, 
 func (p *Pass) Close() {
 	p.f32.free(p.Backend)
 	p.bf16.free(p.Backend)
+	p.out[0].free(p.Backend)
+	p.out[1].free(p.Backend)
 	p.i32.free(p.Backend)
 }
 

@@ -23,7 +23,7 @@ type Backend interface {
 	Transformer
 	Optimizer
 
-	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:bf16". Two
+	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132". Two
 	// backends that may round differently have different names: the name is
 	// part of the cache key of every stage that computes.
 	Name() string
@@ -37,13 +37,13 @@ type Backend interface {
 
 // HalfActivations is a backend that takes activations of BF16 as well as of F32:
 // what a product makes and reads (a of MatMul and Project, also with TransA, b of
-// MatMul with TransA, their Dst with Beta 0, and the tensors of SwiGLUGrad), dst
-// of RMSNorm and AddRMSNorm, dst, x, gate, up and gradients of Rope, Dropout,
-// SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of Add, x of
-// AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and everything
-// but lse of Attention and AttentionGrad. Tensors of one operation that are named
-// here together are of one type, but those of Add and dx of ScaleColsGrad may
-// differ from the others. Numbers are rounded when they are stored, to nearest,
+// MatMul with TransA, their Dst with Beta 0, dy of LowRankGrad, and the tensors of
+// SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
+// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of
+// Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
+// everything but lse of Attention and AttentionGrad. Tensors of one operation that
+// are named here together are of one type, but those of Add, of AddRMSNorm and of
+// ScaleColsGrad may differ. Numbers are rounded when they are stored, to nearest,
 // ties to even; what is computed is as with F32.
 type HalfActivations interface {
 	// HalfActivations reports that it does.
@@ -127,6 +127,9 @@ type Linear interface {
 	MatMul(dst, a, b *Tensor, o MatMul)
 	// Project computes up to three products of one matrix a, as MatMul does.
 	Project(a *Tensor, o *Projection)
+	// LowRankGrad is the gradient of y = scale·u·vᵀ for dy [n,out], with v [out,r]: it
+	// sets du [n,r] to scale·dy·v and adds scale·dyᵀ·u to dv.
+	LowRankGrad(du, dv, dy, u, v *Tensor, scale float32)
 	// Add sets dst = a + scale*b. dst may be a or b.
 	Add(dst, a, b *Tensor, scale float32)
 	// AddRow adds the vector r [cols] to each row of dst: a bias.
@@ -195,9 +198,12 @@ type Product struct {
 }
 
 // LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of
-// the weight: the update of a LoRA, U being [rows of dst, r].
+// the weight: the update of a LoRA, U being [rows of dst, r]. Unless A [r, cols of a]
+// is nil, U is first set to a·Aᵀ, with Uniform as the product has it and without
+// TransA; products of one Project do that together.
 type LowRank struct {
 	U, V   *Tensor
+	A      *Tensor // F32; nil: U is given
 	TransV bool
 	Alpha  float32
 }

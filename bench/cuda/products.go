@@ -193,36 +193,71 @@ func (l *lab) project(name string, outs []int, adapted, swiglu bool, pos []int32
 
 // adapters measures the thin products of an adapter, and what DoRA adds.
 func (l *lab) adapters() {
-	t, r := l.tokens, l.rank
-	for _, x := range []linear{{"hidden", l.hidden, l.hidden}, {"ff", l.ff, l.ff}} {
-		n := x.in
-		big := l.half.Bytes(t * n)
-		wide := func() *tensor.Tensor { return l.act(t, n) }
-		thin := func() *tensor.Tensor { return l.f32(t, r) }
-		l.measure("pipe", fmt.Sprintf("lora x·Aᵀ %dx%dx%d", t, r, n), func() job {
-			x, a, u := several(l, big, wide), l.f32(r, n), thin()
-			return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) {
-				l.b.MatMul(u, of(x, i), a, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true})
-			}}
-		})
-		l.measure("pipe", fmt.Sprintf("lora dz·B %dx%dx%d", t, r, n), func() job {
-			dz, b, u := several(l, big, wide), l.f32(n, r), thin()
-			return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) { l.b.MatMul(u, of(dz, i), b, tensor.MatMul{Alpha: 2}) }}
-		})
-		l.measure("pipe", fmt.Sprintf("lora dB += dzᵀ·u %dx%dx%d", n, r, t), func() job {
-			dz, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, n, r)
-			return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
-				l.b.MatMul(g, of(dz, i), u, tensor.MatMul{TransA: true, Alpha: 2, Beta: 1})
-			}}
-		})
-		l.measure("pipe", fmt.Sprintf("lora dA += dauᵀ·x %dx%dx%d", r, n, t), func() job {
-			x, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, r, n)
-			return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
-				l.b.MatMul(g, u, of(x, i), tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
-			}}
-		})
+	for _, dt := range []tensor.DType{tensor.BF16, tensor.F32} {
+		if dt == tensor.BF16 && l.half != dt {
+			continue
+		}
+		for _, n := range []int{l.hidden, l.ff} {
+			l.thin(dt, n)
+		}
+		l.thin(dt, l.kv)
+	}
+	for _, n := range []int{1, 2, 3} {
+		l.together(n)
 	}
 	l.dora()
+}
+
+// thin measures the products of an adapter with a matrix [tokens,n] of type dt.
+func (l *lab) thin(dt tensor.DType, n int) {
+	t, r := l.tokens, l.rank
+	big := dt.Bytes(t * n)
+	wide := func() *tensor.Tensor { return l.normal(dt, []int{t, n}) }
+	thin := func() *tensor.Tensor { return l.f32(t, r) }
+	name := func(what string) string { return fmt.Sprintf("lora %s %s %dx%d rank %d", dt, what, t, n, r) }
+	l.measure("pipe", name("x·Aᵀ"), func() job {
+		x, a, u := several(l, big, wide), l.f32(r, n), thin()
+		return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) {
+			l.b.MatMul(u, of(x, i), a, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true})
+		}}
+	})
+	l.measure("pipe", name("dz·B"), func() job {
+		dz, b, u := several(l, big, wide), l.f32(n, r), thin()
+		return job{bytes: float64(big + 4*r*n + 4*t*r), op: func(i int) { l.b.MatMul(u, of(dz, i), b, tensor.MatMul{Alpha: 2}) }}
+	})
+	l.measure("pipe", name("dB += dzᵀ·u"), func() job {
+		dz, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, n, r)
+		return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
+			l.b.MatMul(g, of(dz, i), u, tensor.MatMul{TransA: true, Alpha: 2, Beta: 1})
+		}}
+	})
+	l.measure("pipe", name("dz·B and dB += dzᵀ·u"), func() job {
+		dz, b, u, g, du := several(l, big, wide), l.f32(n, r), thin(), l.empty(tensor.F32, n, r), thin()
+		return job{bytes: float64(big + 12*r*n + 8*t*r), op: func(i int) { l.b.LowRankGrad(du, g, of(dz, i), u, b, 2) }}
+	})
+	l.measure("pipe", name("dA += dauᵀ·x"), func() job {
+		x, u, g := several(l, big, wide), thin(), l.empty(tensor.F32, r, n)
+		return job{bytes: float64(big + 8*r*n + 4*t*r), op: func(i int) {
+			l.b.MatMul(g, u, of(x, i), tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
+		}}
+	})
+}
+
+// together measures x·Aᵀ of n adapters that a projection computes together. The
+// products are of no columns: nothing else is left.
+func (l *lab) together(n int) {
+	t, r, in := l.tokens, l.rank, l.hidden
+	big := l.half.Bytes(t * in)
+	l.measure("pipe", fmt.Sprintf("lora %s x·Aᵀ of %d %dx%d rank %d", l.half, n, t, in, r), func() job {
+		x := several(l, big, func() *tensor.Tensor { return l.act(t, in) })
+		var p tensor.Projection
+		for range n {
+			o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: true}
+			o.LowRank = &tensor.LowRank{U: l.f32(t, r), V: l.empty(tensor.F32, 0, r), TransV: true, Alpha: 1, A: l.f32(r, in)}
+			p.Products = append(p.Products, tensor.Product{Dst: l.empty(l.half, t, 0), W: l.weight(tensor.BF16, tensor.BF16, 0, in), MatMul: o})
+		}
+		return job{bytes: float64(big + n*(4*r*in+4*t*r)), op: func(i int) { l.b.Project(of(x, i), &p) }}
+	})
 }
 
 func (l *lab) dora() {

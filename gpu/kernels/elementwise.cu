@@ -143,8 +143,8 @@ struct PartArgs {
 enum Summed { PLAIN, SCALED, NORMED };
 
 // The summand of an element: x; x·y, where s·x is set too; x·y·s of the row.
-// x and y are of type T, dx of type D.
-template <int W, Summed KIND, class T, class D> __device__ __forceinline__ void sum_part(const PartArgs& a) {
+// x is of type T, y of type Y, dx of type D.
+template <int W, Summed KIND, class T, class Y, class D> __device__ __forceinline__ void sum_part(const PartArgs& a) {
     SHARED(float, sums, 8 * 32 * W);
     const int U = 4, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const long long col = ((long long)blockIdx.x * 32 + lane) * W;
@@ -161,7 +161,7 @@ template <int W, Summed KIND, class T, class D> __device__ __forceinline__ void 
                 if (r + 8 * u >= end) break;
                 const long long at = (r + 8 * u) * a.cols + col;
                 load<W>(x[u], (const T*)a.x + at);
-                if (KIND != PLAIN) load<W>(y[u], (const T*)a.y + at);
+                if (KIND != PLAIN) load<W>(y[u], (const Y*)a.y + at);
                 if (KIND == NORMED) by[u] = a.s[r + 8 * u];
             }
 #pragma unroll
@@ -189,16 +189,21 @@ template <int W, Summed KIND, class T, class D> __device__ __forceinline__ void 
     }
 }
 
-#define SUM(name, KIND, T, D)                                             \
-    KERNEL(sum_##name##_1, PartArgs, 256) { sum_part<1, KIND, T, D>(a); } \
-    KERNEL(sum_##name##_4, PartArgs, 256) { sum_part<4, KIND, T, D>(a); }
-SUM(plain, PLAIN, float, float)
-SUM(plain_half, PLAIN, uint16_t, float)
-SUM(normed, NORMED, float, float)
-SUM(scaled, SCALED, float, float)
-SUM(scaled_half, SCALED, uint16_t, uint16_t)
-SUM(scaled_to_half, SCALED, float, uint16_t)
-SUM(scaled_from_half, SCALED, uint16_t, float)
+#define SUM(name, KIND, T, Y, D)                                             \
+    KERNEL(sum_##name##_1, PartArgs, 256) { sum_part<1, KIND, T, Y, D>(a); } \
+    KERNEL(sum_##name##_4, PartArgs, 256) { sum_part<4, KIND, T, Y, D>(a); }
+SUM(plain, PLAIN, float, float, float)
+SUM(plain_half, PLAIN, uint16_t, uint16_t, float)
+SUM(normed, NORMED, float, float, float)
+// of x, y and dx: f float, h bfloat16
+SUM(scaled_fff, SCALED, float, float, float)
+SUM(scaled_hff, SCALED, uint16_t, float, float)
+SUM(scaled_fhf, SCALED, float, uint16_t, float)
+SUM(scaled_hhf, SCALED, uint16_t, uint16_t, float)
+SUM(scaled_ffh, SCALED, float, float, uint16_t)
+SUM(scaled_hfh, SCALED, uint16_t, float, uint16_t)
+SUM(scaled_fhh, SCALED, float, uint16_t, uint16_t)
+SUM(scaled_hhh, SCALED, uint16_t, uint16_t, uint16_t)
 
 struct SumArgs {
     float* dst;

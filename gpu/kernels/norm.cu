@@ -21,9 +21,12 @@ template <int T> __device__ __forceinline__ float row_sum(float v, float* part, 
 struct NormArgs {
     void* dst;
     float *rstd, *sum;
-    const float *x, *y, *w; // y and sum are of add_rmsnorm
+    const float* x;
+    const void* y; // it and sum are of add_rmsnorm
+    const float* w;
     long long rows, cols;
     float eps;
+    int half; // y is bfloat16
 };
 
 // dst is of type D.
@@ -46,7 +49,8 @@ template <int T, int K, bool ADD, class D> __device__ __forceinline__ void norm(
         for (int k = 0; k < K; k++) {
             const int c = (k * T + t) * 4;
             float y[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            if (c < cols) load<4>(y, a.y + base + c);
+            if (c < cols && a.half) load<4>(y, (const uint16_t*)a.y + base + c);
+            else if (c < cols) load<4>(y, (const float*)a.y + base + c);
 #pragma unroll
             for (int e = 0; e < 4; e++) v[k][e] += y[e];
         }
@@ -83,7 +87,7 @@ template <bool ADD, class D> __device__ __forceinline__ void norm_any(const Norm
     float squares = 0.0f;
     for (long long c = threadIdx.x; c < a.cols; c += 256) {
         float v = a.x[base + c];
-        if (ADD) a.sum[base + c] = v = v + a.y[base + c];
+        if (ADD) a.sum[base + c] = v = v + (a.half ? bf16_float(((const uint16_t*)a.y)[base + c]) : ((const float*)a.y)[base + c]);
         squares = fmaf(v, v, squares);
     }
     const float rstd = 1.0f / sqrtf(row_sum<256>(squares, part, 0) / (float)a.cols + a.eps);

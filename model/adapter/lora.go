@@ -32,7 +32,11 @@ func (a *lora) Product(p *model.Pass, l *model.Linear, y, x *tensor.Tensor, o *t
 		return false
 	}
 	a.norm(p.Backend, l)
-	a.lowRank(p, a.dropped(p, x))
+	a.lowRank(p, x)
+	if u := a.dropped(p, x); u != x {
+		a.low.A = nil
+		p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
+	}
 	o.LowRank = &a.low
 	if a.m != nil {
 		o.ColScale, a.scaled = a.ratio, y
@@ -40,11 +44,10 @@ func (a *lora) Product(p *model.Pass, l *model.Linear, y, x *tensor.Tensor, o *t
 	return true
 }
 
-// lowRank computes u·Aᵀ.
+// lowRank makes the update of a product of u, which sets u·Aᵀ.
 func (a *lora) lowRank(p *model.Pass, u *tensor.Tensor) {
 	a.au = p.New(u.Rows(), a.a.Value.Rows()) // [tokens, r]
-	p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
-	a.low = tensor.LowRank{U: a.au, V: a.b.Value, TransV: true, Alpha: a.scale}
+	a.low = tensor.LowRank{U: a.au, V: a.b.Value, TransV: true, Alpha: a.scale, A: a.a.Value}
 }
 
 // Forward implements model.Adapter: y = W·x - W·u + ratio ⊙ (W·u +
@@ -89,13 +92,12 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor
 	u, dz := a.dropped(p, x), dy // the gradient of W·u + scale·B·A·u
 	if a.m != nil {
 		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
-			dz = p.Like(dy)
+			dz = p.Like(a.scaled)
 		}
 		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
-	p.AddOuter(a.b.Grad, dz, a.au, a.scale)
 	dau := p.New(a.au.Shape...) // [tokens, r]
-	p.MatMul(dau, dz, a.b.Value, tensor.MatMul{Alpha: a.scale})
+	p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
 	p.AddOuter(a.a.Grad, dau, u, 1)
 	if u == x {
 		a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}
@@ -125,6 +127,9 @@ func (a *lora) Params(visit func(string, *model.Param)) {
 		visit("lora_magnitude_vector", a.m)
 	}
 }
+
+// KeepsOutput implements model.Adapter.
+func (a *lora) KeepsOutput() bool { return a.m != nil }
 
 // Changed implements model.Adapter.
 func (a *lora) Changed() { a.stale = a.m != nil }

@@ -99,6 +99,9 @@ func same(a, b int) {
 
 // MatMul implements tensor.Linear.
 func (r Reference) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	if l := o.LowRank; l != nil && l.A != nil {
+		r.MatMul(l.U, a, l.A, tensor.MatMul{TransB: true, Alpha: 1})
+	}
 	m, k, n, kb := a.Rows(), a.Cols(), b.Cols(), b.Rows()
 	if o.TransA {
 		m, k = k, m
@@ -155,6 +158,12 @@ func (r Reference) Project(a *tensor.Tensor, o *tensor.Projection) {
 	if o.SwiGLU != nil {
 		r.SwiGLU(o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
 	}
+}
+
+// LowRankGrad implements tensor.Linear.
+func (r Reference) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, scale float32) {
+	r.MatMul(dv, dy, u, tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})
+	r.MatMul(du, dy, v, tensor.MatMul{Alpha: scale})
 }
 
 // lowRank returns element (i, j) of U·op(V).

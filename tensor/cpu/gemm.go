@@ -107,9 +107,33 @@ func (k *kernels) jobRows() int { return 196 / k.rows * k.rows }
 // MatMul implements [tensor.Linear].
 func (b *Backend) MatMul(dst, a, w *tensor.Tensor, o tensor.MatMul) {
 	b.product(0, dst, a, w, &o)
+	if b.down(a, &o) {
+		b.product(0, dst, a, w, &o)
+	}
 	if b.err == nil {
 		b.multiply(&b.op.products[0])
 	}
+}
+
+// down sets U of an update of low rank, if that is to be set, and reports it. The
+// products of the operation are others then.
+func (b *Backend) down(a *tensor.Tensor, o *tensor.MatMul) bool {
+	l := o.LowRank
+	if l == nil || l.A == nil {
+		return false
+	}
+	if o.TransA {
+		panic("cpu: matmul: an update of low rank with A needs no TransA")
+	}
+	input("matmul", l.A)
+	b.MatMul(l.U, a, l.A, tensor.MatMul{TransB: true, Alpha: 1, Uniform: o.Uniform})
+	return true
+}
+
+// LowRankGrad implements [tensor.Linear].
+func (b *Backend) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, scale float32) {
+	b.MatMul(dv, dy, u, tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})
+	b.MatMul(du, dy, v, tensor.MatMul{Alpha: scale})
 }
 
 // product sets a product of the operation.

@@ -100,8 +100,21 @@ func (p *plan) rope(pos, inv *tensor.Tensor) {
 
 // MatMul implements [tensor.Linear].
 func (p *plan) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	p.down(a, &o)
 	w, x := p.product(dst, a, b, &o)
 	p.multiply(x, w, [2]int{b.Rows(), b.Cols()})
+}
+
+func (p *plan) down(a *tensor.Tensor, o *tensor.MatMul) {
+	if l := o.LowRank; l != nil && l.A != nil {
+		p.MatMul(l.U, a, l.A, tensor.MatMul{TransB: true, Uniform: o.Uniform})
+	}
+}
+
+// LowRankGrad implements [tensor.Linear].
+func (p *plan) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, _ float32) {
+	p.MatMul(dv, dy, u, tensor.MatMul{TransA: true})
+	p.MatMul(du, dy, v, tensor.MatMul{})
 }
 
 // product touches what belongs to a product.
@@ -133,6 +146,7 @@ func (p *plan) product(dst, a, b *tensor.Tensor, o *tensor.MatMul) (*planned, *p
 func (p *plan) Project(a *tensor.Tensor, o *tensor.Projection) {
 	p.use("project", o.SwiGLU)
 	for i := range o.Products {
+		p.down(a, &o.Products[i].MatMul)
 		b := o.Products[i].W
 		w, x := p.product(o.Products[i].Dst, a, b, &o.Products[i].MatMul)
 		x.paired = o.SwiGLU != nil

@@ -25,6 +25,15 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 		glu = output(op, o.SwiGLU)
 		sameShape(op, o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
 	}
+	again := false
+	for i := range o.Products {
+		again = b.down(a, &o.Products[i].MatMul) || again
+	}
+	for i := range o.Products {
+		if again {
+			b.product(i, o.Products[i].Dst, a, o.Products[i].W, &o.Products[i].MatMul)
+		}
+	}
 	if b.err != nil {
 		return
 	}

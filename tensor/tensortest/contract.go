@@ -170,7 +170,11 @@ func testPanics(s *suite) {
 		"matmul scale and beta": func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Beta: 1, ColScale: v}) },
 		"matmul bias":           func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Bias: l}) },
 		"matmul rope":           func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, Rope: &tensor.Rope{Positions: i, InvFreq: l}}) },
-		"project of nothing":    func() { s.b.Project(sq, &tensor.Projection{}) },
+		"low rank gradient":     func() { s.b.LowRankGrad(sq, d, m, sq, d, 1) },
+		"matmul low rank a": func() {
+			s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: m, A: m}})
+		},
+		"project of nothing": func() { s.b.Project(sq, &tensor.Projection{}) },
 		"project and beta": func() {
 			s.b.Project(sq, &tensor.Projection{Products: []tensor.Product{{Dst: d, W: m, MatMul: tensor.MatMul{Alpha: 1, Beta: 1}}}})
 		},

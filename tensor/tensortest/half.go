@@ -100,6 +100,25 @@ func testHalf(s *suite) {
 	for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
 		s.halfAttention("attention of whole heads in "+precision.String(), o, 140, precision)
 	}
+	for _, z := range [][4]int{{1, 16, 8, 3}, {40, 136, 64, 16}, {150, 33, 72, 5}} {
+		s.halfUpdates(z[0], z[1], z[2], z[3])
+	}
+}
+
+// Updates of low rank whose products with activations are taken together.
+func (s *suite) halfUpdates(m, n, in, r int) {
+	s.halves(fmt.Sprintf("%d rows, update of rank %d", m, r), oneRounding, func(a *activations) {
+		x, dy, u := a.act(a.normal(m*in), m, in), a.act(a.normal(m*n), m, n), a.put(a.normal(m*r), m, r)
+		du, dv, v := a.garbage(m, r), a.put(a.normal(n*r), n, r), a.put(a.normal(n*r), n, r)
+		a.b.LowRankGrad(du, dv, dy, u, v, 0.7)
+		a.keep("gradient of u", du)
+		a.keep("gradient of v", dv)
+		w := a.load(tensor.BF16, a.stored(tensor.BF16, n, in), n, in)
+		y, low := a.out(m, n), &tensor.LowRank{U: du, V: v, TransV: true, Alpha: 1, A: a.put(a.normal(r*in), r, in)}
+		a.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true, LowRank: low})
+		a.keep("product that sets u", y)
+		a.keep("u", du)
+	})
 }
 
 func (s *suite) halfProducts(m int, dt, precision tensor.DType) {
@@ -195,6 +214,9 @@ func (s *suite) halfRows(rows, cols int) {
 		a.b.AddRMSNorm(y, rstd, sum, x, a.put(a.normal(n), rows, cols), w, 1e-5)
 		a.keep("rmsnorm of a sum", y)
 		a.keep("sum", sum)
+		a.b.AddRMSNorm(y, rstd, sum, x, a.act(a.normal(n), rows, cols), w, 1e-5)
+		a.keep("rmsnorm of a sum with an activation", y)
+		a.keep("sum with an activation", sum)
 		gate, up, dy := a.act(a.normal(n), rows, cols), a.act(a.normal(n), rows, cols), a.act(a.normal(n), rows, cols)
 		a.b.SwiGLU(y, gate, up)
 		a.keep("swiglu", y)
@@ -221,6 +243,11 @@ func (s *suite) halfRows(rows, cols int) {
 		full := a.put(a.normal(n), rows, cols)
 		a.b.ScaleColsGrad(dg, dm, full, full, w, m)
 		a.keep("scale columns gradient of full", dg)
+		a.b.ScaleColsGrad(dg, dm, full, up, w, m)
+		a.keep("scale columns gradient of a full gradient", dg)
+		a.b.ScaleColsGrad(full, dm, dy, up, w, m)
+		a.keep("full scale columns gradient", full)
+		a.keep("magnitude gradient of all", dm)
 		at := make([]int32, rows)
 		for i := range at {
 			at[i] = int32(rows - 1 - i)

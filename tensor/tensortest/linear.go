@@ -152,6 +152,18 @@ func testProject(s *suite) {
 	}
 }
 
+// The gradient of an update of low rank: two products of dy.
+func testLowRankGrad(s *suite) {
+	for _, z := range [][3]int{{1, 3, 2}, {5, 64, 8}, {40, 33, 5}, {70, 130, 16}, {33, 72, 40}, {150, 528, 16}} {
+		m, n, r := z[0], z[1], z[2]
+		dy, u, v, dv := s.normal(m*n), s.normal(m*r), s.normal(n*r), s.normal(n*r)
+		du, dvt := s.garbage(m, r), s.put(dv, n, r)
+		s.b.LowRankGrad(du, dvt, s.put(dy, m, n), s.put(u, m, r), s.put(v, n, r), 0.5)
+		s.check(fmt.Sprintf("%v, u", z), du, refMatMul(nil, dy, v, m, r, n, tensor.MatMul{Alpha: 0.5}), F32)
+		s.check(fmt.Sprintf("%v, v", z), dvt, refMatMul(dv, dy, u, n, r, m, tensor.MatMul{TransA: true, Alpha: 0.5, Beta: 1}), F32)
+	}
+}
+
 func (s *suite) project(types [3]tensor.DType, precision tensor.DType, m, head int, adapted bool) {
 	s.Helper()
 	const in = 256
@@ -173,6 +185,21 @@ func (s *suite) project(types [3]tensor.DType, precision tensor.DType, m, head i
 		if adapted {
 			o.LowRank = &tensor.LowRank{U: s.put(s.normal(m*3), m, 3), V: s.put(s.normal(n*3), n, 3), TransV: true, Alpha: 1}
 			o.ColScale = s.put(s.normal(n), n)
+			if i != 1 { // which the product sets, as one of its own would
+				a, u := s.put(s.normal(3*in), 3, in), s.garbage(m, 3)
+				s.b.MatMul(u, x, a, tensor.MatMul{TransB: true, Alpha: 1, Uniform: o.Uniform})
+				low := tensor.LowRank{U: u, V: o.LowRank.V, TransV: true, Alpha: 1}
+				want := s.garbage(m, n)
+				given := o
+				given.LowRank = &low
+				s.b.MatMul(want, x, w, given)
+				o.LowRank.A, o.LowRank.U = a, s.garbage(m, 3)
+				y := s.garbage(m, n)
+				s.b.MatMul(y, x, w, o)
+				s.same(name+", with what an update needs", s.get(y), s.get(want))
+				s.same(name+", what an update needs", s.get(o.LowRank.U), s.get(u))
+				o.LowRank.U = s.garbage(m, 3)
+			}
 		}
 		one.Products = append(one.Products, tensor.Product{Dst: s.garbage(m, n), W: w, MatMul: o})
 		together.Products = append(together.Products, tensor.Product{Dst: s.garbage(m, n), W: w, MatMul: o})

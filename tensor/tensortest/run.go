@@ -39,6 +39,7 @@ var conformance = []struct {
 	{"matmul weights of every type", testMatMulTypes},
 	{"matmul with an update and factors", testMatMulEpilogue},
 	{"projections", testProject},
+	{"low rank gradient", testLowRankGrad},
 	{"matmul in bfloat16", testPrecision},
 	{"uniform rows", testUniform},
 	{"matmul repeats exactly", testMatMulRepeats},

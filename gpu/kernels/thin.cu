@@ -1,0 +1,514 @@
+// Products of a long matrix x [m,k], float or bfloat16, with thin ones in float32:
+// those of an adapter. They read x once and would be done by then. A thin operand,
+// and x itself if it is float, is cut into three bfloat16 whose sum it is exactly,
+// the parts are multiplied by tensor cores, and the sums are float32; of products of
+// two cut operands those below 2^-22 are left out. An infinite term makes the sum
+// NaN, but thin_tall then computes it again without cutting.
+#include "common.cuh"
+
+// thin_cut cuts two floats into pairs of bfloat16, the highest first: each takes
+// the next 8 bits.
+__device__ __forceinline__ void thin_cut(uint32_t (&part)[3], float x, float y) {
+    part[0] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+    x -= __uint_as_float(__float_as_uint(x) & 0xffff0000u), y -= __uint_as_float(__float_as_uint(y) & 0xffff0000u);
+    part[1] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+    x -= __uint_as_float(__float_as_uint(x) & 0xffff0000u), y -= __uint_as_float(__float_as_uint(y) & 0xffff0000u);
+    part[2] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+}
+
+// thin_fragment is a fragment of an operand of mma_bf16 of N registers, in parts.
+template <int N, int PARTS> struct ThinFragment {
+    uint32_t v[PARTS][N];
+    __device__ __forceinline__ void cut(int i, float x, float y) {
+        uint32_t part[3];
+        thin_cut(part, x, y);
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) v[p][i] = part[p];
+    }
+};
+
+// thin_each calls f(p, q) for the parts of both operands whose products count,
+// those of small products first.
+template <int PARTS, class F> __device__ __forceinline__ void thin_each(F f) {
+#pragma unroll
+    for (int s = 2; s >= 0; s--)
+#pragma unroll
+        for (int p = 0; p < PARTS; p++)
+            if (s - p >= 0) f(p, s - p);
+}
+
+// ThinColumns are up to 8 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
+struct ThinColumns {
+    const float* w;
+    float* u;
+    long long sj, st;
+    int ldu, cols;
+};
+
+// TallArgs are products u = alpha * x.w + beta * u. A part of the sums has split
+// terms, a multiple of 128.
+struct TallArgs {
+    ThinColumns c[6];
+    const void* x;
+    float* parts;
+    unsigned* tickets; // a 0 for each blockIdx.x, where there are parts
+    long long ldx;
+    int m, k, split;
+    int vector; // terms of w lie together in whole vectors
+    float alpha, beta;
+};
+
+// 8 warps: 2 groups of MT * 16 rows, whose 4 warps have every fourth 32 terms each.
+// blockIdx.y is the part of k; the block that is the last to come adds the parts.
+// Which terms lanes take is chosen such that each loads 8 in a row.
+template <int NT, bool half> struct Tall {
+    static const int MT = half ? 4 : 2, W = half ? 4 : 8, ROWS = 2 * MT * 16;
+    typedef uint32_t Rows[MT][2][W];
+    const TallArgs& a;
+    int row, at; // of x, that this lane loads first
+    float d[MT][NT][4];
+
+    __device__ __forceinline__ void load(Rows& x, int t, int end) const {
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int r = row + 16 * i + 8 * h;
+                const bool in = r < a.m && t + at < end;
+                const uint4* p = (const uint4*)((const unsigned char*)a.x + (r * a.ldx + t + at) * (half ? 2 : 4));
+#pragma unroll
+                for (int q = 0; q < W / 4; q++) {
+                    const uint4 v = in ? __ldcs(p + q) : uint4{0, 0, 0, 0};
+                    x[i][h][4 * q] = v.x, x[i][h][4 * q + 1] = v.y, x[i][h][4 * q + 2] = v.z, x[i][h][4 * q + 3] = v.w;
+                }
+            }
+    }
+
+    // weights loads and cuts 32 terms of a lane's column.
+    __device__ __forceinline__ void weights(ThinFragment<2, 3> (&b)[2], const ThinColumns& c, int t, int end) const {
+        const int j = threadIdx.x % 32 / 4;
+        const bool in = j < c.cols && t + at < end;
+        const float* p = c.w + j * c.sj + (t + at) * c.st;
+        float v[8];
+        if (a.vector) {
+            const float4 lo = in ? __ldg((const float4*)p) : float4{0, 0, 0, 0}, hi = in ? __ldg((const float4*)p + 1) : float4{0, 0, 0, 0};
+            v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w, v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
+        } else {
+#pragma unroll
+            for (int e = 0; e < 8; e++) v[e] = in ? __ldg(p + e * c.st) : 0;
+        }
+#pragma unroll
+        for (int e = 0; e < 4; e++) b[e / 2].cut(e % 2, v[2 * e], v[2 * e + 1]);
+    }
+
+    __device__ __forceinline__ void add(const Rows& x, int t, int end) {
+        if constexpr (half) {
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                ThinFragment<2, 3> b[2];
+                weights(b, a.c[n], t, end);
+#pragma unroll
+                for (int s = 0; s < 2; s++)
+                    thin_each<1>([&](int, int p) { // in this order none waits for the one before
+#pragma unroll
+                        for (int i = 0; i < MT; i++) {
+                            const uint32_t f[4] = {x[i][0][2 * s], x[i][1][2 * s], x[i][0][2 * s + 1], x[i][1][2 * s + 1]};
+                            mma_bf16(d[i][n], f, b[s].v[p]);
+                        }
+                    });
+            }
+        } else {
+            ThinFragment<2, 3> b[NT][2];
+#pragma unroll
+            for (int n = 0; n < NT; n++) weights(b[n], a.c[n], t, end);
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+                    ThinFragment<4, 3> f;
+#pragma unroll
+                    for (int e = 0; e < 4; e++) f.cut(e, __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2]), __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2 + 1]));
+                    thin_each<3>([&](int p, int q) {
+#pragma unroll
+                        for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n][s].v[q]);
+                    });
+                }
+        }
+    }
+
+    __device__ __forceinline__ float element(int r, int t) const {
+        return half ? bf16_float(((const uint16_t*)a.x)[r * a.ldx + t]) : ((const float*)a.x)[r * a.ldx + t];
+    }
+
+    __device__ __forceinline__ void store(const ThinColumns& c, int r, int j, float sum) const {
+        float* u = c.u + (long long)r * c.ldu + j;
+        sum *= a.alpha;
+        *u = a.beta != 0 ? fmaf(a.beta, *u, sum) : sum;
+    }
+
+    __device__ __forceinline__ void run(float* smem) {
+        SHARED(unsigned, last, 1);
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t2 = lane % 4 * 2;
+        const int group = warp / 4, first = blockIdx.y * a.split, end = min(a.k, first + a.split);
+        row = blockIdx.x * ROWS + group * MT * 16 + g, at = lane % 4 * 8;
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
+        Rows x[2];
+        int t = first + warp % 4 * 32;
+        load(x[0], t, end);
+        for (; t < end; t += 256) {
+            load(x[1], t + 128, end);
+            add(x[0], t, end);
+            if (t + 128 >= end) break;
+            load(x[0], t + 256, end);
+            add(x[1], t + 128, end);
+        }
+        // Warp q of a group adds the sums of its warps for rows 16q and on.
+        float4* all = (float4*)smem;
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) all[((warp * MT + i) * NT + n) * 32 + lane] = make_float4(d[i][n][0], d[i][n][1], d[i][n][2], d[i][n][3]);
+        __syncthreads();
+        const int q = warp % 4;
+        float v[NT][4];
+        auto sum = [&](const float4* p, long long step, int count) {
+#pragma unroll
+            for (int n = 0; n < NT; n++) v[n][0] = v[n][1] = v[n][2] = v[n][3] = 0;
+            for (int z = 0; z < count; z++)
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    const float4 f = p[z * step + n * 32];
+                    v[n][0] += f.x, v[n][1] += f.y, v[n][2] += f.z, v[n][3] += f.w;
+                }
+        };
+        if (q < MT) sum(all + ((group * 4 * MT + q) * NT) * 32 + lane, MT * NT * 32, 4);
+        if (gridDim.y > 1) {
+            float4* parts = (float4*)a.parts + (((long long)blockIdx.x * 2 + group) * MT + q) * NT * 32 + lane;
+            const long long step = (long long)gridDim.x * 2 * MT * NT * 32;
+            if (q < MT) {
+#pragma unroll
+                for (int n = 0; n < NT; n++) parts[blockIdx.y * step + n * 32] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
+            }
+            __threadfence();
+            __syncthreads();
+            if (threadIdx.x == 0) last[0] = atomicAdd(a.tickets + blockIdx.x, 1u) == gridDim.y - 1;
+            __syncthreads();
+            if (!last[0]) return;
+            if (threadIdx.x == 0) a.tickets[blockIdx.x] = 0;
+            __threadfence();
+            if (q < MT) sum(parts, step, gridDim.y);
+        }
+        if (q >= MT) return;
+        unsigned bad = 0; // what is not finite
+        const int i0 = row + 16 * q;
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int r = i0 + e / 2 * 8, j = t2 + e % 2;
+                if (r >= a.m || j >= a.c[n].cols) continue;
+                if (v[n][e] - v[n][e] == 0)
+                    store(a.c[n], r, j, v[n][e]);
+                else
+                    bad |= 1u << (4 * n + e);
+            }
+        if (!__any_sync(0xffffffffu, bad != 0)) return;
+        for (int e = 0; e < 4 * NT; e++)
+            for (unsigned lanes = __ballot_sync(0xffffffffu, bad >> e & 1); lanes; lanes &= lanes - 1) {
+                const int who = __ffs(lanes) - 1, r = i0 - g + who / 4 + e % 4 / 2 * 8, j = who % 4 * 2 + e % 2;
+                const ThinColumns& c = a.c[e / 4];
+                float s = 0;
+                for (int t = lane; t < a.k; t += 32) s = fmaf(element(r, t), __ldg(c.w + j * c.sj + t * c.st), s);
+                s = warp_sum(s);
+                if (lane == 0) store(c, r, j, s);
+            }
+    }
+};
+
+#define THIN_TALL(name, NT, half)       \
+    KERNEL(name, TallArgs, 256) {         \
+        DYNAMIC_SHARED(smem);             \
+        Tall<NT, half> tall = {a};        \
+        tall.run((float*)smem);           \
+    }
+THIN_TALL(thin_tall_bf16_1, 1, true)
+THIN_TALL(thin_tall_bf16_2, 2, true)
+THIN_TALL(thin_tall_bf16_4, 4, true)
+THIN_TALL(thin_tall_bf16_6, 6, true)
+THIN_TALL(thin_tall_f32_1, 1, false)
+THIN_TALL(thin_tall_f32_2, 2, false)
+THIN_TALL(thin_tall_f32_4, 4, false)
+THIN_TALL(thin_tall_f32_6, 6, false)
+
+// GradArgs are the parts of sums over rows, g[j,i] = sum of x[t,j] * u[t,i], and, with
+// du, of sums over columns, d[t,i] = sum of x[t,j] * w[j,i]: i < r, at most 8 NT.
+// They are as the fragments of mma_bf16 hold them.
+struct GradArgs {
+    const void* x;  // [m,n]
+    const float* u; // [m,r]
+    const float* w; // [n,r]
+    float *g, *d;
+    long long ldx, ldu, ldw;
+    int m, n, r;
+    int rows;   // of a part of g, a multiple of 16 and of the groups
+    int stages; // of copies, at least 2
+    int unused;
+};
+
+// A group of 8 warps has 512 columns (blockIdx.x), a warp 64 of them; of the rows of
+// a part (blockIdx.y) a group takes 16 at a time, in turn with the other group if
+// there is one. A warp copies its tiles of 16 x 64 to shared memory itself, some
+// steps ahead, and takes each of them for both products.
+template <int NT, bool half, bool both> struct Grad {
+    static const int TILE = half ? 2048 : 4096;
+    const GradArgs& a;
+    float d[4][NT][4]; // of 16 columns each
+
+    // place returns where 16 bytes of a tile lie: such that neither rows nor columns
+    // that lanes read at a time meet in a bank.
+    static __device__ __forceinline__ int place(int r, int chunk) {
+        return half ? r * 128 + (chunk ^ r % 8) * 16 : r * 256 + (chunk ^ r % 4 * 2) * 16;
+    }
+
+    // copy begins to copy the tile of rows from t and columns from j.
+    __device__ __forceinline__ void copy(unsigned char* tile, int t, int j) const {
+        const int lane = threadIdx.x % 32, CHUNKS = half ? 8 : 16, PER = half ? 8 : 4, STEP = 32 / CHUNKS;
+        const int r = lane / CHUNKS, c = lane % CHUNKS, left = j + c * PER < a.n ? a.m - t - r : 0; // rows that exist
+        const unsigned char* from = (const unsigned char*)a.x + ((t + r) * a.ldx + j + c * PER) * (half ? 2 : 4);
+#pragma unroll
+        for (int e = 0; e < 16; e += STEP) {
+            cp_async16(tile + place(r + e, c), e < left ? from : a.x, e < left);
+            from += STEP * a.ldx * (half ? 2 : 4);
+        }
+        cp_async_commit();
+    }
+
+    // Of 16 rows of a tile of float as terms, a lane has those from lane % 4 on, 4
+    // apart, which lie alike; of bfloat16 those that ldmatrix gives it.
+    static __device__ __forceinline__ int term(int e) { return half ? threadIdx.x % 4 * 2 + e % 2 + e / 2 * 8 : threadIdx.x % 4 + 4 * e; }
+
+    // rows loads what of u belongs to the tile: 4 rows of a column a lane.
+    __device__ __forceinline__ void rows(float (&u)[NT][4], int t) const {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int r = t + term(e), i = 8 * n + lane / 4;
+                u[n][e] = r < a.m && i < a.r ? __ldg(a.u + r * a.ldu + i) : 0;
+            }
+    }
+
+    // across and down are elements 16 i to 16 i + 15 of 16 rows of the tile, as the first
+    // operand with columns and with rows as terms. The places of one i, and of others
+    // with the same low bits, are a constant apart.
+    __device__ __forceinline__ void across(ThinFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int i) const {
+        const int lane = threadIdx.x % 32;
+        if constexpr (half) {
+            ldmatrix_x4(f.v[0], tile + place(lane % 16, 2 * i + lane / 16));
+        } else {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int at = place(lane / 4, i % 2 * 4 + e / 2 * 2 + lane % 4 / 2) + lane % 2 * 8;
+                const float2 x = *(const float2*)(tile + at + e % 2 * 2048 + i / 2 * 128);
+                f.cut(e, x.x, x.y);
+            }
+        }
+    }
+    __device__ __forceinline__ void down(ThinFragment<4, half ? 1 : 3>& f, const unsigned char* tile, int i) const {
+        const int lane = threadIdx.x % 32;
+        if constexpr (half) {
+            ldmatrix_x4_trans(f.v[0], tile + place(lane % 8 + lane / 16 * 8, 2 * i + lane / 8 % 2));
+        } else {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int at = place(lane % 4, i % 2 * 4 + e % 2 * 2 + lane / 16) + lane / 4 % 4 * 4;
+                const float* x = (const float*)(tile + at + e / 2 * 2048 + i / 2 * 128);
+                f.cut(e, x[0], x[256]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void run(unsigned char* smem) {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, groups = blockDim.x / 256, group = warp / 8;
+        const int j0 = blockIdx.x * 512 + warp % 8 * 64, first = blockIdx.y * a.rows, end = min(a.m, first + a.rows), step = 16 * groups;
+        unsigned char* ring = smem + warp * a.stages * TILE;
+        float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT * 4][32]
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
+        int t = first + group * 16;
+        for (int s = 0; s + 1 < a.stages; s++) copy(ring + s * TILE, s * step + t < end ? s * step + t : a.m, j0);
+        ThinFragment<2, 3> w[both ? 4 : 1][NT];
+        if constexpr (both) {
+#pragma unroll
+            for (int s = 0; s < 4; s++)
+#pragma unroll
+                for (int n = 0; n < NT; n++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        const int j = j0 + 16 * s + lane % 4 * 2 + 8 * e, i = 8 * n + lane / 4;
+                        const float x = j < a.n && i < a.r ? __ldg(a.w + j * a.ldw + i) : 0;
+                        const float y = j + 1 < a.n && i < a.r ? __ldg(a.w + (j + 1) * a.ldw + i) : 0;
+                        w[s][n].cut(e, x, y);
+                    }
+        }
+        float u[NT][4];
+        rows(u, t < end ? t : a.m);
+        int at = 0, flip = 0; // where in the ring, and which half of swap
+        for (int base = first; base < end; base += step, t += step, flip ^= 1) {
+            ThinFragment<2, 3> b[NT];
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
+            wait();
+            __syncwarp();
+            const unsigned char* tile = ring + at * TILE;
+            {
+                const int next = t + (a.stages - 1) * step, to = at == 0 ? a.stages - 1 : at - 1;
+                copy(ring + to * TILE, next < end ? next : a.m, j0);
+            }
+            at = at + 1 == a.stages ? 0 : at + 1;
+            const int parts = half ? 1 : 3;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                ThinFragment<4, parts> f;
+                down(f, tile, i);
+                thin_each<parts>([&](int p, int q) {
+#pragma unroll
+                    for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n].v[q]);
+                });
+            }
+            rows(u, t + step < end ? t + step : a.m);
+            if constexpr (both) {
+                float v[NT][4];
+#pragma unroll
+                for (int n = 0; n < NT; n++) v[n][0] = v[n][1] = v[n][2] = v[n][3] = 0;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    ThinFragment<4, parts> f;
+                    across(f, tile, i);
+                    thin_each<parts>([&](int p, int q) {
+#pragma unroll
+                        for (int n = 0; n < NT; n++) mma_bf16(v[n], f.v[p], w[i][n].v[q]);
+                    });
+                }
+                float* mine = swap + (flip * groups + group) * (8 * NT * 128);
+#pragma unroll
+                for (int n = 0; n < NT; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) mine[((warp % 8 * NT + n) * 4 + e) * 32 + lane] = v[n][e];
+                __syncthreads();
+                const int tiles = (a.m + 15) / 16;
+                for (int e = threadIdx.x % 256; e < NT * 128 && t < end; e += 256) {
+                    float sum = mine[e];
+#pragma unroll
+                    for (int s = 1; s < 8; s++) sum += mine[s * NT * 128 + e];
+                    a.d[((long long)blockIdx.x * tiles + t / 16) * (NT * 128) + e] = sum;
+                }
+            } else {
+                __syncwarp();
+            }
+        }
+        cp_async_wait<0>();
+        if (groups > 1) { // the first adds what the second has
+            __syncthreads();
+            float4* all = (float4*)smem + warp % 8 * 4 * NT * 32 + lane;
+            if (group == 1) {
+#pragma unroll
+                for (int e = 0; e < 4 * NT; e++) all[e * 32] = make_float4(d[e / NT][e % NT][0], d[e / NT][e % NT][1], d[e / NT][e % NT][2], d[e / NT][e % NT][3]);
+            }
+            __syncthreads();
+            if (group == 1) return;
+#pragma unroll
+            for (int e = 0; e < 4 * NT; e++) {
+                const float4 f = all[e * 32];
+                float* s = d[e / NT][e % NT];
+                s[0] += f.x, s[1] += f.y, s[2] += f.z, s[3] += f.w;
+            }
+        }
+        float4* to = (float4*)a.g + (((long long)blockIdx.y * gridDim.x + blockIdx.x) * 8 + warp % 8) * 4 * NT * 32 + lane;
+#pragma unroll
+        for (int e = 0; e < 4 * NT; e++) to[e * 32] = make_float4(d[e / NT][e % NT][0], d[e / NT][e % NT][1], d[e / NT][e % NT][2], d[e / NT][e % NT][3]);
+    }
+
+    __device__ __forceinline__ void wait() const { // all but the newest stages - 2
+        switch (a.stages) {
+        case 2: cp_async_wait<0>(); break;
+        case 3: cp_async_wait<1>(); break;
+        case 4: cp_async_wait<2>(); break;
+        default: cp_async_wait<3>(); break;
+        }
+    }
+};
+
+#define THIN_GRAD(name, NT, half, both, threads) \
+    KERNEL(name, GradArgs, threads) {              \
+        DYNAMIC_SHARED(smem);                      \
+        Grad<NT, half, both> grad = {a};           \
+        grad.run(smem);                            \
+    }
+THIN_GRAD(thin_outer_bf16_1, 1, true, false, 512)
+THIN_GRAD(thin_outer_bf16_2, 2, true, false, 512)
+THIN_GRAD(thin_outer_bf16_4, 4, true, false, 256)
+THIN_GRAD(thin_outer_f32_1, 1, false, false, 512)
+THIN_GRAD(thin_outer_f32_2, 2, false, false, 512)
+THIN_GRAD(thin_outer_f32_4, 4, false, false, 256)
+THIN_GRAD(thin_both_bf16_1, 1, true, true, 512)
+THIN_GRAD(thin_both_bf16_2, 2, true, true, 512)
+THIN_GRAD(thin_both_bf16_4, 4, true, true, 256)
+THIN_GRAD(thin_both_f32_1, 1, false, true, 512)
+THIN_GRAD(thin_both_f32_2, 2, false, true, 512)
+THIN_GRAD(thin_both_f32_4, 4, false, true, 256)
+
+// GradSumArgs add the parts of GradArgs in their order: out[j*sj + i*si] = alpha * sum
+// + beta * out for the sums over rows, and du = alpha * sum, unless it is null.
+struct GradSumArgs {
+    const float *g, *d;
+    float *out, *du;
+    long long sj, si, ldu;
+    int m, n, r, nt;
+    int parts, blocks; // of rows, of columns
+    float alpha, beta;
+};
+KERNEL(thin_grad_sum, GradSumArgs, 256) {
+    const int own = a.nt * 32;
+    const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, all = sums + (a.du ? tiles * own : 0);
+    for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
+        const int lane = e % 32, c = lane % 4 * 2;
+        float v[4] = {0, 0, 0, 0};
+        if (e < sums) {
+            for (int z = 0; z < a.parts; z++) {
+                const float4 f = __ldg((const float4*)a.g + z * sums + e);
+                v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
+            }
+            const int n = e / 32 % a.nt;
+            const long long j0 = e / own * 16 + lane / 4;
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const long long j = j0 + q / 2 * 8;
+                const int i = 8 * n + c + q % 2;
+                if (j >= a.n || i >= a.r) continue;
+                float* to = a.out + j * a.sj + i * a.si;
+                *to = a.beta != 0 ? fmaf(a.beta, *to, a.alpha * v[q]) : a.alpha * v[q];
+            }
+            continue;
+        }
+        const long long f = e - sums, tile = f / own;
+        const int n = f % own / 32;
+        for (int z = 0; z < a.blocks; z++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) v[q] += __ldg(a.d + (z * tiles + tile) * (own * 4) + (n * 4 + q) * 32 + lane);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const long long t = tile * 16 + lane / 4 + q / 2 * 8;
+            const int i = 8 * n + c + q % 2;
+            if (t < a.m && i < a.r) a.du[t * a.ldu + i] = a.alpha * v[q];
+        }
+    }
+}

@@ -247,7 +247,7 @@ func (b *Backend) attendFew(h *heads, dst, lse uint64) {
 	if queries > 0 {
 		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
 		a.sums = a.most + uint64(4*parts*h.Heads*2)
-		a.counters = b.counters(queries * blocks)
+		a.counters = b.tickets(queries * blocks)
 	}
 	if a.halfKeys == 1 && a.vector == 1 && h.HeadDim <= stagedWidth {
 		launch(b, kAttentionStaged[g], dim{x: items * blocks}, stagedThreads, max(2*2*fewKeys*h.HeadDim, 4*4*stagedThreads*g), a)

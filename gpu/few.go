@@ -163,9 +163,6 @@ const (
 	mostChains = 16
 )
 
-// leastCounters is how many there are at least.
-const leastCounters = 1 << 12
-
 // chainsOf returns into how many chains the terms of tiles of rows are divided, and
 // the chunks of each: what keeps most of the device busy until the end.
 func chainsOf(tiles, chunks int) (chains, length int) {
@@ -222,7 +219,7 @@ func (b *Backend) multiplyCodes(ps []product) {
 		}
 	}
 	if parts > 0 {
-		at, counters := b.scratch(scratchParts, 4*parts), b.counters(tiles)
+		at, counters := b.scratch(scratchParts, 4*parts), b.tickets(tiles)
 		for i := range a.weights[:a.count] {
 			w := &a.weights[i]
 			w.parts, w.counters = at+4*w.parts, counters+4*w.counters
@@ -236,14 +233,4 @@ func (b *Backend) multiplyCodes(ps []product) {
 		i, nt = 1, 2
 	}
 	launch(b, kCodes[i][p.w.dt], dim{x: blocks}, 256, stages*c.stage(nt), &a)
-}
-
-// counters returns n counters that are 0 whenever no kernel runs.
-func (b *Backend) counters(n int) uint64 {
-	s := &b.scratches[scratchCounters]
-	if n = max(n, leastCounters); 4*n > s.bytes {
-		b.scratch(scratchCounters, 4*n)
-		b.clear(s.ptr, 4*n)
-	}
-	return s.ptr
 }

@@ -280,7 +280,6 @@ const (
 	scratchMore
 	scratchRotation // cosines and sines
 	scratchCodes    // of moments of 8 bits
-	scratchCounters // of blocks, zeros
 	scratchTickets  // counters of blocks
 	scratchSlots
 )

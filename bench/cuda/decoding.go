@@ -23,8 +23,8 @@ func (l *lab) gemvs() {
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"head", l.vocab, l.hidden})
 		for _, dt := range []tensor.DType{tensor.BF16, tensor.NF4} {
 			q := l.heads * l.headDim
-			l.together(rows, dt, "qkv", q, l.kv, l.kv)
-			l.together(rows, dt, "gate up", l.ff, l.ff)
+			l.ofOne(rows, dt, "qkv", q, l.kv, l.kv)
+			l.ofOne(rows, dt, "gate up", l.ff, l.ff)
 		}
 	}
 	if _, ok := l.b.(tensor.Sampler); ok {
@@ -35,8 +35,8 @@ func (l *lab) gemvs() {
 	}
 }
 
-// together measures products of one input, as a layer has them.
-func (l *lab) together(rows int, dt tensor.DType, name string, outs ...int) {
+// ofOne measures products of one input, as a layer has them.
+func (l *lab) ofOne(rows int, dt tensor.DType, name string, outs ...int) {
 	l.measure("pipe", fmt.Sprintf("gemv %s %s, %d rows", dt, name, rows), func() job {
 		bytes := 0
 		for _, out := range outs {

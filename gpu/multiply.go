@@ -92,6 +92,11 @@ func (b *Backend) multiply(p *product) {
 	default:
 		b.multiplyFloat(p)
 	}
+	b.follow(p)
+}
+
+// follow does what comes after a product.
+func (b *Backend) follow(p *product) {
 	if r := p.rope; r != nil {
 		b.Rope(p.dst, r.Positions, r.InvFreq, false)
 	}
@@ -149,13 +154,9 @@ func (p *product) piece(lo, hi int) product {
 
 // cut leaves the columns lo..hi of c, but for w.
 func (p *product) cut(lo, hi int) {
-	size := 4
-	if p.outHalf {
-		size = 2
-	}
 	p.low.cols = p.lowWidth()
 	p.n = hi - lo
-	p.c += uint64(lo * size)
+	p.c += uint64(lo * p.cSize())
 	if p.scale != 0 {
 		p.scale += uint64(4 * lo)
 	}
@@ -167,6 +168,14 @@ func (p *product) cut(lo, hi int) {
 	} else {
 		p.low.v += uint64(4 * lo)
 	}
+}
+
+// cSize is the bytes of an element of c.
+func (p *product) cSize() int {
+	if p.outHalf {
+		return 2
+	}
+	return 4
 }
 
 // aStep is how far terms of a are apart, aSize the bytes of one.

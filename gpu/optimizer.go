@@ -19,9 +19,8 @@ var (
 )
 
 type sumSquaresArgs struct {
-	parts, x uint64
-	n        int64
-	vec      int32
+	list  listArgs
+	parts uint64
 }
 
 type sumDoublesArgs struct {
@@ -29,20 +28,27 @@ type sumDoublesArgs struct {
 	n          int64
 }
 
-// SumSquares implements [tensor.Optimizer].
-func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
+// SumSquares implements [tensor.Optimizer]: a part of each piece, and their sum.
+func (b *Backend) SumSquares(dst *tensor.Tensor, xs ...*tensor.Tensor) {
 	const op = "sum of squares"
-	const squares = 1 << 15 // of a block: see optimizer.cu
-	d, v := output(op, dst), input(op, x)
+	const piece = 1 << 13 // squares of a block: see optimizer.cu
+	d := output(op, dst)
 	checkLen(op, dst.Len(), 1)
-	n := x.Len()
-	if b.err != nil || n == 0 {
+	b.entries = b.entries[:0]
+	for _, x := range xs {
+		b.entries = append(b.entries, entry{p: [6]uint64{input(op, x)}, n: int64(x.Len())})
+	}
+	if b.err != nil {
 		return
 	}
-	blocks := ceilDiv(n, squares)
-	parts := b.scratch(scratchParts, 8*blocks)
-	launch(b, kSumSquares, dim{x: blocks}, 256, 0, &sumSquaresArgs{parts: parts, x: v, n: int64(n), vec: one(vectors(v))})
-	launch(b, kSumDoubles, dim{x: 1}, 1024, 0, &sumDoublesArgs{dst: d, parts: parts, n: int64(blocks)})
+	a := sumSquaresArgs{list: b.list(listSquares, piece)}
+	pieces := int(a.list.pieces)
+	if pieces == 0 {
+		return
+	}
+	a.parts = b.scratch(scratchParts, 8*pieces)
+	launch(b, kSumSquares, dim{x: pieces}, 256, 0, &a)
+	launch(b, kSumDoubles, dim{x: 1}, 1024, 0, &sumDoublesArgs{dst: d, parts: a.parts, n: a.list.pieces})
 }
 
 // adamStep holds the constants of an update.
@@ -63,48 +69,65 @@ func newStep(op string, o *tensor.AdamW) adamStep {
 }
 
 type adamWArgs struct {
-	w, g, m, v uint64
-	n          int64
-	step       adamStep
-	vec        int32
+	list listArgs
+	step adamStep
 }
 
 // AdamW implements [tensor.Optimizer].
-func (b *Backend) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+func (b *Backend) AdamW(ps []tensor.AdamWParam, o tensor.AdamW) {
 	const op = "adamw"
-	a := adamWArgs{w: output(op, w), g: input(op, g), m: output(op, m), v: output(op, v), n: int64(w.Len())}
-	sameShape(op, w, g, m, v)
-	a.step = newStep(op, &o)
-	a.vec = one(vectors(a.w, a.g, a.m, a.v))
-	launch(b, kAdamW, dim{x: ceilDiv(w.Len(), flat)}, 256, 0, &a)
+	const piece = 1 << 11 // elements of a block: see optimizer.cu
+	b.entries = b.entries[:0]
+	for i := range ps {
+		p := &ps[i]
+		b.entries = append(b.entries, entry{
+			p: [6]uint64{output(op, p.W), input(op, p.G), output(op, p.M), output(op, p.V)},
+			n: int64(p.W.Len()), decay: one(!p.NoDecay),
+		})
+		sameShape(op, p.W, p.G, p.M, p.V)
+	}
+	a := adamWArgs{step: newStep(op, &o)}
+	if b.err != nil {
+		return
+	}
+	a.list = b.list(listAdamW, piece)
+	launch(b, kAdamW, dim{x: int(a.list.pieces)}, 256, 0, &a)
 }
 
 type adamW8bitArgs struct {
-	w, g, m, v, mMax, vMax, codes uint64
-	n, blocks                     int64
-	step                          adamStep
-	vec                           int32
+	list  listArgs
+	codes uint64
+	step  adamStep
 }
 
 // AdamW8bit implements [tensor.Optimizer].
-func (b *Backend) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, o tensor.AdamW) {
+func (b *Backend) AdamW8bit(ps []tensor.AdamWParam, o tensor.AdamW) {
 	const op = "adamw8bit"
-	mm, vm := wantType(op, m, tensor.U8), wantType(op, v, tensor.U8)
-	writable(op, mm)
-	writable(op, vm)
-	n := w.Len()
-	blocks := tensor.AdamWBlocks(n)
-	a := adamW8bitArgs{w: output(op, w), g: input(op, g), m: mm.ptr, v: vm.ptr, mMax: output(op, mMax), vMax: output(op, vMax), n: int64(n), blocks: int64(blocks)}
-	sameShape(op, w, g, m, v)
-	checkLen(op, mMax.Len(), blocks)
-	checkLen(op, vMax.Len(), blocks)
-	a.step = newStep(op, &o)
-	if b.err != nil || n == 0 {
+	const piece = 8 * tensor.AdamWBlock // elements of a block of threads: see optimizer.cu
+	b.entries = b.entries[:0]
+	for i := range ps {
+		p := &ps[i]
+		m, v := wantType(op, p.M, tensor.U8), wantType(op, p.V, tensor.U8)
+		writable(op, m)
+		writable(op, v)
+		n := p.W.Len()
+		b.entries = append(b.entries, entry{
+			p: [6]uint64{output(op, p.W), input(op, p.G), m.ptr, v.ptr, output(op, p.MMax), output(op, p.VMax)},
+			n: int64(n), decay: one(!p.NoDecay),
+		})
+		sameShape(op, p.W, p.G, p.M, p.V)
+		checkLen(op, p.MMax.Len(), tensor.AdamWBlocks(n))
+		checkLen(op, p.VMax.Len(), tensor.AdamWBlocks(n))
+	}
+	a := adamW8bitArgs{step: newStep(op, &o)}
+	if b.err != nil {
+		return
+	}
+	if a.list = b.list(listAdamW8bit, piece); a.list.pieces == 0 {
 		return
 	}
 	a.codes = b.momentCodes()
-	a.vec = one(vectors(a.w, a.g) && (a.m|a.v)%4 == 0)
-	launch(b, kAdamW8bit, dim{x: min(ceilDiv(blocks, 8), 8*b.sms)}, 256, 0, &a)
+	launch(b, kAdamW8bit, dim{x: min(int(a.list.pieces), 8*b.sms)}, 256, 0, &a)
 }
 
 // momentCodes returns where the codes of both moments lie, as struct Codes in

@@ -417,7 +417,7 @@ func TestOptimizers(t *testing.T) {
 			p.same(name+"sum of squares", sum, tensortest.F32)
 			p.run(func(b tensor.Backend, i int) { b.ScaleRows(v[i], v[i], v[i]) }) // not negative
 			o.Step = 3
-			p.run(func(b tensor.Backend, i int) { b.AdamW(w[i], g[i], m[i], v[i], o) })
+			p.run(func(b tensor.Backend, i int) { b.AdamW([]tensor.AdamWParam{{W: w[i], G: g[i], M: m[i], V: v[i]}}, o) })
 			p.same(name+"w", w, tensortest.F32Grad)
 			p.same(name+"m", m, tensortest.F32)
 			p.same(name+"v", v, tensortest.F32)
@@ -438,7 +438,9 @@ func (p *pair) eight(name string, n, skip int, o tensor.AdamW) {
 		b.Zero(vMax[i])
 	}
 	for o.Step = 1; o.Step <= 3; o.Step++ {
-		p.run(func(b tensor.Backend, i int) { b.AdamW8bit(w[i], g[i], m[i], v[i], mMax[i], vMax[i], o) })
+		p.run(func(b tensor.Backend, i int) {
+			b.AdamW8bit([]tensor.AdamWParam{{W: w[i], G: g[i], M: m[i], V: v[i], MMax: mMax[i], VMax: vMax[i]}}, o)
+		})
 	}
 	p.same(name+"w of 8 bits", w, tensortest.F32Grad)
 	p.same(name+"largest m", mMax, tensortest.F32)
@@ -491,6 +493,9 @@ func TestNothingAllocates(t *testing.T) {
 	m8, _ := b.Alloc(tensor.U8, 6, 8)
 	v8, _ := b.Alloc(tensor.U8, 6, 8)
 	o := tensor.AdamW{LR: 0.01, Beta1: 0.9, Beta2: 0.99, Eps: 1e-6, GradScale: 1, Step: 1}
+	many := []*tensor.Tensor{x, v, y}
+	params := []tensor.AdamWParam{{W: x, G: y, M: x, V: y}, {W: v, G: v, M: v, V: v, NoDecay: true}}
+	params8 := []tensor.AdamWParam{{W: x, G: y, M: m8, V: v8, MMax: one, VMax: one}}
 	for name, f := range map[string]func(){
 		"add":                    func() { b.Add(x, x, y, 0.5) },
 		"add row":                func() { b.AddRow(x, v) },
@@ -510,9 +515,10 @@ func TestNothingAllocates(t *testing.T) {
 		"scatter":                func() { b.ScatterRows(w, x, ids) },
 		"row squares":            func() { b.RowSquares(rstd, x) },
 		"dequantize":             func() { b.Dequantize(x, y) },
-		"sum of squares":         func() { b.SumSquares(one, x) },
-		"adamw":                  func() { b.AdamW(x, y, x, y, o) },
-		"adamw8bit":              func() { b.AdamW8bit(x, y, m8, v8, one, one, o) },
+		"zero":                   func() { b.ZeroAll(many) },
+		"sum of squares":         func() { b.SumSquares(one, many...) },
+		"adamw":                  func() { b.AdamW(params, o) },
+		"adamw8bit":              func() { b.AdamW8bit(params8, o) },
 	} {
 		if n := testing.AllocsPerRun(5, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)

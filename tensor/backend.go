@@ -14,8 +14,8 @@ package tensor
 // goroutine at a time.
 //
 // Sequences that are decoded together do not change one another: of at most
-// [DecodeRows] rows, each row of the result of a forward operation has the
-// bits that it would have alone. MatMul promises this for frozen weights and
+// [DecodeRows] rows, or as many as [Together] says, each row of the result of a
+// forward operation has the bits that it would have alone. MatMul promises this for frozen weights and
 // TransB, Attention for segments of one query, wherever their keys lie.
 type Backend interface {
 	Memory
@@ -56,8 +56,36 @@ func Halves(b Backend) bool {
 	return ok && h.HalfActivations()
 }
 
-// DecodeRows is the most rows of which each is computed as if it were alone.
+// DecodeRows is the most rows of which each is computed as if it were alone, by
+// any backend.
 const DecodeRows = 16
+
+// Together is a backend that computes more than [DecodeRows] rows so.
+type Together interface {
+	// DecodeRows returns how many.
+	DecodeRows() int
+}
+
+// RowsTogether returns the most rows of which b computes each as if it were alone.
+func RowsTogether(b Backend) int {
+	if t, ok := b.(Together); ok {
+		return t.DecodeRows()
+	}
+	return DecodeRows
+}
+
+// Sampler is a backend that finds the most likely tokens, so that logits need not
+// leave the device.
+type Sampler interface {
+	// Largest sets ids (I32) and z, both [n,k], to where in each row of logits [n,V]
+	// the k largest are, k at most V and [MostLargest], and what they are: the
+	// largest first, of equals the one that comes first. Of a row that has a NaN,
+	// all ids are -1.
+	Largest(ids, z, logits *Tensor)
+}
+
+// MostLargest is the most numbers that Largest finds in a row.
+const MostLargest = 256
 
 // Memory allocates and moves tensors.
 type Memory interface {
@@ -86,6 +114,7 @@ type Memory interface {
 	UploadBytes(dst *Tensor, src []byte)   // dst U8
 	DownloadBytes(dst []byte, src *Tensor) // src U8; waits for queued work
 	Zero(t *Tensor)
+	ZeroAll(ts []*Tensor)  // Zero of each
 	Copy(dst, src *Tensor) // same dtype and length
 }
 
@@ -246,23 +275,32 @@ type Attention struct {
 	KLen []int32 // [segments]
 }
 
-// Optimizer updates parameters.
+// Optimizer updates parameters, all in one operation. Lists that stay the same
+// from step to step cost least; no tensor may be in a list of parameters twice.
 type Optimizer interface {
-	// SumSquares adds the sum of squares of x to dst [1], accumulated in
-	// float64 in a fixed order.
-	SumSquares(dst, x *Tensor)
-	// AdamW updates w, m and v (all F32) from the gradient g scaled by
-	// o.GradScale (Loshchilov & Hutter 2019, algorithm 2, torch's order).
-	AdamW(w, g, m, v *Tensor, o AdamW)
+	// SumSquares adds the sums of squares of all xs to dst [1], each accumulated
+	// in float64 in a fixed order.
+	SumSquares(dst *Tensor, xs ...*Tensor)
+	// AdamW updates W, M and V (all F32) of each parameter from the gradient G
+	// scaled by o.GradScale (Loshchilov & Hutter 2019, algorithm 2, torch's
+	// order).
+	AdamW(ps []AdamWParam, o AdamW)
 	// AdamW8bit is AdamW with moments of 8 bits (Dettmers et al. 2022, section
-	// 2): m and v are U8 codes of quant.Dynamic's maps, signed and unsigned, in
+	// 2): M and V are U8 codes of quant.Dynamic's maps, signed and unsigned, in
 	// blocks of [AdamWBlock] elements in storage order, whose largest absolute
-	// values are mMax and vMax, F32 [blocks]; all begin as zeros. The step is
+	// values are MMax and VMax, F32 [blocks]; all begin as zeros. The step is
 	// taken with the moments before they are rounded, and the decay after the
-	// step: w = (w - step)·(1 - LR·WeightDecay). An element whose scaled
-	// gradient is not finite is left alone, its moments set to 0. A code of m
+	// step: W = (W - step)·(1 - LR·WeightDecay). An element whose scaled
+	// gradient is not finite is left alone, its moments set to 0. A code of M
 	// never loses the sign of a negative number.
-	AdamW8bit(w, g, m, v, mMax, vMax *Tensor, o AdamW)
+	AdamW8bit(ps []AdamWParam, o AdamW)
+}
+
+// An AdamWParam is a parameter with its gradient and its moments.
+type AdamWParam struct {
+	W, G, M, V *Tensor
+	MMax, VMax *Tensor // of AdamW8bit
+	NoDecay    bool    // it is updated as with WeightDecay 0
 }
 
 // AdamWBlock is how many moments of AdamW8bit share a largest value.
@@ -275,4 +313,12 @@ func AdamWBlocks(n int) int { return (n + AdamWBlock - 1) / AdamWBlock }
 type AdamW struct {
 	LR, Beta1, Beta2, Eps, WeightDecay, GradScale float64
 	Step                                          int
+}
+
+// For returns the settings for p.
+func (o AdamW) For(p *AdamWParam) AdamW {
+	if p.NoDecay {
+		o.WeightDecay = 0
+	}
+	return o
 }

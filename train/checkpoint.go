@@ -133,7 +133,7 @@ func (r *run) write(dir string) error {
 // eachTensor visits parameters and moments.
 func (r *run) eachTensor(visit func(name string, t *tensor.Tensor)) {
 	for _, s := range r.opt.slots {
-		visit("param."+s.name, s.p.Value)
+		visit("param."+s.name, s.W)
 		s.states(func(kind string, t *tensor.Tensor) { visit(kind+"."+s.name, t) })
 	}
 }

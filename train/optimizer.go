@@ -41,22 +41,20 @@ func NewAdamW() AdamW {
 	return AdamW{LR: 2e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, MaxGradNorm: 1}
 }
 
-// A slot is one trained parameter with its moments.
+// A slot is one trained parameter with its moments: F32, with no largest values,
+// or U8.
 type slot struct {
-	name       string
-	p          *model.Param
-	m, v       *tensor.Tensor // F32, or U8 with the largest values of their blocks
-	mMax, vMax *tensor.Tensor // nil for moments of F32
-	decay      bool
+	name string
+	tensor.AdamWParam
 }
 
 // states visits the moments.
 func (s *slot) states(visit func(name string, t *tensor.Tensor)) {
-	visit("m", s.m)
-	visit("v", s.v)
-	if s.mMax != nil {
-		visit("m_max", s.mMax)
-		visit("v_max", s.vMax)
+	visit("m", s.M)
+	visit("v", s.V)
+	if s.MMax != nil {
+		visit("m_max", s.MMax)
+		visit("v_max", s.VMax)
 	}
 }
 
@@ -65,9 +63,12 @@ type optimizer struct {
 	AdamW
 	b       tensor.Backend
 	slots   []slot
-	sum     *tensor.Tensor // [1]
-	total   [1]float32     // its content
-	updates int            // applied so far
+	grads   []*tensor.Tensor    // of all slots
+	whole   []tensor.AdamWParam // the slots with moments of F32
+	eight   []tensor.AdamWParam // and those of 8 bits
+	sum     *tensor.Tensor      // [1]
+	total   [1]float32          // its content
+	updates int                 // applied so far
 }
 
 // noDecay matches the parameters that the transformers trainer does not decay.
@@ -77,7 +78,7 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 	o := &optimizer{AdamW: a, b: d.Backend()}
 	d.Params(func(name string, p *model.Param) {
 		if p.Grad != nil {
-			o.slots = append(o.slots, slot{name: name, p: p, decay: !noDecay.MatchString(strings.ToLower(name))})
+			o.slots = append(o.slots, slot{name, tensor.AdamWParam{W: p.Value, G: p.Grad, NoDecay: noDecay.MatchString(strings.ToLower(name))}})
 		}
 	})
 	if len(o.slots) == 0 {
@@ -89,9 +90,16 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 		return nil, err
 	}
 	for i := range o.slots {
-		if err := o.slots[i].alloc(o.b, a.EightBit); err != nil {
+		s := &o.slots[i]
+		if err := s.alloc(o.b, a.EightBit); err != nil {
 			o.close()
 			return nil, fmt.Errorf("allocate the optimizer's state: %w", err)
+		}
+		o.grads = append(o.grads, s.G)
+		if s.MMax != nil {
+			o.eight = append(o.eight, s.AdamWParam)
+		} else {
+			o.whole = append(o.whole, s.AdamWParam)
 		}
 	}
 	return o, nil
@@ -105,13 +113,13 @@ func (s *slot) alloc(b tensor.Backend, eightBit bool) (err error) {
 		}
 	}
 	dt := tensor.F32
-	if n := s.p.Value.Len(); eightBit && n >= leastEightBit {
+	if n := s.W.Len(); eightBit && n >= leastEightBit {
 		dt = tensor.U8
-		alloc(&s.mMax, tensor.F32, tensor.AdamWBlocks(n))
-		alloc(&s.vMax, tensor.F32, tensor.AdamWBlocks(n))
+		alloc(&s.MMax, tensor.F32, tensor.AdamWBlocks(n))
+		alloc(&s.VMax, tensor.F32, tensor.AdamWBlocks(n))
 	}
-	alloc(&s.m, dt, s.p.Value.Shape...)
-	alloc(&s.v, dt, s.p.Value.Shape...)
+	alloc(&s.M, dt, s.W.Shape...)
+	alloc(&s.V, dt, s.W.Shape...)
 	return err
 }
 
@@ -125,23 +133,17 @@ func (o *optimizer) close() {
 func (o *optimizer) tensors() []*tensor.Tensor {
 	list := []*tensor.Tensor{o.sum}
 	for _, s := range o.slots {
-		list = append(list, s.m, s.v, s.mMax, s.vMax)
+		list = append(list, s.M, s.V, s.MMax, s.VMax)
 	}
 	return slices.DeleteFunc(list, func(t *tensor.Tensor) bool { return t == nil })
 }
 
-func (o *optimizer) zero() {
-	for _, s := range o.slots {
-		o.b.Zero(s.p.Grad)
-	}
-}
+func (o *optimizer) zero() { o.b.ZeroAll(o.grads) }
 
 // norm returns the 2-norm of all gradients together.
 func (o *optimizer) norm() float64 {
 	o.b.Zero(o.sum)
-	for _, s := range o.slots {
-		o.b.SumSquares(o.sum, s.p.Grad)
-	}
+	o.b.SumSquares(o.sum, o.grads...)
 	o.b.Download(o.total[:], o.sum)
 	return math.Sqrt(float64(o.total[0]))
 }
@@ -153,15 +155,7 @@ func (o *optimizer) step(lr, norm float64) {
 		scale = min(1, o.MaxGradNorm/(norm+1e-6))
 	}
 	o.updates++
-	for _, s := range o.slots {
-		a := tensor.AdamW{LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, GradScale: scale, Step: o.updates}
-		if s.decay {
-			a.WeightDecay = o.WeightDecay
-		}
-		if s.mMax != nil {
-			o.b.AdamW8bit(s.p.Value, s.p.Grad, s.m, s.v, s.mMax, s.vMax, a)
-		} else {
-			o.b.AdamW(s.p.Value, s.p.Grad, s.m, s.v, a)
-		}
-	}
+	a := tensor.AdamW{LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay, GradScale: scale, Step: o.updates}
+	o.b.AdamW(o.whole, a)
+	o.b.AdamW8bit(o.eight, a)
 }

@@ -170,28 +170,58 @@ func (l *lab) optimizers() {
 	o := tensor.AdamW{LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, GradScale: 1, Step: 3}
 	l.measure("pipe", fmt.Sprintf("adamw %d", n), func() job {
 		w, g, m, v := l.f32(n), l.f32(n), l.empty(tensor.F32, n), l.empty(tensor.F32, n)
-		return job{bytes: 28 * float64(n), op: func(int) { l.b.AdamW(w, g, m, v, o) }}
+		all := []tensor.AdamWParam{{W: w, G: g, M: m, V: v}}
+		return job{bytes: 28 * float64(n), op: func(int) { l.b.AdamW(all, o) }}
 	})
 	l.measure("pipe", fmt.Sprintf("adamw 8 bit %d", n), func() job {
 		w, g, m, v := l.f32(n), l.f32(n), l.empty(tensor.U8, n), l.empty(tensor.U8, n)
 		mm, vm := l.empty(tensor.F32, tensor.AdamWBlocks(n)), l.empty(tensor.F32, tensor.AdamWBlocks(n))
-		return job{bytes: 16 * float64(n), op: func(int) { l.b.AdamW8bit(w, g, m, v, mm, vm, o) }}
+		all := []tensor.AdamWParam{{W: w, G: g, M: m, V: v, MMax: mm, VMax: vm}}
+		return job{bytes: 16 * float64(n), op: func(int) { l.b.AdamW8bit(all, o) }}
 	})
 	l.measure("pipe", fmt.Sprintf("sum of squares %d", n), func() job {
 		g, sum := l.f32(n), l.empty(tensor.F32, 1)
 		return job{bytes: 4 * float64(n), op: func(int) { l.b.SumSquares(sum, g) }}
 	})
-	small := l.rank * l.hidden
-	l.measure("pipe", fmt.Sprintf("adamw of 32 tensors of %d", small), func() job {
-		type state struct{ w, g, m, v *tensor.Tensor }
-		var all []state
-		for range 32 {
-			all = append(all, state{l.f32(small), l.f32(small), l.empty(tensor.F32, small), l.empty(tensor.F32, small)})
-		}
-		return job{bytes: 32 * 28 * float64(small), op: func(int) {
-			for _, s := range all {
-				l.b.AdamW(s.w, s.g, s.m, s.v, o)
+	l.manyTensors(o)
+}
+
+// manyTensors measures what a step does with the many small tensors of adapters:
+// 448 of four sizes, as those of all projections of 32 layers.
+func (l *lab) manyTensors(o tensor.AdamW) {
+	const many = 448
+	sizes := [...]int{l.rank * l.hidden, l.rank * l.ff, l.rank * l.hidden, l.rank * l.hidden / 4}
+	n := 0
+	for i := range many {
+		n += sizes[i%len(sizes)]
+	}
+	many448 := func(dt tensor.DType) (ps []tensor.AdamWParam, grads []*tensor.Tensor) {
+		for i := range many {
+			size := sizes[i%len(sizes)]
+			p := tensor.AdamWParam{W: l.f32(size), G: l.f32(size), M: l.empty(dt, size), V: l.empty(dt, size)}
+			if dt == tensor.U8 {
+				p.MMax, p.VMax = l.empty(tensor.F32, tensor.AdamWBlocks(size)), l.empty(tensor.F32, tensor.AdamWBlocks(size))
 			}
-		}}
+			ps, grads = append(ps, p), append(grads, p.G)
+		}
+		return ps, grads
+	}
+	name := fmt.Sprintf("of %d tensors, %d", many, n)
+	l.measure("pipe", "adamw "+name, func() job {
+		ps, _ := many448(tensor.F32)
+		return job{bytes: 28 * float64(n), op: func(int) { l.b.AdamW(ps, o) }}
+	})
+	l.measure("pipe", "adamw 8 bit "+name, func() job {
+		ps, _ := many448(tensor.U8)
+		return job{bytes: 16 * float64(n), op: func(int) { l.b.AdamW8bit(ps, o) }}
+	})
+	l.measure("pipe", "sum of squares "+name, func() job {
+		_, grads := many448(tensor.F32)
+		sum := l.empty(tensor.F32, 1)
+		return job{bytes: 4 * float64(n), op: func(int) { l.b.SumSquares(sum, grads...) }}
+	})
+	l.measure("pipe", "zero "+name, func() job {
+		_, grads := many448(tensor.F32)
+		return job{bytes: 4 * float64(n), op: func(int) { l.b.ZeroAll(grads) }}
 	})
 }

@@ -1,32 +1,75 @@
 // Sums of squares, AdamW, and AdamW with moments of 8 bits.
 #include "walk.cuh"
 
-struct SumSquaresArgs {
-    double* parts;
-    const float* x;
+// An Entry is a tensor, or a parameter with its moments, of an operation on many.
+struct Entry {
+    void* p[6]; // w, g, m, v, and the largest values of m and v
     long long n;
-    int vec;
+    int first; // its first piece
+    int decay;
+};
+
+// A List is what a kernel works on: a block takes a piece, which is of one entry.
+struct List {
+    const Entry* entries;
+    const int* of;
+    long long pieces;
+};
+
+// A Piece is elements from begin on, up to end, of an entry.
+struct Piece {
+    const Entry* entry;
+    long long begin, end;
+    __device__ __forceinline__ Piece(const List& l, long long i, int size) {
+        entry = l.entries + l.of[i];
+        begin = (i - entry->first) * size;
+        end = min(begin + size, entry->n);
+    }
+    __device__ __forceinline__ bool full(int size) const { return end - begin == size; }
+};
+
+__device__ __forceinline__ bool aligned16(const void* a, const void* b = nullptr, const void* c = nullptr, const void* d = nullptr) {
+    return (((unsigned long long)a | (unsigned long long)b | (unsigned long long)c | (unsigned long long)d) & 15) == 0;
+}
+
+// ZERO is how many bytes a block clears.
+#define ZERO 32768
+
+KERNEL(zero_all, List, 256) {
+    const Piece p(a, blockIdx.x, ZERO);
+    unsigned char* const bytes = (unsigned char*)p.entry->p[0];
+    const long long vectors = aligned16(bytes) ? (p.end - p.begin) / 16 : 0;
+    uint4* const to = (uint4*)(bytes + p.begin);
+#pragma unroll 8
+    for (long long i = threadIdx.x; i < vectors; i += 256) to[i] = uint4{0, 0, 0, 0};
+    for (long long i = p.begin + 16 * vectors + threadIdx.x; i < p.end; i += 256) bytes[i] = 0;
+}
+
+struct SumSquaresArgs {
+    List list;
+    double* parts;
 };
 
 // SQUARES is how many numbers a block squares and adds up.
-#define SQUARES 32768
+#define SQUARES 8192
 
 __device__ __forceinline__ double square(float v) { return (double)v * (double)v; }
 
 KERNEL(sum_squares, SumSquaresArgs, 256) {
     SHARED(double, scratch, 32);
-    const long long first = (long long)blockIdx.x * SQUARES, end = min(first + SQUARES, a.n);
+    const Piece p(a.list, blockIdx.x, SQUARES);
+    const float* const x = (const float*)p.entry->p[0];
     double sum[4] = {0.0, 0.0, 0.0, 0.0};
-    if (a.vec && first + SQUARES <= a.n) {
-#pragma unroll 4
-        for (int u = 0; u < SQUARES / 1024; u++) {
-            float v[4];
-            load<4>(v, a.x + first + (u * 256 + threadIdx.x) * 4);
+    if (p.full(SQUARES) && aligned16(x)) {
+        float v[SQUARES / 1024][4];
 #pragma unroll
-            for (int e = 0; e < 4; e++) sum[e] += square(v[e]);
-        }
+        for (int u = 0; u < SQUARES / 1024; u++) load<4>(v[u], x + p.begin + (u * 256 + threadIdx.x) * 4);
+#pragma unroll
+        for (int u = 0; u < SQUARES / 1024; u++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) sum[e] += square(v[u][e]);
     } else {
-        for (long long i = first + threadIdx.x; i < end; i += 256) sum[0] += square(a.x[i]);
+        for (long long i = p.begin + threadIdx.x; i < p.end; i += 256) sum[0] += square(x[i]);
     }
     const double total = block_sum<double>((sum[0] + sum[1]) + (sum[2] + sum[3]), scratch);
     if (threadIdx.x == 0) a.parts[blockIdx.x] = total;
@@ -63,24 +106,41 @@ __device__ __forceinline__ float adamw(float w, float g, float& m, float& v, flo
 }
 
 struct AdamWArgs {
-    float* w;
-    const float* g;
-    float *m, *v;
-    long long n;
+    List list;
     Step step;
-    int vec;
 };
+
+// ADAMW is how many elements a block updates.
+#define ADAMW 2048
 
 KERNEL(adamw, AdamWArgs, 256) {
     const Step& c = a.step;
-    void* const dst[] = {a.w, a.m, a.v};
-    const void* const src[] = {a.w, a.g, a.m, a.v};
-    pointwise<4, 3, 0>(dst, src, a.n, a.vec, [&](float* out, const float* in, long long) {
-        float m = in[2], v = in[3];
-        out[0] = adamw(in[0], in[1], m, v, c.decay, c);
-        out[1] = m;
-        out[2] = v;
-    });
+    const Piece p(a.list, blockIdx.x, ADAMW);
+    float *const w = (float*)p.entry->p[0], *const m = (float*)p.entry->p[2], *const v = (float*)p.entry->p[3];
+    const float* const g = (const float*)p.entry->p[1];
+    const float decay = p.entry->decay ? c.decay : 1.0f;
+    if (!p.full(ADAMW) || !aligned16(w, g, m, v)) {
+        for (long long i = p.begin + threadIdx.x; i < p.end; i += 256) {
+            float mi = m[i], vi = v[i];
+            w[i] = adamw(w[i], g[i], mi, vi, decay, c);
+            m[i] = mi, v[i] = vi;
+        }
+        return;
+    }
+    const int U = ADAMW / 1024;
+    float wv[U][4], gv[U][4], mv[U][4], vv[U][4];
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+        const long long at = p.begin + (u * 256 + threadIdx.x) * 4;
+        load<4>(wv[u], w + at), load<4>(gv[u], g + at), load<4>(mv[u], m + at), load<4>(vv[u], v + at);
+    }
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+        const long long at = p.begin + (u * 256 + threadIdx.x) * 4;
+#pragma unroll
+        for (int e = 0; e < 4; e++) wv[u][e] = adamw(wv[u][e], gv[u][e], mv[u][e], vv[u][e], decay, c);
+        store<4>(w + at, wv[u]), store<4>(m + at, mv[u]), store<4>(v + at, vv[u]);
+    }
 }
 
 // A Codes is a map of 256 numbers, ascending, and what finds the code of a
@@ -116,44 +176,45 @@ __device__ __forceinline__ float warp_most(unsigned bits) {
 }
 
 struct AdamW8bitArgs {
-    float* w;
-    const float* g;
-    unsigned char *m, *v;
-    float *m_max, *v_max;
+    List list;
     const Codes* codes; // of m and of v
-    long long n, blocks;
     Step step;
-    int vec;
 };
 
-// A warp takes blocks of 256 moments in turn; a lane has 4 of the first and 4 of
-// the second 128.
+// A piece is 8 blocks of 256 moments, of which each warp takes one; a lane has 4
+// of the first and 4 of the second 128.
 KERNEL(adamw8bit, AdamW8bitArgs, 256) {
     SHARED(Codes, codes, 2);
     for (int i = threadIdx.x; i < (int)(2 * sizeof(Codes) / 4); i += 256) ((unsigned*)codes)[i] = ((const unsigned*)a.codes)[i];
     __syncthreads();
     const int lane = threadIdx.x & 31;
     const Step& c = a.step;
-    for (long long block = (long long)blockIdx.x * 8 + (threadIdx.x >> 5); block < a.blocks; block += gridDim.x * 8) {
-        const long long first = block * 256;
-        const bool vec = a.vec && first + 256 <= a.n;
+    for (long long piece = blockIdx.x; piece < a.list.pieces; piece += gridDim.x) {
+        const Piece p(a.list, piece, 2048);
+        const long long first = p.begin + (threadIdx.x >> 5) * 256, n = p.entry->n, block = first / 256;
+        if (first >= n) continue;
+        float *const pw = (float*)p.entry->p[0], *const pm_max = (float*)p.entry->p[4], *const pv_max = (float*)p.entry->p[5];
+        const float* const pg = (const float*)p.entry->p[1];
+        unsigned char *const pm = (unsigned char*)p.entry->p[2], *const pv = (unsigned char*)p.entry->p[3];
+        const float decay = p.entry->decay ? c.decay : 1.0f;
+        const bool vec = first + 256 <= n && aligned16(pw, pg) && (((unsigned long long)pm | (unsigned long long)pv) & 3) == 0;
         float w[2][4], g[2][4], m[2][4], v[2][4];
         unsigned mc[2], vc[2];
-        const float m_max = a.m_max[block], v_max = a.v_max[block];
+        const float m_max = pm_max[block], v_max = pv_max[block];
 #pragma unroll
         for (int u = 0; u < 2; u++) {
             const long long at = first + 128 * u + 4 * lane;
             if (vec) {
-                load<4>(w[u], a.w + at), load<4>(g[u], a.g + at);
-                mc[u] = *(const unsigned*)(a.m + at), vc[u] = *(const unsigned*)(a.v + at);
+                load<4>(w[u], pw + at), load<4>(g[u], pg + at);
+                mc[u] = *(const unsigned*)(pm + at), vc[u] = *(const unsigned*)(pv + at);
                 continue;
             }
             mc[u] = vc[u] = 0;
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const bool in = at + e < a.n;
-                w[u][e] = in ? a.w[at + e] : 0.0f, g[u][e] = in ? a.g[at + e] : 0.0f;
-                if (in) mc[u] |= (unsigned)a.m[at + e] << 8 * e, vc[u] |= (unsigned)a.v[at + e] << 8 * e;
+                const bool in = at + e < n;
+                w[u][e] = in ? pw[at + e] : 0.0f, g[u][e] = in ? pg[at + e] : 0.0f;
+                if (in) mc[u] |= (unsigned)pm[at + e] << 8 * e, vc[u] |= (unsigned)pv[at + e] << 8 * e;
             }
         }
         unsigned m_top = 0, v_top = 0; // bits of absolute values order as they do, NaN on top
@@ -164,16 +225,16 @@ KERNEL(adamw8bit, AdamW8bitArgs, 256) {
                 m[u][e] = codes[0].values[mc[u] >> 8 * e & 255] * m_max;
                 v[u][e] = codes[1].values[vc[u] >> 8 * e & 255] * v_max;
                 const float scaled = g[u][e] * c.grad_scale;
-                if (first + 128 * u + 4 * lane + e >= a.n || !(scaled - scaled == 0.0f)) {
+                if (first + 128 * u + 4 * lane + e >= n || !(scaled - scaled == 0.0f)) {
                     m[u][e] = v[u][e] = 0.0f;
                     continue;
                 }
-                w[u][e] = adamw(w[u][e], g[u][e], m[u][e], v[u][e], 1.0f, c) * c.decay;
+                w[u][e] = adamw(w[u][e], g[u][e], m[u][e], v[u][e], 1.0f, c) * decay;
                 m_top = max(m_top, __float_as_uint(m[u][e]) & 0x7fffffffu);
                 v_top = max(v_top, __float_as_uint(v[u][e]) & 0x7fffffffu);
             }
         const float m_most = warp_most(m_top), v_most = warp_most(v_top);
-        if (lane == 0) a.m_max[block] = m_most, a.v_max[block] = v_most;
+        if (lane == 0) pm_max[block] = m_most, pv_max[block] = v_most;
 #pragma unroll
         for (int u = 0; u < 2; u++) {
             const long long at = first + 128 * u + 4 * lane;
@@ -184,15 +245,15 @@ KERNEL(adamw8bit, AdamW8bitArgs, 256) {
                 vc[u] |= encode(codes[1], v[u][e], v_most) << 8 * e;
             }
             if (vec) {
-                store<4>(a.w + at, w[u]);
-                *(unsigned*)(a.m + at) = mc[u], *(unsigned*)(a.v + at) = vc[u];
+                store<4>(pw + at, w[u]);
+                *(unsigned*)(pm + at) = mc[u], *(unsigned*)(pv + at) = vc[u];
                 continue;
             }
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                if (at + e >= a.n) break;
-                a.w[at + e] = w[u][e];
-                a.m[at + e] = (unsigned char)(mc[u] >> 8 * e), a.v[at + e] = (unsigned char)(vc[u] >> 8 * e);
+                if (at + e >= n) break;
+                pw[at + e] = w[u][e];
+                pm[at + e] = (unsigned char)(mc[u] >> 8 * e), pv[at + e] = (unsigned char)(vc[u] >> 8 * e);
             }
         }
     }

@@ -85,6 +85,13 @@ func (Reference) DownloadInts(dst []int32, src *tensor.Tensor) { same(copy(dst, 
 // Zero implements tensor.Memory.
 func (Reference) Zero(t *tensor.Tensor) { clear(fl(t)) }
 
+// ZeroAll implements tensor.Memory.
+func (r Reference) ZeroAll(ts []*tensor.Tensor) {
+	for _, t := range ts {
+		r.Zero(t)
+	}
+}
+
 // Copy implements tensor.Memory.
 func (Reference) Copy(dst, src *tensor.Tensor) {
 	same(dst.Len(), src.Len())
@@ -274,23 +281,31 @@ func (Reference) Dequantize(dst, src *tensor.Tensor) {
 }
 
 // SumSquares implements tensor.Optimizer.
-func (Reference) SumSquares(dst, x *tensor.Tensor) {
+func (Reference) SumSquares(dst *tensor.Tensor, xs ...*tensor.Tensor) {
 	sum := float64(fl(dst)[0])
-	for _, v := range fl(x) {
-		sum += float64(v) * float64(v)
+	for _, x := range xs {
+		for _, v := range fl(x) {
+			sum += float64(v) * float64(v)
+		}
 	}
 	fl(dst)[0] = float32(sum)
 }
 
 // AdamW implements tensor.Optimizer.
-func (Reference) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+func (Reference) AdamW(ps []tensor.AdamWParam, o tensor.AdamW) {
+	for i := range ps {
+		adamW(fl(ps[i].W), fl(ps[i].G), fl(ps[i].M), fl(ps[i].V), o.For(&ps[i]))
+	}
+}
+
+func adamW(w, g, m, v []float32, o tensor.AdamW) {
 	c1, c2 := 1-math.Pow(o.Beta1, float64(o.Step)), 1-math.Pow(o.Beta2, float64(o.Step))
-	for i := range fl(w) {
-		x, d := float64(fl(w)[i])*(1-o.LR*o.WeightDecay), float64(fl(g)[i])*o.GradScale
-		mi := float64(fl(m)[i]) + (d-float64(fl(m)[i]))*(1-o.Beta1)
-		vi := o.Beta2*float64(fl(v)[i]) + (1-o.Beta2)*d*d
-		fl(m)[i], fl(v)[i] = float32(mi), float32(vi)
-		fl(w)[i] = float32(x - o.LR/c1*mi/(math.Sqrt(vi)/math.Sqrt(c2)+o.Eps))
+	for i := range w {
+		x, d := float64(w[i])*(1-o.LR*o.WeightDecay), float64(g[i])*o.GradScale
+		mi := float64(m[i]) + (d-float64(m[i]))*(1-o.Beta1)
+		vi := o.Beta2*float64(v[i]) + (1-o.Beta2)*d*d
+		m[i], v[i] = float32(mi), float32(vi)
+		w[i] = float32(x - o.LR/c1*mi/(math.Sqrt(vi)/math.Sqrt(c2)+o.Eps))
 	}
 }
 
@@ -304,6 +319,6 @@ func (Reference) UploadBytes(*tensor.Tensor, []byte) { panic("modeltest: no byte
 func (Reference) DownloadBytes([]byte, *tensor.Tensor) { panic("modeltest: no bytes") }
 
 // AdamW8bit panics.
-func (Reference) AdamW8bit(_, _, _, _, _, _ *tensor.Tensor, _ tensor.AdamW) {
+func (Reference) AdamW8bit([]tensor.AdamWParam, tensor.AdamW) {
 	panic("modeltest: no 8-bit states")
 }

@@ -1,7 +1,6 @@
 package cpu
 
 import (
-	"fmt"
 	"math"
 
 	"pipe/tensor"
@@ -23,34 +22,43 @@ type moments struct {
 
 // AdamW8bit implements [tensor.Optimizer]. A block is expanded, updated as by
 // AdamW while it is in the first-level cache, and rounded again.
-func (b *Backend) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, o tensor.AdamW) {
+func (b *Backend) AdamW8bit(ps []tensor.AdamWParam, o tensor.AdamW) {
 	const op = "adamw8bit"
-	mm, vm := wantType(op, m, tensor.U8), wantType(op, v, tensor.U8)
-	writable(op, mm)
-	writable(op, vm)
-	s := moments{w: output(op, w), g: input(op, g), m: mm.raw, v: vm.raw, mMax: output(op, mMax), vMax: output(op, vMax)}
-	sameShape(op, w, g, m, v)
-	blocks := tensor.AdamWBlocks(len(s.w))
-	checkLen(op, len(s.mMax), blocks)
-	checkLen(op, len(s.vMax), blocks)
-	if o.Step < 1 {
-		panic(fmt.Sprintf("cpu: adamw8bit: step is %d; must be 1 or more", o.Step))
+	for i := range ps {
+		newMoments(op, &ps[i])
 	}
+	checkStep(op, o.Step)
 	if b.err != nil {
 		return
 	}
 	if b.maps == nil {
 		b.maps = &momentMaps{quant.NewDynamic(true), quant.NewDynamic(false)}
 	}
-	s.momentMaps, s.adamw = b.maps, newAdamW(o)
-	s.decay, s.adamw.decay = s.adamw.decay, 1
-	b.op.moments = s
-	b.split(blocks, 1, 8*tensor.AdamWBlock, args{}, func(a *args, lo, hi, thread int) {
-		buf := grow(&a.b.work[thread].rows, 4*tensor.AdamWBlock)
-		for i := lo; i < hi; i++ {
-			a.b.op.moments.step(a.b.k, i, buf)
-		}
-	})
+	for i := range ps {
+		s := newMoments(op, &ps[i])
+		s.momentMaps, s.adamw = b.maps, newAdamW(o.For(&ps[i]))
+		s.decay, s.adamw.decay = s.adamw.decay, 1
+		b.op.moments = s
+		b.split(len(s.mMax), 1, 8*tensor.AdamWBlock, args{}, func(a *args, lo, hi, thread int) {
+			buf := grow(&a.b.work[thread].rows, 4*tensor.AdamWBlock)
+			for i := lo; i < hi; i++ {
+				a.b.op.moments.step(a.b.k, i, buf)
+			}
+		})
+	}
+}
+
+// newMoments checks p and returns what is stored.
+func newMoments(op string, p *tensor.AdamWParam) moments {
+	m, v := wantType(op, p.M, tensor.U8), wantType(op, p.V, tensor.U8)
+	writable(op, m)
+	writable(op, v)
+	s := moments{w: output(op, p.W), g: input(op, p.G), m: m.raw, v: v.raw, mMax: output(op, p.MMax), vMax: output(op, p.VMax)}
+	sameShape(op, p.W, p.G, p.M, p.V)
+	blocks := tensor.AdamWBlocks(len(s.w))
+	checkLen(op, len(s.mMax), blocks)
+	checkLen(op, len(s.vMax), blocks)
+	return s
 }
 
 // step updates block i.

@@ -56,7 +56,7 @@ func step(t testing.TB, b *Backend) (all []float32) {
 	b.MatMul(b.View(big, 0, 1, words), b.View(h, 0, 1, 160), head, tensor.MatMul{TransB: true, Alpha: 1})
 	b.SumSquares(one, big)
 	b.Dropout(big, big, 0.1, 3)
-	b.AdamW(w, dw, dw, y0(b, dw), tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, GradScale: 1, Step: 2})
+	b.AdamW([]tensor.AdamWParam{{W: w, G: dw, M: dw, V: y0(b, dw)}}, tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, GradScale: 1, Step: 2})
 	for _, x := range []*tensor.Tensor{y, dx, dw, g, cols, norms, scaled, dk, dv, al, lp, lse, dh, one, big, w} {
 		all = append(all, x.Mem.(*memory).f32...)
 	}

@@ -203,9 +203,11 @@ func BenchmarkElementwise(b *testing.B) {
 		{"add", 3, func() { be.Add(z, x, y, 2) }},
 		{"swiglu", 3, func() { be.SwiGLU(z, x, y) }},
 		{"rmsnorm", 2, func() { be.RMSNorm(z, r, x, w, 1e-5) }},
-		{"adamw", 7, func() { be.AdamW(z, x, y, y, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1}) }},
+		{"adamw", 7, func() {
+			be.AdamW([]tensor.AdamWParam{{W: z, G: x, M: y, V: y}}, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1})
+		}},
 		{"adamw8bit", 4, func() {
-			be.AdamW8bit(z, x, codes, codes, most, most, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1})
+			be.AdamW8bit([]tensor.AdamWParam{{W: z, G: x, M: codes, V: codes, MMax: most, VMax: most}}, tensor.AdamW{Step: 1, Beta1: 0.9, Beta2: 0.99, Eps: 1})
 		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {

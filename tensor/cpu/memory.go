@@ -231,6 +231,16 @@ func (b *Backend) Zero(t *tensor.Tensor) {
 	clear(m.raw)
 }
 
+// ZeroAll implements [tensor.Memory].
+func (b *Backend) ZeroAll(ts []*tensor.Tensor) {
+	for _, t := range ts {
+		writable("zero", mem("zero", t))
+	}
+	for _, t := range ts {
+		b.Zero(t)
+	}
+}
+
 // Copy implements [tensor.Memory].
 func (b *Backend) Copy(dst, src *tensor.Tensor) {
 	d, s := mem("copy", dst), mem("copy", src)

@@ -26,6 +26,7 @@ func (p *plan) DownloadInts(dst []int32, src *tensor.Tensor) {
 func (p *plan) DownloadBytes(dst []byte, src *tensor.Tensor) { p.use("download", src) }
 
 func (p *plan) Zero(t *tensor.Tensor)                             { p.use("zero", t) }
+func (p *plan) ZeroAll(ts []*tensor.Tensor)                       { p.use("zero", ts...) }
 func (p *plan) Copy(dst, src *tensor.Tensor)                      { p.use("copy", dst, src) }
 func (p *plan) Add(dst, a, b *tensor.Tensor, _ float32)           { p.use("add", dst, a, b) }
 func (p *plan) AddRow(dst, r *tensor.Tensor)                      { p.use("add row", dst, r) }
@@ -225,18 +226,27 @@ func (p *plan) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 }
 
 // SumSquares implements [tensor.Optimizer].
-func (p *plan) SumSquares(dst, x *tensor.Tensor) {
-	p.use("sum of squares", dst, x)
-	more(&p.shared.wide, x.Len()>>15+1)
-	p.grown()
+func (p *plan) SumSquares(dst *tensor.Tensor, xs ...*tensor.Tensor) {
+	for _, x := range xs {
+		p.use("sum of squares", dst, x)
+		more(&p.shared.wide, x.Len()>>15+1)
+		p.grown()
+	}
 }
 
 // AdamW implements [tensor.Optimizer].
-func (p *plan) AdamW(w, g, m, v *tensor.Tensor, _ tensor.AdamW) { p.use("adamw", w, g, m, v) }
+func (p *plan) AdamW(ps []tensor.AdamWParam, _ tensor.AdamW) {
+	for i := range ps {
+		p.use("adamw", ps[i].W, ps[i].G, ps[i].M, ps[i].V)
+	}
+}
 
 // AdamW8bit implements [tensor.Optimizer].
-func (p *plan) AdamW8bit(w, g, m, v, mMax, vMax *tensor.Tensor, _ tensor.AdamW) {
-	p.use("adamw8bit", w, g, m, v, mMax, vMax)
-	more(&p.work.rows, 4*tensor.AdamWBlock)
-	p.grown()
+func (p *plan) AdamW8bit(ps []tensor.AdamWParam, _ tensor.AdamW) {
+	for i := range ps {
+		x := &ps[i]
+		p.use("adamw8bit", x.W, x.G, x.M, x.V, x.MMax, x.VMax)
+		more(&p.work.rows, 4*tensor.AdamWBlock)
+		p.grown()
+	}
 }

@@ -99,10 +99,19 @@ func (b *Backend) addRows(op string, dst, src, idx *tensor.Tensor) {
 const squares = 1 << 15
 
 // SumSquares implements [tensor.Optimizer].
-func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
+func (b *Backend) SumSquares(dst *tensor.Tensor, xs ...*tensor.Tensor) {
 	const op = "sum of squares"
-	d, v := output(op, dst), input(op, x)
+	d := output(op, dst)
 	checkLen(op, len(d), 1)
+	for _, x := range xs {
+		input(op, x)
+	}
+	for _, x := range xs {
+		b.sumSquares(d, input(op, x))
+	}
+}
+
+func (b *Backend) sumSquares(d, v []float32) {
 	if b.err != nil || len(v) == 0 {
 		return
 	}
@@ -122,18 +131,32 @@ func (b *Backend) SumSquares(dst, x *tensor.Tensor) {
 }
 
 // AdamW implements [tensor.Optimizer].
-func (b *Backend) AdamW(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+func (b *Backend) AdamW(ps []tensor.AdamWParam, o tensor.AdamW) {
 	const op = "adamw"
-	p, q, r, s := output(op, w), input(op, g), output(op, m), output(op, v)
-	sameShape(op, w, g, m, v)
-	if o.Step < 1 {
-		panic(fmt.Sprintf("cpu: adamw: step is %d; must be 1 or more", o.Step))
+	for i := range ps {
+		p := &ps[i]
+		output(op, p.W)
+		input(op, p.G)
+		output(op, p.M)
+		output(op, p.V)
+		sameShape(op, p.W, p.G, p.M, p.V)
 	}
+	checkStep(op, o.Step)
 	if b.err != nil {
 		return
 	}
-	b.op.adamw = newAdamW(o)
-	b.split(len(p), 16, 1, args{dst: p, x: q, y: r, z: s}, func(a *args, lo, hi, _ int) {
-		a.b.k.adamw(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi], a.z[lo:hi], &a.b.op.adamw)
-	})
+	for i := range ps {
+		p := &ps[i]
+		b.op.adamw = newAdamW(o.For(p))
+		w, g, m, v := output(op, p.W), input(op, p.G), output(op, p.M), output(op, p.V)
+		b.split(len(w), 16, 1, args{dst: w, x: g, y: m, z: v}, func(a *args, lo, hi, _ int) {
+			a.b.k.adamw(a.dst[lo:hi], a.x[lo:hi], a.y[lo:hi], a.z[lo:hi], &a.b.op.adamw)
+		})
+	}
+}
+
+func checkStep(op string, step int) {
+	if step < 1 {
+		panic(fmt.Sprintf("cpu: %s: step is %d; must be 1 or more", op, step))
+	}
 }

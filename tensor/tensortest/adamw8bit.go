@@ -18,8 +18,12 @@ func (s *suite) moments8(shape ...int) moments8 {
 	return m
 }
 
+func (m moments8) param(w, g *tensor.Tensor) tensor.AdamWParam {
+	return tensor.AdamWParam{W: w, G: g, M: m.m, V: m.v, MMax: m.mMax, VMax: m.vMax}
+}
+
 func (s *suite) adamw8bit(w, g *tensor.Tensor, m moments8, o tensor.AdamW) {
-	s.b.AdamW8bit(w, g, m.m, m.v, m.mMax, m.vMax, o)
+	s.b.AdamW8bit([]tensor.AdamWParam{m.param(w, g)}, o)
 }
 
 func (s *suite) getBytes(t *tensor.Tensor) []byte {

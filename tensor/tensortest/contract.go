@@ -45,8 +45,14 @@ func testEmpty(s *suite) {
 	s.b.RMSNormGrad(e, h, e, v, z, e, e)
 	s.b.LogProbGrad(e, g, e, w, i, z, z)
 	s.b.SumSquares(one, z)
-	s.b.AdamW(z, z, z, z, tensor.AdamW{Step: 1})
+	s.adamw(z, z, z, z, tensor.AdamW{Step: 1})
 	s.adamw8bit(z, z, s.moments8(0), tensor.AdamW{Step: 1})
+	s.b.ZeroAll(nil)
+	s.b.ZeroAll([]*tensor.Tensor{z, e})
+	s.b.SumSquares(one)
+	s.b.SumSquares(one, z, e)
+	s.b.AdamW(nil, tensor.AdamW{Step: 1})
+	s.b.AdamW8bit(nil, tensor.AdamW{Step: 1})
 	s.same("matrix gradient", s.get(g), before)
 	s.same("vector gradient", s.get(h), beforeRow)
 	s.same("sum", s.get(one), []float32{3})
@@ -181,30 +187,37 @@ func testPanics(s *suite) {
 		"swiglu of one": func() {
 			s.b.Project(sq, &tensor.Projection{SwiGLU: d, Products: []tensor.Product{{Dst: d, W: m, MatMul: one}}})
 		},
-		"matmul update":         func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: sq}}) },
-		"precision":             func() { s.b.Precision(w, tensor.Q8_0) },
-		"matmul of ints":        func() { s.b.MatMul(d, i, m, one) },
-		"add":                   func() { s.b.Add(d, m, sq, 1) },
-		"add row":               func() { s.b.AddRow(d, l) },
-		"column sums":           func() { s.b.ColSum(l, m) },
-		"dropout p":             func() { s.b.Dropout(d, m, 1, 1) },
-		"row squares":           func() { s.b.RowSquares(v, w) },
-		"dequantize":            func() { s.b.Dequantize(sq, w) },
-		"embed width":           func() { s.b.Embed(sq, w, i) },
-		"embed ids":             func() { s.b.Embed(d, w, l) },
-		"scatter width":         func() { s.b.ScatterRows(d, sq, i) },
-		"scatter over weights":  func() { s.b.ScatterRows(w, m, i) },
-		"rmsnorm weight":        func() { s.b.RMSNorm(d, l, m, l, 0) },
-		"rope positions":        func() { s.b.Rope(m, s.putInts([]int32{1}), s.put([]float64{1}, 1), false) },
-		"attention queries":     func() { s.b.Attention(d, lse, m, m, m, o(2, 3)) },
-		"attention keys":        func() { s.b.Attention(d, lse, m, m, m, o(3, 4)) },
-		"attention too few":     func() { s.b.Attention(d, lse, m, m, m, o(3, 2)) },
-		"attention types":       func() { s.b.Attention(d, lse, m, m, s.alloc(tensor.BF16, 3, 4), o(3, 3)) },
-		"swiglu":                func() { s.b.SwiGLU(d, m, sq) },
-		"log prob targets":      func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
-		"adamw":                 func() { s.b.AdamW(d, m, m, sq, tensor.AdamW{Step: 1}) },
-		"adamw8bit moments":     func() { s.adamw8bit(d, m, s.moments8(3, 3), tensor.AdamW{Step: 1}) },
-		"adamw8bit blocks":      func() { x := s.moments8(3, 4); x.vMax = v; s.adamw8bit(d, m, x, tensor.AdamW{Step: 1}) },
+		"matmul update":        func() { s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: sq}}) },
+		"precision":            func() { s.b.Precision(w, tensor.Q8_0) },
+		"matmul of ints":       func() { s.b.MatMul(d, i, m, one) },
+		"add":                  func() { s.b.Add(d, m, sq, 1) },
+		"add row":              func() { s.b.AddRow(d, l) },
+		"column sums":          func() { s.b.ColSum(l, m) },
+		"dropout p":            func() { s.b.Dropout(d, m, 1, 1) },
+		"row squares":          func() { s.b.RowSquares(v, w) },
+		"dequantize":           func() { s.b.Dequantize(sq, w) },
+		"embed width":          func() { s.b.Embed(sq, w, i) },
+		"embed ids":            func() { s.b.Embed(d, w, l) },
+		"scatter width":        func() { s.b.ScatterRows(d, sq, i) },
+		"scatter over weights": func() { s.b.ScatterRows(w, m, i) },
+		"rmsnorm weight":       func() { s.b.RMSNorm(d, l, m, l, 0) },
+		"rope positions":       func() { s.b.Rope(m, s.putInts([]int32{1}), s.put([]float64{1}, 1), false) },
+		"attention queries":    func() { s.b.Attention(d, lse, m, m, m, o(2, 3)) },
+		"attention keys":       func() { s.b.Attention(d, lse, m, m, m, o(3, 4)) },
+		"attention too few":    func() { s.b.Attention(d, lse, m, m, m, o(3, 2)) },
+		"attention types":      func() { s.b.Attention(d, lse, m, m, s.alloc(tensor.BF16, 3, 4), o(3, 3)) },
+		"swiglu":               func() { s.b.SwiGLU(d, m, sq) },
+		"log prob targets":     func() { s.b.LogProb(l, l, nil, nil, m, w, s.putInts([]int32{1})) },
+		"adamw":                func() { s.adamw(d, m, m, sq, tensor.AdamW{Step: 1}) },
+		"adamw8bit moments":    func() { s.adamw8bit(d, m, s.moments8(3, 3), tensor.AdamW{Step: 1}) },
+		"adamw8bit blocks":     func() { x := s.moments8(3, 4); x.vMax = v; s.adamw8bit(d, m, x, tensor.AdamW{Step: 1}) },
+		"adamw's second": func() {
+			s.b.AdamW([]tensor.AdamWParam{{W: d, G: m, M: d, V: d}, {W: l, G: l, M: l, V: v}}, tensor.AdamW{Step: 1, LR: 1})
+		},
+		"adamw's step":          func() { s.adamw(d, m, d, d, tensor.AdamW{}) },
+		"zero of a weight":      func() { s.b.ZeroAll([]*tensor.Tensor{d, w}) },
+		"sum of squares":        func() { s.b.SumSquares(l, m) },
+		"sum of squares of ids": func() { s.b.SumSquares(s.b.View(d, 0, 1), m, i) },
 		"upload of bytes":       func() { s.b.UploadBytes(d, make([]byte, 12)) },
 		"upload":                func() { s.b.Upload(d, make([]float32, 3)) },
 		"upload to a weight":    func() { s.b.Upload(w, make([]float32, 12)) },

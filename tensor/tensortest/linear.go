@@ -474,6 +474,10 @@ func refAdamW(w, g, m, v []float64, o tensor.AdamW) {
 	}
 }
 
+func (s *suite) adamw(w, g, m, v *tensor.Tensor, o tensor.AdamW) {
+	s.b.AdamW([]tensor.AdamWParam{{W: w, G: g, M: m, V: v}}, o)
+}
+
 func testAdamW(s *suite) {
 	const n = 37
 	w, m, v := s.normal(n), make([]float64, n), make([]float64, n)
@@ -482,7 +486,7 @@ func testAdamW(s *suite) {
 	for o.Step = 1; o.Step <= 5; o.Step++ {
 		g := s.normal(n)
 		g[3] = 0
-		s.b.AdamW(wt, s.put(g, n), mt, vt, o)
+		s.adamw(wt, s.put(g, n), mt, vt, o)
 		refAdamW(w, g, m, v, o)
 	}
 	s.check("w", wt, w, F32)

@@ -99,7 +99,7 @@ func (l *loaded) adamw() {
 	o := tensor.AdamW{LR: 0.013, Beta1: 0.9, Beta2: 0.98, Eps: 1e-6, WeightDecay: 0.07, GradScale: 1}
 	for i, g := range []string{"adamw.g0", "adamw.g1", "adamw.g2", "adamw.g3"} {
 		o.Step = i + 1
-		l.b.AdamW(w, l.tensor(g), m, v, o)
+		l.suite.adamw(w, l.tensor(g), m, v, o)
 	}
 	l.compare("adamw.w4", w, F32)
 	l.compare("adamw.m4", m, F32)

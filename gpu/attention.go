@@ -24,7 +24,7 @@ var (
 	kAttentionDQF32   = attentionKernels("f32", "attention_dq_f32", f32Widths)
 	kAttentionDKF32   = attentionKernels("f32", "attention_dk_f32", f32Widths)
 	kAttentionFew     = attentionKernels("few", "attention_few", fewHeads)
-	kAttentionJoin    = newKernel("attention_few", "attention_join")
+	kAttentionStaged  = attentionKernels("few", "attention_few_staged", fewHeads)
 	kAttentionRound   = newKernel("attention_few", "attention_round")
 	kAttentionDelta   = newKernel("attention_few", "attention_delta")
 )
@@ -67,7 +67,8 @@ const (
 	wgmmaThreads                          = 256
 	f32Queries, f32Keys, f32Threads       = 64, 64, 256
 	f32Step                               = 32
-	fewKeys, fewThreads, fewWidth         = 128, 128, 256
+	fewKeys, fewThreads                   = 128, 128
+	stagedWidth, stagedThreads            = 128, 256
 )
 
 // fewQueries is the most queries of a segment that are treated one by one. Each
@@ -226,28 +227,33 @@ func (b *Backend) round(dst, src uint64, n int) {
 
 // attentionFewArgs is AttentionFewArgs of kernels/attention_few.cu.
 type attentionFewArgs struct {
-	dst, lse, q, k, v, items, queries, sums, most uint64
-	heads, group, dim, half, halfKeys, vector     int32
-	scale                                         float32
+	dst, lse, q, k, v, items, counters, sums, most uint64
+	heads, group, dim, half, halfKeys, vector      int32
+	scale                                          float32
+	none                                           int32
 }
 
 // attendFew does the segments of few queries.
 func (b *Backend) attendFew(h *heads, dst, lse uint64) {
-	list, items, joins, parts := b.work.few(h.Attention)
+	list, items, queries, parts := b.work.few(h.Attention)
 	if items == 0 {
 		return
 	}
 	a := &attentionFewArgs{dst: dst, lse: lse, q: h.q, k: h.k, v: h.v, items: b.constants(constFew, list),
 		heads: int32(h.Heads), group: int32(h.group), dim: int32(h.HeadDim), half: int32(h.half), halfKeys: int32(h.halfKeys),
 		vector: one(vectors(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
-	a.queries = a.items + uint64(4*4*items)
-	if parts > 0 {
+	g := atLeast(fewHeads, h.group)
+	blocks := h.KVHeads * ceilDiv(h.group, g)
+	if queries > 0 {
 		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
 		a.sums = a.most + uint64(4*parts*h.Heads*2)
+		a.counters = b.tickets(queries * blocks)
 	}
-	g := atLeast(fewHeads, h.group)
-	launch(b, kAttentionFew[g], dim{x: items * h.KVHeads * ceilDiv(h.group, g)}, fewThreads, 0, a)
-	launch(b, kAttentionJoin, dim{x: joins * h.Heads}, 128, 0, a)
+	if a.halfKeys == 1 && a.vector == 1 && h.HeadDim <= stagedWidth {
+		launch(b, kAttentionStaged[g], dim{x: items * blocks}, stagedThreads, max(2*2*fewKeys*h.HeadDim, 4*4*stagedThreads*g), a)
+		return
+	}
+	launch(b, kAttentionFew[g], dim{x: items * blocks}, fewThreads, 0, a)
 }
 
 // attentionGradArgs is AttentionGradArgs of kernels/attention.cuh.

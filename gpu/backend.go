@@ -33,6 +33,7 @@ type Backend struct {
 	noWgmma   bool       // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
 	noTiles   bool       // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
 	tiled     *tiledArgs // of the last product
+	choice    tiledChoice
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel

@@ -59,6 +59,7 @@ type product struct {
 	rope        *tensor.Rope
 	grad        *tensor.SwiGLUGrad
 	dst         *tensor.Tensor // c, for rope and grad
+	fused       bool           // the kernel that stores c does rope and grad
 }
 
 // lowRank is a further product of r terms, F32: alpha*u·op(v), u [m,r].

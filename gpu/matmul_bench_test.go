@@ -98,6 +98,33 @@ func BenchmarkProducts(b *testing.B) {
 	})
 }
 
+// Ways to divide products by descriptors; -test.benchtime 100x measures all in
+// some seconds.
+func BenchmarkTiled(b *testing.B) {
+	const tokens = 4096
+	for _, z := range [][2]int{{4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}} {
+		b.Run(fmt.Sprintf("%dx%dx%d", tokens, z[0], z[1]), func(b *testing.B) {
+			s := newBench(b)
+			out, in := z[0], z[1]
+			x, y := s.act(tensor.BF16, tokens, in), s.alloc(tensor.BF16, tokens, out)
+			x32, y32 := s.alloc(tensor.F32, tokens, in), s.alloc(tensor.F32, tokens, out)
+			w := s.weight(tensor.BF16, tensor.BF16, out, in)
+			s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
+			work := 2e-12 * tokens * float64(out) * float64(in)
+			for _, c := range tiledChoices {
+				s.b.choice = c
+				name := fmt.Sprintf("cluster %d group %d", c.cluster, c.group)
+				rate(b, s.b, name+"/NT bf16", "TFLOP/s", work, func() { s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
+				rate(b, s.b, name+"/NT f32", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
+				rate(b, s.b, name+"/NT f32 added", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1, Beta: 1}) })
+				rate(b, s.b, name+"/NN f32", "TFLOP/s", work, func() { s.b.MatMul(x32, y, w, tensor.MatMul{Alpha: 1}) })
+			}
+		})
+	}
+}
+
+var tiledChoices = []tiledChoice{{cluster: 1, group: 16}, {cluster: 2, group: 8}, {cluster: 2, group: 16}, {cluster: 2, group: 32}}
+
 // Products of adapters, which read an activation once; rates are of that.
 func BenchmarkAdapters(b *testing.B) {
 	const tokens = 4096

@@ -163,9 +163,15 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 // with everything that may follow.
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
-	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}} {
-		for _, kind := range []string{"tiles", "wgmma", "mma"} {
-			s.b.noWgmma, s.b.noTiles = kind == "mma", kind == "wgmma"
+	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
+		for _, kind := range []string{"tiles", "clusters", "wgmma", "mma"} {
+			if kind == "clusters" && z[1] < 256 {
+				continue
+			}
+			s.b.noWgmma, s.b.noTiles, s.b.choice = kind == "mma", kind == "wgmma", tiledChoice{cluster: 1}
+			if kind == "clusters" {
+				s.b.choice = tiledChoice{cluster: 2, group: 3}
+			}
 			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
 			}
@@ -212,6 +218,16 @@ func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 		h, _ := s.half(nan(m*n), m, n)
 		s.b.MatMul(h, at, wt, o)
 		tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in bf16", name, trans), s.get(h), want, oneRounding)
+		if m > tensor.DecodeRows && k >= 1024 { // in parts
+			parts := o
+			parts.Uniform = false
+			again := s.put(nan(m*n), m, n)
+			s.b.MatMul(again, at, wt, parts)
+			first := s.get(again)
+			tensortest.Close(s, fmt.Sprintf("%s, transposed %v, in parts", name, trans), first, want, tol)
+			s.b.MatMul(again, at, wt, parts)
+			s.same(name+", again", s.get(again), first)
+		}
 		if m > 1 { // a row alone
 			one := s.put(nan(n), 1, n)
 			last := s.b.View(at, (m-1)*k, 1, k)
@@ -239,6 +255,7 @@ func (s *bench) same(name string, got, want []float32) {
 // Sums that are split into parts, operands that are read once.
 func TestSplitSums(t *testing.T) {
 	s := newBench(t)
+	s.b.noThin = true
 	for _, z := range [][3]int{{70, 16, 3000}, {5, 32, 1025}, {16, 600, 900}, {33, 20, 257}, {1, 1, 2100}, {100, 90, 1100}, {600, 5, 130}, {104, 96, 584}, {264, 40, 72}, {40, 1032, 136}, {200, 24, 1304}, {40, 264, 1304}, {136, 72, 520}, {8, 520, 16}} {
 		m, n, k := z[0], z[1], z[2]
 		for i := range 32 {
@@ -275,7 +292,7 @@ func TestSplitSums(t *testing.T) {
 // follows is right.
 func TestFewRows(t *testing.T) {
 	s := newBench(t)
-	const n, r = 37, 5
+	const n, r, most = 150, 5, fewRows
 	for _, dt := range weightTypes {
 		k := 2304
 		if !dt.Quantized() {
@@ -284,12 +301,12 @@ func TestFewRows(t *testing.T) {
 		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
 			wt, w := s.load(dt, s.normal(n*k), n, k)
 			s.b.Precision(wt, precision)
-			x, u, v, scale, bias := s.normal(tensor.DecodeRows*k), s.normal(tensor.DecodeRows*r), s.normal(n*r), s.normal(n), s.normal(n)
-			xt, ut := s.put(x, tensor.DecodeRows, k), s.put(u, tensor.DecodeRows, r)
+			x, u, v, scale, bias := s.normal(most*k), s.normal(most*r), s.normal(n*r), s.normal(n), s.normal(n)
+			xt, ut := s.put(x, most, k), s.put(u, most, r)
 			o := tensor.MatMul{TransB: true, Alpha: 0.5, ColScale: s.put(scale, n), Bias: s.put(bias, n)}
 			low := tensor.LowRank{V: s.put(v, n, r), TransV: true, Alpha: 2}
 			var all []float32
-			for _, m := range []int{16, 9, 8, 5, 4, 2, 1} {
+			for _, m := range []int{most, 33, 17, 16, 9, 8, 4, 1} {
 				low.U, o.LowRank = s.b.View(ut, 0, m, r), &low
 				y := s.put(nan(m*n), m, n)
 				s.b.MatMul(y, s.b.View(xt, 0, m, k), wt, o)
@@ -297,7 +314,7 @@ func TestFewRows(t *testing.T) {
 				if all == nil {
 					all = got
 					if precision == tensor.BF16 {
-						x, w = rounded(x), rounded(w)
+						x, w = rounded(x), codesRounded(dt, w)
 					}
 					want := refProduct(nil, x, w, m, n, k, tensor.MatMul{TransB: true, Alpha: 0.5})
 					for i, l := range refProduct(nil, u, v, m, n, r, tensor.MatMul{TransB: true, Alpha: 2}) {
@@ -309,6 +326,26 @@ func TestFewRows(t *testing.T) {
 			}
 		}
 	}
+}
+
+// codesRounded returns a weight that load made as products in bfloat16 of few rows
+// take it: the codes of blocks are exact, but those of NF4.
+func codesRounded(dt tensor.DType, w []float32) []float32 {
+	switch {
+	case dt == tensor.NF4:
+		scale := math.Float32frombits(0x3dcc0000)
+		y := slices.Clone(w)
+		for i := range y {
+			y[i] /= scale
+		}
+		for i, v := range rounded(y) {
+			y[i] = v * scale
+		}
+		return y
+	case dt.Quantized():
+		return w
+	}
+	return rounded(w)
 }
 
 // Weights that are expanded piece by piece.
@@ -344,5 +381,80 @@ func TestPieces(t *testing.T) {
 			}
 		}
 		_ = w
+	}
+}
+
+// Rotation and the gradient of SwiGLU by the kernel that stores the product give
+// what they give by themselves.
+func TestFused(t *testing.T) {
+	s := newBench(t)
+	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+		tol := tensortest.F32
+		if dt == tensor.BF16 {
+			tol = tensortest.BF16 // alone, the product is rounded before it is rotated
+		}
+		for _, half := range []int{32, 64, 128, 0} {
+			for _, n := range []int{256, 640, 1024} {
+				if half > 0 && n%(2*half) != 0 {
+					continue
+				}
+				s.fused(fmt.Sprintf("%s, %d columns, heads of %d", dt, n, 2*half), dt, tol, n, half)
+			}
+		}
+	}
+}
+
+func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n, half int) {
+	s.Helper()
+	const m, k = 70, 72
+	act := func(x []float32) *tensor.Tensor {
+		if dt == tensor.BF16 {
+			t, _ := s.half(x, m, n)
+			return t
+		}
+		return s.put(x, m, n)
+	}
+	w, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+	s.b.Precision(w, tensor.BF16)
+	x := s.put(s.normal(m*k), m, k)
+	o := tensor.MatMul{TransB: true, Alpha: 0.5, Uniform: true, ColScale: s.put(s.normal(n), n), Bias: s.put(s.normal(n), n)}
+	gate, up := s.normal(m*n), s.normal(m*n)
+	if half > 0 {
+		pos := make([]int32, m)
+		for i := range pos {
+			pos[i] = int32(3 * i)
+		}
+		p := s.alloc(tensor.I32, m)
+		s.b.UploadInts(p, pos)
+		o.Rope = &tensor.Rope{Positions: p, InvFreq: s.put(s.normal(half), half)}
+	}
+	var results [2][3][]float32
+	for i := range results {
+		s.b.noTiles = i > 0
+		y, du := act(nan(m*n)), act(nan(m*n))
+		q := o
+		if half == 0 {
+			q.SwiGLUGrad = &tensor.SwiGLUGrad{DGate: act(nan(m * n)), DUp: du, Gate: act(gate), Up: act(up)}
+			if n == 256 {
+				q.SwiGLUGrad.DGate = y
+			}
+		}
+		p := s.b.product(y, x, w, &q)
+		if got, want := s.b.fuses(&p), i == 0; got != want {
+			s.Fatalf("%s: fused %v; want %v", name, got, want)
+		}
+		s.b.MatMul(y, x, w, q)
+		results[i][0] = s.get(y)
+		if half == 0 {
+			results[i][1], results[i][2] = s.get(du), s.get(q.SwiGLUGrad.DGate)
+		}
+	}
+	s.b.noTiles = false
+	for i, got := range results[0] {
+		want := make([]float64, len(got))
+		for j := range want {
+			want[j] = float64(results[1][i][j])
+		}
+		tensortest.Close(s, fmt.Sprintf("%s, result %d", name, i), got, want, tol)
 	}
 }

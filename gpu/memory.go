@@ -60,7 +60,7 @@ func (b *Backend) take(purpose string, bytes int) (uint64, error) {
 	if b.counts != nil {
 		return b.counts.take(purpose, bytes), nil
 	}
-	p, err := b.stream.Alloc(max(bytes, 256))
+	p, err := b.stream.Alloc(max((bytes+15)&^15, 256)) // kernels read 16 bytes at a time
 	if errors.Is(err, cux.ErrOutOfMemory) {
 		free, total, _ := b.stream.Memory()
 		return 0, fmt.Errorf("the device has no %d MiB left (%d of %d MiB are free): %w", bytes>>20, free>>20, total>>20, err)

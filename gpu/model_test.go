@@ -244,6 +244,41 @@ func TestModelBatching(t *testing.T) {
 	}
 }
 
+// onHost is a backend whose logits are looked at by the host.
+type onHost struct{ tensor.Backend }
+
+func (b onHost) HalfActivations() bool { return tensor.Halves(b.Backend) }
+func (b onHost) DecodeRows() int       { return tensor.RowsTogether(b.Backend) }
+
+// TestModelSampler: tokens that are chosen by what the device finds are those that
+// the host chooses by all logits, of more sequences than a group has, too.
+func TestModelSampler(t *testing.T) {
+	b := device(t)
+	if _, ok := b.(tensor.Sampler); !ok {
+		t.Fatal("the backend does not find the largest logits")
+	}
+	for _, c := range []struct{ n, tokens int }{{3, 12}, {70, 4}} {
+		var reqs []model.Request
+		for i := range c.n {
+			r := model.Request{MaxTokens: c.tokens + i%3, Seed: uint64(i), StopIDs: []int32{-1}, Prompt: []int32{int32(i % 53), int32(7 * i % 53)}}
+			switch i % 3 {
+			case 1:
+				r.Sampling = model.Sampling{Temperature: 1.1, TopK: 5 + i%20}
+			case 2:
+				r.Sampling = model.Sampling{Temperature: 0.8, TopK: 11, TopP: 0.8, MinP: 0.02}
+			}
+			reqs = append(reqs, r)
+		}
+		want := generate(t, student(t, onHost{b}, "lora", tensor.BF16), reqs, model.GenerateOptions{})
+		if got := generate(t, student(t, b, "lora", tensor.BF16), reqs, model.GenerateOptions{}); !slices.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%d sequences: %v, want %v", c.n, got, want)
+		}
+		if got := generate(t, student(t, b, "lora", tensor.BF16), reqs, model.GenerateOptions{Batch: 1}); !slices.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%d sequences one by one: %v, want %v", c.n, got, want)
+		}
+	}
+}
+
 // small is a decoder whose documents span several tiles of attention.
 var small = model.Config{VocabSize: 97, Hidden: 64, Intermediate: 96, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16,
 	MaxPositions: 512, NormEps: 1e-5, InitRange: 0.1, Tied: true, Rope: model.Rope{Theta: 10000}}

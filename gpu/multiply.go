@@ -10,10 +10,12 @@ import (
 type gemmArgs struct {
 	c, a, b, a2, b2           uint64
 	scale, bias, parts        uint64
+	cos, sin                  uint64
+	dgate, dup, gate, up      uint64
 	lda, ldb, lda2, ldb2, ldc int64
 	m, n, k, k2, split, flags int32
 	alpha, alpha2, beta       float32
-	tilesM, tilesN            int32
+	tilesM, tilesN, half      int32
 }
 
 // Flags of gemmArgs.
@@ -81,10 +83,20 @@ func (b *Backend) multiply(p *product) {
 	case p.few():
 		b.multiplyFew(p)
 	case p.w.half && !p.transA && p.k > 0:
-		b.multiplyHalf(p)
+		q := *p
+		q.fused = b.fuses(p)
+		b.multiplyHalf(&q)
+		if q.fused {
+			return
+		}
 	default:
 		b.multiplyFloat(p)
 	}
+	b.follow(p)
+}
+
+// follow does what comes after a product.
+func (b *Backend) follow(p *product) {
 	if r := p.rope; r != nil {
 		b.Rope(p.dst, r.Positions, r.InvFreq, false)
 	}
@@ -142,13 +154,9 @@ func (p *product) piece(lo, hi int) product {
 
 // cut leaves the columns lo..hi of c, but for w.
 func (p *product) cut(lo, hi int) {
-	size := 4
-	if p.outHalf {
-		size = 2
-	}
 	p.low.cols = p.lowWidth()
 	p.n = hi - lo
-	p.c += uint64(lo * size)
+	p.c += uint64(lo * p.cSize())
 	if p.scale != 0 {
 		p.scale += uint64(4 * lo)
 	}
@@ -160,6 +168,14 @@ func (p *product) cut(lo, hi int) {
 	} else {
 		p.low.v += uint64(4 * lo)
 	}
+}
+
+// cSize is the bytes of an element of c.
+func (p *product) cSize() int {
+	if p.outHalf {
+		return 2
+	}
+	return 4
 }
 
 // aStep is how far terms of a are apart, aSize the bytes of one.
@@ -283,9 +299,14 @@ func (b *Backend) gemmParts(g *gemmArgs, k *kernel, grid dim, threads, shared, p
 	grid.z = parts
 	launch(b, k, grid, threads, shared, g)
 	if parts > 1 {
-		g.k2 = int32(parts)
-		launch(b, kGemmParts, dim{x: min(ceil(int(g.m)*int(g.n), 256), 8*b.sms)}, 256, 0, g)
+		b.addParts(g, parts)
 	}
+}
+
+// addParts makes the result of the parts of its sums.
+func (b *Backend) addParts(g *gemmArgs, parts int) {
+	g.k2 = int32(parts)
+	launch(b, kGemmParts, dim{x: min(ceil(int(g.m)*int(g.n), 256), 8*b.sms)}, 256, 0, g)
 }
 
 // gemmTall computes a product of few columns; the parts of its sums depend on the

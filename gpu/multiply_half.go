@@ -112,7 +112,10 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 		b.lowHalf(p, &g)
 	}
 	if b.wgmma() && !b.noTiles {
-		b.gemmTiled(&g, p.transA, p.transW)
+		if p.fused {
+			b.fuse(p, &g)
+		}
+		b.gemmTiled(&g, p.transA, p.transW, p.uniform || p.fused)
 		return
 	}
 	tileN, shared, k := 128, 4*(8<<10+8<<10), kMMA[index(p.transW)]
@@ -139,20 +142,78 @@ func tileColumns(n int) (width, shared int) {
 type tiledArgs struct {
 	a, b, a2, b2 cux.TileMap
 	g            gemmArgs
-	_            [5]uint64 // to whole 64 bytes
+	group        int32
+	_            int32
+	_            [6]uint64 // to whole 64 bytes
 }
 
-// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, by
-// how a and w are stored.
-var kTiled = [2][3]*kernel{
+// tiledChoice says how gemmTiled divides a product; zeros leave it to gemmTiled.
+type tiledChoice struct {
+	cluster int // blocks below one another, which share what they copy of w
+	group   int // rows of tiles that are taken together
+}
+
+// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, and
+// these in clusters of two, by how a and w are stored.
+var kTiled = [3][3]*kernel{
 	{newKernel("gemm_tma", "gemm_tma_nn_128"), newKernel("gemm_tma", "gemm_tma_nt_128"), newKernel("gemm_tma", "gemm_tma_tn_128")},
 	{newKernel("gemm_tma", "gemm_tma_nn_256"), newKernel("gemm_tma", "gemm_tma_nt_256"), newKernel("gemm_tma", "gemm_tma_tn_256")},
+	{newKernel("gemm_tma", "gemm_tma_nn_256x2"), newKernel("gemm_tma", "gemm_tma_nt_256x2"), newKernel("gemm_tma", "gemm_tma_tn_256x2")},
 }
 
-// gemmTiled computes a product with descriptors of its operands.
-func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
+// fuses reports whether rotation and gradient of p are for the kernel that stores c.
+func (b *Backend) fuses(p *product) bool {
+	if p.rope == nil && p.grad == nil || !b.wgmma() || b.noTiles || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
+		return false
+	}
+	if p.w.dt != tensor.BF16 && p.pieceRows(2) < p.w.rows {
+		return false
+	}
+	if r := p.rope; r != nil {
+		if p.grad != nil {
+			return false
+		}
+		half := r.InvFreq.Len()
+		width, _ := tileColumns(p.n)
+		return (half == 32 || half == 64 || half == 128) && 2*half <= width
+	}
+	for _, t := range [...]*tensor.Tensor{p.grad.Gate, p.grad.Up, p.grad.DGate, p.grad.DUp} {
+		if t.DType != p.dst.DType || mem("matmul", t).ptr%16 != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// fuse tells the kernel that stores c of rotation and gradient.
+func (b *Backend) fuse(p *product, g *gemmArgs) {
+	if r := p.rope; r != nil {
+		var half int
+		g.cos, g.sin, half = b.rotation("matmul", r.Positions, r.InvFreq)
+		g.half = int32(half)
+	}
+	if s := p.grad; s != nil {
+		const op = "matmul"
+		g.dgate, g.dup, g.gate, g.up = mem(op, s.DGate).ptr, mem(op, s.DUp).ptr, mem(op, s.Gate).ptr, mem(op, s.Up).ptr
+	}
+}
+
+// splitSteps is the least depth of a part of a sum, in steps of 64 terms.
+const splitSteps = 8
+
+// gemmTiled computes a product with descriptors of its operands. Unless whole, the
+// sums of few tiles are split into parts, so that all of the device works.
+func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
-	k := kTiled[width/256][index(transW)]
+	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
+	cluster, group := 1, 16
+	if c := b.choice.cluster; width == 256 && (c == 2 || c == 0 && (g.tilesM%2 == 0 || g.tilesM > 8)) {
+		cluster = 2
+	}
+	if b.choice.group > 0 {
+		group = b.choice.group
+	}
+	k := kTiled[width/256*cluster][index(transW)]
 	if b.tiled == nil {
 		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
 	}
@@ -166,13 +227,13 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
 	}
 	right := func(m *cux.TileMap, p uint64, ld int64, k int32) {
 		if transW {
-			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width))
+			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width/cluster))
 		} else {
 			b.check("matmul", m.Set(p, int(k), int(g.n), 2*int(ld), 64))
 		}
 	}
 	if transA {
-		k = kTiled[width/256][2]
+		k = kTiled[width/256*cluster][2]
 	}
 	if b.counts == nil && g.k > 0 {
 		left(&t.a, g.a, g.lda, g.k)
@@ -182,9 +243,17 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW bool) {
 		left(&t.a2, g.a2, g.lda2, g.k2)
 		right(&t.b2, g.b2, g.ldb2, g.k2)
 	}
-	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	t.g = *g
-	launch(b, k, dim{x: min(int(g.tilesM*g.tilesN), b.sms)}, 384, shared+128, t)
+	items, steps, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
+	if n := min(b.sms/cluster/items, steps/splitSteps); n > 1 && !whole {
+		g.split = int32(ceil(steps, n))
+		parts = ceil(steps, int(g.split))
+		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
+	}
+	t.g, t.group = *g, int32(max(group/cluster, 1))
+	launch(b, k, dim{x: cluster * min(items*parts, b.sms/cluster)}, 384, shared+128, t)
+	if parts > 1 {
+		b.addParts(g, parts)
+	}
 }
 
 // wgmma reports whether the device has the products of warpgroups of sm_90a.
@@ -224,6 +293,6 @@ func (b *Backend) multiplyOuterHalf(p *product) bool {
 	}
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), p.w.ptr, int64(p.w.cols)
-	b.gemmTiled(&g, true, false)
+	b.gemmTiled(&g, true, false, p.uniform)
 	return true
 }

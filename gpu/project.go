@@ -35,8 +35,17 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 	}
 	b.downs(ps[:n])
 	rounded := false // a is in scratchLeft
-	for i := range ps[:n] {
+	for i := 0; i < n; i++ {
 		p := &ps[i]
+		if j := together(ps[i:n]); j > 1 {
+			b.multiplyCodes(ps[i : i+j])
+			for ; j > 0; i, j = i+1, j-1 {
+				b.follow(&ps[i])
+			}
+			i--
+			rounded = false
+			continue
+		}
 		if p.w.half && !p.few() && p.m > 0 && p.k > 0 && !p.aHalf {
 			if !rounded {
 				b.left(p)
@@ -51,4 +60,12 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 	if o.SwiGLU != nil {
 		b.SwiGLU(o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
 	}
+}
+
+// together returns how many of ps, from the first on, one kernel computes.
+func together(ps []product) (n int) {
+	for n < len(ps) && ps[n].codes() && ps[n].w.dt == ps[0].w.dt && ps[n].m > 0 && ps[n].n > 0 {
+		n++
+	}
+	return n
 }

@@ -85,43 +85,32 @@ func (l *workList) tiles(o tensor.Attention, rows, few int) (list []int32, n int
 	return l.list, len(l.list) / 4
 }
 
-// few returns the parts of the keys of each query of segments with few
-// queries: query, first key, keys, number of the part, or -1 of the only one;
-// and behind these, for each query with several parts: query, first part, parts.
-func (w *attentionWork) few(o tensor.Attention) (list []int32, items, joins, parts int) {
+// few returns the parts of the keys of each query of segments with few queries,
+// two items each: query, first key, keys, number of the part; the first part of the
+// query, its parts, number of the query among those with several.
+func (w *attentionWork) few(o tensor.Attention) (list []int32, items, queries, parts int) {
 	l := &w.single
 	if l.fresh(o) {
-		each := func(f func(query, key, sees int32)) {
-			for s, key := range o.K {
-				if n := o.Q[s+1] - o.Q[s]; n <= fewQueries {
-					for i := range n {
-						f(o.Q[s]+i, key, o.KLen[s]-n+i+1)
-					}
+		queries, parts := int32(0), int32(0)
+		for s, key := range o.K {
+			n := o.Q[s+1] - o.Q[s]
+			if n > fewQueries {
+				continue
+			}
+			for i := range n {
+				sees, first := o.KLen[s]-n+i+1, parts
+				all := (sees + fewKeys - 1) / fewKeys
+				for k := int32(0); k < sees; k += fewKeys {
+					l.add(item{o.Q[s] + i, key + k, min(fewKeys, sees-k), parts})
+					l.add(item{first, all, queries, 0})
+					parts++
+				}
+				if all > 1 {
+					queries++
 				}
 			}
 		}
-		items, joins, parts := 0, 0, int32(0)
-		each(func(query, key, sees int32) {
-			for k := int32(0); k < sees; k += fewKeys {
-				part := int32(-1)
-				if sees > fewKeys {
-					part = parts
-					parts++
-				}
-				l.add(item{query, key + k, min(fewKeys, sees-k), part})
-				items++
-			}
-		})
-		first := int32(0)
-		each(func(query, _, sees int32) {
-			if sees > fewKeys {
-				n := (sees + fewKeys - 1) / fewKeys
-				l.add(item{query, first, n, 0})
-				first += n
-				joins++
-			}
-		})
-		l.counts = [3]int{items, joins, int(parts)}
+		l.counts = [3]int{len(l.list) / 8, int(queries), int(parts)}
 	}
 	return l.list, l.counts[0], l.counts[1], l.counts[2]
 }

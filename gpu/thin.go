@@ -38,7 +38,7 @@ type gradSumArgs struct {
 }
 
 const (
-	tallTiles  = 6    // of 8 columns that a kernel takes
+	tallTiles  = 3    // of 16 columns that a kernel takes
 	tallParts  = 4    // of a sum, at most
 	gradTiles  = 4    // of 8 columns that a kernel takes
 	gradCols   = 512  // of a block
@@ -49,9 +49,9 @@ const (
 
 // The kernels: of float32 and of bfloat16, by tiles.
 var (
-	kTall = [2][4]*kernel{
-		{newKernel("thin", "thin_tall_f32_1"), newKernel("thin", "thin_tall_f32_2"), newKernel("thin", "thin_tall_f32_4"), newKernel("thin", "thin_tall_f32_6")},
-		{newKernel("thin", "thin_tall_bf16_1"), newKernel("thin", "thin_tall_bf16_2"), newKernel("thin", "thin_tall_bf16_4"), newKernel("thin", "thin_tall_bf16_6")},
+	kTall = [2][tallTiles]*kernel{
+		{newKernel("thin", "thin_tall_f32_1"), newKernel("thin", "thin_tall_f32_2"), newKernel("thin", "thin_tall_f32_3")},
+		{newKernel("thin", "thin_tall_bf16_1"), newKernel("thin", "thin_tall_bf16_2"), newKernel("thin", "thin_tall_bf16_3")},
 	}
 	kOuter = [2][3]*kernel{
 		{newKernel("thin", "thin_outer_f32_1"), newKernel("thin", "thin_outer_f32_2"), newKernel("thin", "thin_outer_f32_4")},
@@ -63,17 +63,6 @@ var (
 	}
 	kGradSum = newKernel("thin", "thin_grad_sum")
 )
-
-// tileCounts are those of the kernels.
-var tileCounts = [4]int{1, 2, 4, 6}
-
-// tilesFor returns the kernel for so many tiles.
-func tilesFor(n int) (i int) {
-	for tileCounts[i] < n {
-		i++
-	}
-	return i
-}
 
 // A long is a matrix that thin products read.
 type long struct {
@@ -150,7 +139,7 @@ func (b *Backend) multiplyTall(ps ...*product) {
 	p, tiles := ps[0], 0
 	a := tallArgs{x: p.a, ldx: int64(p.lda), m: int32(p.m), k: int32(p.k), vector: 1, alpha: p.alpha, beta: p.beta}
 	for _, q := range ps {
-		tiles += ceil(q.n, 8)
+		tiles += ceil(q.n, 16)
 		if !q.transW || q.w.ptr%16 != 0 || q.w.cols%4 != 0 {
 			a.vector = 0
 		}
@@ -161,11 +150,11 @@ func (b *Backend) multiplyTall(ps ...*product) {
 		if q.transW {
 			c.sj, c.st = c.st, 1
 		}
-		for lo := 0; lo < q.n; lo += 8 {
-			c.cols = int32(min(q.n-lo, 8))
+		for lo := 0; lo < q.n; lo += 16 {
+			c.cols = int32(min(q.n-lo, 16))
 			a.c[n] = c
-			c.w += uint64(4 * 8 * c.sj)
-			c.u += 4 * 8
+			c.w += uint64(4 * 16 * c.sj)
+			c.u += 4 * 16
 			if n++; n == each {
 				b.launchTall(&a, n, p.aHalf)
 				n = 0
@@ -180,22 +169,17 @@ func (b *Backend) multiplyTall(ps ...*product) {
 // launchTall computes n tiles of columns. The parts of sums depend on the number of
 // terms alone.
 func (b *Backend) launchTall(a *tallArgs, n int, half bool) {
-	i, rows := tilesFor(n), 64
+	rows := 64
 	if half {
 		rows = 128
-	}
-	nt := tileCounts[i]
-	for j := n; j < nt; j++ {
-		a.c[j] = a.c[0]
-		a.c[j].cols = 0
 	}
 	a.split = int32(roundUp(ceil(int(a.k), tallParts), 128))
 	grid := dim{x: ceil(int(a.m), rows), y: ceil(int(a.k), int(a.split))}
 	if grid.y > 1 {
-		a.parts = b.scratch(scratchParts, 4*grid.y*grid.x*rows*8*nt)
+		a.parts = b.scratch(scratchParts, 4*grid.y*grid.x*rows*16*n)
 		a.tickets = b.tickets(grid.x)
 	}
-	launch(b, kTall[index(half)][i], grid, 256, rows*8*nt*4*4, a)
+	launch(b, kTall[index(half)][n-1], grid, 256, 4*4*rows*16*n, a)
 }
 
 // tickets returns n counters that are 0 and that a kernel leaves so.
@@ -211,8 +195,10 @@ func (b *Backend) tickets(n int) uint64 {
 
 // thinGrad computes sums over rows and, if g.w is set, over columns.
 func (b *Backend) thinGrad(g *gradArgs, s *gradSumArgs, half bool) {
-	i := tilesFor(ceil(int(g.r), 8))
-	nt, both := tileCounts[i], g.w != 0
+	nt, i, both := 1, 0, g.w != 0
+	for nt < ceil(int(g.r), 8) {
+		nt, i = 2*nt, i+1
+	}
 	groups, tile, stages := 1, 4<<10, 2
 	if half {
 		tile, stages = 2<<10, 4

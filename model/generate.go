@@ -21,7 +21,7 @@ type Request struct {
 // GenerateOptions bounds the memory and the width of generation. They change
 // speed, never a result.
 type GenerateOptions struct {
-	Batch int // sequences that run at once; 0: 16
+	Batch int // sequences that run at once; 0: as many as the backend computes together
 	// CacheTokens is the size of the key-value cache; 0: what Batch requests
 	// need, up to 16384 tokens or 1 GiB, whichever is more. It is never less
 	// than what one request needs.
@@ -89,6 +89,9 @@ type sequence struct {
 	done    int     // tokens whose keys are in the cache
 	rng     Stream
 }
+
+// random returns the number that decides the next token of s.
+func (s *sequence) random() float64 { return s.rng.Float(uint64(len(s.ids) - len(s.Prompt))) }
 
 // queue checks request i and adds it to those that wait.
 func (g *generator) queue(i int, r Request) error {

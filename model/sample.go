@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"pipe/tensor"
 )
 
 // Sampling says how the next token is chosen. The zero value is greedy.
@@ -67,7 +69,8 @@ func (s *sampler) next(o Sampling, logits []float32, seen []int32, u float64) in
 	switch {
 	case o.TopK > 0 && o.TopK < len(logits):
 		s.largest(logits, o.TopK)
-		s.weigh(top, t)
+		slices.SortFunc(s.kept, candidate.compare)
+		return s.nextOf(o, best, top, u)
 	case nucleus:
 		total := s.weighAll(logits, top, t)
 		// All tokens below this weight together are less than 1-TopP of the
@@ -82,10 +85,43 @@ func (s *sampler) next(o Sampling, logits []float32, seen []int32, u float64) in
 	default:
 		return s.drawAll(s.weighAll(logits, top, t), best, u)
 	}
-	if !nucleus {
+}
+
+// nextOf chooses among the tokens kept, which are in order; best and its logit top
+// are of all.
+func (s *sampler) nextOf(o Sampling, best int32, top float32, u float64) int32 {
+	s.weigh(top, 1/o.Temperature)
+	if o.TopP == 0 {
 		o.TopP = 1
 	}
 	return s.draw(s.head(o, total(s.kept)), best, u)
+}
+
+// few returns how many of the most likely of n tokens next needs to know, in order,
+// and nothing else; 0: it needs all logits.
+func (o *Sampling) few(n int) int {
+	switch {
+	case o.RepetitionPenalty != 0 && o.RepetitionPenalty != 1:
+		return 0
+	case o.Temperature == 0:
+		return 1
+	case o.TopK > 0 && o.TopK < n && o.TopK <= tensor.MostLargest:
+		return o.TopK
+	}
+	return 0
+}
+
+// nextFew is next for the first logits of all in order, as many as few says, and
+// the tokens that have them.
+func (s *sampler) nextFew(o Sampling, ids []int32, logits []float32, u float64) int32 {
+	if o.Temperature == 0 {
+		return ids[0]
+	}
+	s.kept = s.kept[:0]
+	for i, id := range ids[:o.TopK] {
+		s.kept = append(s.kept, candidate{id: id, z: logits[i]})
+	}
+	return s.nextOf(o, ids[0], logits[0], u)
 }
 
 // argmax returns the first largest logit.
@@ -174,6 +210,14 @@ func (s *sampler) weigh(top float32, t float64) {
 // before orders tokens by logit, the first of equals first; NaN comes last.
 func (c candidate) before(d candidate) bool {
 	return c.z > d.z || c.z == d.z && c.id < d.id || d.z != d.z && (c.z == c.z || c.id < d.id)
+}
+
+// compare is the order of before.
+func (c candidate) compare(d candidate) int {
+	if c.before(d) {
+		return -1
+	}
+	return 1
 }
 
 // largest keeps the k most likely tokens, in a heap whose root is the least.

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"pipe/tensor"
 )
 
 func TestExpNegative(t *testing.T) {
@@ -161,5 +163,43 @@ func BenchmarkSampler(b *testing.B) {
 				s.next(o, logits, seen, Stream(1).Float(uint64(i)))
 			}
 		})
+	}
+}
+
+// TestSamplerFew: a token chosen by the largest logits alone is that chosen by all.
+func TestSamplerFew(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	var s sampler
+	for range 2000 {
+		logits := make([]float32, 2+r.IntN(400))
+		for i := range logits {
+			logits[i] = float32(r.IntN(40)) / 4 // many are equal
+		}
+		o := Sampling{Temperature: 0.2 + r.Float64(), TopK: 1 + r.IntN(len(logits)-1), TopP: float64(r.IntN(3)) * 0.45, MinP: float64(r.IntN(2)) * 0.1}
+		if r.IntN(5) == 0 {
+			o = Sampling{}
+		}
+		k, u := o.few(len(logits)), r.Float64()
+		if o.TopK > tensor.MostLargest {
+			if k != 0 {
+				t.Fatalf("%+v needs %d logits", o, k)
+			}
+			continue
+		}
+		order := make([]int32, len(logits))
+		for i := range order {
+			order[i] = int32(i)
+		}
+		slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(logits[b], logits[a]) })
+		z := make([]float32, k)
+		for i := range z {
+			z[i] = logits[order[i]]
+		}
+		if want, got := s.next(o, slices.Clone(logits), nil, u), s.nextFew(o, order[:k], z, u); got != want {
+			t.Fatalf("%+v of %d: %d, want %d", o, len(logits), got, want)
+		}
+	}
+	if (&Sampling{RepetitionPenalty: 1.1}).few(9) != 0 || (&Sampling{Temperature: 1, TopP: 0.5}).few(9) != 0 || (&Sampling{Temperature: 1, TopK: 9}).few(9) != 0 {
+		t.Error("all logits are needed")
 	}
 }

@@ -26,11 +26,15 @@ type generator struct {
 	order  []*sequence
 	tokens struct{ ids, pos, at []int32 }
 	logits []float32
+	few    struct {
+		ids []int32
+		z   []float32
+	}
 }
 
 func (d *Decoder) newGenerator(o GenerateOptions, emit func(int, Result) error) *generator {
 	if o.Batch <= 0 {
-		o.Batch = 16
+		o.Batch = tensor.RowsTogether(d.backend)
 	}
 	g := &generator{d: d, o: o, emit: emit, p: NewPass(d.backend)}
 	g.p.Base = o.Base
@@ -116,10 +120,10 @@ func (g *generator) step() error {
 		}
 	}
 	// A backend may round differently for few rows and for many: a pass reads a
-	// piece of one prompt or extends at most DecodeRows sequences, never both.
+	// piece of one prompt or extends at most RowsTogether sequences, never both.
 	g.order = append(g.order[:0], g.running...)
 	for rest := g.order; len(rest) > 0; {
-		n := min(len(rest), tensor.DecodeRows)
+		n := min(len(rest), tensor.RowsTogether(g.p.Backend))
 		if err := g.decode(rest[:n]); err != nil {
 			return err
 		}
@@ -143,13 +147,65 @@ func (g *generator) decode(group []*sequence) error {
 	for _, s := range group {
 		g.add(s, 1)
 	}
-	logits, err := g.scores(g.forward())
+	z := g.scores(g.forward())
+	if k := g.needs(group); k > 0 {
+		return g.extendFew(group, z, k)
+	}
+	logits, err := g.download(z)
 	if err != nil {
 		return err
 	}
 	v := g.d.Config.VocabSize
 	for i, s := range group {
 		if err := g.extend(s, logits[i*v:(i+1)*v]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// needs returns how many of its largest logits each sequence of the group is
+// extended by, at most; 0: all must be known, or the backend cannot tell.
+func (g *generator) needs(group []*sequence) (k int) {
+	if _, ok := g.d.backend.(tensor.Sampler); !ok || g.o.trace != nil {
+		return 0
+	}
+	for _, s := range group {
+		n := s.Sampling.few(g.d.Config.VocabSize)
+		if n == 0 {
+			return 0
+		}
+		k = max(k, n)
+	}
+	return k
+}
+
+// extendFew extends each sequence of the group by the k largest of its logits z,
+// the only ones that leave the device. Where there are NaN, all do.
+func (g *generator) extendFew(group []*sequence, z *tensor.Tensor, k int) error {
+	n, p, f := len(group), g.p, &g.few
+	ids, most := p.i32.get(p.Backend, []int{n, k}), p.New(n, k)
+	p.Backend.(tensor.Sampler).Largest(ids, most, z)
+	f.ids, f.z = slices.Grow(f.ids[:0], n*k)[:n*k], slices.Grow(f.z[:0], n*k)[:n*k]
+	p.DownloadInts(f.ids, ids)
+	p.Download(f.z, most)
+	if err := p.Sync(); err != nil {
+		return err
+	}
+	all, v := []float32(nil), g.d.Config.VocabSize
+	for i, s := range group {
+		var err error
+		if best := f.ids[i*k : (i+1)*k]; best[0] >= 0 {
+			err = g.push(s, g.sampler.nextFew(s.Sampling, best, f.z[i*k:(i+1)*k], s.random()))
+		} else {
+			if all == nil {
+				if all, err = g.download(z); err != nil {
+					return err
+				}
+			}
+			err = g.extend(s, all[i*v:(i+1)*v])
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -186,22 +242,30 @@ func (g *generator) forward() *tensor.Tensor {
 
 // scores returns the logits [tokens, V] after each token, of the residual
 // stream h.
-func (g *generator) scores(h *tensor.Tensor) ([]float32, error) {
+func (g *generator) scores(h *tensor.Tensor) *tensor.Tensor {
 	p := g.p
 	z := p.New(h.Rows(), g.d.Config.VocabSize)
 	p.MatMul(z, g.d.normed(p, h), g.d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
-	g.logits = slices.Grow(g.logits[:0], z.Len())[:z.Len()]
-	p.Download(g.logits, z)
-	return g.logits, p.Sync()
+	return z
 }
 
-// extend adds the next token to s and retires s when it is complete.
+// download returns the numbers of z.
+func (g *generator) download(z *tensor.Tensor) ([]float32, error) {
+	g.logits = slices.Grow(g.logits[:0], z.Len())[:z.Len()]
+	g.p.Download(g.logits, z)
+	return g.logits, g.p.Sync()
+}
+
+// extend adds the next token, chosen by all logits, to s.
 func (g *generator) extend(s *sequence, logits []float32) error {
 	if g.o.trace != nil {
 		g.o.trace(s.index, logits)
 	}
-	made := len(s.ids) - len(s.Prompt)
-	id := g.sampler.next(s.Sampling, logits, s.ids, s.rng.Float(uint64(made)))
+	return g.push(s, g.sampler.next(s.Sampling, logits, s.ids, s.random()))
+}
+
+// push adds a token to s and retires s when it is complete.
+func (g *generator) push(s *sequence, id int32) error {
 	reason := ""
 	if slices.Contains(s.StopIDs, id) {
 		reason = StopToken

@@ -14,8 +14,8 @@ package tensor
 // goroutine at a time.
 //
 // Sequences that are decoded together do not change one another: of at most
-// [DecodeRows] rows, each row of the result of a forward operation has the
-// bits that it would have alone. MatMul promises this for frozen weights and
+// [DecodeRows] rows, or as many as [Together] says, each row of the result of a
+// forward operation has the bits that it would have alone. MatMul promises this for frozen weights and
 // TransB, Attention for segments of one query, wherever their keys lie.
 type Backend interface {
 	Memory
@@ -56,8 +56,36 @@ func Halves(b Backend) bool {
 	return ok && h.HalfActivations()
 }
 
-// DecodeRows is the most rows of which each is computed as if it were alone.
+// DecodeRows is the most rows of which each is computed as if it were alone, by
+// any backend.
 const DecodeRows = 16
+
+// Together is a backend that computes more than [DecodeRows] rows so.
+type Together interface {
+	// DecodeRows returns how many.
+	DecodeRows() int
+}
+
+// RowsTogether returns the most rows of which b computes each as if it were alone.
+func RowsTogether(b Backend) int {
+	if t, ok := b.(Together); ok {
+		return t.DecodeRows()
+	}
+	return DecodeRows
+}
+
+// Sampler is a backend that finds the most likely tokens, so that logits need not
+// leave the device.
+type Sampler interface {
+	// Largest sets ids (I32) and z, both [n,k], to where in each row of logits [n,V]
+	// the k largest are, k at most V and [MostLargest], and what they are: the
+	// largest first, of equals the one that comes first. Of a row that has a NaN,
+	// all ids are -1.
+	Largest(ids, z, logits *Tensor)
+}
+
+// MostLargest is the most numbers that Largest finds in a row.
+const MostLargest = 256
 
 // Memory allocates and moves tensors.
 type Memory interface {

@@ -12,14 +12,55 @@ import (
 // what must be read.
 func (l *lab) gemvs() {
 	types := []tensor.DType{tensor.BF16, tensor.F16, tensor.F32, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
-	for _, rows := range []int{1, 16} {
+	for _, rows := range []int{1, 4, 16, 64} {
 		for _, dt := range types {
 			l.gemv(rows, dt, tensor.BF16, linear{"gate", l.ff, l.hidden})
 		}
 		l.gemv(rows, tensor.BF16, tensor.F32, linear{"gate", l.ff, l.hidden})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"q", l.heads * l.headDim, l.hidden})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"down", l.hidden, l.ff})
+		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"k", l.kv, l.hidden})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"head", l.vocab, l.hidden})
+		for _, dt := range []tensor.DType{tensor.BF16, tensor.NF4} {
+			q := l.heads * l.headDim
+			l.ofOne(rows, dt, "qkv", q, l.kv, l.kv)
+			l.ofOne(rows, dt, "gate up", l.ff, l.ff)
+		}
 	}
+	if _, ok := l.b.(tensor.Sampler); ok {
+		for _, k := range []int{1, 50, 256} {
+			l.largest(1, k)
+			l.largest(64, k)
+		}
+	}
+}
+
+// ofOne measures products of one input, as a layer has them.
+func (l *lab) ofOne(rows int, dt tensor.DType, name string, outs ...int) {
+	l.measure("pipe", fmt.Sprintf("gemv %s %s, %d rows", dt, name, rows), func() job {
+		bytes := 0
+		for _, out := range outs {
+			bytes += dt.Bytes(out * l.hidden)
+		}
+		a := l.act(rows, l.hidden)
+		p := several(l, bytes, func() *tensor.Projection {
+			var p tensor.Projection
+			for _, out := range outs {
+				p.Products = append(p.Products, tensor.Product{Dst: l.empty(l.half, rows, out), W: l.weight(dt, tensor.BF16, out, l.hidden), MatMul: tensor.MatMul{TransB: true, Alpha: 1}})
+			}
+			return &p
+		})
+		return job{bytes: float64(bytes), op: func(i int) { l.b.Project(a, of(p, i)) }}
+	})
+}
+
+// largest measures the search for likely tokens, which reads all logits.
+func (l *lab) largest(rows, k int) {
+	l.measure("pipe", fmt.Sprintf("largest %d of %dx%d", k, rows, l.vocab), func() job {
+		z := several(l, 4*rows*l.vocab, func() *tensor.Tensor { return l.f32(rows, l.vocab) })
+		ids, most := l.empty(tensor.I32, rows, k), l.empty(tensor.F32, rows, k)
+		return job{bytes: float64(4 * rows * l.vocab), op: func(i int) { l.b.(tensor.Sampler).Largest(ids, most, of(z, i)) }}
+	})
 }
 
 func (l *lab) gemv(rows int, dt, precision tensor.DType, x linear) {
@@ -29,9 +70,13 @@ func (l *lab) gemv(rows int, dt, precision tensor.DType, x linear) {
 	}
 	l.measure("pipe", name, func() job {
 		w := several(l, dt.Bytes(x.out*x.in), func() *tensor.Tensor { return l.weight(dt, precision, x.out, x.in) })
-		a, y := l.f32(rows, x.in), l.empty(tensor.F32, rows, x.out)
+		act := l.half // as in a model, where the head's input is not rounded
+		if precision == tensor.F32 || x.name == "head" {
+			act = tensor.F32
+		}
+		a, y := l.normal(act, []int{rows, x.in}), l.empty(tensor.F32, rows, x.out)
 		return job{
-			bytes: float64(dt.Bytes(x.out*x.in) + 4*rows*(x.in+x.out)),
+			bytes: float64(dt.Bytes(x.out*x.in) + act.Bytes(rows*x.in) + 4*rows*x.out),
 			op:    func(i int) { l.b.MatMul(y, a, of(w, i), tensor.MatMul{TransB: true, Alpha: 1}) },
 			check: func() string { return l.checkProduct(y, a, dt, precision, x, false) },
 		}

@@ -126,8 +126,8 @@ train() {
 decode() {
 	set -- $(small -prompt 32 -new 8)
 	bench 60 decode -model "$(size 8b)" -base bf16 "$@"
-	bench 40 decode -model "$(size 8b)" -base nf4 -batch 1,16 "$@"
-	bench 40 decode -model "$(size 8b)" -base q8_0 -batch 1,16 "$@"
+	bench 40 decode -model "$(size 8b)" -base nf4 -batch 1,16,64 "$@"
+	bench 40 decode -model "$(size 8b)" -base q8_0 -batch 1,16,64 "$@"
 	bench 40 decode -model "$(size 1b)" -base bf16 "$@"
 }
 

@@ -83,6 +83,7 @@ func (l *lab) checkProduct(y, a *tensor.Tensor, dt, precision tensor.DType, x li
 		return float64(v)
 	}
 	worst, wrow := 0.0, make([]float32, x.in)
+	exact := dt.Quantized() && y.Rows() <= tensor.RowsTogether(l.b) // the codes are multiplied, not the elements
 	row := func(j int) []float32 {
 		n := dt.Bytes(x.in)
 		quant.Dequantize(wrow, dt, l.host[dt][j*n:(j+1)*n])
@@ -99,7 +100,9 @@ func (l *lab) checkProduct(y, a *tensor.Tensor, dt, precision tensor.DType, x li
 					row(c)
 					fallthrough
 				case !back:
-					w = round(wrow[k])
+					if w = float64(wrow[k]); !exact {
+						w = round(wrow[k])
+					}
 				default: // one element of each row
 					at := k*x.in + c
 					b := dt.Block()

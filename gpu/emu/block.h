@@ -1,4 +1,4 @@
-// block.h runs blocks: fibers, who goes on, barriers. driver.cpp includes it once.
+// block.h runs blocks, and clusters of them: fibers, who goes on, barriers. driver.cpp includes it once.
 #pragma once
 #include <pthread.h>
 #include <stdarg.h>
@@ -70,30 +70,38 @@ struct Named {
   unsigned lanes[maxWarps];
 };
 
+// A Block is what a block of the running cluster has of its own.
+struct Piece {
+  size_t at, bytes;
+  const char* name;
+};
+struct Block {
+  uint3 at;
+  unsigned live, atBarrier;  // threads
+  const char* barrierFile;
+  int barrierLine;
+  Named nameds[16];
+  char *arena, *dynamic;  // static and dynamic shared memory
+  size_t arenaUsed, arenaHigh, arenaBytes;
+  std::vector<Piece> pieces;
+};
+
 Thread* cur;
-uint3 block;
 dim3 threads, grid;
 
 static Fiber* fibers;
 static char* stacks;
 static Warp warps[maxWarps];
 static Group groups[maxWarps / 4];
-static Named nameds[16];
-static unsigned warpsReady, running, total, live, atBarrier, idleYields;
-static const char* barrierFile;
-static int barrierLine;
+static Block blocks[maxCluster];
+static unsigned warpsReady, running, idleYields;
+static unsigned total, cluster, live, atCluster;  // threads of a block, blocks, threads of all
 static Context host;
 static Kernel* kernel;
 static const void* arguments;
 static pthread_t runner;
 static unsigned long long random_, blockSerial;
-static char *sharedMemory, *arena, *dynamicMemory;
-static size_t arenaUsed, arenaHigh, arenaBytes, dynamicBytes;
-struct Piece {
-  size_t at, bytes;
-  const char* name;
-};
-static std::vector<Piece> pieces;
+static size_t dynamicBytes;
 
 static inline unsigned draw() {
   random_ ^= random_ << 13;
@@ -109,6 +117,7 @@ void die(const char* format, ...) {
   vfprintf(stderr, format, list);
   va_end(list);
   if (kernel) {
+    uint3 block = cur ? cur->block : blocks[0].at;
     fprintf(stderr, "\nemu: in kernel %s, block (%u,%u,%u) of (%u,%u,%u)", kernel->name, block.x, block.y, block.z, grid.x,
             grid.y, grid.z);
     if (cur) fprintf(stderr, ", thread (%u,%u,%u) of (%u,%u,%u)", cur->tid.x, cur->tid.y, cur->tid.z, threads.x, threads.y, threads.z);
@@ -119,8 +128,8 @@ void die(const char* format, ...) {
 
 static void deadlock() {
   fprintf(stderr, "emu: deadlock in kernel %s; what the threads wait for:\n", kernel->name);
-  for (unsigned i = 0, j; i < total; i = j) {
-    for (j = i; j < total && fibers[j].finished == fibers[i].finished && fibers[j].waits == fibers[i].waits &&
+  for (unsigned i = 0, j; i < total * cluster; i = j) {
+    for (j = i; j < total * cluster && fibers[j].finished == fibers[i].finished && fibers[j].waits == fibers[i].waits &&
                 fibers[j].mask == fibers[i].mask && fibers[j].line == fibers[i].line;)
       j++;
     fprintf(stderr, "  threads %u..%u: ", i, j - 1);
@@ -138,6 +147,9 @@ static inline void wake(unsigned w, unsigned lanes) {
   warps[w].ready |= lanes;
   warpsReady |= 1u << w;
 }
+
+// firstWarp is the first warp of a block; one of a cluster has whole warps.
+static inline unsigned firstWarp(unsigned rank) { return rank * ((total + 31) / 32); }
 
 static inline unsigned pickBit(unsigned set, unsigned by) {
   by &= 31;
@@ -211,7 +223,7 @@ void group(const char* kind, void* post, Meet meet) {
   Fiber* me = static_cast<Fiber*>(cur);
   Group& g = groups[me->warp / 4];
   unsigned first = me->warp / 4 * 4;
-  if ((first + 4) * 32 > total) die("%s: the block has no whole warpgroup here", kind);
+  if ((first + 4) * 32 > total * cluster) die("%s: the block has no whole warpgroup here", kind);
   if (g.came == 0) g.kind = kind;
   if (g.kind != kind && strcmp(g.kind, kind)) die("threads of a warpgroup meet at different instructions: %s and %s", g.kind, kind);
   g.post[me->index % 128] = post;
@@ -228,18 +240,30 @@ void group(const char* kind, void* post, Meet meet) {
 
 void barrier(const char* file, int line) {
   Fiber* me = static_cast<Fiber*>(cur);
-  if (live != total) die("__syncthreads at %s:%d, but %u of %u threads have exited", file, line, total - live, total);
-  if (atBarrier == 0) {
-    barrierFile = file;
-    barrierLine = line;
-  } else if (line != barrierLine || strcmp(file, barrierFile)) {
-    die("divergent __syncthreads: at %s:%d and at %s:%d", barrierFile, barrierLine, file, line);
+  Block& b = blocks[me->rank];
+  if (b.live != total) die("__syncthreads at %s:%d, but %u of %u threads have exited", file, line, total - b.live, total);
+  if (b.atBarrier == 0) {
+    b.barrierFile = file;
+    b.barrierLine = line;
+  } else if (line != b.barrierLine || strcmp(file, b.barrierFile)) {
+    die("divergent __syncthreads: at %s:%d and at %s:%d", b.barrierFile, b.barrierLine, file, line);
   }
   me->waits = "__syncthreads";
   me->line = line;
-  if (++atBarrier == total) {
-    atBarrier = 0;
-    for (unsigned i = 0; i * 32 < total; i++) wake(i, warps[i].live);
+  if (++b.atBarrier == total) {
+    b.atBarrier = 0;
+    for (unsigned i = 0, w = firstWarp(me->rank); i * 32 < total; i++, w++) wake(w, warps[w].live);
+  }
+  park();
+}
+
+void clusterBarrier() {
+  Fiber* me = static_cast<Fiber*>(cur);
+  if (live != total * cluster) die("a barrier of the cluster, but %u of its threads have exited", total * cluster - live);
+  me->waits = "a barrier of the cluster";
+  if (++atCluster == live) {
+    atCluster = 0;
+    for (unsigned w = 0; w < firstWarp(cluster); w++) wake(w, warps[w].live);
   }
   park();
 }
@@ -247,16 +271,17 @@ void barrier(const char* file, int line) {
 void named(unsigned id, unsigned count) {
   Fiber* me = static_cast<Fiber*>(cur);
   if (id == 0 || id > 15 || count == 0 || count % 32 || count > total) die("barrier %u of %u threads", id, count);
-  Named& n = nameds[id];
+  Named& n = blocks[me->rank].nameds[id];
   if (n.came == 0) n.count = count;
   if (n.count != count) die("barrier %u of %u threads and of %u threads", id, n.count, count);
-  n.lanes[me->warp] |= 1u << me->lane;
+  unsigned first = firstWarp(me->rank);
+  n.lanes[me->warp - first] |= 1u << me->lane;
   me->waits = "a named barrier";
   me->mask = id;
   if (++n.came == count) {
     n.came = 0;
     for (unsigned i = 0; i * 32 < total; i++) {
-      wake(i, n.lanes[i]);
+      wake(first + i, n.lanes[i]);
       n.lanes[i] = 0;
     }
   }
@@ -265,7 +290,7 @@ void named(unsigned id, unsigned count) {
 
 void yield() {
   Fiber* me = static_cast<Fiber*>(cur);
-  if (++idleYields > 100 * 1000 * 1000) die("all threads wait in loops");
+  if (++idleYields > 30 * 1000 * 1000) die("all threads wait in loops");
   me->waits = "yield";
   wake(me->warp, 1u << me->lane);
   running = pickBit(warpsReady, draw());  // not only this warp
@@ -310,41 +335,41 @@ static inline bool untouched(const void* p, size_t bytes) {
 }
 
 void* shared(Shared& s, size_t bytes, const char* name) {
-  if (s.block == blockSerial) return s.at;
-  size_t at = arenaUsed + zone, room = (bytes + 15) / 16 * 16;
-  arenaBytes += room;
-  if (arenaBytes > staticLimit || arenaBytes + dynamicBytes > sharedLimit)
-    die("%s: %zu bytes of static and %zu of dynamic shared memory", name, arenaBytes, dynamicBytes);
-  arenaUsed = at + room;
-  if (arenaUsed > arenaHigh) {
-    fill(arena + arenaHigh, arenaUsed + zone - arenaHigh);
-    arenaHigh = arenaUsed;
+  Block& b = blocks[cur->rank];
+  if (s.block[cur->rank] == blockSerial) return s.at[cur->rank];
+  size_t at = b.arenaUsed + zone, room = (bytes + 15) / 16 * 16;
+  b.arenaBytes += room;
+  if (b.arenaBytes > staticLimit || b.arenaBytes + dynamicBytes > sharedLimit)
+    die("%s: %zu bytes of static and %zu of dynamic shared memory", name, b.arenaBytes, dynamicBytes);
+  b.arenaUsed = at + room;
+  if (b.arenaUsed > b.arenaHigh) {
+    fill(b.arena + b.arenaHigh, b.arenaUsed + zone - b.arenaHigh);
+    b.arenaHigh = b.arenaUsed;
   }
-  pieces.push_back({at, bytes, name});
-  s.block = blockSerial;
-  s.at = arena + at;
-  return s.at;
+  b.pieces.push_back({at, bytes, name});
+  s.block[cur->rank] = blockSerial;
+  return s.at[cur->rank] = b.arena + at;
 }
 
-unsigned char* dynamic() { return reinterpret_cast<unsigned char*>(dynamicMemory); }
+unsigned char* dynamic() { return reinterpret_cast<unsigned char*>(blocks[cur->rank].dynamic); }
 
 bool isShared(const void* p, size_t bytes) {
+  const Block& b = blocks[cur->rank];
   const char* at = static_cast<const char*>(p);
-  if (at >= dynamicMemory && at + bytes <= dynamicMemory + dynamicBytes) return true;
-  return at >= arena && at + bytes <= arena + arenaHigh;
+  if (at >= b.dynamic && at + bytes <= b.dynamic + dynamicBytes) return true;
+  return at >= b.arena && at + bytes <= b.arena + b.arenaHigh;
 }
 
-static void checkShared() {
-  cur = nullptr;
+static void checkShared(const Block& b) {
   size_t end = 0;
-  for (const Piece& p : pieces) {
-    if (!untouched(arena + end, p.at - end)) die("shared memory was written in front of %s", p.name);
+  for (const Piece& p : b.pieces) {
+    if (!untouched(b.arena + end, p.at - end)) die("shared memory was written in front of %s", p.name);
     end = p.at + (p.bytes + 1) / 2 * 2;
-    if (!untouched(arena + end, zone)) die("shared memory was written beyond %s[%zu bytes]", p.name, p.bytes);
+    if (!untouched(b.arena + end, zone)) die("shared memory was written beyond %s[%zu bytes]", p.name, p.bytes);
   }
   size_t d = (dynamicBytes + 1) / 2 * 2;
-  if (!untouched(dynamicMemory - zone, zone)) die("shared memory was written in front of the dynamic array");
-  if (!untouched(dynamicMemory + d, zone)) die("shared memory was written beyond the %zu bytes asked for", dynamicBytes);
+  if (!untouched(b.dynamic - zone, zone)) die("shared memory was written in front of the dynamic array");
+  if (!untouched(b.dynamic + d, zone)) die("shared memory was written beyond the %zu bytes asked for", dynamicBytes);
 }
 
 // Blocks.
@@ -355,9 +380,12 @@ static void enter() {
   me->finished = true;
   idleYields = 0;
   live--;
+  Block& b = blocks[me->rank];
+  b.live--;
   Warp& w = warps[me->warp];
   w.live &= ~(1u << me->lane);
-  if (atBarrier) die("__syncthreads at %s:%d, but a thread has exited", barrierFile, barrierLine);
+  if (b.atBarrier) die("__syncthreads at %s:%d, but a thread has exited", b.barrierFile, b.barrierLine);
+  if (atCluster) die("a barrier of the cluster, but a thread has exited");
   for (unsigned i = 0; i < w.gatherings; i++) {
     Gathering* g = &w.gathering[i];
     if (!(g->mask >> me->lane & 1)) continue;
@@ -375,41 +403,55 @@ static void enter() {
   abort();
 }
 
-static void runBlock() {
+static void noBulk();  // bulk.h
+
+// runBlocks runs the blocks of a cluster.
+static void runBlocks() {
   blockSerial++;
-  live = total;
-  atBarrier = idleYields = 0;
-  fill(arena, arenaHigh + zone);
-  fill(dynamicMemory - zone, (dynamicBytes + 1) / 2 * 2 + 2 * zone);
-  arenaUsed = arenaBytes = 0;
-  pieces.clear();
-  for (unsigned i = 0; i < 16; i++) nameds[i] = Named{};
-  for (unsigned i = 0; i < maxWarps / 4; i++) groups[i].came = 0;
-  for (unsigned i = 0; i * 32 < total; i++) {
-    unsigned lanes = total - i * 32 >= 32 ? ~0u : (1u << (total - i * 32)) - 1;
-    warps[i].live = lanes;
-    warps[i].ready = 0;
-    warps[i].gatherings = 0;
-    wake(i, lanes);
+  live = total * cluster;
+  atCluster = idleYields = 0;
+  for (unsigned r = 0; r < cluster; r++) {
+    Block& b = blocks[r];
+    b.live = total;
+    b.atBarrier = 0;
+    fill(b.arena, b.arenaHigh + zone);
+    fill(b.dynamic - zone, (dynamicBytes + 1) / 2 * 2 + 2 * zone);
+    b.arenaUsed = b.arenaBytes = 0;
+    b.pieces.clear();
+    for (Named& n : b.nameds) n = Named{};
   }
-  for (unsigned i = 0; i < total; i++) {
-    Fiber& f = fibers[i];
+  for (unsigned i = 0; i < maxWarps / 4; i++) groups[i].came = 0;
+  for (unsigned r = 0; r < cluster; r++)
+    for (unsigned i = 0, w = firstWarp(r); i * 32 < total; i++, w++) {
+      unsigned lanes = total - i * 32 >= 32 ? ~0u : (1u << (total - i * 32)) - 1;
+      warps[w].live = lanes;
+      warps[w].ready = 0;
+      warps[w].gatherings = 0;
+      wake(w, lanes);
+    }
+  for (unsigned all = 0; all < live; all++) {
+    Fiber& f = fibers[all];
+    unsigned i = all % total;
     f.tid = {i % threads.x, i / threads.x % threads.y, i / threads.x / threads.y};
+    f.rank = all / total;
+    f.block = blocks[f.rank].at;
     f.index = i;
     f.lane = i % 32;
-    f.warp = i / 32;
+    f.warp = firstWarp(f.rank) + i / 32;
     f.finished = false;
     f.waits = "nothing";
     f.line = 0;
     f.mask = 0;
     for (Queue& q : f.queue) q.clear();
-    prepare(&f.context, stacks + i * (stackBytes + 4096) + 4096, stackBytes, enter);
+    prepare(&f.context, stacks + all * (stackBytes + 4096) + 4096, stackBytes, enter);
   }
-  running = draw() % ((total + 31) / 32);
+  running = draw() % firstWarp(cluster);
   Fiber* to = next();
   cur = to;
   switchTo(&host, &to->context);
-  checkShared();
+  cur = nullptr;
+  noBulk();
+  for (unsigned r = 0; r < cluster; r++) checkShared(blocks[r]);
 }
 
 static void watchFaults();  // fault.h
@@ -424,16 +466,17 @@ static void prepareOnce() {
   stacks = static_cast<char*>(p);
   for (unsigned i = 0; i < maxThreads; i++) mprotect(stacks + i * (stackBytes + 4096), 4096, PROT_NONE);
   size_t room = staticLimit + 4096 * zone + sharedLimit + 16384;
-  p = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) die("no memory for shared memory");
-  sharedMemory = static_cast<char*>(p);
-  dynamicMemory = sharedMemory + 4096;
-  arena = sharedMemory + ((sharedLimit + 12288) & ~(size_t)4095);
+  for (Block& b : blocks) {
+    p = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) die("no memory for shared memory");
+    b.dynamic = static_cast<char*>(p) + 4096;
+    b.arena = static_cast<char*>(p) + ((sharedLimit + 12288) & ~(size_t)4095);
+  }
 }
 
 static unsigned long long gcd(unsigned long long a, unsigned long long b) { return b ? gcd(b, a % b) : a; }
 
-// runKernel runs all blocks of a launch in an order drawn by chance.
+// runKernel runs all blocks, or clusters, of a launch in an order drawn by chance.
 static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void* args) {
   prepareOnce();
   static unsigned long long seed = getenv("PIPE_EMU_SEED") ? strtoull(getenv("PIPE_EMU_SEED"), nullptr, 10) : 1;
@@ -447,18 +490,24 @@ static void runKernel(Kernel* k, dim3 g, dim3 t, size_t dynamicSize, const void*
   clock_gettime(CLOCK_MONOTONIC, &from);
   runner = pthread_self();
   kernel = k;
-  arguments = args;
+  alignas(128) static char parameters[4096];  // as the device has them
+  if (k->bytes > sizeof parameters) die("an argument of %zu bytes", k->bytes);
+  memcpy(parameters, args, k->bytes);
+  arguments = parameters;
   grid = g;
   threads = t;
   total = t.x * t.y * t.z;
+  cluster = k->cluster;
   dynamicBytes = dynamicSize;
-  unsigned long long n = (unsigned long long)g.x * g.y * g.z, step = draw() % n + 1, at = draw() % n;
+  unsigned wide = g.x / cluster;  // clusters lie along x
+  unsigned long long n = (unsigned long long)wide * g.y * g.z, step = draw() % n + 1, at = draw() % n;
   while (gcd(step, n) != 1) step++;
   step %= n;
   warpsReady = 0;
   for (unsigned long long i = 0; i < n; i++) {
-    block = {(unsigned)(at % g.x), (unsigned)(at / g.x % g.y), (unsigned)(at / g.x / g.y)};
-    runBlock();
+    for (unsigned r = 0; r < cluster; r++)
+      blocks[r].at = {(unsigned)(at % wide) * cluster + r, (unsigned)(at / wide % g.y), (unsigned)(at / wide / g.y)};
+    runBlocks();
     at = (at + step) % n;
   }
   kernel = nullptr;
@@ -483,8 +532,8 @@ static bool inModule(const Kernel* k, const std::string& module) {
   return module.size() == n && !memcmp(name, module.data(), n);
 }
 
-Kernel::Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*))
-    : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(48 << 10) {
+Kernel::Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*), unsigned cluster)
+    : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(48 << 10), cluster(cluster) {
   kernels = this;
 }
 

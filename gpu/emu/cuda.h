@@ -46,13 +46,13 @@ struct dim3 {
 
 namespace emu {
 
-// A Thread is one CUDA thread of the running block.
+// A Thread is one CUDA thread of the running block, or cluster of blocks: warp
+// counts through all of them, rank is its block's place in the cluster.
 struct Thread {
-  uint3 tid;
-  unsigned index, lane, warp;
+  uint3 tid, block;
+  unsigned index, lane, warp, rank;
 };
 extern Thread* cur;
-extern uint3 block;
 extern dim3 threads, grid;
 
 // Poison fills what has not been written: as bfloat16, half, float and double
@@ -76,6 +76,8 @@ void group(const char* kind, void* post, Meet meet);
 void barrier(const char* file, int line);
 // named is the barrier id of count threads (bar.sync id, count), id 1 to 15.
 void named(unsigned id, unsigned count);
+// clusterBarrier is a barrier of all threads of a cluster.
+void clusterBarrier();
 // yield lets other threads run; a loop that waits for another thread must call
 // it. The emulator gives up when all threads only yield.
 void yield();
@@ -91,10 +93,11 @@ void post(Channel c, Work work, const void* data, unsigned bytes);
 void commit(Channel c);
 void wait(Channel c, unsigned n);
 
-// A Shared is one static array of shared memory.
+// A Shared is one static array of shared memory, in each block of a cluster.
+const unsigned maxCluster = 2;
 struct Shared {
-  unsigned long long block = 0;
-  void* at = nullptr;
+  unsigned long long block[maxCluster] = {};
+  void* at[maxCluster] = {};
 };
 void* shared(Shared& s, size_t bytes, const char* name);
 unsigned char* dynamic();
@@ -109,7 +112,8 @@ struct Kernel {
   Kernel* next;
   unsigned long long launches;
   int dynamic;
-  Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*));
+  unsigned cluster;  // blocks
+  Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*), unsigned cluster = 1);
 };
 
 template <class T>
@@ -121,7 +125,7 @@ struct Lane {
 }  // namespace emu
 
 #define threadIdx (emu::cur->tid)
-#define blockIdx (emu::block)
+#define blockIdx (emu::cur->block)
 #define blockDim (emu::threads)
 #define gridDim (emu::grid)
 const int warpSize = 32;

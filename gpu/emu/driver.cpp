@@ -8,10 +8,10 @@
 #include <string>
 
 #include "block.h"
+#include "bulk.h"
 #include "fault.h"
 #include "instructions.h"
 #include "memory.h"
-#include "tma.h"
 
 using namespace emu;
 
@@ -135,9 +135,7 @@ static void perform(Op& op) {
   performed = true;
   switch (op.kind) {
     case Op::launch:
-      alignas(64) static char argument[4096]; // the most that CUDA takes
-      memcpy(argument, op.data.data(), op.data.size() < sizeof argument ? op.data.size() : sizeof argument);
-      runKernel(op.kernel, op.grid, op.threads, op.shared, argument);
+      runKernel(op.kernel, op.grid, op.threads, op.shared, op.data.data());
       break;
     case Op::copy:
       memmove(op.to, op.data.empty() ? op.from : op.data.data(), op.bytes);

@@ -14,6 +14,7 @@ static void fault(int signal, siginfo_t* info, void* context) {
   if (kernel && pthread_equal(runner, pthread_self())) {
     const char* at = static_cast<char*>(info->si_addr);
     bool deep = at >= stacks && at < stacks + maxThreads * (stackBytes + 4096);
+    uint3 block = cur ? cur->block : blocks[0].at;
     char line[300];
     int n = snprintf(line, sizeof line, "emu: %s at %p in kernel %s, block (%u,%u,%u), thread (%u,%u,%u)\n",
                      deep ? "stack overflow" : "no memory", (const void*)at, kernel->name, block.x, block.y, block.z,

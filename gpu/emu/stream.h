@@ -122,17 +122,6 @@ Result cuModuleGetFunction(Kernel** f, Module* m, const char* name) {
   if (*f) return success;
   return refuse(notFound, __func__, "there is no kernel %s%s%s", name, m->name.empty() ? "" : " in module ", m->name.c_str());
 }
-Result cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* at, const uint64_t* dims, const uint64_t* strides, const unsigned* box,
-                              const unsigned* steps, int interleave, int swizzle, int, int) {
-  if ((uintptr_t)to % 64 || type != 9 || rank != 2 || (uintptr_t)at % 16 || !dims[0] || !dims[1] || strides[0] % 16 || strides[0] < dims[0] * 2 ||
-      box[0] != 64 || box[1] == 0 || box[1] > 256 || steps[0] != 1 || steps[1] != 1 || interleave != 0 || swizzle != 3)
-    return refuse(invalidValue, __func__, "%llu x %llu at %p, %llu bytes apart, boxes of %u x %u", (unsigned long long)dims[1], (unsigned long long)dims[0], at,
-                  (unsigned long long)strides[0], box[1], box[0]);
-  TileMap m = {tileMagic, static_cast<char*>(at), dims[0], dims[1], strides[0], box[1]};
-  memset(to, 0, 128);
-  memcpy(to, &m, sizeof m);
-  return success;
-}
 Result cuFuncLoad(Kernel*) { return success; }
 Result cuModuleGetGlobal_v2(Pointer*, size_t*, void*, const char* name) { return refuse(notFound, __func__, "%s", name); }
 Result cuFuncSetAttribute(Kernel* k, int attribute, int v) {
@@ -161,6 +150,29 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, Kernel*, int threads,
   return success;
 }
 
+// cuTensorMapEncodeTiled makes what the emulated copies understand: matrices of
+// bfloat16, boxes of 128 bytes by so many rows, swizzled.
+Result cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* at, const unsigned long long* dim, const unsigned long long* stride,
+                              const unsigned* box, const unsigned* step, int interleave, int swizzle, int promotion, int fill) {
+  LOCK;
+  if (Result r = planned(__func__)) return r;
+  if ((uintptr_t)to % 64) return refuse(invalidValue, __func__, "the map is not 64-byte aligned: %p", to);
+  if (type != 9 || rank != 2 || interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
+    return refuse(notSupported, __func__, "only matrices of bfloat16 with a swizzle of 128 bytes");
+  if ((uintptr_t)at % 16) return refuse(invalidValue, __func__, "the matrix is not 16-byte aligned: %p", at);
+  if (dim[0] == 0 || dim[1] == 0 || dim[0] > 1ull << 32 || dim[1] > 1ull << 32)
+    return refuse(invalidValue, __func__, "a matrix of %llu rows of %llu", dim[1], dim[0]);
+  if (stride[0] % 16 || stride[0] >= 1ull << 40 || stride[0] < 2 * dim[0])
+    return refuse(invalidValue, __func__, "rows of %llu elements are %llu bytes apart", dim[0], stride[0]);
+  if (box[0] == 0 || box[1] == 0 || box[1] > 256 || box[0] * 2 > 128 || box[0] * 2 % 16 || step[0] != 1 || step[1] != 1)
+    return refuse(invalidValue, __func__, "a box of %u rows of %u", box[1], box[0]);
+  if (!isDevice((uintptr_t)at, stride[0] * (dim[1] - 1) + 2 * dim[0]))
+    return refuse(invalidValue, __func__, "%llu rows of %llu elements are not in one allocation", dim[1], dim[0]);
+  if (box[0] != 64) return refuse(notSupported, __func__, "boxes of 128 bytes only");
+  *static_cast<Map*>(to) = Map{mapMagic, (uint64_t)at, dim[0], dim[1], stride[0], box[0], box[1], {}};
+  return success;
+}
+
 // Launches.
 
 static Result launch(const char* entry, Kernel* k, dim3 g, dim3 t, unsigned shared, Stream* s, void** params, void** extra) {
@@ -171,6 +183,8 @@ static Result launch(const char* entry, Kernel* k, dim3 g, dim3 t, unsigned shar
   if (n == 0 || t.x > 1024 || t.y > 1024 || t.z > 64 || n > 1024)
     return refuse(invalidValue, entry, "%s: a block of %u x %u x %u threads", k->name, t.x, t.y, t.z);
   if (n > k->threads) return refuse(701, entry, "%s: %llu threads, but the kernel says at most %u", k->name, n, k->threads);
+  if (g.x % k->cluster || (k->cluster > 1 && (n % 128 || n * k->cluster > 1024)))
+    return refuse(invalidValue, entry, "%s: a grid of %u blocks of %llu threads in clusters of %u", k->name, g.x, n, k->cluster);
   if (shared > (unsigned)k->dynamic)
     return refuse(invalidValue, entry, "%s: %u bytes of dynamic shared memory, but cuFuncSetAttribute allowed %d", k->name, shared, k->dynamic);
   Op op{Op::launch};

@@ -8,36 +8,41 @@ namespace {
 
 // The keys of a query are split into parts of FEW_KEYS, whatever else is
 // computed with it, so that its result does not depend on that. A block does a
-// part for the query heads that share it, at most G of them.
-constexpr int FEW_KEYS = 128, FEW_THREADS = 128, FEW_WIDTH = 256;
+// part for the query heads that share it, at most G of them; the last block of a
+// query and these heads puts the parts together, in order.
+constexpr int FEW_KEYS = 128;
 
-// Keys key..key+keys of query q. It is one of several parts of its query,
-// number part of all, or the only one, which is -1.
-struct AttentionPart { int q, key, keys, part; };
-
-// The parts first..first+parts of query q.
-struct AttentionParts { int q, first, parts, none; };
+// Keys key..key+keys of query q: part number `part`, one of the parts
+// first..first+parts of its query, whose counters are those of `query`.
+struct AttentionPart { int q, key, keys, part, first, parts, query, none; };
 
 struct AttentionFewArgs {
-    void* dst;
-    float* lse;
+    void *dst;
+    float *lse;
     const void *q, *k, *v;
-    const AttentionPart* items;
-    const AttentionParts* queries;
-    float* sums; // [parts, heads, dim]: values, weighted relative to the maximum
-    float* most; // [parts, heads, 2]: maximum and sum of the weights
+    const AttentionPart *items;
+    unsigned *counters; // [queries, blocks of a part], zeros before and after
+    float *sums; // [parts, heads, dim]: values, weighted relative to the maximum
+    float *most; // [parts, heads, 2]: maximum and sum of the weights
     int heads, group, dim, half, halfKeys, vector;
     float scale;
+    int none;
+};
+
+// FewKeys is where the first key, or value, of a part lies.
+struct FewKeys {
+    const void *p;
+    long long at, ld;
+    int half, vector;
 };
 
 // The lanes of a warp are groups of 8, each with keys of its own; a lane has 8
 // of 64 elements. G heads times 4 keys are added up at once.
-template <int G> __device__ __forceinline__ void few_scores(const AttentionFewArgs& a, const AttentionPart& t, int kv, const float* q, float* scores) {
+template <int G, int THREADS, int WIDTH> __device__ __forceinline__ void few_scores(const AttentionFewArgs &a, const FewKeys &k, int keys, const float *q, float *scores) {
     constexpr int U = 4;
     const int lane = threadIdx.x % 8, set = threadIdx.x / 8;
-    const long long ld = (long long)a.heads / a.group * a.dim, at = t.key * ld + kv * a.dim;
-    for (int k0 = 0; k0 < FEW_KEYS; k0 += FEW_THREADS / 8 * U) {
-        if (k0 >= t.keys) break;
+    for (int k0 = 0; k0 < FEW_KEYS; k0 += THREADS / 8 * U) {
+        if (k0 >= keys) break;
         float s[G][U];
 #pragma unroll
         for (int g = 0; g < G; g++)
@@ -47,12 +52,12 @@ template <int G> __device__ __forceinline__ void few_scores(const AttentionFewAr
             float x[U][8];
 #pragma unroll
             for (int u = 0; u < U; u++) {
-                const int key = k0 + u * (FEW_THREADS / 8) + set;
-                load_eight(x[u], a.k, a.halfKeys, a.vector, at + key * ld + c, key < t.keys ? a.dim - c : 0);
+                const int key = k0 + u * (THREADS / 8) + set;
+                load_eight(x[u], k.p, k.half, k.vector, k.at + key * k.ld + c, key < keys ? a.dim - c : 0);
             }
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                const float4 y = *(const float4*)(q + g * FEW_WIDTH + c), z = *(const float4*)(q + g * FEW_WIDTH + c + 4);
+                const float4 y = *(const float4 *)(q + g * WIDTH + c), z = *(const float4 *)(q + g * WIDTH + c + 4);
 #pragma unroll
                 for (int u = 0; u < U; u++) {
                     s[g][u] = fmaf(x[u][0], y.x, s[g][u]);
@@ -72,13 +77,13 @@ template <int G> __device__ __forceinline__ void few_scores(const AttentionFewAr
             for (int u = 0; u < U; u++) {
 #pragma unroll
                 for (int o = 4; o > 0; o >>= 1) s[g][u] += __shfl_xor_sync(0xffffffffu, s[g][u], o);
-                if (lane == 0) scores[g * FEW_KEYS + k0 + u * (FEW_THREADS / 8) + set] = s[g][u] * a.scale;
+                if (lane == 0) scores[g * FEW_KEYS + k0 + u * (THREADS / 8) + set] = s[g][u] * a.scale;
             }
     }
 }
 
 // few_softmax turns scores into weights, a warp a head.
-__device__ __forceinline__ void few_softmax(float* scores, int keys, float* most, float* sum) {
+__device__ __forceinline__ void few_softmax(float *scores, int keys, float *most, float *sum) {
     const int lane = threadIdx.x % 32;
     float m = -INFINITY;
     for (int k = lane; k < keys; k += 32) m = fmaxf(m, scores[k]);
@@ -91,25 +96,24 @@ __device__ __forceinline__ void few_softmax(float* scores, int keys, float* most
     if (lane == 0) *most = m, *sum = all;
 }
 
-// few_values sets out[g][c], of FEW_WIDTH columns, to the weighted values.
+// few_values sets out[g][c], of WIDTH columns, to the weighted values.
 // Threads have 4 columns each, of up to 128 at a time; sets of threads that
 // have all of these share the keys, and their sums are added up in order.
-template <int G> __device__ __forceinline__ void few_values(const AttentionFewArgs& a, const AttentionPart& t, int kv, const float* scores, float* parts, float* out) {
-    const long long ld = (long long)a.heads / a.group * a.dim, at = t.key * ld + kv * a.dim;
+template <int G, int THREADS, int WIDTH> __device__ __forceinline__ void few_values(const AttentionFewArgs &a, const FewKeys &v, int keys, const float *scores, float *parts, float *out) {
     for (int c0 = 0; c0 < a.dim; c0 += 128) {
         const int width = min(128, a.dim - c0);
         int lanes = 1; // threads that have a row
         while (lanes * 4 < width) lanes *= 2;
-        const int c = threadIdx.x % lanes * 4, set = threadIdx.x / lanes, sets = FEW_THREADS / lanes;
+        const int c = threadIdx.x % lanes * 4, set = threadIdx.x / lanes, sets = THREADS / lanes;
         float s[G][4];
 #pragma unroll
         for (int g = 0; g < G; g++)
 #pragma unroll
             for (int i = 0; i < 4; i++) s[g][i] = 0;
 #pragma unroll 4
-        for (int k = set; k < t.keys; k += sets) {
+        for (int k = set; k < keys; k += sets) {
             float x[4];
-            load_four(x, a.v, a.halfKeys, a.vector, at + k * ld + c0 + c, width - c);
+            load_four(x, v.p, v.half, v.vector, v.at + k * v.ld + c0 + c, width - c);
 #pragma unroll
             for (int g = 0; g < G; g++)
 #pragma unroll
@@ -117,82 +121,141 @@ template <int G> __device__ __forceinline__ void few_values(const AttentionFewAr
         }
         __syncthreads(); // parts may be in use
 #pragma unroll
-        for (int g = 0; g < G; g++) *(float4*)(parts + (g * FEW_THREADS + threadIdx.x) * 4) = make_float4(s[g][0], s[g][1], s[g][2], s[g][3]);
+        for (int g = 0; g < G; g++) *(float4 *)(parts + (g * THREADS + threadIdx.x) * 4) = make_float4(s[g][0], s[g][1], s[g][2], s[g][3]);
         __syncthreads();
-        for (int i = threadIdx.x; i < G * width; i += FEW_THREADS) {
+        for (int i = threadIdx.x; i < G * width; i += THREADS) {
             const int g = i / width, col = i % width;
             float sum = 0;
-            for (int n = 0; n < sets; n++) sum += parts[(g * FEW_THREADS + n * lanes) * 4 + col];
-            out[g * FEW_WIDTH + c0 + col] = sum;
+            for (int n = 0; n < sets; n++) sum += parts[(g * THREADS + n * lanes) * 4 + col];
+            out[g * WIDTH + c0 + col] = sum;
         }
     }
 }
 
-template <int G> __device__ __forceinline__ void few(const AttentionFewArgs& a, float* q, float* scores, float* parts, float* most) {
-    const int chunks = (a.group + G - 1) / G, kvHeads = a.heads / a.group;
-    const AttentionPart t = a.items[blockIdx.x / (chunks * kvHeads)];
+// few_join puts the parts of a query together, for heads head..head+heads. weights
+// is memory for `parts` floats and two.
+template <int THREADS> __device__ __forceinline__ void few_join(const AttentionFewArgs &a, const AttentionPart &t, int head, int heads, float *weights) {
+    float *const both = weights + FEW_KEYS; // maximum and sum
+    for (int h = head; h < head + heads; h++) {
+        const float *most = a.most + ((long long)t.first * a.heads + h) * 2, *sums = a.sums + ((long long)t.first * a.heads + h) * a.dim;
+        float m = -INFINITY, all = 0;
+        for (int p = threadIdx.x % 32; p < t.parts; p += 32) m = fmaxf(m, __ldcg(most + (long long)p * a.heads * 2));
+#pragma unroll
+        for (int o = 16; o > 0; o >>= 1) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, o));
+        const float base = m == -INFINITY ? 0 : m;
+        float x[2] = {0, 0};
+        for (int p0 = 0; p0 < t.parts; p0 += FEW_KEYS) {
+            const int n = min(FEW_KEYS, t.parts - p0);
+            __syncthreads(); // weights may be in use
+            for (int p = threadIdx.x; p < n; p += THREADS) {
+                const float *at = most + (long long)(p0 + p) * a.heads * 2;
+                const float w = expf(__ldcg(at) - base);
+                weights[p] = w, both[p] = w * __ldcg(at + 1);
+            }
+            __syncthreads();
+            for (int p = 0; p < n; p++) all += both[p];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int c = threadIdx.x + i * THREADS;
+                if (c >= a.dim) break;
+#pragma unroll 8
+                for (int p = 0; p < n; p++) x[i] = fmaf(weights[p], __ldcg(sums + (long long)(p0 + p) * a.heads * a.dim + c), x[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int c = threadIdx.x + i * THREADS;
+            if (c < a.dim) store_one(a.dst, a.half, ((long long)t.q * a.heads + h) * a.dim + c, x[i] / all);
+        }
+        if (threadIdx.x == 0) a.lse[(long long)t.q * a.heads + h] = m + logf(all);
+    }
+}
+
+// few does a part. STAGED keys and values, of bfloat16, come through shared memory.
+// q, scores and parts are memory for G·WIDTH, G·FEW_KEYS and G·THREADS·4 floats,
+// scores and parts for 2·FEW_KEYS too.
+template <int G, int THREADS, int WIDTH, bool STAGED>
+__device__ __forceinline__ void few(const AttentionFewArgs &a, unsigned char *stage, float *q, float *scores, float *parts, float *most, unsigned *last) {
+    const int chunks = (a.group + G - 1) / G, kvHeads = a.heads / a.group, blocks = chunks * kvHeads;
+    const AttentionPart t = a.items[blockIdx.x / blocks];
     const int kv = blockIdx.x / chunks % kvHeads, in = blockIdx.x % chunks * G, heads = min(G, a.group - in), head = kv * a.group + in;
-    const long long row = ((long long)t.q * a.heads + head) * a.dim;
-    for (int i = threadIdx.x; i < G * FEW_WIDTH; i += FEW_THREADS) {
-        const int g = i / FEW_WIDTH, c = i % FEW_WIDTH;
+    const long long row = ((long long)t.q * a.heads + head) * a.dim, ld = (long long)kvHeads * a.dim;
+    FewKeys k = {a.k, t.key * ld + kv * a.dim, ld, a.halfKeys, a.vector}, v = {a.v, k.at, ld, a.halfKeys, a.vector};
+    if (STAGED) {
+        const int pieces = a.dim / 8;
+        unsigned char *const behind = stage + FEW_KEYS * a.dim * 2;
+#pragma unroll 2
+        for (int i = threadIdx.x; i < t.keys * pieces; i += THREADS)
+            cp_async16(stage + 16 * i, (const uint16_t *)a.k + k.at + i / pieces * ld + i % pieces * 8, true);
+        cp_async_commit();
+#pragma unroll 2
+        for (int i = threadIdx.x; i < t.keys * pieces; i += THREADS)
+            cp_async16(behind + 16 * i, (const uint16_t *)a.v + k.at + i / pieces * ld + i % pieces * 8, true);
+        cp_async_commit();
+        k = {stage, 0, a.dim, 1, 1}, v = {behind, 0, a.dim, 1, 1};
+    }
+    for (int i = threadIdx.x; i < G * WIDTH; i += THREADS) {
+        const int g = i / WIDTH, c = i % WIDTH;
         q[i] = g < heads && c < a.dim ? load_one(a.q, a.half, row + g * a.dim + c) : 0;
     }
+    if (STAGED) cp_async_wait<1>();
     __syncthreads();
-    few_scores<G>(a, t, kv, q, scores);
+    few_scores<G, THREADS, WIDTH>(a, k, t.keys, q, scores);
     __syncthreads();
-    for (int g = threadIdx.x / 32; g < G; g += FEW_THREADS / 32) few_softmax(scores + g * FEW_KEYS, t.keys, most + 2 * g, most + 2 * g + 1);
+    for (int g = threadIdx.x / 32; g < G; g += THREADS / 32) few_softmax(scores + g * FEW_KEYS, t.keys, most + 2 * g, most + 2 * g + 1);
+    if (STAGED) cp_async_wait<0>();
     __syncthreads();
-    few_values<G>(a, t, kv, scores, parts, q);
+    few_values<G, THREADS, WIDTH>(a, v, t.keys, scores, parts, q);
     __syncthreads();
-    for (int i = threadIdx.x; i < heads * a.dim; i += FEW_THREADS) {
+    for (int i = threadIdx.x; i < heads * a.dim; i += THREADS) {
         const int g = i / a.dim, c = i % a.dim;
-        const float x = q[g * FEW_WIDTH + c];
-        if (t.part < 0) store_one(a.dst, a.half, row + i, x / most[2 * g + 1]);
+        const float x = q[g * WIDTH + c];
+        if (t.parts == 1) store_one(a.dst, a.half, row + i, x / most[2 * g + 1]);
         else a.sums[((long long)t.part * a.heads + head) * a.dim + i] = x;
     }
-    for (int g = threadIdx.x; g < heads; g += FEW_THREADS) {
-        if (t.part < 0) a.lse[(long long)t.q * a.heads + head + g] = most[2 * g] + logf(most[2 * g + 1]);
+    for (int g = threadIdx.x; g < heads; g += THREADS) {
+        if (t.parts == 1) a.lse[(long long)t.q * a.heads + head + g] = most[2 * g] + logf(most[2 * g + 1]);
         else {
             a.most[((long long)t.part * a.heads + head + g) * 2] = most[2 * g];
             a.most[((long long)t.part * a.heads + head + g) * 2 + 1] = most[2 * g + 1];
         }
     }
+    if (t.parts == 1) return;
+    unsigned *const counter = a.counters + (long long)t.query * blocks + blockIdx.x % blocks;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *last = atomicAdd(counter, 1u);
+    __syncthreads();
+    if (*last != (unsigned)t.parts - 1) return;
+    __threadfence();
+    few_join<THREADS>(a, t, head, heads, parts);
+    if (threadIdx.x == 0) *counter = 0;
 }
 
 } // namespace
 
-#define FEW(name, G)                                \
-    KERNEL_BOUNDS(name, AttentionFewArgs, FEW_THREADS, 4) {\
-        SHARED(float, q, G * FEW_WIDTH);             \
-        SHARED(float, scores, G * FEW_KEYS);         \
-        SHARED(float, parts, G * FEW_THREADS * 4);   \
-        SHARED(float, most, 2 * G);                 \
-        few<G>(a, q, scores, parts, most);          \
+// Keys and values as they are, of heads of up to 256; and those that are staged,
+// of up to 128.
+#define FEW(G)                                                                              \
+    KERNEL_BOUNDS(attention_few_##G, AttentionFewArgs, 128, 4) {                            \
+        SHARED(float, q, G * 256);                                                          \
+        SHARED(float, scores, G * FEW_KEYS);                                                \
+        SHARED(float, parts, G * 128 * 4);                                                  \
+        SHARED(float, most, 2 * G);                                                         \
+        SHARED(unsigned, last, 1);                                                          \
+        few<G, 128, 256, false>(a, 0, q, scores, parts, most, last);                        \
+    }                                                                                       \
+    KERNEL_BOUNDS(attention_few_staged_##G, AttentionFewArgs, 256, G > 4 ? 2 : 3) {         \
+        DYNAMIC_SHARED(stage); /* keys, values; the keys are read when parts is written */  \
+        SHARED(float, q, G * 128);                                                          \
+        SHARED(float, scores, G * FEW_KEYS);                                                \
+        SHARED(float, most, 2 * G);                                                         \
+        SHARED(unsigned, last, 1);                                                          \
+        few<G, 256, 128, true>(a, stage, q, scores, (float *)stage, most, last);            \
     }
-FEW(attention_few_1, 1)
-FEW(attention_few_4, 4)
-FEW(attention_few_8, 8)
-
-namespace {
-
-} // namespace
-
-// attention_join puts the parts of a query and head together, in order.
-KERNEL(attention_join, AttentionFewArgs, 128) {
-    const AttentionParts t = a.queries[blockIdx.x / a.heads];
-    const int head = blockIdx.x % a.heads;
-    const float* most = a.most + ((long long)t.first * a.heads + head) * 2, *sums = a.sums + ((long long)t.first * a.heads + head) * a.dim;
-    float m = -INFINITY, all = 0;
-    for (int p = 0; p < t.parts; p++) m = fmaxf(m, most[(long long)p * a.heads * 2]);
-    const float base = m == -INFINITY ? 0 : m;
-    for (int p = 0; p < t.parts; p++) all = fmaf(expf(most[(long long)p * a.heads * 2] - base), most[(long long)p * a.heads * 2 + 1], all);
-    for (int c = threadIdx.x; c < a.dim; c += 128) {
-        float x = 0;
-        for (int p = 0; p < t.parts; p++) x = fmaf(expf(most[(long long)p * a.heads * 2] - base), sums[(long long)p * a.heads * a.dim + c], x);
-        store_one(a.dst, a.half, ((long long)t.q * a.heads + head) * a.dim + c, x / all);
-    }
-    if (threadIdx.x == 0) a.lse[(long long)t.q * a.heads + head] = m + logf(all);
-}
+FEW(1)
+FEW(4)
+FEW(8)
 
 namespace {
 

@@ -211,13 +211,12 @@ template <bool half, bool transB> __device__ __forceinline__ void gemm_tall(cons
     auto load = [&](float4 (&x)[ROWS], int t) {
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            x[i] = gemm_load4<half>(g.a, (i0 + i) * g.lda + t, i0 + i < g.m ? t1 - t : 0, va);
+            x[i] = gemm_load4<half>(g.a, i0 * g.lda + i * (int)g.lda + t, i0 + i < g.m ? t1 - t : 0, va);
         }
     };
     for (int t = t0; t < t1; t += DEPTH) {
         float4 x[2][ROWS];
         load(x[0], t + lane * 4);
-        load(x[1], t + 128 + lane * 4);
         __syncthreads();
         if (transB) { // [n,k]: 4 terms a thread
             for (int e = threadIdx.x; e < N * DEPTH / 4; e += 512) {
@@ -231,6 +230,7 @@ template <bool half, bool transB> __device__ __forceinline__ void gemm_tall(cons
             }
         }
         __syncthreads();
+        load(x[1], t + 128 + lane * 4);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll

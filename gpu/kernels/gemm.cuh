@@ -12,12 +12,16 @@ struct GemmArgs {
     const void *a, *b, *a2, *b2;
     const float *scale, *bias; // [n] or null
     float* parts;              // of a sum that is split: [split][m][n]
+    const float *cos, *sin;    // [m,half]: c is rotated in heads of 2 half columns
+    void *dgate, *dup;         // unless null: the gradient of SwiGLU for that c, of
+    const void *gate, *up;     // the type of c and with its rows; dgate may be c
     long long lda, ldb, lda2, ldb2, ldc;
     int m, n, k, k2;
-    int split;             // terms of a part
+    int split;             // terms of a part, or steps of 64
     int flags;             // gemm_flags
     float alpha, alpha2, beta;
     int tiles_m, tiles_n;
+    int half; // 0: c is not rotated; 32, 64 or 128
 };
 
 enum GemmFlags {
@@ -29,12 +33,11 @@ enum GemmFlags {
     GEMM_WIDE_C = 32,   // rows of c begin at, and are, whole chunks of 16 bytes
 };
 
-// gemm_tile turns a number into a tile: GROUP rows of tiles are taken together,
+// gemm_tile turns a number into a tile: `group` rows of tiles are taken together,
 // column by column, so that the operands of tiles that run at a time are few.
-__device__ __forceinline__ void gemm_tile(int at, int tiles_m, int tiles_n, int& i, int& j) {
-    const int GROUP = 16;
-    int width = GROUP * tiles_n, first = at / width * GROUP;
-    int rows = min(tiles_m - first, GROUP);
+__device__ __forceinline__ void gemm_tile(int at, int tiles_m, int tiles_n, int& i, int& j, int group = 16) {
+    int width = group * tiles_n, first = at / width * group;
+    int rows = min(tiles_m - first, group);
     i = first + at % width % rows;
     j = at % width / rows;
 }
@@ -95,10 +98,67 @@ __device__ __forceinline__ void quad_swap(uint32_t& lo, uint32_t& hi, int by) {
         hi = got;
 }
 
+// gemm_store_part stores the sums of part number `part`.
+template <int BN> __device__ __forceinline__ void gemm_store_part(const GemmArgs& g, const float (&d)[BN / 2], int part, int m0, int n0) {
+    const int i0 = m0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, j0 = n0 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        if (i0 + 8 * r >= g.m) continue;
+        float* to = g.parts + ((long long)part * g.m + i0 + 8 * r) * g.n;
+#pragma unroll
+        for (int x = 0; x < BN / 8; x++) {
+            const int j = j0 + 8 * x;
+            const float *v = d + 4 * x + 2 * r;
+            if (g.n % 2 == 0 && j < g.n) {
+                *(float2*)(to + j) = make_float2(v[0], v[1]);
+            } else {
+                if (j < g.n) to[j] = v[0];
+                if (j + 1 < g.n) to[j + 1] = v[1];
+            }
+        }
+    }
+}
+
+// gemm_rotate rotates what a warpgroup holds, in heads of 16 H columns: the halves of
+// a head are H blocks of 8 columns apart, in the same lane.
+template <int BN, int H> __device__ __forceinline__ void gemm_rotate(const GemmArgs& g, float (&d)[BN / 2], int i0) {
+#pragma unroll
+    for (int q = 0; q < H; q++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const int i = min(i0 + 8 * r, g.m - 1);
+            const long long at = (long long)i * (8 * H) + 8 * q + threadIdx.x % 4 * 2;
+            const float2 c = __ldg((const float2*)(g.cos + at)), s = __ldg((const float2*)(g.sin + at));
+#pragma unroll
+            for (int x = q; x < BN / 8; x += 2 * H) {
+                float *lo = d + 4 * x + 2 * r, *hi = lo + 4 * H;
+                const float x0 = lo[0], x1 = lo[1], y0 = hi[0], y1 = hi[1];
+                lo[0] = x0 * c.x - y0 * s.x, lo[1] = x1 * c.y - y1 * s.y;
+                hi[0] = y0 * c.x + x0 * s.x, hi[1] = y1 * c.y + x1 * s.y;
+            }
+        }
+}
+
+// gemm_sigmoid is 1/(1+e^-x): 0 at -Inf, and NaN stays.
+__device__ __forceinline__ float gemm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// swiglu_grad2 makes of two bfloat16 of dy, gate and up those of dgate and dup.
+__device__ __forceinline__ void swiglu_grad2(uint32_t& dgate, uint32_t& dup, uint32_t dy, uint32_t gate, uint32_t up) {
+    float a[2], b[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float y = __uint_as_float(i ? dy & 0xffff0000u : dy << 16), g = __uint_as_float(i ? gate & 0xffff0000u : gate << 16);
+        const float u = __uint_as_float(i ? up & 0xffff0000u : up << 16), s = gemm_sigmoid(g);
+        a[i] = y * u * s * (1.0f + g * (1.0f - s));
+        b[i] = y * (g * s);
+    }
+    dgate = pack_bf16(a[0], a[1]), dup = pack_bf16(b[0], b[1]);
+}
+
 // gemm_store_tile sets the 64 rows from m0 and BN columns from n0 to what becomes of
 // the sums that a warpgroup holds (see wgmma). In memory that allows it, lanes of a
 // row trade elements first, so that each stores 16 bytes of a row.
-template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs& g, const float (&d)[BN / 2], int m0, int n0) {
+template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs& g, float (&d)[BN / 2], int m0, int n0) {
     const int lane = threadIdx.x % 32, t = lane % 4, i0 = m0 + threadIdx.x % 128 / 32 * 16 + lane / 4;
     if (!(g.flags & GEMM_WIDE_C)) {
 #pragma unroll
@@ -108,6 +168,24 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
         }
         return;
     }
+    float alpha = g.alpha;
+    const float *scale = g.scale, *bias = g.bias;
+    if (g.half) {
+#pragma unroll
+        for (int x = 0; x < BN / 8; x++) {
+            const int j = n0 + 8 * x + 2 * t;
+            float2 s = {1, 1}, o = {0, 0};
+            if (scale && j < g.n) s = __ldg((const float2*)(scale + j));
+            if (bias && j < g.n) o = __ldg((const float2*)(bias + j));
+#pragma unroll
+            for (int r = 0; r < 4; r += 2) d[4 * x + r] = alpha * d[4 * x + r] * s.x + o.x, d[4 * x + r + 1] = alpha * d[4 * x + r + 1] * s.y + o.y;
+        }
+        if (g.half == 32) gemm_rotate<BN, 4>(g, d, i0);
+        if (g.half == 64) gemm_rotate<BN, 8>(g, d, i0);
+        if constexpr (BN == 256)
+            if (g.half == 128) gemm_rotate<BN, 16>(g, d, i0);
+        alpha = 1, scale = bias = 0;
+    }
     if (g.flags & GEMM_OUT_HALF) {
 #pragma unroll
         for (int x = 0; x < BN / 8; x += 4) {
@@ -116,13 +194,13 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
             for (int q = 0; q < 4; q++) {
                 const int j = n0 + 8 * (x + q) + 2 * t;
                 const bool in = j < g.n;
-                const float2 s = in && g.scale ? __ldg((const float2*)(g.scale + j)) : make_float2(1, 1);
-                const float2 o = in && g.bias ? __ldg((const float2*)(g.bias + j)) : make_float2(0, 0);
+                const float2 s = in && scale ? __ldg((const float2*)(scale + j)) : make_float2(1, 1);
+                const float2 o = in && bias ? __ldg((const float2*)(bias + j)) : make_float2(0, 0);
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    float y = g.alpha * d[4 * (x + q) + 2 * r], z = g.alpha * d[4 * (x + q) + 2 * r + 1];
-                    if (g.scale) y *= s.x, z *= s.y;
-                    if (g.bias) y += o.x, z += o.y;
+                    float y = alpha * d[4 * (x + q) + 2 * r], z = alpha * d[4 * (x + q) + 2 * r + 1];
+                    if (scale) y *= s.x, z *= s.y;
+                    if (bias) y += o.x, z += o.y;
                     v[r][q] = pack_bf16(y, z);
                 }
             }
@@ -134,7 +212,16 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
                 quad_swap(v[r][0], v[r][2], 2);
                 quad_swap(v[r][1], v[r][3], 2);
                 const int i = i0 + 8 * r;
-                if (i < g.m && j < g.n) *(uint4*)((uint16_t*)g.c + i * g.ldc + j) = uint4{v[r][0], v[r][1], v[r][2], v[r][3]};
+                if (i >= g.m || j >= g.n) continue;
+                const long long at = i * g.ldc + j;
+                if (g.dgate != g.c) *(uint4*)((uint16_t*)g.c + at) = uint4{v[r][0], v[r][1], v[r][2], v[r][3]};
+                if (g.dgate) {
+                    const uint4 gate = *(const uint4*)((const uint16_t*)g.gate + at), up = *(const uint4*)((const uint16_t*)g.up + at);
+                    uint4 a, b;
+                    swiglu_grad2(a.x, b.x, v[r][0], gate.x, up.x), swiglu_grad2(a.y, b.y, v[r][1], gate.y, up.y);
+                    swiglu_grad2(a.z, b.z, v[r][2], gate.z, up.z), swiglu_grad2(a.w, b.w, v[r][3], gate.w, up.w);
+                    *(uint4*)((uint16_t*)g.dgate + at) = a, *(uint4*)((uint16_t*)g.dup + at) = b;
+                }
             }
         }
         return;
@@ -151,19 +238,33 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
             const int i = i0 + 8 * r, j = n0 + 8 * (x + t % 2) + t / 2 * 4;
             if (i >= g.m || j >= g.n) continue;
             float4* to = (float4*)((float*)g.c + i * g.ldc + j);
-            float4 y = {g.alpha * __uint_as_float(v[0]), g.alpha * __uint_as_float(v[1]), g.alpha * __uint_as_float(v[2]), g.alpha * __uint_as_float(v[3])};
+            float4 y = {alpha * __uint_as_float(v[0]), alpha * __uint_as_float(v[1]), alpha * __uint_as_float(v[2]), alpha * __uint_as_float(v[3])};
             if (g.beta != 0) {
                 const float4 old = *to;
                 y.x = fmaf(g.beta, old.x, y.x), y.y = fmaf(g.beta, old.y, y.y), y.z = fmaf(g.beta, old.z, y.z), y.w = fmaf(g.beta, old.w, y.w);
             }
-            if (g.scale) {
-                const float4 s = __ldg((const float4*)(g.scale + j));
+            if (scale) {
+                const float4 s = __ldg((const float4*)(scale + j));
                 y.x *= s.x, y.y *= s.y, y.z *= s.z, y.w *= s.w;
             }
-            if (g.bias) {
-                const float4 s = __ldg((const float4*)(g.bias + j));
+            if (bias) {
+                const float4 s = __ldg((const float4*)(bias + j));
                 y.x += s.x, y.y += s.y, y.z += s.z, y.w += s.w;
             }
-            *to = y;
+            if (g.dgate != g.c) *to = y;
+            if (g.dgate) {
+                const long long at = i * g.ldc + j;
+                const float4 gate = *(const float4*)((const float*)g.gate + at), up = *(const float4*)((const float*)g.up + at);
+                const float dy[4] = {y.x, y.y, y.z, y.w}, gs[4] = {gate.x, gate.y, gate.z, gate.w}, us[4] = {up.x, up.y, up.z, up.w};
+                float a[4], b[4];
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    const float s = gemm_sigmoid(gs[q]);
+                    a[q] = dy[q] * us[q] * s * (1.0f + gs[q] * (1.0f - s));
+                    b[q] = dy[q] * (gs[q] * s);
+                }
+                *(float4*)((float*)g.dgate + at) = make_float4(a[0], a[1], a[2], a[3]);
+                *(float4*)((float*)g.dup + at) = make_float4(b[0], b[1], b[2], b[3]);
+            }
         }
 }

@@ -2,103 +2,124 @@
 // stored with k along rows (..._n for a, ..._t for b) or along columns. A block is
 // there for many tiles. One thread copies steps of 64 terms into a ring of buffers,
 // also of the next tile while the two other warpgroups, of 64 rows each, store one.
+// Blocks of a cluster have tiles below one another; each copies a part of b for all.
 // The order of an element's sum depends on its row and column alone.
 #include "gemm.cuh"
 #include "tma.cuh"
 
 struct GemmTmaArgs {
-    TileMap a, b, a2, b2; // of [m,k] boxes of 128 rows, of [n,k] BN rows, else of 64 rows
+    TileMap a, b, a2, b2; // of [m,k] boxes of 128 rows, of [n,k] BN / CLUSTER rows, else of 64 rows
     GemmArgs g;
+    int group; // of gemm_tile
 };
 
-template <int BN, int STAGES, bool transA, bool transB> __device__ __forceinline__ void gemm_tma(const GemmTmaArgs& args, unsigned char* smem) {
+template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ __forceinline__ void gemm_tma(const GemmTmaArgs& args, unsigned char* smem) {
 #ifdef HAVE_WGMMA
     const int BM = 128, A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
     const GemmArgs& g = args.g;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
-    const int group = threadIdx.x / 128, tiles = g.tiles_m * g.tiles_n;
+    const int group = threadIdx.x / 128, lane = threadIdx.x % 32, rank = CLUSTER > 1 ? cluster_rank() : 0;
+    const int tiles_m = (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
     const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
+    const int split = g.parts ? g.split : steps, items = g.parts ? (steps + split - 1) / split * tiles : tiles; // tiles of a part, then the next part
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
-            barrier_init(empty + i, 8); // warps that read
+            barrier_init(empty + i, 8 * CLUSTER); // warps that read
         }
         barrier_fence();
     }
-    __syncthreads();
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
     int at = 0, phase = 0; // of the ring
     if (group == 0) {
-        registers_shrink<24>();
-        if (threadIdx.x != 0) return;
-        tile_prefetch(&args.a);
-        tile_prefetch(&args.b);
-        bool first = true; // nothing to wait for yet
-        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            int ti, tj;
-            gemm_tile(tile, g.tiles_m, g.tiles_n, ti, tj);
-            const int m0 = ti * BM, n0 = tj * BN;
-            for (int s = 0; s < steps; s++) {
-                if (!first) barrier_wait(empty + at, phase ^ 1);
-                barrier_expect(full + at, STAGE);
-                const TileMap *a = s < steps1 ? &args.a : &args.a2, *b = s < steps1 ? &args.b : &args.b2;
-                const int k = (s < steps1 ? s : s - steps1) * 64;
-                unsigned char* to = smem + at * STAGE;
-                if (!transA) {
-                    tile_copy(to, a, k, m0, full + at);
-                } else {
-                    tile_copy(to, a, m0, k, full + at);
-                    tile_copy(to + 8192, a, m0 + 64, k, full + at);
+        registers_shrink<CLUSTER == 1 ? 24 : 40>();
+        if (threadIdx.x == 0) {
+            tile_prefetch(&args.a);
+            tile_prefetch(&args.b);
+            for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+                int ti, tj;
+                gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
+                const int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+                for (int s = s0; s < s1; s++) {
+                    barrier_wait(empty + at, phase ^ 1); // passes in the first round
+                    barrier_expect(full + at, STAGE);
+                    const TileMap *a = s < steps1 ? &args.a : &args.a2, *b = s < steps1 ? &args.b : &args.b2;
+                    const int k = (s < steps1 ? s : s - steps1) * 64;
+                    unsigned char* to = smem + at * STAGE;
+                    if (!transA) {
+                        tile_copy(to, a, k, m0, full + at);
+                    } else {
+                        tile_copy(to, a, m0, k, full + at);
+                        tile_copy(to + 8192, a, m0 + 64, k, full + at);
+                    }
+                    const int part = BN / CLUSTER * rank;
+                    to += A_BYTES + part * 128;
+                    if (transB) {
+                        tile_copy_all<CLUSTER>(to, b, k, n0 + part, full + at);
+                    } else {
+#pragma unroll
+                        for (int i = 0; i < BN / 64 / CLUSTER; i++) tile_copy_all<CLUSTER>(to + 8192 * i, b, n0 + part + 64 * i, k, full + at);
+                    }
+                    if (++at == STAGES) at = 0, phase ^= 1;
                 }
-                to += A_BYTES;
-                if (transB) {
-                    tile_copy(to, b, k, n0, full + at);
-                } else {
-                    for (int i = 0; i < BN / 64; i++) tile_copy(to + 8192 * i, b, n0 + 64 * i, k, full + at);
-                }
-                if (++at == STAGES) at = 0, phase ^= 1, first = false;
             }
+        }
+        if (CLUSTER > 1) { // the others may still copy and arrive here
+            __syncwarp();
+            cluster_sync();
         }
         return;
     }
-    registers_grow<240>();
+    registers_grow<CLUSTER == 1 ? 240 : 232>();
     const int row = (group - 1) * 64;
     const uint64_t a0 = wgmma_descriptor(smem + row * 128, transA ? 8192 : 0), b0 = wgmma_descriptor(smem + A_BYTES, transB ? 0 : 8192);
     float d[BN / 2];
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int ti, tj;
-        gemm_tile(tile, g.tiles_m, g.tiles_n, ti, tj);
+    for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+        const int s0 = item / tiles * split;
+        int left = min(steps - s0, split);
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) d[i] = 0;
         wgmma_hold(d);
-        int before = -1; // buffer whose products may still run
-        for (int s = 0; s < steps; s++) {
+        for (bool first = true; left > 0; left--, first = false) {
             barrier_wait(full + at, phase);
             const int from = at * (STAGE >> 4);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++) wgmma<BN, transA, !transB>(d, a0 + (from + (transA ? 128 : 2) * i), b0 + (from + (transB ? 2 : 128) * i));
             wgmma_commit();
-            wgmma_wait<1>();
-            if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + before);
-            before = at;
+            wgmma_wait<1>(); // the step before is done
+            if (!first && lane < CLUSTER) barrier_arrive_at<CLUSTER>(empty + (at == 0 ? STAGES - 1 : at - 1), lane);
             if (++at == STAGES) at = 0, phase ^= 1;
         }
         wgmma_wait<0>();
         wgmma_hold(d);
-        if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + before);
-        gemm_store_tile<BN>(g, d, ti * BM + row, tj * BN);
+        if (lane < CLUSTER) barrier_arrive_at<CLUSTER>(empty + (at == 0 ? STAGES - 1 : at - 1), lane);
+        int ti, tj;
+        gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
+        const int m0 = (ti * CLUSTER + rank) * BM + row;
+        if (g.parts)
+            gemm_store_part<BN>(g, d, item / tiles, m0, tj * BN);
+        else
+            gemm_store_tile<BN>(g, d, m0, tj * BN);
     }
+    if (CLUSTER > 1) cluster_sync();
 #endif
 }
 
-#define GEMM_TMA(name, BN, STAGES, transA, transB)          \
-    KERNEL(name, GemmTmaArgs, 384) {                        \
-        DYNAMIC_SHARED(smem);                               \
-        gemm_tma<BN, STAGES, transA, transB>(a, smem);      \
+#define GEMM_TMA(name, BN, STAGES, CLUSTER, transA, transB)       \
+    KERNEL_CLUSTER(name, GemmTmaArgs, 384, CLUSTER) {             \
+        DYNAMIC_SHARED(smem);                                     \
+        gemm_tma<BN, STAGES, CLUSTER, transA, transB>(a, smem);   \
     }
-GEMM_TMA(gemm_tma_nt_256, 256, 4, false, true)
-GEMM_TMA(gemm_tma_nn_256, 256, 4, false, false)
-GEMM_TMA(gemm_tma_tn_256, 256, 4, true, false)
-GEMM_TMA(gemm_tma_nt_128, 128, 6, false, true)
-GEMM_TMA(gemm_tma_nn_128, 128, 6, false, false)
-GEMM_TMA(gemm_tma_tn_128, 128, 6, true, false)
+GEMM_TMA(gemm_tma_nt_256x2, 256, 4, 2, false, true)
+GEMM_TMA(gemm_tma_nn_256x2, 256, 4, 2, false, false)
+GEMM_TMA(gemm_tma_tn_256x2, 256, 4, 2, true, false)
+GEMM_TMA(gemm_tma_nt_256, 256, 4, 1, false, true)
+GEMM_TMA(gemm_tma_nn_256, 256, 4, 1, false, false)
+GEMM_TMA(gemm_tma_tn_256, 256, 4, 1, true, false)
+GEMM_TMA(gemm_tma_nt_128, 128, 6, 1, false, true)
+GEMM_TMA(gemm_tma_nn_128, 128, 6, 1, false, false)
+GEMM_TMA(gemm_tma_tn_128, 128, 6, 1, true, false)

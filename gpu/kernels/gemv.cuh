@@ -26,7 +26,7 @@ enum GemvFlags {
 };
 
 // gemv_store sets element (i, j) to what becomes of its sum.
-__device__ __forceinline__ void gemv_store(const GemvArgs& a, int i, int j, float sum) {
+template <class A> __device__ __forceinline__ void gemv_store(const A& a, int i, int j, float sum) {
     float y = a.alpha * sum;
     if (a.r > 0) {
         float low = 0;

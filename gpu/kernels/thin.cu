@@ -37,7 +37,7 @@ template <int PARTS, class F> __device__ __forceinline__ void thin_each(F f) {
             if (s - p >= 0) f(p, s - p);
 }
 
-// ThinColumns are up to 8 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
+// ThinColumns are up to 16 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
 struct ThinColumns {
     const float* w;
     float* u;
@@ -48,7 +48,7 @@ struct ThinColumns {
 // TallArgs are products u = alpha * x.w + beta * u. A part of the sums has split
 // terms, a multiple of 128.
 struct TallArgs {
-    ThinColumns c[6];
+    ThinColumns c[3];
     const void* x;
     float* parts;
     unsigned* tickets; // a 0 for each blockIdx.x, where there are parts
@@ -58,81 +58,110 @@ struct TallArgs {
     float alpha, beta;
 };
 
-// 8 warps: 2 groups of MT * 16 rows, whose 4 warps have every fourth 32 terms each.
+// 8 warps: 2 groups of MT * 8 rows, whose 4 warps have every fourth 32 terms each.
 // blockIdx.y is the part of k; the block that is the last to come adds the parts.
-// Which terms lanes take is chosen such that each loads 8 in a row.
+// The rows of x are the second operand, so that a lane's registers of it are those
+// that it loads: which terms lanes take is chosen such that each loads 8 in a row.
 template <int NT, bool half> struct Tall {
-    static const int MT = half ? 4 : 2, W = half ? 4 : 8, ROWS = 2 * MT * 16;
-    typedef uint32_t Rows[MT][2][W];
+    static const int MT = half ? 8 : 4, W = half ? 4 : 8, ROWS = 2 * MT * 8, OWN = MT / 4;
+    typedef uint32_t Rows[MT][W];
+    typedef ThinFragment<4, 3> Weights[2]; // of 16 columns and 2 x 16 terms
     const TallArgs& a;
-    int row, at; // of x, that this lane loads first
+    int row, at, end; // the first row and term of the lane, the end of the part
     float d[MT][NT][4];
 
-    __device__ __forceinline__ void load(Rows& x, int t, int end) const {
+    __device__ __forceinline__ void load(Rows& x, int t) const {
+        const unsigned char* p = (const unsigned char*)a.x + (row * a.ldx + t + at) * (half ? 2 : 4);
+        const int left = t + at < end ? a.m - row : 0;
 #pragma unroll
-        for (int i = 0; i < MT; i++)
+        for (int i = 0; i < MT; i++) {
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int r = row + 16 * i + 8 * h;
-                const bool in = r < a.m && t + at < end;
-                const uint4* p = (const uint4*)((const unsigned char*)a.x + (r * a.ldx + t + at) * (half ? 2 : 4));
-#pragma unroll
-                for (int q = 0; q < W / 4; q++) {
-                    const uint4 v = in ? __ldcs(p + q) : uint4{0, 0, 0, 0};
-                    x[i][h][4 * q] = v.x, x[i][h][4 * q + 1] = v.y, x[i][h][4 * q + 2] = v.z, x[i][h][4 * q + 3] = v.w;
-                }
+            for (int q = 0; q < W / 4; q++) {
+                const uint4 v = 8 * i < left ? __ldg((const uint4*)p + q) : uint4{0, 0, 0, 0};
+                x[i][4 * q] = v.x, x[i][4 * q + 1] = v.y, x[i][4 * q + 2] = v.z, x[i][4 * q + 3] = v.w;
             }
-    }
-
-    // weights loads and cuts 32 terms of a lane's column.
-    __device__ __forceinline__ void weights(ThinFragment<2, 3> (&b)[2], const ThinColumns& c, int t, int end) const {
-        const int j = threadIdx.x % 32 / 4;
-        const bool in = j < c.cols && t + at < end;
-        const float* p = c.w + j * c.sj + (t + at) * c.st;
-        float v[8];
-        if (a.vector) {
-            const float4 lo = in ? __ldg((const float4*)p) : float4{0, 0, 0, 0}, hi = in ? __ldg((const float4*)p + 1) : float4{0, 0, 0, 0};
-            v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w, v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
-        } else {
-#pragma unroll
-            for (int e = 0; e < 8; e++) v[e] = in ? __ldg(p + e * c.st) : 0;
+            p += 8 * a.ldx * (half ? 2 : 4);
         }
-#pragma unroll
-        for (int e = 0; e < 4; e++) b[e / 2].cut(e % 2, v[2 * e], v[2 * e + 1]);
     }
 
-    __device__ __forceinline__ void add(const Rows& x, int t, int end) {
+    // weights loads 8 terms of the lane's columns j and j + 8.
+    template <bool vector> __device__ __forceinline__ void weights(float (&v)[2][8], const ThinColumns& c, int t) const {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int j = threadIdx.x % 32 / 4 + 8 * h;
+            const bool in = j < c.cols && t + at < end;
+            const float* p = c.w + j * c.sj + (t + at) * c.st;
+            if (vector) {
+                const float4 lo = in ? __ldg((const float4*)p) : float4{0, 0, 0, 0}, hi = in ? __ldg((const float4*)p + 1) : float4{0, 0, 0, 0};
+                v[h][0] = lo.x, v[h][1] = lo.y, v[h][2] = lo.z, v[h][3] = lo.w, v[h][4] = hi.x, v[h][5] = hi.y, v[h][6] = hi.z, v[h][7] = hi.w;
+            } else {
+#pragma unroll
+                for (int e = 0; e < 8; e++) v[h][e] = in ? __ldg(p + e * c.st) : 0;
+            }
+        }
+    }
+    static __device__ __forceinline__ void cut(Weights& w, const float (&v)[2][8]) {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) w[e / 2].cut(e % 2 * 2 + h, v[h][2 * e], v[h][2 * e + 1]);
+    }
+
+    // add adds the products of 32 terms from t, of which v has the first weights; then
+    // it has those of 128 terms on.
+    template <bool vector> __device__ __forceinline__ void add(const Rows& x, float (&v)[2][8], int t) {
         if constexpr (half) {
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                ThinFragment<2, 3> b[2];
-                weights(b, a.c[n], t, end);
+                Weights w;
+                cut(w, v);
+                weights<vector>(v, a.c[n + 1 < NT ? n + 1 : 0], n + 1 < NT ? t : t + 128);
 #pragma unroll
                 for (int s = 0; s < 2; s++)
                     thin_each<1>([&](int, int p) { // in this order none waits for the one before
 #pragma unroll
                         for (int i = 0; i < MT; i++) {
-                            const uint32_t f[4] = {x[i][0][2 * s], x[i][1][2 * s], x[i][0][2 * s + 1], x[i][1][2 * s + 1]};
-                            mma_bf16(d[i][n], f, b[s].v[p]);
+                            const uint32_t b[2] = {x[i][2 * s], x[i][2 * s + 1]};
+                            mma_bf16(d[i][n], w[s].v[p], b);
                         }
                     });
             }
         } else {
-            ThinFragment<2, 3> b[NT][2];
+            Weights w[NT];
 #pragma unroll
-            for (int n = 0; n < NT; n++) weights(b[n], a.c[n], t, end);
+            for (int n = 0; n < NT; n++) {
+                cut(w[n], v);
+                weights<vector>(v, a.c[n + 1 < NT ? n + 1 : 0], n + 1 < NT ? t : t + 128);
+            }
 #pragma unroll
-            for (int i = 0; i < MT; i++)
+            for (int s = 0; s < 2; s++)
 #pragma unroll
-                for (int s = 0; s < 2; s++) {
-                    ThinFragment<4, 3> f;
+                for (int i = 0; i < MT; i += 2) {
+                    ThinFragment<2, 3> b[2];
 #pragma unroll
-                    for (int e = 0; e < 4; e++) f.cut(e, __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2]), __uint_as_float(x[i][e % 2][4 * s + e / 2 * 2 + 1]));
+                    for (int e = 0; e < 4; e++)
+                        b[e / 2].cut(e % 2, __uint_as_float(x[i + e / 2][4 * s + e % 2 * 2]), __uint_as_float(x[i + e / 2][4 * s + e % 2 * 2 + 1]));
                     thin_each<3>([&](int p, int q) {
 #pragma unroll
-                        for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n][s].v[q]);
+                        for (int n = 0; n < NT; n++)
+#pragma unroll
+                            for (int h = 0; h < 2; h++) mma_bf16(d[i + h][n], w[n][s].v[p], b[h].v[q]);
                     });
                 }
+        }
+    }
+
+    template <bool vector> __device__ __forceinline__ void sums(int t) {
+        Rows x[2];
+        float v[2][8];
+        load(x[0], t);
+        weights<vector>(v, a.c[0], t);
+        for (; t < end; t += 256) {
+            load(x[1], t + 128);
+            add<vector>(x[0], v, t);
+            if (t + 128 >= end) break;
+            load(x[0], t + 256);
+            add<vector>(x[1], v, t + 128);
         }
     }
 
@@ -148,50 +177,43 @@ template <int NT, bool half> struct Tall {
 
     __device__ __forceinline__ void run(float* smem) {
         SHARED(unsigned, last, 1);
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t2 = lane % 4 * 2;
-        const int group = warp / 4, first = blockIdx.y * a.split, end = min(a.k, first + a.split);
-        row = blockIdx.x * ROWS + group * MT * 16 + g, at = lane % 4 * 8;
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4;
+        const int group = warp / 4, q = warp % 4, first = blockIdx.y * a.split;
+        end = min(a.k, first + a.split);
+        row = blockIdx.x * ROWS + group * MT * 8 + g, at = lane % 4 * 8;
 #pragma unroll
         for (int i = 0; i < MT; i++)
 #pragma unroll
             for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
-        Rows x[2];
-        int t = first + warp % 4 * 32;
-        load(x[0], t, end);
-        for (; t < end; t += 256) {
-            load(x[1], t + 128, end);
-            add(x[0], t, end);
-            if (t + 128 >= end) break;
-            load(x[0], t + 256, end);
-            add(x[1], t + 128, end);
-        }
-        // Warp q of a group adds the sums of its warps for rows 16q and on.
+        if (a.vector)
+            sums<true>(first + q * 32);
+        else
+            sums<false>(first + q * 32);
+        // Warp q of a group adds the sums of its warps for OWN times 8 rows.
         float4* all = (float4*)smem;
 #pragma unroll
         for (int i = 0; i < MT; i++)
 #pragma unroll
             for (int n = 0; n < NT; n++) all[((warp * MT + i) * NT + n) * 32 + lane] = make_float4(d[i][n][0], d[i][n][1], d[i][n][2], d[i][n][3]);
         __syncthreads();
-        const int q = warp % 4;
-        float v[NT][4];
+        float v[OWN * NT][4];
         auto sum = [&](const float4* p, long long step, int count) {
 #pragma unroll
-            for (int n = 0; n < NT; n++) v[n][0] = v[n][1] = v[n][2] = v[n][3] = 0;
+            for (int n = 0; n < OWN * NT; n++) v[n][0] = v[n][1] = v[n][2] = v[n][3] = 0;
+#pragma unroll 4
             for (int z = 0; z < count; z++)
 #pragma unroll
-                for (int n = 0; n < NT; n++) {
+                for (int n = 0; n < OWN * NT; n++) {
                     const float4 f = p[z * step + n * 32];
                     v[n][0] += f.x, v[n][1] += f.y, v[n][2] += f.z, v[n][3] += f.w;
                 }
         };
-        if (q < MT) sum(all + ((group * 4 * MT + q) * NT) * 32 + lane, MT * NT * 32, 4);
+        sum(all + (group * 4 * MT + q * OWN) * NT * 32 + lane, MT * NT * 32, 4);
         if (gridDim.y > 1) {
-            float4* parts = (float4*)a.parts + (((long long)blockIdx.x * 2 + group) * MT + q) * NT * 32 + lane;
+            float4* parts = (float4*)a.parts + (((long long)blockIdx.x * 2 + group) * MT + q * OWN) * NT * 32 + lane;
             const long long step = (long long)gridDim.x * 2 * MT * NT * 32;
-            if (q < MT) {
 #pragma unroll
-                for (int n = 0; n < NT; n++) parts[blockIdx.y * step + n * 32] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
-            }
+            for (int n = 0; n < OWN * NT; n++) parts[blockIdx.y * step + n * 32] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
             __threadfence();
             __syncthreads();
             if (threadIdx.x == 0) last[0] = atomicAdd(a.tickets + blockIdx.x, 1u) == gridDim.y - 1;
@@ -199,27 +221,27 @@ template <int NT, bool half> struct Tall {
             if (!last[0]) return;
             if (threadIdx.x == 0) a.tickets[blockIdx.x] = 0;
             __threadfence();
-            if (q < MT) sum(parts, step, gridDim.y);
+            sum(parts, step, gridDim.y);
         }
-        if (q >= MT) return;
+        // A lane has rows 2t and 2t + 1 of 8, for t = lane % 4, and columns g and g + 8.
+        const int i0 = row - g + q * OWN * 8;
         unsigned bad = 0; // what is not finite
-        const int i0 = row + 16 * q;
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+        for (int n = 0; n < OWN * NT; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int r = i0 + e / 2 * 8, j = t2 + e % 2;
-                if (r >= a.m || j >= a.c[n].cols) continue;
+                const int r = i0 + n / NT * 8 + lane % 4 * 2 + e % 2, j = g + e / 2 * 8;
+                if (r >= a.m || j >= a.c[n % NT].cols) continue;
                 if (v[n][e] - v[n][e] == 0)
-                    store(a.c[n], r, j, v[n][e]);
+                    store(a.c[n % NT], r, j, v[n][e]);
                 else
                     bad |= 1u << (4 * n + e);
             }
         if (!__any_sync(0xffffffffu, bad != 0)) return;
-        for (int e = 0; e < 4 * NT; e++)
+        for (int e = 0; e < 4 * OWN * NT; e++)
             for (unsigned lanes = __ballot_sync(0xffffffffu, bad >> e & 1); lanes; lanes &= lanes - 1) {
-                const int who = __ffs(lanes) - 1, r = i0 - g + who / 4 + e % 4 / 2 * 8, j = who % 4 * 2 + e % 2;
-                const ThinColumns& c = a.c[e / 4];
+                const int who = __ffs(lanes) - 1, r = i0 + e / 4 / NT * 8 + who % 4 * 2 + e % 2, j = who / 4 + e % 4 / 2 * 8;
+                const ThinColumns& c = a.c[e / 4 % NT];
                 float s = 0;
                 for (int t = lane; t < a.k; t += 32) s = fmaf(element(r, t), __ldg(c.w + j * c.sj + t * c.st), s);
                 s = warp_sum(s);
@@ -228,7 +250,7 @@ template <int NT, bool half> struct Tall {
     }
 };
 
-#define THIN_TALL(name, NT, half)       \
+#define THIN_TALL(name, NT, half)         \
     KERNEL(name, TallArgs, 256) {         \
         DYNAMIC_SHARED(smem);             \
         Tall<NT, half> tall = {a};        \
@@ -236,12 +258,10 @@ template <int NT, bool half> struct Tall {
     }
 THIN_TALL(thin_tall_bf16_1, 1, true)
 THIN_TALL(thin_tall_bf16_2, 2, true)
-THIN_TALL(thin_tall_bf16_4, 4, true)
-THIN_TALL(thin_tall_bf16_6, 6, true)
+THIN_TALL(thin_tall_bf16_3, 3, true)
 THIN_TALL(thin_tall_f32_1, 1, false)
 THIN_TALL(thin_tall_f32_2, 2, false)
-THIN_TALL(thin_tall_f32_4, 4, false)
-THIN_TALL(thin_tall_f32_6, 6, false)
+THIN_TALL(thin_tall_f32_3, 3, false)
 
 // GradArgs are the parts of sums over rows, g[j,i] = sum of x[t,j] * u[t,i], and, with
 // du, of sums over columns, d[t,i] = sum of x[t,j] * w[j,i]: i < r, at most 8 NT.

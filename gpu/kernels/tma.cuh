@@ -9,6 +9,11 @@
 // tile_copy copies the box of a map that begins at (column x, row y) to shared
 // memory, as swizzled_128 of wgmma.cuh has it, zeros for what lies outside, and
 // tells a barrier of its bytes. One thread calls it.
+//
+// Blocks of a cluster have numbers, cluster_rank, and cluster_sync is their common
+// barrier: before one uses what another has, and before it leaves. tile_copy_all
+// copies to the same place in all of them, and tells the barrier of each;
+// barrier_arrive_at arrives at the barrier of one. It orders no writes.
 #pragma once
 #include "common.cuh"
 #include "wgmma.cuh"
@@ -21,19 +26,41 @@ struct alignas(64) TileMap {
 
 typedef uint64_t Barrier;
 
+// KERNEL_CLUSTER is KERNEL with blocks that run in clusters of so many.
+#ifdef PIPE_EMU
+#define KERNEL_CLUSTER(name, Args, threads, blocks)                                                                     \
+    static void emu_kernel_##name(const Args& a);                                                                       \
+    static emu::Kernel emu_entry_##name(#name, __BASE_FILE__, sizeof(Args), threads,                                    \
+                                        [](const void* a) { emu_kernel_##name(*(const Args*)a); }, blocks);             \
+    static void emu_kernel_##name([[maybe_unused]] const Args& a)
+#else
+#define CLUSTER_DIMS_1
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define CLUSTER_DIMS_2
+#else
+#define CLUSTER_DIMS_2 __cluster_dims__(2, 1, 1)
+#endif
+#define KERNEL_CLUSTER(name, Args, threads, blocks) \
+    extern "C" __global__ void CLUSTER_DIMS_##blocks __launch_bounds__(threads) name(const __grid_constant__ Args a)
+#endif
+
 #ifdef PIPE_EMU
 #include "../emu/tma.h"
 inline void barrier_init(Barrier* b, int count) { emu::barrierInit(b, count); }
 inline void barrier_fence() {}
-inline void barrier_expect(Barrier* b, int bytes) { emu::barrierArrive(b, bytes); }
-inline void barrier_arrive(Barrier* b) { emu::barrierArrive(b, 0); }
+inline void barrier_expect(Barrier* b, int bytes) { emu::barrierArrive(b, emu::cur->rank, bytes); }
+inline void barrier_arrive(Barrier* b) { emu::barrierArrive(b, emu::cur->rank, 0); }
+template <int CLUSTER> inline void barrier_arrive_at(Barrier* b, int rank) { emu::barrierArrive(b, rank, 0); }
 inline void barrier_wait(Barrier* b, int parity) {
-    while (emu::barrierParity(b) == parity) emu::yield();
+    while (!emu::barrierTry(b, parity)) emu::yield();
 }
-inline void tile_copy(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) { emu::tileCopy(to, map->opaque, x, y, b); }
+inline void tile_copy(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) { emu::bulkCopy(to, map, x, y, b, 1); }
+template <int CLUSTER> inline void tile_copy_all(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) { emu::bulkCopy(to, map, x, y, b, CLUSTER); }
 inline void tile_prefetch(const TileMap*) {}
-template <int n> inline void registers_grow() {}
-template <int n> inline void registers_shrink() {}
+inline int cluster_rank() { return emu::cur->rank; }
+inline void cluster_sync() { emu::clusterBarrier(); }
+template <int n> inline void registers_grow() { emu::group("setmaxnreg", nullptr, nullptr); }
+template <int n> inline void registers_shrink() { emu::group("setmaxnreg", nullptr, nullptr); }
 #elif defined(HAVE_WGMMA)
 __device__ __forceinline__ void barrier_init(Barrier* b, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count)); }
 // barrier_fence makes barriers that were initialised known to tile copies.
@@ -59,6 +86,37 @@ __device__ __forceinline__ void tile_copy(unsigned char* to, const TileMap* map,
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
                  "l"(map), "r"(shared_address(b)), "r"(x), "r"(y)
                  : "memory");
+}
+template <int CLUSTER> __device__ __forceinline__ void barrier_arrive_at(Barrier* b, int rank) {
+    if (CLUSTER == 1)
+        barrier_arrive(b);
+    else
+        asm volatile(
+            "{\n"
+            ".reg .b32 to;\n"
+            "mapa.shared::cluster.u32 to, %0, %1;\n"
+            "mbarrier.arrive.shared::cluster.b64 _, [to];\n"
+            "}" ::"r"(shared_address(b)),
+            "r"(rank)
+            : "memory");
+}
+template <int CLUSTER> __device__ __forceinline__ void tile_copy_all(unsigned char* to, const TileMap* map, int x, int y, Barrier* b) {
+    if (CLUSTER == 1)
+        tile_copy(to, map, x, y, b);
+    else
+        asm volatile(
+            "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+                shared_address(to)),
+            "l"(map), "r"(shared_address(b)), "r"(x), "r"(y), "h"((uint16_t)((1 << CLUSTER) - 1))
+            : "memory");
+}
+__device__ __forceinline__ int cluster_rank() {
+    int r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void tile_prefetch(const TileMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 // registers_grow and registers_shrink change how many registers the threads of this

@@ -59,6 +59,7 @@ var conformance = []struct {
 	{"log prob", testLogProb},
 	{"log prob gradient", testLogProbGrad},
 	{"zero of many", testZeroAll},
+	{"largest logits", testLargest},
 	{"sum of squares", testSumSquares},
 	{"sum of squares of many", testSumSquaresOfMany},
 	{"adamw", testAdamW},

@@ -1,6 +1,7 @@
 // Kernels for the emulator's self-test. Their argument says which bug to plant:
 // 0 is none, and every other must be caught (check.sh).
 #include "../../kernels/common.cuh"
+#include "../../kernels/tma.cuh"
 
 struct SumArgs {
   float* dst;
@@ -115,6 +116,62 @@ KERNEL_BOUNDS(product, ProductArgs, 128, 2) {
         int m = row + warp / 2 * 32 + i * 16 + l / 2 * 8 + lane / 4, n = column + warp % 2 * 32 + j * 8 + lane % 4 * 2 + l % 2;
         if (m < a.m && n < a.n) a.c[(long long)m * a.n + n] = c[i][j][l];
       }
+}
+
+struct RingArgs {
+  TileMap x, y;  // boxes of 128 and of 32 rows
+  float* dst;
+  int rows, columns, bug;
+};
+
+// dst[i] is the product of row i of x by row i % 64 of y. Four warps copy, for
+// both blocks of a cluster what they have in common, four warps add.
+KERNEL_CLUSTER(ring, RingArgs, 256, 2) {
+  DYNAMIC_SHARED(room);
+  const int stages = 3, stage = 192 * 128;
+  Barrier *full = (Barrier*)(room + stages * stage), *empty = full + stages;
+  const int thread = threadIdx.x, rank = cluster_rank(), first = blockIdx.x * 128, steps = (a.columns + 63) / 64;
+  if (thread == 0) {
+    for (int s = 0; s < stages; s++) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, 8);
+    }
+    barrier_fence();
+  }
+  cluster_sync();
+  if (thread < 128) {
+    registers_shrink<24>();
+    for (int i = 0; i < steps && thread == 0; i++) {
+      int s = i % stages;
+      if (a.bug != 1) barrier_wait(empty + s, i / stages % 2 ^ 1);
+      barrier_expect(full + s, a.bug == 2 ? stage - 4096 : a.bug == 3 ? stage + 16 : stage);
+      tile_copy(room + s * stage, &a.x, i * 64, first, full + s);
+      tile_copy_all<2>(room + s * stage + (128 + 32 * rank) * 128, &a.y, i * 64, 32 * rank, full + s);
+    }
+  } else {
+    registers_grow<200>();
+    int row = thread - 128, lane = row % 32;
+    float sum = 0;
+    for (int i = 0; i < steps; i++) {
+      int s = i % stages;
+      const unsigned char *x = room + s * stage + row * 128, *y = room + s * stage + (128 + row % 64) * 128;
+      auto release = [&]() {
+        __syncwarp();
+        if (lane < 2) barrier_arrive_at<2>(empty + s, a.bug == 6 ? rank : lane);
+      };
+      if (a.bug != 4) barrier_wait(full + s, i / stages % 2);
+      if (a.bug == 5) release();
+      for (int c = 0; c < 64; c++) {
+        int at = ((c / 8 ^ row % 8) << 4) + c % 8 * 2;
+        sum += bf16_float(*(const uint16_t*)(x + at)) * bf16_float(*(const uint16_t*)(y + at));
+        if (a.bug == 5 && c % 16 == 0) __syncwarp();
+      }
+      if (a.bug != 5) release();
+    }
+    if (first + row < a.rows) a.dst[first + row] = sum;
+  }
+  __syncwarp();
+  if (a.bug != 7) cluster_sync();
 }
 
 struct FillArgs {

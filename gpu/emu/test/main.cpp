@@ -38,6 +38,8 @@ int cuGraphDestroy(void*);
 int cuEventCreate(void**, unsigned);
 int cuEventRecord(void*, void*);
 int cuEventElapsedTime(float*, void*, void*);
+int cuTensorMapEncodeTiled(void*, int, unsigned, void*, const unsigned long long*, const unsigned long long*, const unsigned*, const unsigned*,
+                           int, int, int, int);
 int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
 }
 
@@ -52,10 +54,10 @@ static void *module, *stream;
   } while (0)
 
 template <class A>
-static int launch(const char* name, unsigned gx, unsigned gy, unsigned threads, unsigned shared, A a, size_t bytes = sizeof(A)) {
+static int launch(const char* name, unsigned gx, unsigned gy, unsigned threads, unsigned shared, const A& a, size_t bytes = sizeof(A)) {
   void* f;
   MUST(cuModuleGetFunction(&f, module, name));
-  void* extra[] = {(void*)1, &a, (void*)2, &bytes, nullptr};
+  void* extra[] = {(void*)1, (void*)&a, (void*)2, &bytes, nullptr};
   return cuLaunchKernel(f, gx, gy, 1, threads, 1, 1, shared, stream, nullptr, extra);
 }
 
@@ -133,6 +135,45 @@ static int products(int m, int n, int k, int transposed, int bug, bool check = t
   return 0;
 }
 
+struct Map {
+  alignas(64) char opaque[128];
+};
+static int encode(Map* m, Pointer p, unsigned long long columns, unsigned long long rows, unsigned long long stride, unsigned wide, unsigned high) {
+  unsigned long long size[] = {columns, rows};
+  unsigned box[] = {wide, high}, step[] = {1, 1};
+  return cuTensorMapEncodeTiled(m, 9, 2, (void*)p, size, &stride, box, step, 0, 3, 2, 0);
+}
+struct RingArgs {
+  Map x, y;
+  Pointer dst;
+  int rows, columns, bug;
+};
+static int ring(int bug) {
+  const int rows = 300, columns = 3990, stride = 4000;
+  std::vector<uint16_t> x(rows * stride, 0x7fc0), y(50 * stride, 0x7fc0);
+  unsigned s = 1;
+  for (auto* v : {&x, &y})
+    for (size_t i = 0; i < v->size(); i++)
+      if (i % stride < columns) (*v)[i] = round16((float)((s = s * 1664525 + 1013904223) >> 30));
+  Pointer dst = device(rows * 4);
+  RingArgs a = {{}, {}, dst, rows, columns, bug};
+  MUST(encode(&a.x, upload(x), columns, rows, 2 * stride, 64, 128));
+  MUST(encode(&a.y, upload(y), columns, 50, 2 * stride, 64, 32));
+  void* f;
+  MUST(cuModuleGetFunction(&f, module, "ring"));
+  const int shared = 3 * 192 * 128 + 48;
+  MUST(cuFuncSetAttribute(f, 8, shared));
+  WANT(launch("ring", 3, 1, 256, shared, a), 1);  // no whole clusters
+  MUST(launch("ring", 4, 1, 256, shared, a));
+  std::vector<float> got = download(dst, rows);
+  for (int r = 0; r < rows; r++) {
+    float want = 0;
+    for (int c = 0; c < columns && r % 64 < 50; c++) want += value(x[r * stride + c]) * value(y[r % 64 * stride + c]);
+    if (!(got[r] == want)) return 1;
+  }
+  return 0;
+}
+
 struct FillArgs {
   Pointer dst;
   int n, how;
@@ -202,6 +243,15 @@ static int refused() {
   WANT(launch("tree_sum", 1, 1, 288, 0, SumArgs{}), 701);
   WANT(launch("tree_sum", 1, 70000, 256, 0, SumArgs{}), 1);
   WANT(launch("tree_sum", 1, 1, 256, 49 << 10, SumArgs{}), 1);
+  Map map;
+  WANT(encode(&map, p, 20, 8, 40, 64, 8), 1);      // rows that are not aligned
+  WANT(encode(&map, p + 8, 16, 8, 32, 64, 8), 1);  // nor is the matrix
+  WANT(encode(&map, p, 16, 8, 16, 64, 8), 1);      // rows that overlap
+  WANT(encode(&map, p, 16, 8, 32, 128, 8), 1);     // a box that is too wide
+  WANT(encode(&map, p, 16, 8, 32, 64, 257), 1);    // or too high
+  WANT(encode(&map, p, 16, 13, 32, 64, 8), 1);     // beyond the memory
+  WANT(encode(&map, p, 16, 0, 32, 64, 8), 1);
+  MUST(encode(&map, p, 16, 12, 32, 64, 8));
   void *f, *m;
   WANT(cuModuleGetFunction(&f, module, "nothing"), 500);
   WANT(cuModuleLoadData(&m, "other"), 500);
@@ -261,6 +311,7 @@ int main(int argc, char** argv) {
   if (!strcmp(what, "shuffle")) return sums("shuffle_sum", 1024, bug) || sums("shuffle_sum", 96, bug) || sums("shuffle_sum", 32, bug);
   if (!strcmp(what, "product")) return products(200, 72, 104, 0, bug) || products(64, 64, 32, 0, bug);
   if (!strcmp(what, "transposed")) return products(72, 200, 104, 1, bug);
+  if (!strcmp(what, "ring")) return ring(bug);
   if (!strcmp(what, "wrong")) return wrong(bug);
   if (!strcmp(what, "pinned")) return pinned(bug == 0);
   if (!strcmp(what, "freed")) return afterFree();

@@ -30,11 +30,18 @@ func newDora(name string, rows, parts, stages int) doraKernel {
 	return doraKernel{newKernel("dora", name), rows, stages*2*doraTile*doraTerms + 2*parts*2*rows*(doraTerms+8)}
 }
 
-// kDora are the kernels for A in bfloat16 and in float32.
-var kDora = [2][]doraKernel{
-	{newDora("dora_float_16", 16, 3, 4), newDora("dora_float_32", 32, 3, 3), newDora("dora_float_64", 64, 3, 3)},
-	{newDora("dora_half_16", 16, 1, 4), newDora("dora_half_32", 32, 1, 4), newDora("dora_half_64", 64, 1, 4), newDora("dora_half_128", 128, 1, 3)},
-}
+// The kernels for A in float32 and in bfloat16, for any device and for those with
+// 228 KiB of shared memory.
+var (
+	kDora = [2][]doraKernel{
+		{newDora("dora_float_16", 16, 3, 2), newDora("dora_float_32", 32, 3, 2)},
+		{newDora("dora_half_16", 16, 1, 2), newDora("dora_half_32", 32, 1, 2), newDora("dora_half_64", 64, 1, 2)},
+	}
+	kDoraDeep = [2][]doraKernel{
+		{newDora("dora_float_16_deep", 16, 3, 4), newDora("dora_float_32_deep", 32, 3, 3), newDora("dora_float_64_deep", 64, 3, 3)},
+		{newDora("dora_half_16_deep", 16, 1, 4), newDora("dora_half_32_deep", 32, 1, 4), newDora("dora_half_64_deep", 64, 1, 4), newDora("dora_half_128_deep", 128, 1, 3)},
+	}
+)
 
 const (
 	doraTile   = 256 // rows of a tile
@@ -89,6 +96,9 @@ func (b *Backend) halfWeight(w *operand) (uint64, bool) {
 func (b *Backend) doraStream(g *doraNormArgs, w, a uint64, k int, half bool) {
 	n, r := int(g.n), int(g.r)
 	ks := kDora[index(half)]
+	if b.major == 9 || b.major == 10 {
+		ks = kDoraDeep[index(half)]
+	}
 	i := 0
 	for i < len(ks)-1 && ks[i].rows < r {
 		i++

@@ -14,7 +14,21 @@ import (
 // TestDoRANorm: ranks for each kernel and between them, parts of tiles and of chunks,
 // and weights that are not multiplied as they are.
 func TestDoRANorm(t *testing.T) {
-	p := newPair(t)
+	for _, major := range []int{8, 9} {
+		t.Run(fmt.Sprintf("sm_%d0", major), func(t *testing.T) {
+			p := newPair(t)
+			if b := p.on[0].(*Backend); b.major != major {
+				if b.major < major && !b.emulated {
+					t.Skip("another device")
+				}
+				b.major = major
+			}
+			testDoRANorm(p)
+		})
+	}
+}
+
+func testDoRANorm(p *pair) {
 	for _, z := range []struct {
 		dt, precision tensor.DType
 		out, in, r    int
@@ -29,7 +43,7 @@ func TestDoRANorm(t *testing.T) {
 		{tensor.BF16, tensor.BF16, 40, 300, 16, 0}, // no whole chunks of 16 bytes
 		{tensor.BF16, tensor.BF16, 33, 64, 260, 0},
 		{tensor.F32, tensor.BF16, 90, 136, 16, 0},
-		{tensor.Q8_0, tensor.BF16, 90, 256, 8, 0},
+		{tensor.Q8_0, tensor.F32, 90, 256, 8, 0},
 		{tensor.BF16, tensor.F32, 700, 520, 16, 0},
 		{tensor.BF16, tensor.F32, 300, 264, 31, 1},
 		{tensor.BF16, tensor.F32, 300, 72, 64, 0},

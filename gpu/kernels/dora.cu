@@ -203,18 +203,24 @@ template <int NT, int PARTS, int STAGES> __device__ __forceinline__ void dora_st
 }
 
 #define DORA(name, NT, PARTS, STAGES)                  \
-    KERNEL(name, DoraArgs, 256) {                      \
+    KERNEL_BOUNDS(name, DoraArgs, 256, 1) {            \
         SHARED(float, red, 8 * 16);                    \
         DYNAMIC_SHARED(smem);                          \
         dora_stream<NT, PARTS, STAGES>(a, smem, red);  \
     }
-DORA(dora_half_16, 2, 1, 4)
-DORA(dora_half_32, 4, 1, 4)
-DORA(dora_half_64, 8, 1, 4)
-DORA(dora_half_128, 16, 1, 3)
-DORA(dora_float_16, 2, 3, 4)
-DORA(dora_float_32, 4, 3, 3)
-DORA(dora_float_64, 8, 3, 3)
+// With more shared memory than every device has, more is on its way.
+DORA(dora_half_16_deep, 2, 1, 4)
+DORA(dora_half_32_deep, 4, 1, 4)
+DORA(dora_half_64_deep, 8, 1, 4)
+DORA(dora_half_128_deep, 16, 1, 3)
+DORA(dora_float_16_deep, 2, 3, 4)
+DORA(dora_float_32_deep, 4, 3, 3)
+DORA(dora_float_64_deep, 8, 3, 3)
+DORA(dora_half_16, 2, 1, 2)
+DORA(dora_half_32, 4, 1, 2)
+DORA(dora_half_64, 8, 1, 2)
+DORA(dora_float_16, 2, 3, 2)
+DORA(dora_float_32, 4, 3, 2)
 
 // DoraNormArgs: norm[j] = sqrt(sq[j] + 2 s b_j.aw_j + s^2 b_j.aa.b_j) of b [n,r],
 // aw [r,n], of which there are parts as DoraArgs has them, and aa [r,r], and ratio =

@@ -37,7 +37,8 @@ const (
 var (
 	kGemv     = [3][tensor.NF4 + 1]*kernel{kernelsOf("gemv", "gemv_", "_1"), kernelsOf("gemv", "gemv_", "_4"), kernelsOf("gemv", "gemv_", "_16")}
 	kGemvHalf = [2]map[tensor.DType]*kernel{plainKernels("_1"), plainKernels("_2")}
-	kCodes    = [3]map[tensor.DType]*kernel{codesKernels("_1"), codesKernels("_2"), codesKernels("_8")}
+	kRows     = codesKernels("rows", "")
+	kCodes    = [3]map[tensor.DType]*kernel{codesKernels("codes", "_1"), codesKernels("codes", "_2"), codesKernels("codes", "_8")}
 )
 
 func plainKernels(suffix string) map[tensor.DType]*kernel {
@@ -48,11 +49,11 @@ func plainKernels(suffix string) map[tensor.DType]*kernel {
 	return ks
 }
 
-func codesKernels(suffix string) map[tensor.DType]*kernel {
+func codesKernels(kind, suffix string) map[tensor.DType]*kernel {
 	ks := map[tensor.DType]*kernel{}
 	for dt := range chunksOf {
 		if chunksOf[dt].terms > 0 {
-			ks[tensor.DType(dt)] = newKernel("gemv_codes", "gemv_codes_"+tensor.DType(dt).String()+suffix)
+			ks[tensor.DType(dt)] = newKernel("gemv_codes", "gemv_"+kind+"_"+tensor.DType(dt).String()+suffix)
 		}
 	}
 	return ks
@@ -107,31 +108,38 @@ func (b *Backend) multiplyFloats(p *product, lo, hi int) {
 	launch(b, kGemvHalf[index(hi-lo > 8)][p.w.dt], dim{x: ceil(p.n, 16)}, 256, 0, &g)
 }
 
-// A chunk is what a block reads at a time of a row of a weight, as Codes of
-// codes.cuh has it, and bytes that rows begin at multiples of.
+// A chunk is what is read at a time of a row of a weight, as Codes of codes.cuh has
+// it; bytes that rows begin at multiples of; and stages of the kernel of one row.
 type chunk struct {
 	terms, bytes, align int
 	pairs               bool
+	stages              int
 }
 
 var chunksOf = [tensor.NF4 + 1]chunk{
-	tensor.F16: {128, 256, 16, false}, tensor.BF16: {128, 256, 16, false},
-	tensor.Q4_0: {256, 144, 2, true}, tensor.Q4_1: {256, 160, 4, true}, tensor.Q5_0: {256, 176, 2, true}, tensor.Q5_1: {256, 192, 4, true},
-	tensor.Q8_0: {256, 272, 2, false}, tensor.Q4_K: {256, 144, 16, false}, tensor.Q5_K: {256, 176, 16, false}, tensor.Q6_K: {256, 210, 2, true},
-	tensor.NF4: {256, 144, 4, false},
+	tensor.F16: {128, 256, 16, false, 2}, tensor.BF16: {128, 256, 16, false, 2},
+	tensor.Q4_0: {256, 144, 2, true, 3}, tensor.Q4_1: {256, 160, 4, true, 3}, tensor.Q5_0: {256, 176, 2, true, 2}, tensor.Q5_1: {256, 192, 4, true, 2},
+	tensor.Q8_0: {256, 272, 2, false, 2}, tensor.Q4_K: {256, 144, 16, false, 3}, tensor.Q5_K: {256, 176, 16, false, 2}, tensor.Q6_K: {256, 210, 2, true, 2},
+	tensor.NF4: {256, 144, 4, false, 2},
 }
 
-const codesRows = 128 // rows of a weight that a block has
+// Rows of a weight that a block has, many or few.
+const (
+	codesRows = 128
+	oneRows   = 16
+)
 
-// stage is Stage of gemv_codes.cu: bytes of shared memory for a chunk of every row
-// of a block, and of 8·nt rows of the other operand.
+// slot is the bytes of shared memory of a chunk.
+func (c *chunk) slot() int { return 16 * (ceil(c.bytes+16-c.align, 16) | 1) }
+
+// stage is Stage of gemv_codes.cu: bytes of a chunk of every row of a block, and of
+// 8·nt rows of the other operand.
 func (c *chunk) stage(nt int) int {
-	slot := 16 * (ceil(c.bytes+16-c.align, 16) | 1)
 	row := 2*c.terms + 64
 	if c.pairs {
 		row -= 32
 	}
-	return codesRows*slot + 8*nt*row
+	return codesRows*c.slot() + 8*nt*row
 }
 
 // codes reports whether p is one for the kernels that stream weights.
@@ -141,48 +149,32 @@ func (p *product) codes() bool {
 
 // codesWeight and codesArgs are CodesWeight and CodesArgs of gemv_codes.cu.
 type codesWeight struct {
-	c, w, scale, bias, u, v, parts, counters uint64
-	stride, ldc, sj, st                      int64
-	n, r, flags, first, chains, length       int32
-	alpha, alpha2, beta                      float32
-	unused                                   int32
+	c, w, scale, bias, u, v, sums, counters uint64
+	stride, ldc, sj, st                     int64
+	n, r, flags, first, chains              int32
+	alpha, alpha2, beta                     float32
 }
 
 type codesArgs struct {
-	x                   uint64
-	ldx                 int64
-	m, k, count, unused int32
-	weights             [mostProducts]codesWeight
+	x                 uint64
+	ldx               int64
+	m, k, count, part int32
+	weights           [mostProducts]codesWeight
 }
 
-// Blocks that are to share a device: a wave is as many as it has at once. They are
-// those of the largest device there is, so that all have the same chains.
 const (
-	waveBlocks = 3 * 132
-	fewBlocks  = 2 * 132 // keep its memory busy
-	mostChains = 16
+	sumParts   = 8   // of a sum, at most
+	busyBlocks = 198 // keep the memory busy: of any device, so that all have the same chains
+	oneMost    = 2   // rows that are worth reading for every 16 rows of a weight
 )
 
-// chainsOf returns into how many chains the terms of tiles of rows are divided, and
-// the chunks of each: what keeps most of the device busy until the end.
-func chainsOf(tiles, chunks int) (chains, length int) {
-	chains, length = 1, chunks
-	best := 0.0
-	for z := 1; z <= min(mostChains, chunks); z++ {
-		each := ceil(chunks, z)
-		blocks := float64(tiles * z)
-		score := float64(chunks) / float64(z*each) * min(1, blocks/fewBlocks)
-		if w := blocks / waveBlocks; w > 1 {
-			score *= w / float64(ceil(tiles*z, waveBlocks))
-		}
-		if score > best {
-			chains, length, best = z, each, score
-		}
-		if blocks >= fewBlocks {
-			break // more chains cost more than they give
-		}
+// chainsOf returns the chains of parts that sums of n columns consist of.
+func chainsOf(n, parts int) int {
+	z := 1
+	for z < sumParts && ceil(n, codesRows)*z < busyBlocks {
+		z *= 2
 	}
-	return ceil(chunks, length), length
+	return ceil(parts, sumParts/z)
 }
 
 // multiplyCodes computes products of few rows, whose first operands and types of
@@ -191,8 +183,10 @@ func (b *Backend) multiplyCodes(ps []product) {
 	p := &ps[0]
 	c := &chunksOf[p.w.dt]
 	x, ldx := b.left(p)
-	a := codesArgs{x: x, ldx: int64(ldx), m: int32(p.m), k: int32(p.k), count: int32(len(ps))}
-	blocks, parts, tiles := 0, 0, 0
+	part := ceil(ceil(p.k, c.terms), sumParts) * c.terms
+	a := codesArgs{x: x, ldx: int64(ldx), m: int32(p.m), k: int32(p.k), count: int32(len(ps)), part: int32(part)}
+	one := p.m <= oneMost
+	blocks, sums, tiles := 0, 0, 0
 	for i := range ps {
 		p := &ps[i]
 		l := &p.low
@@ -208,21 +202,29 @@ func (b *Backend) multiplyCodes(ps []product) {
 		if p.outHalf {
 			w.flags |= gemvOutHalf
 		}
+		chains := chainsOf(p.n, ceil(p.k, part))
+		w.chains = int32(chains)
+		if one {
+			blocks += ceil(p.n, oneRows)
+			continue
+		}
 		n := ceil(p.n, codesRows)
-		chains, length := chainsOf(n, ceil(p.k, c.terms))
-		w.chains, w.length = int32(chains), int32(length*c.terms)
 		blocks += n * chains
 		if chains > 1 {
-			w.parts, w.counters = uint64(parts), uint64(tiles)
-			parts += n * chains * p.m * codesRows
+			w.sums, w.counters = uint64(sums), uint64(tiles)
+			sums += n * chains * p.m * codesRows
 			tiles += n
 		}
 	}
-	if parts > 0 {
-		at, counters := b.scratch(scratchParts, 4*parts), b.tickets(tiles)
+	if one {
+		launch(b, kRows[p.w.dt], dim{x: blocks}, 256, 8*c.stages*oneRows*c.slot(), &a)
+		return
+	}
+	if sums > 0 {
+		at, counters := b.scratch(scratchParts, 4*sums), b.tickets(tiles)
 		for i := range a.weights[:a.count] {
 			w := &a.weights[i]
-			w.parts, w.counters = at+4*w.parts, counters+4*w.counters
+			w.sums, w.counters = at+4*w.sums, counters+4*w.counters
 		}
 	}
 	i, nt, stages := 0, 1, 2

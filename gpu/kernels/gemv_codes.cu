@@ -1,8 +1,11 @@
 // Products of up to 64 rows of bfloat16 with weights that stream through shared
-// memory: c [m,n] = x·wᵀ, of up to three weights at once. A block has 128 rows of
-// a weight, 16 a warp, and a part of the terms, a chain: the sums of the chains of
-// a row are added in their order by whichever block is last. What belongs to a
-// row of x, its order of additions and the chains, does not depend on m.
+// memory: c [m,n] = x·wᵀ, of up to three weights at once.
+//
+// The terms of a sum are divided into at most 8 parts, which are added in their
+// order to chains of one or more, and those in theirs. What belongs to a row of x
+// does not depend on m, nor on which kernel it is: for one or two rows a block has
+// 16 rows of a weight, and each warp a part; for more a block has 128 rows, 16 a
+// warp, and a chain, and whichever block of these rows is last adds the chains.
 #include "codes.cuh"
 #include "gemv.cuh"
 
@@ -10,20 +13,19 @@ struct CodesWeight {
     void* c;
     const unsigned char* w;
     const float *scale, *bias, *u, *v;
-    float* parts;       // [tiles, chains, m, 128]
+    float* sums;        // [tiles, chains, m, 128]
     unsigned* counters; // [tiles], zeros before and after
     long long stride, ldc, sj, st;
     int n, r, flags;   // GemvFlags
     int first, chains; // first block; chains of each tile
-    int length;        // terms of a chain, a multiple of those of a chunk
     float alpha, alpha2, beta;
-    int unused;
 };
 
 struct CodesArgs {
     const uint16_t* x;
     long long ldx; // whole chunks of 16 bytes
-    int m, k, count, unused;
+    int m, k, count;
+    int part; // terms of a part, a multiple of those of a chunk
     CodesWeight weights[3];
 };
 
@@ -35,44 +37,62 @@ __device__ __forceinline__ void mma_bf16_set(float c[4], const uint32_t a[4], co
     mma_bf16(c, a, b);
 }
 
-// Stage is a chunk of all rows: those of the weight each in a slot, whose odd
-// number of 16 bytes spreads rows over the banks, then those of x.
-template <int DT, int NT> struct Stage {
-    typedef Codes<DT> C;
+// Slot is where a chunk of a row lies, an odd number of 16 bytes: so rows spread
+// over the banks.
+template <int DT> struct Slot {
     static constexpr int align = Format<DT>::align;
-    static constexpr int pieces = (C::bytes + 16 - align + 15) / 16;
-    static constexpr int slot = 16 * (pieces | 1);
-    static constexpr int row = 2 * C::terms + (C::pairs ? 32 : 64); // of x
-    static constexpr int weights = CODES_ROWS * slot, bytes = weights + 8 * NT * row;
+    static constexpr int pieces = (Codes<DT>::bytes + 16 - align + 15) / 16;
+    static constexpr int bytes = 16 * (pieces | 1);
 };
 
-// shift_of is where row j of a weight begins in its slot.
-template <int DT> __device__ __forceinline__ int shift_of(const CodesWeight& w, int j, int k0) {
-    if (Format<DT>::align == 16) return 0;
-    return (int)((unsigned long long)(w.w + j * w.stride) + (unsigned)(k0 / Codes<DT>::terms * Codes<DT>::bytes)) & 15;
+// Stage is a chunk of 128 rows, and behind it one of 8 NT rows of x.
+template <int DT, int NT> struct Stage {
+    static constexpr int row = 2 * Codes<DT>::terms + (Codes<DT>::pairs ? 32 : 64); // of x
+    static constexpr int weights = CODES_ROWS * Slot<DT>::bytes, bytes = weights + 8 * NT * row;
+};
+
+// weight_of returns the weight that a block belongs to.
+__device__ __forceinline__ const CodesWeight& weight_of(const CodesArgs& a) {
+    const int block = blockIdx.x;
+    return a.weights[(a.count > 1 && block >= a.weights[1].first) + (a.count > 2 && block >= a.weights[2].first)];
 }
 
+// chunk_of is where the chunk of row j of a weight from term k0 on begins.
+template <int DT> __device__ __forceinline__ const unsigned char* chunk_of(const CodesWeight& w, int j, int k0) {
+    return w.w + min(j, w.n - 1) * w.stride + (long long)(k0 / Codes<DT>::terms) * Codes<DT>::bytes;
+}
+
+// shift_of is where it begins in its slot.
+template <int DT> __device__ __forceinline__ int shift_of(const unsigned char* chunk) {
+    return Format<DT>::align == 16 ? 0 : (int)((unsigned long long)chunk & 15);
+}
+
+// fetch_rows starts to copy a chunk of the rows j0..j0+15, by a warp.
+template <int DT> __device__ __forceinline__ void fetch_rows(unsigned char* to, const CodesWeight& w, int j0, int k0, int k) {
+    typedef Slot<DT> S;
+    typedef Codes<DT> C;
+    const bool plain = Format<DT>::block == 8; // zeros behind the last term
+    const int length = k - k0 < C::terms ? (k - k0) / Format<DT>::block * Format<DT>::bytes : C::bytes;
+#pragma unroll
+    for (int i = threadIdx.x % 32; i < 16 * S::pieces; i += 32) {
+        const int r = i / S::pieces, p = i % S::pieces;
+        const unsigned char* from = chunk_of<DT>(w, j0 + r, k0);
+        const int shift = shift_of<DT>(from);
+        const bool valid = 16 * p < shift + length;
+        if (plain || valid) cp_async16(to + r * S::bytes + 16 * p, from - shift + 16 * p, valid);
+    }
+}
+
+// fetch starts to copy a stage.
 template <int DT, int NT> __device__ __forceinline__ void fetch(unsigned char* to, const CodesArgs& a, const CodesWeight& w, int j0, int k0) {
     typedef Stage<DT, NT> S;
-    typedef Codes<DT> C;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool plain = Format<DT>::block == 8;
-    const long long at = (long long)(k0 / C::terms) * C::bytes;
-    const int left = a.k - k0, length = left < C::terms ? left / Format<DT>::block * Format<DT>::bytes : C::bytes;
-    unsigned char* slots = to + warp * 16 * S::slot;
-    j0 += warp * 16;
-#pragma unroll
-    for (int i = lane; i < 16 * S::pieces; i += 32) {
-        const int r = i / S::pieces, p = i % S::pieces;
-        const unsigned char* from = w.w + min(j0 + r, w.n - 1) * w.stride + at;
-        const int shift = S::align == 16 ? 0 : (int)((unsigned long long)from & 15);
-        const bool valid = 16 * p < shift + length;
-        if (plain || valid) cp_async16(slots + r * S::slot + 16 * p, from - shift + 16 * p, valid);
-    }
+    constexpr int terms = Codes<DT>::terms;
+    const int warp = threadIdx.x / 32;
+    fetch_rows<DT>(to + warp * 16 * Slot<DT>::bytes, w, j0 + warp * 16, k0, a.k);
     unsigned char* xs = to + S::weights;
 #pragma unroll
-    for (int i = threadIdx.x; i < NT * C::terms; i += 256) {
-        const int r = i / (C::terms / 8), p = i % (C::terms / 8);
+    for (int i = threadIdx.x; i < NT * terms; i += 256) {
+        const int r = i / (terms / 8), p = i % (terms / 8);
         cp_async16(xs + r * S::row + 16 * p, a.x + r * a.ldx + k0 + 8 * p, r < a.m && k0 + 8 * p < a.k);
     }
 }
@@ -88,11 +108,33 @@ template <int pairs> __device__ __forceinline__ void load_x(uint32_t v[4], const
     }
 }
 
-// add_chunk adds the products of a chunk of `groups` groups.
-template <int DT, int NT> __device__ __forceinline__ void add_chunk(float (&d)[NT][4], const unsigned char* rows[2], const unsigned char* xs, int m, int groups, const uint32_t* table) {
+// SharedX is a chunk of 8 NT rows of x in shared memory.
+template <int DT, int NT> struct SharedX {
+    const unsigned char* p;
+    __device__ __forceinline__ void load(uint32_t v[4], int j, int i) const {
+        load_x<Codes<DT>::pairs>(v, p + (8 * j + threadIdx.x % 32 / 4) * Stage<DT, NT>::row + 64 * i, threadIdx.x % 4);
+    }
+};
+
+// GlobalX is a chunk of a lane's row of x, of so many terms, where it is; 0: zeros.
+template <int DT> struct GlobalX {
+    const uint16_t* p;
+    int terms;
+    __device__ __forceinline__ void load(uint32_t v[4], int, int i) const {
+        const int t = threadIdx.x % 4;
+        if (32 * i + (Codes<DT>::pairs ? 0 : 8 * t) < terms) {
+            load_x<Codes<DT>::pairs>(v, (const unsigned char*)(p + 32 * i), t);
+            return;
+        }
+        v[0] = v[1] = v[2] = v[3] = 0;
+    }
+};
+
+// add_chunk adds the products of a chunk of `groups` groups. rows are where rows g
+// and g+8 of a warp's 16 begin.
+template <int DT, int NT, class X> __device__ __forceinline__ void add_chunk(float (&d)[NT][4], const unsigned char* const rows[2], const X& of_x, int m, int groups, const uint32_t* table) {
     typedef Codes<DT> C;
-    typedef Stage<DT, NT> S;
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int t = threadIdx.x % 4;
     const uint32_t ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
     typename C::State state[2];
     C::start(state[0], rows[0]), C::start(state[1], rows[1]);
@@ -113,7 +155,7 @@ template <int DT, int NT> __device__ __forceinline__ void add_chunk(float (&d)[N
         for (int j = 0; j < NT; j++) {
             if (NT > 1 && 8 * j >= m) break;
             uint32_t x[4];
-            load_x<C::pairs>(x, xs + (8 * j + g) * S::row + 64 * i, t);
+            of_x.load(x, j, i);
             if (C::scaled == 0) {
                 mma_bf16(d[j], lo, x), mma_bf16(d[j], hi, x + 2);
                 continue;
@@ -138,36 +180,57 @@ template <int DT, int NT> __device__ __forceinline__ void add_chunk(float (&d)[N
     }
 }
 
-template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes(const CodesArgs& a, unsigned char* smem, unsigned* last, const uint32_t* table) {
-    typedef Stage<DT, NT> S;
-    typedef Codes<DT> C;
-    const int block = blockIdx.x;
-    const CodesWeight& w = a.weights[(a.count > 1 && block >= a.weights[1].first) + (a.count > 2 && block >= a.weights[2].first)];
-    const int tile = (block - w.first) / w.chains, chain = (block - w.first) % w.chains, j0 = tile * CODES_ROWS;
-    const int begin = chain * w.length, end = min(a.k, begin + w.length), chunks = (end - begin + C::terms - 1) / C::terms;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    const int row = warp * 16 + g; // and 8 behind it
-    float d[NT][4];
+// chunk_rows returns where rows g and g+8 of the 16 rows of a warp begin, whose
+// slots are at `at`.
+template <int DT> __device__ __forceinline__ void chunk_rows(const unsigned char* rows[2], const unsigned char* at, const CodesWeight& w, int j0, int k0) {
+    const int g = threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int j = 0; j < NT; j++) d[j][0] = d[j][1] = d[j][2] = d[j][3] = 0;
+    for (int r = 0; r < 2; r++) rows[r] = at + (g + 8 * r) * Slot<DT>::bytes + shift_of<DT>(chunk_of<DT>(w, j0 + g + 8 * r, k0));
+}
+
+// gemv_codes is the kernel of 128 rows of a weight.
+template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes(const CodesArgs& a, unsigned char* smem, unsigned* last, uint32_t* table) {
+    typedef Stage<DT, NT> S;
+    constexpr int terms = Codes<DT>::terms;
+    const CodesWeight& w = weight_of(a);
+    const int tile = (blockIdx.x - w.first) / w.chains, chain = (blockIdx.x - w.first) % w.chains, j0 = tile * CODES_ROWS;
+    const int length = (a.k + a.part - 1) / a.part * a.part; // of all parts
+    const int parts = (length / a.part + w.chains - 1) / w.chains;
+    const int begin = chain * parts * a.part, end = min(a.k, begin + parts * a.part), chunks = (end - begin + terms - 1) / terms, per = a.part / terms;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
+    const int row = warp * 16 + lane / 4; // and 8 behind it
+    float d[NT][4], all[NT][4];
+#pragma unroll
+    for (int j = 0; j < NT; j++)
+#pragma unroll
+        for (int q = 0; q < 4; q++) d[j][q] = 0;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < chunks) fetch<DT, NT>(smem + s * S::bytes, a, w, j0, begin + s * C::terms);
+        if (s < chunks) fetch<DT, NT>(smem + s * S::bytes, a, w, j0, begin + s * terms);
         cp_async_commit();
     }
-    int stage = 0;
+    if (DT == NF4) codes_table(table);
+    int stage = 0, left = per;
     for (int i = 0; i < chunks; i++) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        const int ahead = i + STAGES - 1, k0 = begin + i * C::terms;
-        if (ahead < chunks) fetch<DT, NT>(smem + (stage == 0 ? STAGES - 1 : stage - 1) * S::bytes, a, w, j0, begin + ahead * C::terms);
+        const int ahead = i + STAGES - 1, k0 = begin + i * terms;
+        if (ahead < chunks) fetch<DT, NT>(smem + (stage == 0 ? STAGES - 1 : stage - 1) * S::bytes, a, w, j0, begin + ahead * terms);
         cp_async_commit();
-        const unsigned char* at = smem + stage * S::bytes;
-        const unsigned char* rows[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) rows[r] = at + (row + 8 * r) * S::slot + shift_of<DT>(w, min(j0 + row + 8 * r, w.n - 1), k0);
-        add_chunk<DT, NT>(d, rows, at + S::weights, a.m, min(C::terms, end - k0 + 31) / 32, table);
+        const unsigned char *at = smem + stage * S::bytes, *rows[2];
+        chunk_rows<DT>(rows, at + warp * 16 * Slot<DT>::bytes, w, j0 + warp * 16, k0);
+        const SharedX<DT, NT> x = {at + S::weights};
+        add_chunk<DT, NT>(d, rows, x, a.m, min(terms, end - k0 + 31) / 32, table);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
+        if (--left > 0 && i < chunks - 1) continue; // the part goes on
+        left = per;
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                all[j][q] = i < per ? d[j][q] : all[j][q] + d[j][q];
+                d[j][q] = 0;
+            }
     }
     if (w.chains == 1) {
 #pragma unroll
@@ -175,18 +238,18 @@ template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int i = 8 * j + 2 * t + q % 2, col = j0 + row + 8 * (q / 2);
-                if (i < a.m && col < w.n) gemv_store(w, i, col, d[j][q]);
+                if (i < a.m && col < w.n) gemv_store(w, i, col, all[j][q]);
             }
         return;
     }
     const long long size = (long long)a.m * CODES_ROWS;
-    float* parts = w.parts + tile * w.chains * size;
+    float* sums = w.sums + tile * w.chains * size;
 #pragma unroll
     for (int j = 0; j < NT; j++)
 #pragma unroll
         for (int q = 0; q < 4; q++) {
             const int i = 8 * j + 2 * t + q % 2;
-            if (i < a.m) parts[chain * size + i * CODES_ROWS + row + 8 * (q / 2)] = d[j][q];
+            if (i < a.m) sums[chain * size + i * CODES_ROWS + row + 8 * (q / 2)] = all[j][q];
         }
     __threadfence();
     __syncthreads();
@@ -195,42 +258,86 @@ template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes
     if (*last != (unsigned)w.chains - 1) return;
     __threadfence();
     for (int o = threadIdx.x; o < size; o += 256) {
-        float sum = __ldcg(parts + o);
-        for (int z = 1; z < w.chains; z++) sum += __ldcg(parts + z * size + o);
+        float sum = __ldcg(sums + o);
+        for (int z = 1; z < w.chains; z++) sum += __ldcg(sums + z * size + o);
         const int col = j0 + o % CODES_ROWS;
         if (col < w.n) gemv_store(w, o / CODES_ROWS, col, sum);
     }
     if (threadIdx.x == 0) w.counters[tile] = 0;
 }
 
-// The kernels, by groups of 8 rows of x. Stages fit so that several blocks of few
-// rows share a multiprocessor; blocks of two groups as the registers allow.
-#define GEMV_CODES(name, DT, NT, STAGES, BLOCKS)                       \
-    KERNEL_BOUNDS(gemv_codes_##name##_##NT, CodesArgs, 256, BLOCKS) {  \
-        DYNAMIC_SHARED(smem);                                          \
-        SHARED(unsigned, last, 1);                                     \
-        gemv_codes<DT, NT, STAGES>(a, smem, last, 0);                  \
+// gemv_rows is the kernel of 16 rows of a weight. red is memory for [8][8][16].
+template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const CodesArgs& a, unsigned char* smem, float* red, uint32_t* table) {
+    constexpr int terms = Codes<DT>::terms, bytes = 16 * Slot<DT>::bytes;
+    const CodesWeight& w = weight_of(a);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, j0 = (blockIdx.x - w.first) * 16;
+    const int begin = min(a.k, warp * a.part), end = min(a.k, begin + a.part), chunks = (end - begin + terms - 1) / terms;
+    unsigned char* const mine = smem + warp * STAGES * bytes;
+    float d[1][4] = {{0, 0, 0, 0}};
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        if (s < chunks) fetch_rows<DT>(mine + s * bytes, w, j0, begin + s * terms, a.k);
+        cp_async_commit();
     }
-#define GEMV_ALL(name, DT, BLOCKS) GEMV_CODES(name, DT, 1, 2, 3) GEMV_CODES(name, DT, 2, 2, BLOCKS) GEMV_CODES(name, DT, 8, 3, 1)
-GEMV_ALL(f16, F16, 3)
-GEMV_ALL(bf16, BF16, 3)
-GEMV_ALL(q4_0, Q4_0, 3)
-GEMV_ALL(q4_1, Q4_1, 3)
-GEMV_ALL(q5_0, Q5_0, 3)
-GEMV_ALL(q5_1, Q5_1, 2)
-GEMV_ALL(q8_0, Q8_0, 2)
-GEMV_ALL(q4_k, Q4_K, 2)
-GEMV_ALL(q5_k, Q5_K, 2)
-GEMV_ALL(q6_k, Q6_K, 2)
+    if (DT == NF4) {
+        codes_table(table);
+        __syncthreads();
+    }
+    int stage = 0;
+    for (int i = 0; i < chunks; i++) {
+        cp_async_wait<STAGES - 2>();
+        __syncwarp();
+        const int ahead = i + STAGES - 1, k0 = begin + i * terms;
+        if (ahead < chunks) fetch_rows<DT>(mine + (stage == 0 ? STAGES - 1 : stage - 1) * bytes, w, j0, begin + ahead * terms, a.k);
+        cp_async_commit();
+        const unsigned char* rows[2];
+        chunk_rows<DT>(rows, mine + stage * bytes, w, j0, k0);
+        const GlobalX<DT> x = {a.x + g * a.ldx + k0, g < a.m ? end - k0 : 0};
+        add_chunk<DT, 1>(d, rows, x, a.m, min(terms, end - k0 + 31) / 32, table);
+        stage = stage == STAGES - 1 ? 0 : stage + 1;
+    }
+#pragma unroll
+    for (int q = 0; q < 4; q++) red[(warp * 8 + 2 * t + q % 2) * 16 + g + 8 * (q / 2)] = d[0][q];
+    __syncthreads();
+    const int parts = (a.k + a.part - 1) / a.part, each = (parts + w.chains - 1) / w.chains;
+    if ((int)threadIdx.x < 16 * a.m) {
+        const int i = threadIdx.x / 16, j = threadIdx.x % 16;
+        float sum = 0;
+        for (int p = 0; p < parts; p += each) {
+            float chain = red[(p * 8 + i) * 16 + j];
+            for (int q = p + 1; q < min(parts, p + each); q++) chain += red[(q * 8 + i) * 16 + j];
+            sum = p == 0 ? chain : sum + chain;
+        }
+        if (j0 + j < w.n) gemv_store(w, i, j0 + j, sum);
+    }
+}
 
-#define GEMV_NF4(NT, STAGES, BLOCKS)                                \
-    KERNEL_BOUNDS(gemv_codes_nf4_##NT, CodesArgs, 256, BLOCKS) {    \
-        DYNAMIC_SHARED(smem);                                       \
-        SHARED(unsigned, last, 1);                                  \
-        SHARED(uint32_t, table, 256 * NF4_COPIES);                  \
-        codes_table(table);                                         \
-        gemv_codes<NF4, NT, STAGES>(a, smem, last, table);          \
+// The kernels: of 16 rows, for one or two rows of x; and of 128, by groups of 8
+// rows of x. Stages fit so that several blocks of few rows share a multiprocessor.
+#define GEMV_ROWS(name, DT, STAGES, TABLE)                               \
+    KERNEL_BOUNDS(gemv_rows_##name, CodesArgs, 256, 3) {                 \
+        DYNAMIC_SHARED(smem);                                            \
+        SHARED(float, red, 8 * 8 * 16);                                  \
+        SHARED(uint32_t, table, TABLE);                                  \
+        gemv_rows<DT, STAGES>(a, smem, red, table);                      \
     }
-GEMV_NF4(1, 2, 3)
-GEMV_NF4(2, 2, 3)
-GEMV_NF4(8, 3, 1)
+#define GEMV_CODES(name, DT, NT, STAGES, BLOCKS, TABLE)                  \
+    KERNEL_BOUNDS(gemv_codes_##name##_##NT, CodesArgs, 256, BLOCKS) {    \
+        DYNAMIC_SHARED(smem);                                            \
+        SHARED(unsigned, last, 1);                                       \
+        SHARED(uint32_t, table, TABLE);                                  \
+        gemv_codes<DT, NT, STAGES>(a, smem, last, table);                \
+    }
+#define GEMV_ALL(name, DT, STAGES, BLOCKS, TABLE) \
+    GEMV_ROWS(name, DT, STAGES, TABLE) GEMV_CODES(name, DT, 1, 2, BLOCKS, TABLE) GEMV_CODES(name, DT, 2, 2, 2, TABLE) GEMV_CODES(name, DT, 8, 3, 1, TABLE)
+GEMV_ALL(f16, F16, 2, 3, 1)
+GEMV_ALL(bf16, BF16, 2, 3, 1)
+GEMV_ALL(q4_0, Q4_0, 3, 3, 1)
+GEMV_ALL(q4_1, Q4_1, 3, 3, 1)
+GEMV_ALL(q5_0, Q5_0, 2, 3, 1)
+GEMV_ALL(q5_1, Q5_1, 2, 3, 1)
+GEMV_ALL(q8_0, Q8_0, 2, 2, 1)
+GEMV_ALL(q4_k, Q4_K, 3, 3, 1)
+GEMV_ALL(q5_k, Q5_K, 2, 3, 1)
+GEMV_ALL(q6_k, Q6_K, 2, 3, 1)
+GEMV_ALL(nf4, NF4, 2, 3, 256 * NF4_COPIES)

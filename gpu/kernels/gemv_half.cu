@@ -24,7 +24,7 @@ __device__ __forceinline__ void half_x(uint32_t v[4], const GemvArgs& a, int i, 
 }
 
 template <int DT, int NT> __device__ __forceinline__ void gemv_mma(const GemvArgs& a, float* red) {
-    const int STEPS = 1; // in flight
+    const int STEPS = 2; // in flight
     const int ROWS = 16, COLS = 8 * NT;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, j0 = blockIdx.x * ROWS;
     const bool whole = aligned<DT>(a.w, a.stride);

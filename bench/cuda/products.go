@@ -261,16 +261,25 @@ func (l *lab) together(n int) {
 }
 
 func (l *lab) dora() {
-	t, r, out, in := l.tokens, l.rank, l.ff, l.hidden
-	l.measure("pipe", fmt.Sprintf("dora norm of bf16 %dx%d", out, in), func() job {
-		w := several(l, 2*out*in, func() *tensor.Tensor { return l.weight(tensor.BF16, tensor.BF16, out, in) })
-		ratio, c, w2, m, a, b := l.f32(out), l.f32(out), l.f32(out), l.f32(out), l.f32(r, in), l.f32(out, r)
-		l.b.RowSquares(w2, w[0])
-		return job{bytes: float64(2 * out * in), op: func(i int) { l.b.DoRANorm(ratio, c, w2, of(w, i), a, b, m, 0.01) }}
-	})
+	t, out, in := l.tokens, l.ff, l.hidden
+	for _, z := range [][2]int{{l.hidden, l.hidden}, {l.kv, l.hidden}, {l.ff, l.hidden}, {l.hidden, l.ff}} {
+		l.doraNorm(z[0], z[1], l.rank)
+	}
+	for _, r := range []int{4 * l.rank, 16 * l.rank} {
+		l.doraNorm(out, in, r)
+	}
 	l.measure("pipe", fmt.Sprintf("dora scale gradient %dx%d", t, out), func() job {
 		dx, dy, y := l.act(t, out), l.act(t, out), l.act(t, out)
 		dm, s, m := l.f32(out), l.f32(out), l.f32(out)
 		return job{bytes: float64(l.half.Bytes(3 * t * out)), op: func(int) { l.b.ScaleColsGrad(dx, dm, dy, y, s, m) }}
+	})
+}
+
+func (l *lab) doraNorm(out, in, r int) {
+	l.measure("pipe", fmt.Sprintf("dora norm of bf16 %dx%d rank %d", out, in, r), func() job {
+		w := several(l, 2*out*in, func() *tensor.Tensor { return l.weight(tensor.BF16, tensor.BF16, out, in) })
+		ratio, c, w2, m, a, b := l.f32(out), l.f32(out), l.f32(out), l.f32(out), l.f32(r, in), l.f32(out, r)
+		l.b.RowSquares(w2, w[0])
+		return job{bytes: float64(2 * out * in), op: func(i int) { l.b.DoRANorm(ratio, c, w2, of(w, i), a, b, m, 0.01) }}
 	})
 }

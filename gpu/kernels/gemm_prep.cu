@@ -102,33 +102,3 @@ KERNEL(low_rank, LowArgs, 256) {
         a.right[f] = there ? low_part(__ldg(a.v + j * a.sj + t * a.st), q / r8 == 1) : 0;
     }
 }
-
-// DoRANormArgs: norm[j] = sqrt(sq[j] + 2 s b_j.aw_j + s^2 b_j.aa.b_j) of b [n,r],
-// aw [r,n] and aa [r,r], and ratio = magnitude / norm. A warp takes a row.
-struct DoRANormArgs {
-    float *ratio, *norm;
-    const float *sq, *magnitude, *b, *aw, *aa;
-    int n, r;
-    float s;
-    int unused;
-};
-
-KERNEL(dora_norm, DoRANormArgs, 256) {
-    const int lane = threadIdx.x % 32, j = blockIdx.x * 8 + threadIdx.x / 32;
-    if (j >= a.n) return;
-    const float* b = a.b + (long long)j * a.r;
-    double once = 0, twice = 0;
-    for (int t = lane; t < a.r; t += 32) {
-        double q = 0;
-        for (int i = 0; i < a.r; i++) q += (double)__ldg(b + i) * (double)__ldg(a.aa + i * a.r + t);
-        const double x = __ldg(b + t);
-        once += x * (double)__ldg(a.aw + (long long)t * a.n + j);
-        twice += x * q;
-    }
-    once = warp_sum(once), twice = warp_sum(twice);
-    if (lane == 0) {
-        const double s = a.s, c = sqrt((double)__ldg(a.sq + j) + 2 * s * once + s * s * twice);
-        a.norm[j] = (float)c;
-        a.ratio[j] = (float)((double)__ldg(a.magnitude + j) / c);
-    }
-}

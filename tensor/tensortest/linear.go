@@ -3,6 +3,7 @@ package tensortest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"pipe/tensor"
 )
@@ -417,27 +418,43 @@ func testDropout(s *suite) {
 
 func testDoRA(s *suite) {
 	for _, z := range [][3]int{{11, 9, 2}, {300, 512, 16}, {600, 96, 100}} { // out, in, rank
-		out, in, r, scale := z[0], z[1], z[2], 0.5
 		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
-			wt := s.load(dt, s.stored(dt, out, in), out, in)
-			w, a, b, m := s.expanded(wt), s.normal(r*in), s.normal(out*r), s.normal(out)
-			ba := refMatMul(nil, b, a, out, in, r, tensor.MatMul{Alpha: 1})
-			norm, ratio, sq := make([]float64, out), make([]float64, out), s.garbage(out)
-			for i := range w {
-				v := w[i] + scale*ba[i]
-				norm[i/in] += v * v
+			for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+				s.dora(dt, precision, z[0], z[1], z[2])
 			}
-			for j := range norm {
-				norm[j] = math.Sqrt(norm[j])
-				ratio[j] = m[j] / norm[j]
-			}
-			q, c := s.garbage(out), s.garbage(out)
-			s.b.RowSquares(sq, wt)
-			s.b.DoRANorm(q, c, sq, wt, s.put(a, r, in), s.put(b, out, r), s.put(m, out), float32(scale))
-			s.check(fmt.Sprintf("norm %v of %s", z, dt), c, norm, F32)
-			s.check(fmt.Sprintf("ratio %v of %s", z, dt), q, ratio, F32)
 		}
 	}
+}
+
+// dora compares norms with those of W + scale·B·A, but that W and A are rounded
+// where they are multiplied with one another.
+func (s *suite) dora(dt, precision tensor.DType, out, in, r int) {
+	const scale = 0.5
+	wt := s.load(dt, s.stored(dt, out, in), out, in)
+	s.b.Precision(wt, precision)
+	w, a, b, m := s.expanded(wt), s.normal(r*in), s.normal(out*r), s.normal(out)
+	ba := refMatMul(nil, b, a, out, in, r, tensor.MatMul{Alpha: 1})
+	wr, bar := w, ba
+	if precision == tensor.BF16 {
+		wr, bar = slices.Clone(w), slices.Clone(a)
+		roundAll(wr)
+		roundAll(bar)
+		bar = refMatMul(nil, b, bar, out, in, r, tensor.MatMul{Alpha: 1})
+	}
+	norm, ratio, sq := make([]float64, out), make([]float64, out), s.garbage(out)
+	for i := range w {
+		norm[i/in] += w[i]*w[i] + 2*scale*wr[i]*bar[i] + scale*scale*ba[i]*ba[i]
+	}
+	for j := range norm {
+		norm[j] = math.Sqrt(norm[j])
+		ratio[j] = m[j] / norm[j]
+	}
+	q, c := s.garbage(out), s.garbage(out)
+	s.b.RowSquares(sq, wt)
+	s.b.DoRANorm(q, c, sq, wt, s.put(a, r, in), s.put(b, out, r), s.put(m, out), scale)
+	name := fmt.Sprintf("%dx%d rank %d of %s in %s", out, in, r, dt, precision)
+	s.check("norm "+name, c, norm, F32)
+	s.check("ratio "+name, q, ratio, F32)
 }
 
 func testRowSquares(s *suite) {

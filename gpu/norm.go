@@ -185,22 +185,34 @@ func (b *Backend) rotation(op string, pos, invFreq *tensor.Tensor) (cos, sin uin
 }
 
 type ropeArgs struct {
-	x, cos, sin uint64
-	rows, cols  int64
-	half, shift int32
-	sign        float32
+	x, y, cos, sin   uint64
+	rows, cols, more int64
+	half, shift      int32
+	sign             float32
 }
 
 // Rope implements [tensor.Transformer]. Angles are float32 products, as in
 // Hugging Face's models; their sines are rounded from float64.
 func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
+	b.rope(x, nil, pos, invFreq, inverse)
+}
+
+// rope rotates x and, unless it is nil, y, which has as many rows and the type of x.
+func (b *Backend) rope(x, y, pos, invFreq *tensor.Tensor, inverse bool) {
 	const op = "rope"
 	v, bf16 := numbersOut(op, x)
-	a := ropeArgs{x: v, sign: 1}
+	a := ropeArgs{x: v, y: v, sign: 1}
 	rows, cols := matrix(op, x)
+	more := 0
+	if y != nil {
+		a.y, _ = numbersOut(op, y)
+		sameType(op, x, y)
+		_, more = matrix(op, y)
+		checkMatrix(op, y, rows, more)
+	}
 	ints(op, pos)
 	checkLen(op, pos.Len(), rows)
-	if head := 2 * invFreq.Len(); head == 0 || cols%head != 0 {
+	if head := 2 * invFreq.Len(); head == 0 || cols%head != 0 || more%head != 0 {
 		panic("gpu: rope: width is not a multiple of twice the frequencies")
 	}
 	if inverse {
@@ -211,9 +223,9 @@ func (b *Backend) Rope(x, pos, invFreq *tensor.Tensor, inverse bool) {
 	if b.err != nil {
 		return
 	}
-	kernel, width := kRope[bf16].pick(half, a.x, a.cos, a.sin)
-	a.rows, a.cols, a.half = int64(rows), int64(cols), int32(half)
-	grid, shift := tile(rows, cols/2/width)
+	kernel, width := kRope[bf16].pick(half, a.x, a.y, a.cos, a.sin)
+	a.rows, a.cols, a.more, a.half = int64(rows), int64(cols), int64(more), int32(half)
+	grid, shift := tile(rows, (cols+more)/2/width)
 	a.shift = shift
 	launch(b, kernel, grid, 256, 0, &a)
 }

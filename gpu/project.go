@@ -39,10 +39,8 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 		p := &ps[i]
 		if j := together(ps[i:n]); j > 1 {
 			b.multiplyCodes(ps[i : i+j])
-			for ; j > 0; i, j = i+1, j-1 {
-				b.follow(&ps[i])
-			}
-			i--
+			b.followAll(ps[i : i+j])
+			i += j - 1
 			rounded = false
 			continue
 		}
@@ -68,4 +66,20 @@ func together(ps []product) (n int) {
 		n++
 	}
 	return n
+}
+
+// followAll is follow for all of ps, of which two next to each other are often
+// rotated alike.
+func (b *Backend) followAll(ps []product) {
+	for i := 0; i < len(ps); i++ {
+		p := &ps[i]
+		if r := p.rope; r != nil && i+1 < len(ps) {
+			if q := &ps[i+1]; q.rope != nil && *q.rope == *r && q.outHalf == p.outHalf {
+				b.rope(p.dst, q.dst, r.Positions, r.InvFreq, false)
+				i++
+				continue
+			}
+		}
+		b.follow(p)
+	}
 }

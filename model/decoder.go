@@ -42,6 +42,13 @@ func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	return out
 }
 
+// rest is Forward without the last sum, when no backward pass follows: x is the
+// norm of h, to which it adds what attention gives, and which lacks what it returns.
+func (l *Layer) rest(p *Pass, h, x *tensor.Tensor) *tensor.Tensor {
+	y := l.Attn.Forward(p, x)
+	return l.FF.Forward(p, l.PostNorm.forwardSum(p, h, h, y))
+}
+
 // Backward implements Module; it returns dy's own memory.
 func (l *Layer) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	l.PostNorm.backwardAdd(p, dy, l.FF.Backward(p, dy))
@@ -137,21 +144,18 @@ func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
 	d.ids = p.Ints(ids)
 	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)
+	if !p.Train {
+		d.infer(p, h)
+		return h
+	}
 	d.inputs = d.inputs[:0]
-	for i, l := range d.Layers {
+	for _, l := range d.Layers {
 		d.inputs = append(d.inputs, h)
-		if p.fill && i == len(d.Layers)-1 {
-			l.Attn.keysAndValues(p, p.project(l.InputNorm.Forward(p, h)))
-			break
-		}
-		if p.Train && !p.Recompute {
+		if !p.Recompute {
 			h = l.Forward(p, h)
 			continue
 		}
-		out := h
-		if p.Train {
-			out = p.New(h.Shape...)
-		}
+		out := p.New(h.Shape...)
 		m := p.Mark()
 		p.Copy(out, l.Forward(p, h))
 		p.Release(m)
@@ -159,6 +163,27 @@ func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
 	}
 	d.inputs = append(d.inputs, h)
 	return h
+}
+
+// infer takes h through the layers, when no backward pass follows.
+func (d *Decoder) infer(p *Pass, h *tensor.Tensor) {
+	x, rstd := p.Activation(h.Shape...), p.New(h.Rows()) // the norm of h
+	first := d.Layers[0].InputNorm
+	p.RMSNorm(x, rstd, h, first.W.Value, first.Eps)
+	for i, l := range d.Layers {
+		m, last := p.Mark(), i == len(d.Layers)-1
+		if p.fill && last {
+			l.Attn.keysAndValues(p, p.project(x))
+			return
+		}
+		if rest := l.rest(p, h, x); last {
+			p.Add(h, rest, h, 1)
+		} else {
+			next := d.Layers[i+1].InputNorm
+			p.AddRMSNorm(x, rstd, h, h, rest, next.W.Value, next.Eps)
+		}
+		p.Release(m)
+	}
 }
 
 // back takes the gradient dh of what run returned back through the layers;

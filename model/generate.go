@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"pipe/tensor"
 )
 
 // A Request is one text to be continued.
@@ -23,8 +25,8 @@ type Request struct {
 type GenerateOptions struct {
 	Batch int // sequences that run at once; 0: as many as the backend computes together
 	// CacheTokens is the size of the key-value cache; 0: what Batch requests
-	// need, up to 16384 tokens or 1 GiB, whichever is more. It is never less
-	// than what one request needs.
+	// need, up to 16384 tokens, 1 GiB, or a quarter of what a device has free,
+	// whichever is most. It is never less than what one request needs.
 	CacheTokens int
 	Base        bool // run without the adapter
 
@@ -139,11 +141,16 @@ func (g *generator) rows() int {
 	return max(limits[0], min(need, g.mostRows()))
 }
 
-// mostRows is the size of a cache for requests that are not known.
+// mostRows is the largest size of a cache.
 func (g *generator) mostRows() int {
 	if g.o.CacheTokens > 0 {
 		return g.o.CacheTokens
 	}
-	c := &g.d.Config
-	return max(cacheTokens, cacheBytes/(2*g.d.precision.Bytes(c.Layers*c.KVHeads*c.HeadDim)))
+	c, bytes := &g.d.Config, int64(cacheBytes)
+	if l, ok := g.d.backend.(tensor.Limited); ok {
+		if free, _, ok := l.Limit(); ok {
+			bytes = max(bytes, free/4)
+		}
+	}
+	return max(cacheTokens, int(bytes/int64(2*g.d.precision.Bytes(c.Layers*c.KVHeads*c.HeadDim))))
 }

@@ -95,7 +95,7 @@ func (g *generator) admit() error {
 	for len(g.waiting) > 0 && len(g.running) < g.o.Batch {
 		s := g.waiting[0]
 		if g.cache == nil || len(g.running) == 0 && s.limit > int(g.cache.rows) {
-			if err := g.allocate(max(s.limit, g.mostRows())); err != nil {
+			if err := g.allocate(max(s.limit, min(g.mostRows(), g.o.Batch*g.d.Config.MaxPositions))); err != nil {
 				return err
 			}
 		}

@@ -243,9 +243,9 @@ KERNEL(rotation, RotationArgs, 256) {
 }
 
 struct RopeArgs {
-    void* x;
+    void *x, *y; // of cols and of more columns
     const float *cos, *sin;
-    long long rows, cols;
+    long long rows, cols, more;
     int half, shift;
     float sign;
 };
@@ -253,15 +253,19 @@ struct RopeArgs {
 // An item is W pairs of elements, half a head apart.
 template <int W, class T> __device__ __forceinline__ void rope(const RopeArgs& a) {
     const Tile tile(a.shift);
-    if (tile.item >= a.cols / (2 * W)) return;
+    if (tile.item >= (a.cols + a.more) / (2 * W)) return;
+    const bool first = tile.item < a.cols / (2 * W);
+    const int item = (int)tile.item - (first ? 0 : (int)(a.cols / (2 * W)));
+    const long long cols = first ? a.cols : a.more;
     const int each = a.half / W; // items of a head
-    const int head = (int)tile.item / each, i = ((int)tile.item - head * each) * W;
+    const int head = item / each, i = (item - head * each) * W;
+    T* const base = (T*)(first ? a.x : a.y) + head * 2 * a.half + i;
     float lo[TILE_ROWS][W], hi[TILE_ROWS][W];
 #pragma unroll
     for (int u = 0; u < TILE_ROWS; u++) {
         const long long row = tile.row + u * tile.step;
         if (row >= a.rows) break;
-        const T* x = (const T*)a.x + row * a.cols + head * 2 * a.half + i;
+        const T* x = base + row * cols;
         load<W>(lo[u], x), load<W>(hi[u], x + a.half);
     }
 #pragma unroll
@@ -276,7 +280,7 @@ template <int W, class T> __device__ __forceinline__ void rope(const RopeArgs& a
             lo[u][e] = p * c[e] - q * sine;
             hi[u][e] = q * c[e] + p * sine;
         }
-        T* x = (T*)a.x + row * a.cols + head * 2 * a.half + i;
+        T* x = base + row * cols;
         store<W>(x, lo[u]), store<W>(x + a.half, hi[u]);
     }
 }

@@ -124,7 +124,7 @@ func Generate(ctx context.Context, d *model.Decoder, reqs []model.Request, o mod
 	}), 0
 	for i := range most {
 		most[i].Stop = func([]int32) bool { return true }
-		if tokens += limit(most[i]); tokens > 2*max(o.CacheTokens, 16384) && i >= max(o.Batch, 16) {
+		if tokens += limit(most[i]); tokens > 2*max(o.CacheTokens, 16384) && i >= max(o.Batch, tensor.RowsTogether(d.Backend())) {
 			most = most[:i+1]
 			break
 		}

@@ -277,7 +277,6 @@ const (
 	scratchDelta         // of attention's gradient
 	scratchHeads         // of attention
 	scratchNorm          // of DoRANorm
-	scratchMore
 	scratchRotation // cosines and sines
 	scratchCodes    // of moments of 8 bits
 	scratchTickets  // counters of blocks
@@ -312,10 +311,8 @@ type constants struct {
 
 // Slots of constants.
 const (
-	constSegments = iota
-	constRows
-	constMore
-	constTiles // of attention, as the following
+	constRows  = iota // of rows that are scattered or added
+	constTiles        // of attention, as the following
 	constFew
 	constGradTiles
 	constGradKeys

@@ -269,17 +269,17 @@ type scratch struct {
 
 // Slots of scratch. Operations that call one another use different ones.
 const (
-	scratchLeft   = iota // the first operand of a product in bfloat16
-	scratchRight         // a weight, expanded
-	scratchLow           // of updates of low rank
-	scratchLogits        // a piece of logits
-	scratchParts         // parts of sums
-	scratchDelta         // of attention's gradient
-	scratchHeads         // of attention
-	scratchNorm          // of DoRANorm
-	scratchRotation // cosines and sines
-	scratchCodes    // of moments of 8 bits
-	scratchTickets  // counters of blocks
+	scratchLeft     = iota // the first operand of a product in bfloat16
+	scratchRight           // a weight, expanded
+	scratchLow             // of updates of low rank
+	scratchLogits          // a piece of logits
+	scratchParts           // parts of sums
+	scratchDelta           // of attention's gradient
+	scratchHeads           // of attention
+	scratchNorm            // of DoRANorm
+	scratchRotation        // cosines and sines
+	scratchCodes           // of moments of 8 bits
+	scratchTickets         // counters of blocks
 	scratchSlots
 )
 

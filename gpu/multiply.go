@@ -236,13 +236,13 @@ func (b *Backend) multiplyFloat(p *product) {
 		if tall {
 			b.gemmTall(&q, w, ldw)
 		} else {
-			b.gemmTiles(&q, w, ldw)
+			b.gemmFloat(&q, w, ldw)
 		}
 	}
 }
 
-// gemmTiles computes a product of float32 operands.
-func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
+// gemmFloat computes a product of float32 operands.
+func (b *Backend) gemmFloat(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.low(p)
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)

@@ -22,6 +22,8 @@
 // The same kernel files compile as C++ against an emulator (folder emu) into a
 // library with the driver's entry points. The backend runs on it unchanged, and
 // with it the conformance suite of package tensortest.
+//
+// docs/cuda.md says which file has what, and what the environment switches.
 package gpu
 
 import (

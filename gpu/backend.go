@@ -24,6 +24,7 @@ type Backend struct {
 	device  cu.Device
 	sms     int // multiprocessors
 	major   int // of the compute capability
+	shared  int // bytes of shared memory that a block may have
 	err     error
 	each    bool     // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
 	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
@@ -69,11 +70,16 @@ func open(o Options) (*Backend, error) {
 	if b.noWgmma && b.major == 9 {
 		b.name += "+mma"
 	}
+	const sharedOptin = cu.DeviceAttribute(97) // gorgonia.org/cu has no name for it
+	if b.shared, err = dev.Attribute(sharedOptin); err != nil {
+		return nil, fmt.Errorf("shared memory of %s: %w", info.Device, err)
+	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
 		return nil, fmt.Errorf("make a context on %s: %w", info.Device, err)
 	}
 	if b.stream, err = cux.NewStream(ctx); err != nil {
+		dev.ReleasePrimaryCtx()
 		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
 	}
 	if os.Getenv("PIPE_CUDA_PROFILE") == "1" {
@@ -175,6 +181,9 @@ func (b *Backend) Close() error {
 	}
 	for m := range b.live {
 		b.stream.Free(m.ptr)
+		if m.copied != 0 {
+			b.stream.Free(m.copied)
+		}
 	}
 	b.freeScratch()
 	for _, m := range b.modules {

@@ -42,7 +42,8 @@ var (
 func (b *Backend) Plan() tensor.Plan {
 	c := &counts{purpose: tensor.ForWeights, taken: map[uint64]piece{}}
 	c.tally.Add(forKernels, kernelBytes)
-	return &plan{&Backend{name: b.name, sms: b.sms, major: b.major, counts: c, live: map[*memory]struct{}{}}}
+	return &plan{&Backend{name: b.name, sms: b.sms, major: b.major, shared: b.shared, noThin: b.noThin, noWgmma: b.noWgmma, noTiles: b.noTiles, choice: b.choice,
+		counts: c, live: map[*memory]struct{}{}}}
 }
 
 // Limit implements [tensor.Limited].

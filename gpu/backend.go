@@ -74,6 +74,12 @@ func open(o Options) (*Backend, error) {
 	if b.shared, err = dev.Attribute(sharedOptin); err != nil {
 		return nil, fmt.Errorf("shared memory of %s: %w", info.Device, err)
 	}
+	if b.noThin {
+		b.name += "+nothin"
+	}
+	if b.noTiles && !b.noWgmma && b.major == 9 {
+		b.name += "+notiles"
+	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
 		return nil, fmt.Errorf("make a context on %s: %w", info.Device, err)
@@ -131,7 +137,8 @@ func find(i int) (d cu.Device, info Info, err error) {
 }
 
 // Name is that of [Info], such as "cuda:sm_90:132", and, where PIPE_CUDA_WGMMA=0
-// takes the kernels of older devices, "+mma".
+// takes the kernels of older devices, "+mma"; other settings that choose kernels
+// are in it too.
 func (b *Backend) Name() string { return b.name }
 
 // Stream returns the queue on which all operations run, for who measures them.

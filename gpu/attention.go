@@ -14,19 +14,23 @@ import (
 // and mma), for heads of the widths that they have; products of tiles in float32
 // (f32); and single queries (few). kernels/attention*.cu say how each works.
 var (
-	kAttentionMMA     = attentionKernels("mma", "attention_mma", mmaWidths)
-	kAttentionDQMMA   = attentionKernels("mma", "attention_dq_mma", mmaWidths)
-	kAttentionDKMMA   = attentionKernels("mma", "attention_dk_mma", mmaWidths)
-	kAttentionWgmma   = attentionKernels("wgmma", "attention_wgmma", wgmmaWidths)
-	kAttentionDQWgmma = attentionKernels("wgmma", "attention_dq_wgmma", wgmmaWidths)
-	kAttentionDKWgmma = attentionKernels("wgmma", "attention_dk_wgmma", wgmmaWidths)
-	kAttentionF32     = attentionKernels("f32", "attention_f32", f32Widths)
-	kAttentionDQF32   = attentionKernels("f32", "attention_dq_f32", f32Widths)
-	kAttentionDKF32   = attentionKernels("f32", "attention_dk_f32", f32Widths)
-	kAttentionFew     = attentionKernels("few", "attention_few", fewHeads)
-	kAttentionStaged  = attentionKernels("few", "attention_few_staged", fewHeads)
-	kAttentionRound   = newKernel("attention_few", "attention_round")
-	kAttentionDelta   = newKernel("attention_few", "attention_delta")
+	kAttentionMMA        = attentionKernels("mma", "attention_mma", mmaWidths)
+	kAttentionDQMMA      = attentionKernels("mma", "attention_dq_mma", mmaWidths)
+	kAttentionDKMMA      = attentionKernels("mma", "attention_dk_mma", mmaWidths)
+	kAttentionWgmma      = attentionKernels("wgmma", "attention_wgmma", wgmmaWidths)
+	kAttentionDQWgmma    = attentionKernels("wgmma", "attention_dq_wgmma", wgmmaWidths)
+	kAttentionDKWgmma    = attentionKernels("wgmma", "attention_dk_wgmma", wgmmaWidths)
+	kAttentionF32        = attentionKernels("f32", "attention_f32", f32Widths)
+	kAttentionDQF32      = attentionKernels("f32", "attention_dq_f32", f32Widths)
+	kAttentionDKF32      = attentionKernels("f32", "attention_dk_f32", f32Widths)
+	kAttentionDKSmall    = attentionKernels("mma", "attention_dk_mma_small", mmaWidths)
+	kAttentionF32Small   = attentionKernels("f32", "attention_f32_small", f32Widths[2:])
+	kAttentionDQF32Small = attentionKernels("f32", "attention_dq_f32_small", f32Widths[1:])
+	kAttentionDKF32Small = attentionKernels("f32", "attention_dk_f32_small", f32Widths[1:])
+	kAttentionFew        = attentionKernels("few", "attention_few", fewHeads)
+	kAttentionStaged     = attentionKernels("few", "attention_few_staged", fewHeads)
+	kAttentionRound      = newKernel("attention_few", "attention_round")
+	kAttentionDelta      = newKernel("attention_few", "attention_delta")
 )
 
 // Widths of heads that there are kernels for; those of f32 take smaller ones too.
@@ -57,19 +61,55 @@ func atLeast(sizes []int, n int) int {
 
 // Threads and rows of tiles of the kernels.
 const (
-	mmaQueries, mmaKeys, mmaThreads       = 128, 64, 128
-	mmaDQKeys                             = 32
-	mmaDKKeys, mmaDKQueries, mmaDKThreads = 128, 64, 256
-	wgmmaQueries, wgmmaKeys               = 128, 128
-	wgmmaDQKeys                           = 64
-	wgmmaDKKeys, wgmmaDKQueries           = 128, 64
-	wgmmaDKMore                           = 4*16 + 28 + 16 + 4 // bytes
-	wgmmaThreads                          = 256
-	f32Queries, f32Keys, f32Threads       = 64, 64, 256
-	f32Step                               = 32
-	fewKeys, fewThreads                   = 128, 128
-	stagedWidth, stagedThreads            = 128, 256
+	mmaQueries, mmaKeys, mmaThreads = 128, 64, 128
+	mmaDQKeys                       = 32
+	mmaDKKeys, mmaDKQueries         = 128, 64
+	wgmmaQueries, wgmmaKeys         = 128, 128
+	wgmmaDQKeys                     = 64
+	wgmmaDKKeys, wgmmaDKQueries     = 128, 64
+	wgmmaDKMore                     = 4*16 + 28 + 16 + 4 // bytes
+	wgmmaThreads                    = 256
+	f32Threads                      = 256
+	fewKeys, fewThreads             = 128, 128
+	stagedWidth, stagedThreads      = 128, 256
 )
+
+// f32Tile is what the kernels of float32 take of queries and keys at a time, for
+// heads of width w.
+func (b *Backend) f32Tile(w int) (queries, keys int, small bool) {
+	if queries, keys = 64, 64; 4*((queries+keys)*(w+4)+queries*(keys+4)) > b.shared {
+		return 32, 32, true
+	}
+	return queries, keys, false
+}
+
+// f32GradTile is f32Tile of gradients: rows of the tile that stays, and of the one
+// that passes by.
+func (b *Backend) f32GradTile(w int) (rows, step int, small bool) {
+	if rows, step = 64, 32; w > 128 {
+		rows = 32
+	}
+	if f32GradShared(w, rows, step, true) <= b.shared {
+		return rows, step, false
+	}
+	if w > 128 {
+		return 16, 16, true
+	}
+	return 32, 32, true
+}
+
+// f32GradShared is the shared memory of gradients of keys, or of queries.
+func f32GradShared(w, rows, step int, keys bool) int {
+	if keys {
+		return 4 * ((2*rows+2*step)*(w+4) + 2*rows*(step+4) + 2*step)
+	}
+	return 4 * ((2*rows+2*step)*(w+4) + rows*(step+4) + 2*rows)
+}
+
+// dkShared is the shared memory of attention_dk_mma for so many keys.
+func dkShared(headDim, keys int) int {
+	return (2*keys+4*mmaDKQueries)*tileRow(headDim) + 2*2*4*mmaDKQueries
+}
 
 // fewQueries is the most queries of a segment that are treated one by one. Each
 // is so computed as if it were alone.
@@ -161,7 +201,8 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	b.attendFew(&h, d, l)
 	vector := vectors(d, h.q, h.k, h.v) && h.HeadDim%8 == 0
 	mma := h.products() && vector
-	rows := f32Queries
+	w := atLeast(f32Widths, h.HeadDim)
+	rows, keys, small := b.f32Tile(w)
 	if mma {
 		rows = mmaQueries
 	}
@@ -191,8 +232,11 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 		}
 		return
 	}
-	w := atLeast(f32Widths, h.HeadDim)
-	launch(b, kAttentionF32[w], grid, f32Threads, 4*((f32Queries+f32Keys)*(w+4)+f32Queries*(f32Keys+4)), a)
+	kernel := kAttentionF32[w]
+	if small {
+		kernel = kAttentionF32Small[w]
+	}
+	launch(b, kernel, grid, f32Threads, 4*((rows+keys)*(w+4)+rows*(keys+4)), a)
 }
 
 // tileRow is how many bytes a row of a tile in bfloat16 takes.
@@ -313,12 +357,17 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	launch(b, kAttentionDelta, dim{x: min(ceil(sums, 8), 64*b.sms)}, 256, 0, delta)
 
 	w := atLeast(f32Widths, h.HeadDim)
-	rows, keys := 64, 64
+	rows, step, small := b.f32GradTile(w)
+	keys := rows
+	byKeys, byQueries := kAttentionDKF32[w], kAttentionDQF32[w]
 	switch {
 	case mma:
-		rows, keys = mmaQueries, mmaDKKeys
-	case w > 128:
-		rows, keys = 32, 32
+		rows, keys, byKeys = mmaQueries, mmaDKKeys, kAttentionDKMMA[h.HeadDim]
+		if !b.groupProducts(&h) && dkShared(h.HeadDim, keys) > b.shared {
+			keys, byKeys = mmaDKKeys/2, kAttentionDKSmall[h.HeadDim]
+		}
+	case small:
+		byKeys, byQueries = kAttentionDKF32Small[w], kAttentionDQF32Small[w]
 	}
 	list, n := b.work.keyTiles(o, h.keys, keys)
 	a.keys = b.constants(constGradKeys, list)
@@ -328,9 +377,9 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	case mma && b.groupProducts(&h):
 		launch(b, kAttentionDKWgmma[h.HeadDim], grid, wgmmaThreads, 2*h.HeadDim*(2*wgmmaDKKeys+8*wgmmaDKQueries)+4*2*4*wgmmaDKQueries+wgmmaDKMore, a)
 	case mma:
-		launch(b, kAttentionDKMMA[h.HeadDim], grid, mmaDKThreads, (2*mmaDKKeys+4*mmaDKQueries)*tileRow(h.HeadDim)+2*2*4*mmaDKQueries, a)
+		launch(b, byKeys, grid, 2*keys, dkShared(h.HeadDim, keys), a)
 	default:
-		launch(b, kAttentionDKF32[w], grid, f32Threads, 4*((2*keys+2*f32Step)*(w+4)+2*keys*(f32Step+4)+2*f32Step), a)
+		launch(b, byKeys, grid, f32Threads, f32GradShared(w, keys, step, true), a)
 	}
 	list, n = b.work.gradTiles(o, rows)
 	a.tiles = b.constants(constGradTiles, list)
@@ -341,6 +390,6 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	case mma:
 		launch(b, kAttentionDQMMA[h.HeadDim], grid, mmaThreads, (2*mmaQueries+4*mmaDQKeys)*tileRow(h.HeadDim), a)
 	default:
-		launch(b, kAttentionDQF32[w], grid, f32Threads, 4*((2*rows+2*f32Step)*(w+4)+rows*(f32Step+4)+2*rows), a)
+		launch(b, byQueries, grid, f32Threads, f32GradShared(w, rows, step, false), a)
 	}
 }

@@ -24,6 +24,7 @@ type Backend struct {
 	device cu.Device
 	sms    int // multiprocessors
 	major  int // of the compute capability
+	shared int // bytes of shared memory that a block may have
 	err    error
 	counts *counts // of a plan, which has no device; else nil
 
@@ -69,11 +70,16 @@ func open(o Options) (*Backend, error) {
 	if on(switchProfile) {
 		b.profile = newProfile(os.Stderr)
 	}
+	const sharedOptin = cu.DeviceAttribute(97) // gorgonia.org/cu has no name for it
+	if b.shared, err = dev.Attribute(sharedOptin); err != nil {
+		return nil, fmt.Errorf("shared memory of %s: %w", info.Device, err)
+	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
 		return nil, fmt.Errorf("make a context on %s: %w", info.Device, err)
 	}
 	if b.stream, err = cux.NewStream(ctx); err != nil {
+		dev.ReleasePrimaryCtx()
 		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
 	}
 	return b, nil
@@ -171,6 +177,9 @@ func (b *Backend) Close() error {
 	}
 	for m := range b.live {
 		b.stream.Free(m.ptr)
+		if m.copied != 0 {
+			b.stream.Free(m.copied)
+		}
 	}
 	b.freeScratch()
 	for _, m := range b.modules {

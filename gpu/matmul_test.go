@@ -430,6 +430,36 @@ func TestFused(t *testing.T) {
 	}
 }
 
+// A weight in bfloat16 that is expanded in pieces, as its rows are no whole chunks,
+// is rotated when all of the product is there.
+func TestFusedPieces(t *testing.T) {
+	s := newBench(t)
+	defer func(n int) { panelBytes = n }(panelBytes)
+	const m, n, k, half = 70, 256, 12, 64
+	w, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+	s.b.Precision(w, tensor.BF16)
+	pos := make([]int32, m)
+	for i := range pos {
+		pos[i] = int32(3 * i)
+	}
+	p := s.alloc(tensor.I32, m)
+	s.b.UploadInts(p, pos)
+	x, y := s.put(s.normal(m*k), m, k), s.put(nan(m*n), m, n)
+	o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: true, Rope: &tensor.Rope{Positions: p, InvFreq: s.put(s.normal(half), half)}}
+	var whole []float64
+	for _, panelBytes = range []int{256 << 20, 6000} {
+		s.b.MatMul(y, x, w, o)
+		got := s.get(y)
+		if whole != nil {
+			tensortest.Close(s, fmt.Sprintf("%d bytes", panelBytes), got, whole, tensortest.F32)
+		}
+		whole = make([]float64, len(got))
+		for i, v := range got {
+			whole[i] = float64(v)
+		}
+	}
+}
+
 func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n, half int) {
 	s.Helper()
 	const m, k = 70, 72

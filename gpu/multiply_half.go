@@ -150,7 +150,7 @@ func (b *Backend) fuses(p *product) bool {
 	if p.rope == nil && p.grad == nil || !b.wgmma() || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
 		return false
 	}
-	if p.w.dt != tensor.BF16 && p.pieceRows(2) < p.w.rows {
+	if p.pieceRows(2) < p.w.rows && (p.w.dt != tensor.BF16 || !chunks(p.w.ptr, p.w.cols, p.w.cols)) { // it is multiplied in pieces
 		return false
 	}
 	if r := p.rope; r != nil {

@@ -17,7 +17,7 @@ namespace emu {
 
 const unsigned maxThreads = 1024, maxWarps = 32;
 const size_t stackBytes = 64 << 10;
-const size_t staticLimit = 48 << 10, sharedLimit = 227 << 10, zone = 256;
+const size_t staticLimit = 48 << 10, mostShared = 227 << 10, zone = 256;
 
 struct Later {
   Work work;
@@ -322,6 +322,21 @@ void wait(Channel c, unsigned n) {
 
 // Shared memory.
 
+// capability is that of the device, such as 90.
+static inline int capability() {
+  static const char* e = getenv("PIPE_EMU_SM");
+  return e ? atoi(e) : 90;
+}
+
+// sharedLimit is the shared memory that a block may have.
+static inline size_t sharedLimit() {
+  switch (capability()) {
+    case 80: case 87: return 163 << 10;
+    case 86: case 89: case 120: case 121: return 99 << 10;
+  }
+  return mostShared;
+}
+
 static inline void fill(void* p, size_t bytes) {
   uint16_t* to = static_cast<uint16_t*>(p);
   for (size_t i = 0; i < bytes / 2; i++) to[i] = poison;
@@ -339,7 +354,9 @@ void* shared(Shared& s, size_t bytes, const char* name) {
   if (s.block[cur->rank] == blockSerial) return s.at[cur->rank];
   size_t at = b.arenaUsed + zone, room = (bytes + 15) / 16 * 16;
   b.arenaBytes += room;
-  if (b.arenaBytes > staticLimit || b.arenaBytes + dynamicBytes > sharedLimit)
+  // The dynamic array begins at a multiple of 1024 bytes.
+  size_t all = dynamicBytes ? (b.arenaBytes + 1023) / 1024 * 1024 + dynamicBytes : b.arenaBytes;
+  if (b.arenaBytes > staticLimit || all > (kernel->dynamic < 0 ? staticLimit : sharedLimit()))
     die("%s: %zu bytes of static and %zu of dynamic shared memory", name, b.arenaBytes, dynamicBytes);
   b.arenaUsed = at + room;
   if (b.arenaUsed > b.arenaHigh) {
@@ -465,12 +482,12 @@ static void prepareOnce() {
   if (p == MAP_FAILED) die("no memory for stacks");
   stacks = static_cast<char*>(p);
   for (unsigned i = 0; i < maxThreads; i++) mprotect(stacks + i * (stackBytes + 4096), 4096, PROT_NONE);
-  size_t room = staticLimit + 4096 * zone + sharedLimit + 16384;
+  size_t room = staticLimit + 4096 * zone + mostShared + 16384;
   for (Block& b : blocks) {
     p = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) die("no memory for shared memory");
     b.dynamic = static_cast<char*>(p) + 4096;
-    b.arena = static_cast<char*>(p) + ((sharedLimit + 12288) & ~(size_t)4095);
+    b.arena = static_cast<char*>(p) + ((mostShared + 12288) & ~(size_t)4095);
   }
 }
 
@@ -533,7 +550,7 @@ static bool inModule(const Kernel* k, const std::string& module) {
 }
 
 Kernel::Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*), unsigned cluster)
-    : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(48 << 10), cluster(cluster) {
+    : name(name), file(file), bytes(bytes), threads(threads), run(run), next(kernels), launches(0), dynamic(-1), cluster(cluster) {
   kernels = this;
 }
 

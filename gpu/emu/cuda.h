@@ -111,7 +111,7 @@ struct Kernel {
   void (*run)(const void* args);
   Kernel* next;
   unsigned long long launches;
-  int dynamic;
+  int dynamic;  // shared memory that it was allowed; -1: 48 KiB with what is static
   unsigned cluster;  // blocks
   Kernel(const char* name, const char* file, size_t bytes, unsigned threads, void (*run)(const void*), unsigned cluster = 1);
 };

@@ -47,11 +47,10 @@ Result cuDeviceGetAttribute(int* v, int attribute, int) {
       {17, 0},      {18, 0},      {19, 1},         {20, 0},          {31, 1},         {32, 0},         {33, 0},       {34, 0},
       {35, 0},      {36, 1000000}, {37, 64},       {38, 1 << 20},    {39, 2048},      {40, 1},         {41, 1},       {50, 0},
       {78, 1},      {79, 1},      {80, 1},         {81, 233472},     {82, 65536},     {83, 0},         {90, 0},       {95, 0},
-      {96, 0},      {97, 232448}, {106, 32},       {111, 1024},      {115, 1},        {120, 0}};
-  const char* e = getenv("PIPE_EMU_SM");
-  int sm = e ? atoi(e) : 90;
-  if (attribute == 75) return *v = sm / 10, success;
-  if (attribute == 76) return *v = sm % 10, success;
+      {96, 0},      {106, 32},       {111, 1024},      {115, 1},        {120, 0}};
+  if (attribute == 75) return *v = capability() / 10, success;
+  if (attribute == 76) return *v = capability() % 10, success;
+  if (attribute == 97) return *v = (int)sharedLimit(), success;
   for (auto& a : values)
     if (a[0] == attribute) return *v = a[1], success;
   return refuse(invalidValue, __func__, "attribute %d is unknown", attribute);

@@ -127,13 +127,13 @@ Result cuModuleGetGlobal_v2(Pointer*, size_t*, void*, const char* name) { return
 Result cuFuncSetAttribute(Kernel* k, int attribute, int v) {
   ENTER_CONTEXT;
   if (attribute != 8) return success;
-  if (v < 0 || (size_t)v > sharedLimit) return refuse(invalidValue, __func__, "%s: %d bytes of shared memory", k->name, v);
+  if (v < 0 || (size_t)v > sharedLimit()) return refuse(invalidValue, __func__, "%s: %d bytes of shared memory", k->name, v);
   k->dynamic = v;
   return success;
 }
 Result cuFuncGetAttribute(int* v, int attribute, Kernel* k) {
   ENTER_CONTEXT;
-  *v = attribute == 0 ? (int)k->threads : attribute == 4 ? 32 : attribute == 5 || attribute == 6 ? 90 : attribute == 8 ? k->dynamic : 0;
+  *v = attribute == 0 ? (int)k->threads : attribute == 4 ? 32 : attribute == 5 || attribute == 6 ? 90 : attribute == 8 ? (k->dynamic < 0 ? (int)staticLimit : k->dynamic) : 0;
   return success;
 }
 Result cuFuncSetCacheConfig(Kernel*, int) { return success; }
@@ -145,7 +145,7 @@ Result cuFuncGetParamInfo(Kernel* k, size_t i, size_t* offset, size_t* bytes) {
   return success;
 }
 Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, Kernel*, int threads, size_t shared) {
-  int by = 2048 / (threads > 0 ? threads : 1), also = (int)(sharedLimit / (shared + 1024));
+  int by = 2048 / (threads > 0 ? threads : 1), also = (int)(sharedLimit() / (shared + 1024));
   *n = by < also ? by : also;
   return success;
 }
@@ -185,8 +185,8 @@ static Result launch(const char* entry, Kernel* k, dim3 g, dim3 t, unsigned shar
   if (n > k->threads) return refuse(701, entry, "%s: %llu threads, but the kernel says at most %u", k->name, n, k->threads);
   if (g.x % k->cluster || (k->cluster > 1 && (n % 128 || n * k->cluster > 1024)))
     return refuse(invalidValue, entry, "%s: a grid of %u blocks of %llu threads in clusters of %u", k->name, g.x, n, k->cluster);
-  if (shared > (unsigned)k->dynamic)
-    return refuse(invalidValue, entry, "%s: %u bytes of dynamic shared memory, but cuFuncSetAttribute allowed %d", k->name, shared, k->dynamic);
+  if (unsigned most = k->dynamic < 0 ? (unsigned)staticLimit : (unsigned)k->dynamic; shared > most)
+    return refuse(invalidValue, entry, "%s: %u bytes of dynamic shared memory, but cuFuncSetAttribute allowed %u", k->name, shared, most);
   Op op{Op::launch};
   if (extra) {
     const char* at = nullptr;

@@ -88,9 +88,7 @@ __device__ __forceinline__ void store_rows(void* to, int half, long long at, int
     }
 }
 
-constexpr int F32_QUERIES = 64, F32_KEYS = 64;
-
-template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, unsigned char* smem) {
+template <int D, int F32_QUERIES, int F32_KEYS> __device__ __forceinline__ void attend(const AttentionArgs& a, unsigned char* smem) {
     constexpr int R = F32_QUERIES / 16, C = F32_KEYS / 16;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads, x = threadIdx.x % 16, y = threadIdx.x / 16;
@@ -154,9 +152,11 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
 
 } // namespace
 
-KERNEL(attention_f32_64, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<64>(a, smem); }
-KERNEL(attention_f32_128, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<128>(a, smem); }
-KERNEL(attention_f32_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256>(a, smem); }
+// The small ones are for devices with little shared memory.
+KERNEL(attention_f32_64, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<64, 64, 64>(a, smem); }
+KERNEL(attention_f32_128, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<128, 64, 64>(a, smem); }
+KERNEL(attention_f32_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256, 64, 64>(a, smem); }
+KERNEL(attention_f32_small_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256, 32, 32>(a, smem); }
 
 namespace {
 
@@ -186,9 +186,7 @@ __device__ __forceinline__ void grad_step(const AttentionGradArgs& a, const floa
     add_rows<D, R, N>(g1, grads, y1);
 }
 
-// Rows of the tile that stays, and of the one that passes by.
-template <int D> constexpr int grad_rows = D <= 128 ? 64 : 32;
-constexpr int GRAD_STEP = 32;
+// ROWS are of the tile that stays, GRAD_STEP of the one that passes by.
 
 // load_queries copies what belongs to queries: lse and delta. No query is a row
 // of infinite lse.
@@ -200,8 +198,8 @@ template <int ROWS> __device__ __forceinline__ void load_sums(float* lse, float*
     }
 }
 
-template <int D> __device__ __forceinline__ void query_grad(const AttentionGradArgs& a, unsigned char* smem) {
-    constexpr int ROWS = grad_rows<D>, R = ROWS / 16, C = GRAD_STEP / 16;
+template <int D, int ROWS, int GRAD_STEP> __device__ __forceinline__ void query_grad(const AttentionGradArgs& a, unsigned char* smem) {
+    constexpr int R = ROWS / 16, C = GRAD_STEP / 16;
     const AttentionTile t = a.tiles[blockIdx.x / a.heads];
     const int head = blockIdx.x % a.heads;
     float* x1 = (float*)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
@@ -225,8 +223,8 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     store_rows<D, R>(a.dq, a.half, from, a.ldq, a.dim, t.rows, dq, one);
 }
 
-template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
-    constexpr int ROWS = grad_rows<D>, R = ROWS / 16, C = GRAD_STEP / 16;
+template <int D, int ROWS, int GRAD_STEP> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
+    constexpr int R = ROWS / 16, C = GRAD_STEP / 16;
     const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
     const AttentionKeys t = a.keys[blockIdx.x / kvHeads];
     float* x1 = (float*)smem, *x2 = x1 + ROWS * (D + 4), *y1 = x2 + ROWS * (D + 4), *y2 = y1 + GRAD_STEP * (D + 4);
@@ -257,9 +255,14 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
 
 } // namespace
 
-KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64>(a, smem); }
-KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128>(a, smem); }
-KERNEL_BOUNDS(attention_dq_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256>(a, smem); }
-KERNEL_BOUNDS(attention_dk_f32_64, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64>(a, smem); }
-KERNEL_BOUNDS(attention_dk_f32_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128>(a, smem); }
-KERNEL_BOUNDS(attention_dk_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256>(a, smem); }
+// The small ones are for devices with little shared memory.
+KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64, 64, 32>(a, smem); }
+KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128, 64, 32>(a, smem); }
+KERNEL_BOUNDS(attention_dq_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256, 32, 32>(a, smem); }
+KERNEL(attention_dq_f32_small_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128, 32, 32>(a, smem); }
+KERNEL(attention_dq_f32_small_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<256, 16, 16>(a, smem); }
+KERNEL_BOUNDS(attention_dk_f32_64, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64, 64, 32>(a, smem); }
+KERNEL_BOUNDS(attention_dk_f32_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128, 64, 32>(a, smem); }
+KERNEL_BOUNDS(attention_dk_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256, 32, 32>(a, smem); }
+KERNEL(attention_dk_f32_small_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); key_grad<128, 32, 32>(a, smem); }
+KERNEL(attention_dk_f32_small_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); key_grad<256, 16, 16>(a, smem); }

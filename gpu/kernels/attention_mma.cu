@@ -222,12 +222,12 @@ namespace {
 
 // ---- gradients of keys and values
 
-// Eight warps of 16 keys each, which go through all queries of the heads that
-// share the keys, in order.
-constexpr int DK_KEYS = 128, DK_QUERIES = 64, DK_THREADS = 256;
+// Warps of 16 keys each, which go through all queries of the heads that share the
+// keys, in order: eight, or four where there is little shared memory.
+constexpr int DK_QUERIES = 64;
 
-template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
-    constexpr int M = DK_QUERIES, size = M * tile_row<D>;
+template <int D, int DK_KEYS> __device__ __forceinline__ void key_grad(const AttentionGradArgs& a, unsigned char* smem) {
+    constexpr int M = DK_QUERIES, size = M * tile_row<D>, DK_THREADS = 2 * DK_KEYS;
     const int kvHeads = a.heads / a.group, kv = blockIdx.x % kvHeads;
     const AttentionKeys t = a.keys[blockIdx.x / kvHeads];
     const int lane = threadIdx.x & 31, first = (threadIdx.x >> 5) * 16;
@@ -311,6 +311,9 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
 
 } // namespace
 
-KERNEL_BOUNDS(attention_dk_mma_64, AttentionGradArgs, DK_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64>(a, smem); }
-KERNEL_BOUNDS(attention_dk_mma_96, AttentionGradArgs, DK_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<96>(a, smem); }
-KERNEL_BOUNDS(attention_dk_mma_128, AttentionGradArgs, DK_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_64, AttentionGradArgs, 256, 1) { DYNAMIC_SHARED(smem); key_grad<64, 128>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_96, AttentionGradArgs, 256, 1) { DYNAMIC_SHARED(smem); key_grad<96, 128>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_128, AttentionGradArgs, 256, 1) { DYNAMIC_SHARED(smem); key_grad<128, 128>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_small_64, AttentionGradArgs, 128, 1) { DYNAMIC_SHARED(smem); key_grad<64, 64>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_small_96, AttentionGradArgs, 128, 1) { DYNAMIC_SHARED(smem); key_grad<96, 64>(a, smem); }
+KERNEL_BOUNDS(attention_dk_mma_small_128, AttentionGradArgs, 128, 1) { DYNAMIC_SHARED(smem); key_grad<128, 64>(a, smem); }

@@ -29,11 +29,11 @@ type Backend struct {
 	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
 	counts  *counts  // of a plan, which has no device; else nil
 
-	noThin    bool       // products of adapters as others of few columns (PIPE_CUDA_THIN=0)
-	noWgmma   bool       // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
-	noTiles   bool       // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
-	tiled     *tiledArgs // of the last product
-	choice    tiledChoice
+	noThin    bool        // products of adapters as others of few columns (PIPE_CUDA_THIN=0)
+	noWgmma   bool        // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
+	noTiles   bool        // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
+	tiled     *tiledArgs  // of the last product
+	choice    tiledChoice // of products with tiles (PIPE_CUDA_PAIRS=1)
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -63,6 +63,7 @@ func open(o Options) (*Backend, error) {
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
 		emulated: info.emulated(), noThin: os.Getenv("PIPE_CUDA_THIN") == "0", each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
+		choice:  tiledChoice{cluster: 1 + index(os.Getenv("PIPE_CUDA_PAIRS") == "1")},
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	if b.noWgmma && b.major == 9 {

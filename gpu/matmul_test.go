@@ -179,6 +179,28 @@ func TestHalfProducts(t *testing.T) {
 	}
 }
 
+// How products are divided among blocks changes no bit.
+func TestTiles(t *testing.T) {
+	s := newBench(t)
+	const m, n, k = 300, 512, 200
+	wt, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+	s.b.Precision(wt, tensor.BF16)
+	x, _ := s.half(s.normal(m*k), m, k)
+	y := s.put(nan(m*n), m, n)
+	var first []float32
+	for _, pairs := range []bool{false, true} {
+		for _, group := range []int{0, 1, 2} {
+			s.b.Tiles(pairs, group)
+			s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
+			got := s.get(y)
+			if first == nil {
+				first = got
+			}
+			s.same(fmt.Sprintf("pairs %v, groups of %d", pairs, group), got, first)
+		}
+	}
+}
+
 func (s *bench) halfProduct(name string, m, n, k, r int, full bool) {
 	s.Helper()
 	for _, trans := range []bool{true, false} {

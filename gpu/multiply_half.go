@@ -3,6 +3,8 @@
 package gpu
 
 import (
+	"cmp"
+
 	"pipe/gpu/cux"
 	"pipe/tensor"
 )
@@ -147,10 +149,17 @@ type tiledArgs struct {
 	_            [6]uint64 // to whole 64 bytes
 }
 
-// tiledChoice says how gemmTiled divides a product; zeros leave it to gemmTiled.
+// tiledChoice says how gemmTiled divides a product. It changes no result.
 type tiledChoice struct {
-	cluster int // blocks below one another, which share what they copy of w
-	group   int // rows of tiles that are taken together
+	cluster int // 2: blocks run in pairs, one below the other, which share what they copy of w
+	group   int // rows of tiles that are taken together; 0: 16
+}
+
+// Tiles sets how products by descriptors are divided, for who measures it: with
+// pairs, two blocks share what they copy of w; group rows of tiles are taken
+// together, 0 are as many as without this.
+func (b *Backend) Tiles(pairs bool, group int) {
+	b.choice = tiledChoice{cluster: 1 + index(pairs), group: group}
 }
 
 // kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, and
@@ -206,12 +215,9 @@ const splitSteps = 8
 func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	cluster, group := 1, 16
-	if c := b.choice.cluster; width == 256 && (c == 2 || c == 0 && (g.tilesM%2 == 0 || g.tilesM > 8)) {
+	cluster, group := 1, cmp.Or(b.choice.group, 16)
+	if width == 256 && b.choice.cluster == 2 {
 		cluster = 2
-	}
-	if b.choice.group > 0 {
-		group = b.choice.group
 	}
 	k := kTiled[width/256*cluster][index(transW)]
 	if b.tiled == nil {

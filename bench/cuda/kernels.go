@@ -31,7 +31,12 @@ var groups = []struct {
 	{"optimizer", (*lab).optimizers},
 	{"gemv", (*lab).gemvs},
 	{"cache", (*lab).caches},
+	{"tiles", (*lab).tiles},
 }
+
+// asked are groups that only run when -group names them: they compare ways to do
+// what others measure.
+var asked = map[string]bool{"tiles": true}
 
 func kernelsCommand(f *flag.FlagSet, args []string) error {
 	size := f.String("model", "8b", "sizes of its layers: 8b, 1b or tiny")
@@ -50,6 +55,9 @@ func kernelsCommand(f *flag.FlagSet, args []string) error {
 		return err
 	}
 	for _, g := range groups {
+		if *group == "" && asked[g.name] {
+			continue
+		}
 		if *group != "" && !strings.Contains(","+*group+",", ","+g.name+",") {
 			continue
 		}

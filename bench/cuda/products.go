@@ -46,6 +46,24 @@ func (l *lab) gemms() {
 	l.gemm("f32 ", q, tensor.F32, tensor.F32, true)
 }
 
+// tiles measures products with the ways to divide them among blocks.
+func (l *lab) tiles() {
+	b := l.b.(interface{ Tiles(pairs bool, group int) })
+	for _, x := range l.linears()[:4] {
+		for _, pairs := range []bool{false, true} {
+			for _, group := range []int{4, 8, 16, 32} {
+				b.Tiles(pairs, group)
+				kind := fmt.Sprintf("groups of %d ", group)
+				if pairs {
+					kind = "pairs, " + kind
+				}
+				l.gemm(kind, x, tensor.BF16, tensor.BF16, false)
+				l.gemm(kind, x, tensor.BF16, tensor.BF16, true)
+			}
+		}
+	}
+}
+
 // gemm measures y = x·Wᵀ, or, when back is set, dx = dy·W.
 func (l *lab) gemm(kind string, x linear, dt, precision tensor.DType, back bool) {
 	way, in, out := "NT", x.in, x.out

@@ -67,10 +67,7 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
                 }
             }
         }
-        if (CLUSTER > 1) { // the others may still copy and arrive here
-            __syncwarp();
-            cluster_sync();
-        }
+        if (CLUSTER > 1) cluster_sync(); // the others may still copy and arrive here
         return;
     }
     registers_grow<CLUSTER == 1 ? 240 : 232>();

@@ -163,10 +163,13 @@ type codesArgs struct {
 }
 
 const (
-	sumParts   = 8   // of a sum, at most
-	busyBlocks = 198 // keep the memory busy: of any device, so that all have the same chains
-	oneMost    = 2   // rows that are worth reading for every 16 rows of a weight
+	sumParts = 8 // of a sum, at most
+	oneMost  = 2 // rows that are worth reading for every 16 rows of a weight
 )
+
+// busyBlocks is how many blocks keep the memory busy: of any device, so that all
+// have the same chains. Tests change it.
+var busyBlocks = 198
 
 // chainsOf returns the chains of parts that sums of n columns consist of.
 func chainsOf(n, parts int) int {

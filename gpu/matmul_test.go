@@ -164,13 +164,13 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
-		for _, kind := range []string{"tiles", "clusters", "wgmma", "mma"} {
-			if kind == "clusters" && z[1] < 256 {
+		for _, kind := range []string{"tiles", "pairs", "mma"} {
+			if kind == "pairs" && z[1] < 256 {
 				continue
 			}
-			s.b.noWgmma, s.b.noTiles, s.b.choice = kind == "mma", kind == "wgmma", tiledChoice{cluster: 1}
-			if kind == "clusters" {
-				s.b.choice = tiledChoice{cluster: 2, group: 3}
+			s.b.noWgmma, s.b.choice = kind == "mma", tiledChoice{}
+			if kind == "pairs" {
+				s.b.choice = tiledChoice{pairs: true, group: 3}
 			}
 			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
@@ -179,24 +179,28 @@ func TestHalfProducts(t *testing.T) {
 	}
 }
 
-// How products are divided among blocks changes no bit.
+// How products are divided among blocks changes no bit, also where there are so few
+// tiles that their sums are split.
 func TestTiles(t *testing.T) {
 	s := newBench(t)
-	const m, n, k = 300, 512, 200
-	wt, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
-	s.b.Precision(wt, tensor.BF16)
-	x, _ := s.half(s.normal(m*k), m, k)
-	y := s.put(nan(m*n), m, n)
-	var first []float32
-	for _, pairs := range []bool{false, true} {
-		for _, group := range []int{0, 1, 2} {
-			s.b.Tiles(pairs, group)
-			s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
-			got := s.get(y)
-			if first == nil {
-				first = got
+	for _, z := range [][4]int{{300, 512, 200, s.b.sms}, {100, 256, 1056, 3}} {
+		m, n, k := z[0], z[1], z[2]
+		s.b.sms = z[3]
+		wt, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+		s.b.Precision(wt, tensor.BF16)
+		x, _ := s.half(s.normal(m*k), m, k)
+		y := s.put(nan(m*n), m, n)
+		var first []float32
+		for _, pairs := range []bool{false, true} {
+			for _, group := range []int{0, 1, 2} {
+				s.b.Tiles(pairs, group)
+				s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
+				got := s.get(y)
+				if first == nil {
+					first = got
+				}
+				s.same(fmt.Sprintf("%v, pairs %v, groups of %d", z, pairs, group), got, first)
 			}
-			s.same(fmt.Sprintf("pairs %v, groups of %d", pairs, group), got, first)
 		}
 	}
 }
@@ -478,7 +482,7 @@ func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n,
 	}
 	var results [2][3][]float32
 	for i := range results {
-		s.b.noTiles = i > 0
+		s.b.noWgmma = i > 0
 		y, du := act(nan(m*n)), act(nan(m*n))
 		q := o
 		if half == 0 {
@@ -497,7 +501,7 @@ func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n,
 			results[i][1], results[i][2] = s.get(du), s.get(q.SwiGLUGrad.DGate)
 		}
 	}
-	s.b.noTiles = false
+	s.b.noWgmma = false
 	for i, got := range results[0] {
 		want := make([]float64, len(got))
 		for j := range want {

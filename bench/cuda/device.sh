@@ -14,6 +14,7 @@
 #   peer_decode    generation with them
 #   peer_compiled  training with torch.compile, which takes its time
 #   program    pipe-cuda says which device it found
+#   recipes    the quickstart on the processor and on the device, and the metrics that differ
 #
 # Without arguments: suite kernels. The parts run in the order given; what one
 # has measured when its time is over counts. Logs and results.jsonl are written
@@ -155,6 +156,18 @@ program() {
 	timeout 60 "$run/pipe-cuda" doctor 2>&1 | tee -a "$log"
 }
 
+recipes() {
+	local store=$OUT/store on
+	rm -rf "$store"
+	for on in cpu cuda; do
+		limited 120 "$run/pipe-cuda" run pipelines/quickstart.hcl --device "$on" --store "$store" >/dev/null
+		tail -1 "$log" | grep -q 'exit 0' || return 0
+		"$run/pipe-cuda" ls pipelines/quickstart.hcl --device "$on" --store "$store" >"$OUT/recipe.$on.txt" 2>>"$log"
+	done
+	"$run/pipe-cuda" metrics pipelines/quickstart.hcl --store "$store" 2>>"$log" | grep -E 'accuracy|exact_match|perplexity'
+	rm -rf "$store"
+}
+
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv,noheader 2>/dev/null
 [ $# -gt 0 ] || set -- suite kernels
 before=$(wc -l <"$results")
@@ -165,6 +178,7 @@ for part in "$@"; do
 	memcheck) seconds=90 ;;
 	kernels) seconds=120 ;;
 	products | load | program) seconds=60 ;;
+	recipes) seconds=180 ;;
 	train | decode) seconds=150 ;;
 	peer | peer_decode) seconds=150 ;;
 	peer_compiled) seconds=300 ;;

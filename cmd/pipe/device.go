@@ -44,6 +44,10 @@ func openDevice(flag string) (*device, error) {
 			if err != nil {
 				return nil, fmt.Errorf("open %s: %w; --device cpu computes on the processor", info.Device, err)
 			}
+			if err := selfCheck(b); err != nil {
+				b.Close()
+				return nil, fmt.Errorf("%s does not compute what the processor does: %w; nothing is made with it: report this, and use --device cpu", info.Device, err)
+			}
 			return b, nil
 		}}, nil
 	case flag == "auto" && errors.Is(err, gpu.ErrNoCUDA):
@@ -103,6 +107,7 @@ func deviceFacts(flag string) []string {
 	for _, v := range []string{"PIPE_CUDA_DRIVER", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"} {
 		facts = append(facts, v+"="+os.Getenv(v))
 	}
+	facts = append(facts, "switches="+gpu.Switches())
 	if driver := os.Getenv("PIPE_CUDA_DRIVER"); driver != "" {
 		facts = append(facts, engine.FileState(driver))
 	}

@@ -46,6 +46,13 @@ func (d *doctor) device() error {
 		d.ok("device", "memory", "%s %s", l.From, size(l.Bytes))
 	}
 	d.cuda(failed)
+	if gpu.Built && strings.HasPrefix(dev.name, "cuda") {
+		if _, err := dev.open(); err != nil {
+			d.add("device", "numbers", statusFail, "compute on the processor with --device cpu", "%v", err)
+		} else {
+			d.ok("device", "numbers", "a training step in f32 and in bf16 agrees with the processor's")
+		}
+	}
 	return nil
 }
 
@@ -68,9 +75,9 @@ func (d *doctor) cuda(failed error) {
 		d.ok("device", "cuda", "%s", describe(info))
 		libraries, err := gpu.Libraries()
 		if err != nil {
-			libraries = "none (" + err.Error() + "): kernels of its own compute all products"
+			libraries = "none (" + err.Error() + ")"
 		}
-		d.ok("device", "libraries", "%s", libraries)
+		d.ok("device", "libraries", "%s: kernels of its own compute all products", libraries)
 	}
 }
 

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"pipe/model"
+	"pipe/model/adapter"
+	"pipe/tensor"
+	"pipe/tensor/cpu"
+)
+
+// selfCheck reports how b's numbers differ from the processor's by more than
+// rounding: a GPU, driver or library on which a kernel computes wrongly must be
+// found out before results are made with it. It takes one small model with a DoRA
+// adapter through a pass forward and back in both precisions, and compares the
+// log-probabilities and the gradients of the adapter.
+func selfCheck(b tensor.Backend) error {
+	processor := cpu.New(0)
+	defer processor.Close()
+	for _, p := range []struct {
+		precision  tensor.DType
+		off, angle float64 // most that log-probabilities and the directions of gradients may differ
+	}{{tensor.F32, 1e-4, 1e-6}, {tensor.BF16, 5e-2, 1e-2}} {
+		want, err := checkPass(processor, p.precision)
+		if err != nil {
+			return err
+		}
+		got, err := checkPass(b, p.precision)
+		if err != nil {
+			return fmt.Errorf("self-check in %s: %w", p.precision, err)
+		}
+		if err := got.compare(want, p.off, p.angle); err != nil {
+			return fmt.Errorf("self-check in %s: %w", p.precision, err)
+		}
+	}
+	return nil
+}
+
+// checked is what a pass of the self-check gives.
+type checked struct {
+	logp []float32
+	grad map[string][]float32 // of each parameter
+}
+
+// compare reports the first difference: of a log-probability by more than off, or
+// of a gradient whose cosine to the other falls below 1 - angle or whose length is
+// another. NaN is a difference.
+func (c checked) compare(want checked, off, angle float64) error {
+	for i, w := range want.logp {
+		if d := math.Abs(float64(c.logp[i]) - float64(w)); !(d <= off) {
+			return fmt.Errorf("log-probability %d is %v, on the processor %v", i, c.logp[i], w)
+		}
+	}
+	for name, w := range want.grad {
+		var gg, ww, gw float64
+		for i, x := range c.grad[name] {
+			x, y := float64(x), float64(w[i])
+			gg, ww, gw = gg+x*x, ww+y*y, gw+x*y
+		}
+		if !(gw >= (1-angle)*math.Sqrt(gg*ww)) || !(math.Abs(gg-ww) <= (0.01+10*angle)*ww) {
+			return fmt.Errorf("the gradient of %s has length %.4g and cosine %.6f to the processor's of length %.4g",
+				name, math.Sqrt(gg), gw/math.Sqrt(gg*ww), math.Sqrt(ww))
+		}
+	}
+	return nil
+}
+
+// checkPass runs the model of the self-check. Its widths are those that the
+// kernels for large models take.
+func checkPass(b tensor.Backend, precision tensor.DType) (c checked, err error) {
+	config := model.Config{VocabSize: 320, Hidden: 256, Intermediate: 512, Layers: 1, Heads: 4, KVHeads: 2, HeadDim: 64,
+		MaxPositions: 64, NormEps: 1e-5, Tied: true, Rope: model.Rope{Theta: 10000, Type: "default"}, BOS: -1, PAD: -1}
+	d, err := model.Load(b, config, checkWeights(config), false)
+	if err != nil {
+		return c, err
+	}
+	defer d.Close()
+	d.SetPrecision(precision)
+	a := adapter.NewConfig()
+	a.DoRA, a.Rank = true, 8
+	if _, err := adapter.Attach(d, a, 1); err != nil {
+		return c, err
+	}
+	d.Params(func(name string, p *model.Param) { // B is 0 at first, and A would have no gradient
+		if p.Grad != nil && p.Value.Cols() == a.Rank {
+			b.Upload(p.Value, normals(name, p.Value.Len(), 0.05))
+		}
+	})
+	d.Changed()
+	batch := model.Batch{Starts: []int32{0, 23}}
+	for i := range int32(40) { // two documents
+		batch.IDs = append(batch.IDs, (i*37+5)%int32(config.VocabSize))
+		batch.Rows, batch.Targets = append(batch.Rows, i), append(batch.Targets, (i*53+11)%int32(config.VocabSize))
+	}
+	p := model.NewPass(b)
+	defer p.Close()
+	p.Train = true
+	scores, err := d.LogProb(p, batch)
+	if err != nil {
+		return c, err
+	}
+	c = checked{logp: append([]float32(nil), scores.LogP...), grad: map[string][]float32{}}
+	if err := d.Backward(p, normals("gradient", len(batch.Rows), 0.1)); err != nil {
+		return c, err
+	}
+	d.Params(func(name string, p *model.Param) {
+		if p.Grad != nil {
+			c.grad[name] = make([]float32, p.Grad.Len())
+			b.Download(c.grad[name], p.Grad)
+		}
+	})
+	return c, b.Sync()
+}
+
+// checkWeights are normal numbers in bfloat16.
+func checkWeights(c model.Config) model.Weights {
+	w := model.Weights{}
+	add := func(name string, scale float64, shape ...int) {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		var data []byte
+		for _, x := range normals(name, n, scale) {
+			if len(shape) == 1 { // a norm
+				x++
+			}
+			data = binary.LittleEndian.AppendUint16(data, uint16(math.Float32bits(x)>>16))
+		}
+		w[name] = model.Weight{DType: tensor.BF16, Shape: shape, Data: data}
+	}
+	add("model.embed_tokens.weight", 0.1, c.VocabSize, c.Hidden)
+	add("model.norm.weight", 0.1, c.Hidden)
+	for i := range c.Layers {
+		layer, q, kv := fmt.Sprintf("model.layers.%d.", i), c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+		add(layer+"input_layernorm.weight", 0.1, c.Hidden)
+		add(layer+"post_attention_layernorm.weight", 0.1, c.Hidden)
+		for name, shape := range map[string][2]int{
+			"self_attn.q_proj": {q, c.Hidden}, "self_attn.k_proj": {kv, c.Hidden}, "self_attn.v_proj": {kv, c.Hidden}, "self_attn.o_proj": {c.Hidden, q},
+			"mlp.gate_proj": {c.Intermediate, c.Hidden}, "mlp.up_proj": {c.Intermediate, c.Hidden}, "mlp.down_proj": {c.Hidden, c.Intermediate},
+		} {
+			add(layer+name+".weight", 1/math.Sqrt(float64(shape[1])), shape[0], shape[1])
+		}
+	}
+	return w
+}
+
+// normals returns n normal numbers of a name.
+func normals(name string, n int, scale float64) []float32 {
+	s, x := model.NewStream(1, name), make([]float32, n)
+	for i := range x {
+		x[i] = float32(scale * s.Normal(uint64(i)))
+	}
+	return x
+}

@@ -321,8 +321,11 @@ func TestFewRows(t *testing.T) {
 	const n, r, most = 150, 5, fewRows
 	for _, dt := range weightTypes {
 		k := 2304
-		if !dt.Quantized() {
+		switch {
+		case !dt.Quantized():
 			k = 1157
+		case dt.Block() < 256: // rows begin anywhere, and end within a chunk
+			k += dt.Block()
 		}
 		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
 			wt, w := s.load(dt, s.normal(n*k), n, k)
@@ -350,6 +353,29 @@ func TestFewRows(t *testing.T) {
 				}
 				s.same(fmt.Sprintf("%s in %s, %d rows", dt, precision, m), got, all[:m*n])
 			}
+		}
+	}
+}
+
+// Sums of chains of several parts: the kernels of one row and of many give the same
+// bits, the right ones.
+func TestFewChains(t *testing.T) {
+	s := newBench(t)
+	defer func(n int) { busyBlocks = n }(busyBlocks)
+	const n, k, m = 260, 1792, 3
+	for _, dt := range []tensor.DType{tensor.BF16, tensor.Q4_1} {
+		wt, w := s.load(dt, s.normal(n*k), n, k)
+		s.b.Precision(wt, tensor.BF16)
+		x := s.normal(m * k)
+		xt := s.put(x, m, k)
+		want := refProduct(nil, rounded(x), codesRounded(dt, w), m, n, k, tensor.MatMul{TransB: true, Alpha: 1})
+		for _, busyBlocks = range []int{1, 4, 12, 24} { // 1, 2, 4 and 8 chains
+			y, one := s.put(nan(m*n), m, n), s.put(nan(n), 1, n)
+			s.b.MatMul(y, xt, wt, tensor.MatMul{TransB: true, Alpha: 1})
+			s.b.MatMul(one, s.b.View(xt, k, 1, k), wt, tensor.MatMul{TransB: true, Alpha: 1})
+			got := s.get(y)
+			tensortest.Close(s, fmt.Sprintf("%s, %d blocks", dt, busyBlocks), got, want, tensortest.F32)
+			s.same(fmt.Sprintf("%s, %d blocks, one row", dt, busyBlocks), s.get(one), got[n:2*n])
 		}
 	}
 }

@@ -48,6 +48,7 @@ type Backend struct {
 	work      attentionWork
 	rotate    rotation
 	rows      rowLists
+	weights   drawWeights
 	codes     uint64 // of AdamW8bit, once it has run
 }
 

@@ -316,6 +316,7 @@ const (
 	constFew
 	constGradTiles
 	constGradKeys
+	constWeigh
 	constantSlots
 )
 

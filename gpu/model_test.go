@@ -257,15 +257,21 @@ func TestModelSampler(t *testing.T) {
 	if _, ok := b.(tensor.Sampler); !ok {
 		t.Fatal("the backend does not find the largest logits")
 	}
-	for _, c := range []struct{ n, tokens int }{{3, 12}, {70, 4}} {
+	for _, c := range []struct{ n, tokens int }{{6, 12}, {70, 4}} {
 		var reqs []model.Request
 		for i := range c.n {
 			r := model.Request{MaxTokens: c.tokens + i%3, Seed: uint64(i), StopIDs: []int32{-1}, Prompt: []int32{int32(i % 53), int32(7 * i % 53)}}
-			switch i % 3 {
+			switch i % 6 {
 			case 1:
 				r.Sampling = model.Sampling{Temperature: 1.1, TopK: 5 + i%20}
 			case 2:
 				r.Sampling = model.Sampling{Temperature: 0.8, TopK: 11, TopP: 0.8, MinP: 0.02}
+			case 3:
+				r.Sampling = model.Sampling{Temperature: 1.3, TopP: 0.9, RepetitionPenalty: 1.2}
+			case 4:
+				r.Sampling = model.Sampling{Temperature: 1.3}
+			case 5:
+				r.Sampling = model.Sampling{Temperature: 1.3, MinP: 0.1, RepetitionPenalty: 0.9}
 			}
 			reqs = append(reqs, r)
 		}

@@ -52,6 +52,7 @@ type Pass struct {
 	f32   arena
 	bf16  arena
 	i32   arena
+	u8    arena
 	out   [2]arena // one output at a time that nobody reads again, F32 and BF16
 
 	projection projection
@@ -62,7 +63,7 @@ type Pass struct {
 
 // NewPass returns a pass over b.
 func NewPass(b tensor.Backend) *Pass {
-	return &Pass{Backend: b, f32: newArena(tensor.F32), bf16: newArena(tensor.BF16), i32: newArena(tensor.I32),
+	return &Pass{Backend: b, f32: newArena(tensor.F32), bf16: newArena(tensor.BF16), i32: newArena(tensor.I32), u8: newArena(tensor.U8),
 		out: [2]arena{newArena(tensor.F32), newArena(tensor.BF16)}}
 }
 
@@ -106,16 +107,18 @@ func (p *Pass) Ints(v []int32) *tensor.Tensor {
 }
 
 // A Mark is a height of the workspace.
-type Mark struct{ f32, bf16, i32 spot }
+type Mark struct{ f32, bf16, i32, u8 spot }
 
 // Drops reports whether layers apply dropout.
 func (p *Pass) Drops() bool { return p.Train && !p.NoDropout }
 
 // Mark returns the present height of the workspace.
-func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.bf16.at, p.i32.at} }
+func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.bf16.at, p.i32.at, p.u8.at} }
 
 // Release gives back every tensor made since m.
-func (p *Pass) Release(m Mark) { p.f32.at, p.bf16.at, p.i32.at = m.f32, m.bf16, m.i32 }
+func (p *Pass) Release(m Mark) {
+	p.f32.at, p.bf16.at, p.i32.at, p.u8.at = m.f32, m.bf16, m.i32, m.u8
+}
 
 // Close frees the workspace.
 func (p *Pass) Close() {
@@ -124,6 +127,7 @@ func (p *Pass) Close() {
 	p.out[0].free(p.Backend)
 	p.out[1].free(p.Backend)
 	p.i32.free(p.Backend)
+	p.u8.free(p.Backend)
 }
 
 // start begins a new batch: it empties the workspace and uploads positions
@@ -187,7 +191,7 @@ func (a *arena) get(b tensor.Backend, shape []int) *tensor.Tensor {
 		}
 	}
 	size := slabLen
-	if a.dt == tensor.I32 {
+	if a.dt == tensor.I32 || a.dt == tensor.U8 {
 		size = slabLen / 16
 	}
 	// Slabs grow with the workspace, so that their number stays small.

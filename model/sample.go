@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -78,7 +79,7 @@ func (s *sampler) next(o Sampling, logits []float32, seen []int32, u float64) in
 		s.above(logits, float32((1-o.TopP)*total/float64(len(logits))))
 		return s.draw(s.head(o, total), best, u)
 	case o.MinP > 0: // these can be told by their logits, with a margin for rounding
-		s.likely(logits, float32(float64(top)+o.Temperature*(math.Log(o.MinP)-1e-3)))
+		s.likely(logits, o.least(top))
 		s.weigh(top, t)
 		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return c.w < float32(o.MinP) })
 		return s.draw(s.kept, best, u)
@@ -97,31 +98,76 @@ func (s *sampler) nextOf(o Sampling, best int32, top float32, u float64) int32 {
 	return s.draw(s.head(o, total(s.kept)), best, u)
 }
 
-// few returns how many of the most likely of n tokens next needs to know, in order,
-// and nothing else; 0: it needs all logits.
-func (o *Sampling) few(n int) int {
-	switch {
-	case o.RepetitionPenalty != 0 && o.RepetitionPenalty != 1:
-		return 0
-	case o.Temperature == 0:
-		return 1
-	case o.TopK > 0 && o.TopK < n && o.TopK <= tensor.MostLargest:
-		return o.TopK
-	}
-	return 0
+// A fewNeed is what a token can be chosen by, without all logits.
+type fewNeed struct {
+	k     int  // so many of the most likely tokens, in order; 0: nothing but all logits will do
+	weigh bool // the sum of all weights, and the token drawn by them
 }
 
-// nextFew is next for the first logits of all in order, as many as few says, and
-// the tokens that have them.
-func (s *sampler) nextFew(o Sampling, ids []int32, logits []float32, u float64) int32 {
-	if o.Temperature == 0 {
-		return ids[0]
+// few returns what next needs of n logits, once penalties are in them.
+func (o *Sampling) few(n int) fewNeed {
+	switch {
+	case o.Temperature == 0:
+		return fewNeed{k: 1}
+	case o.TopK > 0 && o.TopK < n:
+		if o.TopK > tensor.MostLargest {
+			return fewNeed{}
+		}
+		return fewNeed{k: o.TopK}
+	case o.TopP > 0 && o.TopP < 1:
+		return fewNeed{min(n, tensor.MostLargest), true}
+	case o.MinP > 0:
+		return fewNeed{k: min(n, tensor.MostLargest)}
 	}
+	return fewNeed{1, true}
+}
+
+// nextFew is next, for what few asked for: the tokens ids with the first logits of
+// n, in order, the sum of weights and the token drawn by them. It reports whether
+// that was enough.
+func (s *sampler) nextFew(o Sampling, n int, ids []int32, logits []float32, sum float64, drawn int32, u float64) (id int32, ok bool) {
+	best, top, t := ids[0], logits[0], 1/o.Temperature
+	if o.Temperature == 0 {
+		return best, true
+	}
+	all := len(ids) == n
 	s.kept = s.kept[:0]
-	for i, id := range ids[:o.TopK] {
+	switch {
+	case o.TopK > 0 && o.TopK < n:
+		s.candidates(ids[:o.TopK], logits)
+		return s.nextOf(o, best, top, u), true
+	case o.TopP > 0 && o.TopP < 1:
+		s.candidates(ids, logits)
+		s.weigh(top, t)
+		floor := float32((1 - o.TopP) * sum / float64(n))
+		all = all || s.kept[len(ids)-1].w < floor
+		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return c.w < floor })
+		kept := len(s.kept)
+		head := s.head(o, sum)
+		return s.draw(head, best, u), all || len(head) < kept
+	case o.MinP > 0:
+		floor := o.least(top)
+		s.candidates(ids, logits)
+		all = all || !(logits[len(ids)-1] >= floor)
+		s.weigh(top, t)
+		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return !(c.z >= floor) || c.w < float32(o.MinP) })
+		slices.SortFunc(s.kept, func(a, b candidate) int { return cmp.Compare(a.id, b.id) })
+		return s.draw(s.kept, best, u), all
+	}
+	return drawn, true
+}
+
+// candidates keeps tokens, in order.
+func (s *sampler) candidates(ids []int32, logits []float32) {
+	for i, id := range ids {
 		s.kept = append(s.kept, candidate{id: id, z: logits[i]})
 	}
-	return s.nextOf(o, ids[0], logits[0], u)
+}
+
+// least is the logit below which no token is as likely as MinP says, relative to
+// one with the logit top: with a margin for rounding.
+func (o *Sampling) least(top float32) float32 {
+	return float32(float64(top) + o.Temperature*(math.Log(o.MinP)-1e-3))
 }
 
 // argmax returns the first largest logit.
@@ -135,20 +181,33 @@ func argmax(logits []float32) int32 {
 	return int32(best)
 }
 
-// penalize changes the logit of each seen token once.
-func (s *sampler) penalize(logits []float32, seen []int32, by float32) {
-	if len(s.seen) < len(logits) {
-		s.seen = make([]uint32, len(logits))
+// look begins to look at tokens of n.
+func (s *sampler) look(n int) {
+	if len(s.seen) < n {
+		s.seen = make([]uint32, n)
 	}
 	if s.calls++; s.calls == 0 {
 		clear(s.seen)
 		s.calls = 1
 	}
+}
+
+// first reports whether id is one of n tokens, and was not looked at since look.
+func (s *sampler) first(id int32, n int) bool {
+	if int(id) >= n || s.seen[id] == s.calls {
+		return false
+	}
+	s.seen[id] = s.calls
+	return true
+}
+
+// penalize changes the logit of each seen token once.
+func (s *sampler) penalize(logits []float32, seen []int32, by float32) {
+	s.look(len(logits))
 	for _, id := range seen {
-		if int(id) >= len(logits) || s.seen[id] == s.calls {
+		if !s.first(id, len(logits)) {
 			continue
 		}
-		s.seen[id] = s.calls
 		if logits[id] > 0 {
 			logits[id] /= by
 		} else {
@@ -159,7 +218,7 @@ func (s *sampler) penalize(logits []float32, seen []int32, by float32) {
 
 // weightBlock is how many weights are summed before the sum of all: draws skip
 // whole blocks.
-const weightBlock = 256
+const weightBlock = tensor.WeighBlock
 
 // weighAll sets the weight of every token and returns their sum.
 func (s *sampler) weighAll(logits []float32, top float32, t float64) (sum float64) {
@@ -169,7 +228,7 @@ func (s *sampler) weighAll(logits []float32, top float32, t float64) (sum float6
 		block := logits[i:min(i+weightBlock, len(logits))]
 		weights, part := s.weights[i:][:len(block)], 0.0
 		for j, z := range block {
-			w := float32(expNegative(float64(z-top) * t))
+			w := float32(tensor.ExpNegative(float64(z-top) * t))
 			weights[j] = w
 			part += float64(w)
 		}
@@ -203,7 +262,7 @@ func (s *sampler) above(logits []float32, floor float32) {
 func (s *sampler) weigh(top float32, t float64) {
 	for i := range s.kept {
 		c := &s.kept[i]
-		c.w = float32(expNegative(float64(c.z-top) * t))
+		c.w = float32(tensor.ExpNegative(float64(c.z-top) * t))
 	}
 }
 

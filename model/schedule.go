@@ -2,7 +2,9 @@ package model
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 
 	"pipe/tensor"
@@ -26,9 +28,11 @@ type generator struct {
 	order  []*sequence
 	tokens struct{ ids, pos, at []int32 }
 	logits []float32
-	few    struct {
-		ids []int32
-		z   []float32
+	few    struct { // see extendFew
+		ids, drawn, at []int32
+		z, by          []float32
+		t, u           []float64
+		totals         []byte
 	}
 }
 
@@ -148,8 +152,8 @@ func (g *generator) decode(group []*sequence) error {
 		g.add(s, 1)
 	}
 	z := g.scores(g.forward())
-	if k := g.needs(group); k > 0 {
-		return g.extendFew(group, z, k)
+	if need := g.needs(group); need.k > 0 {
+		return g.extendFew(group, z, need)
 	}
 	logits, err := g.download(z)
 	if err != nil {
@@ -164,52 +168,96 @@ func (g *generator) decode(group []*sequence) error {
 	return nil
 }
 
-// needs returns how many of its largest logits each sequence of the group is
-// extended by, at most; 0: all must be known, or the backend cannot tell.
-func (g *generator) needs(group []*sequence) (k int) {
+// needs returns what all sequences of the group can be extended by, if that is not
+// all logits and the backend finds it.
+func (g *generator) needs(group []*sequence) (need fewNeed) {
 	if _, ok := g.d.backend.(tensor.Sampler); !ok || g.o.trace != nil {
-		return 0
+		return need
 	}
 	for _, s := range group {
 		n := s.Sampling.few(g.d.Config.VocabSize)
-		if n == 0 {
-			return 0
+		if n.k == 0 {
+			return n
 		}
-		k = max(k, n)
+		need.k, need.weigh = max(need.k, n.k), need.weigh || n.weigh
 	}
-	return k
+	return need
 }
 
-// extendFew extends each sequence of the group by the k largest of its logits z,
-// the only ones that leave the device. Where there are NaN, all do.
-func (g *generator) extendFew(group []*sequence, z *tensor.Tensor, k int) error {
-	n, p, f := len(group), g.p, &g.few
+// extendFew extends each sequence of the group by what the backend finds in its
+// logits z, so that they need not leave the device, unless there are NaN or more
+// tokens than it finds are likely.
+func (g *generator) extendFew(group []*sequence, z *tensor.Tensor, need fewNeed) error {
+	n, k, v, p, f := len(group), need.k, g.d.Config.VocabSize, g.p, &g.few
+	b := p.Backend.(tensor.Sampler)
+	g.penalize(b, group, z)
 	ids, most := p.i32.get(p.Backend, []int{n, k}), p.New(n, k)
-	p.Backend.(tensor.Sampler).Largest(ids, most, z)
+	b.Largest(ids, most, z)
+	f.totals = slices.Grow(f.totals[:0], 8*n)[:8*n]
+	f.drawn = slices.Grow(f.drawn[:0], n)[:n]
+	f.t, f.u = f.t[:0], f.u[:0]
+	for _, s := range group {
+		f.t, f.u = append(f.t, 1/max(s.Sampling.Temperature, 1e-9)), append(f.u, s.random())
+	}
+	if need.weigh {
+		drawn, totals := p.i32.get(p.Backend, []int{n}), p.u8.get(p.Backend, []int{n, 8})
+		b.Weigh(drawn, totals, z, ids, most, f.t, f.u)
+		p.DownloadInts(f.drawn, drawn)
+		p.DownloadBytes(f.totals, totals)
+	}
 	f.ids, f.z = slices.Grow(f.ids[:0], n*k)[:n*k], slices.Grow(f.z[:0], n*k)[:n*k]
 	p.DownloadInts(f.ids, ids)
 	p.Download(f.z, most)
 	if err := p.Sync(); err != nil {
 		return err
 	}
-	all, v := []float32(nil), g.d.Config.VocabSize
+	var all []float32
 	for i, s := range group {
-		var err error
-		if best := f.ids[i*k : (i+1)*k]; best[0] >= 0 {
-			err = g.push(s, g.sampler.nextFew(s.Sampling, best, f.z[i*k:(i+1)*k], s.random()))
-		} else {
+		best, ok, id := f.ids[i*k:(i+1)*k], false, int32(0)
+		if best[0] >= 0 {
+			total := math.Float64frombits(binary.LittleEndian.Uint64(f.totals[8*i:]))
+			id, ok = g.sampler.nextFew(s.Sampling, v, best, f.z[i*k:(i+1)*k], total, f.drawn[i], f.u[i])
+		}
+		if !ok {
 			if all == nil {
+				var err error
 				if all, err = g.download(z); err != nil {
 					return err
 				}
 			}
-			err = g.extend(s, all[i*v:(i+1)*v])
+			o := s.Sampling
+			o.RepetitionPenalty = 0 // it is in the logits
+			id = g.sampler.next(o, all[i*v:(i+1)*v], nil, f.u[i])
 		}
-		if err != nil {
+		if err := g.push(s, id); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// penalize does in the logits z, on the device, what repetition penalties ask for.
+func (g *generator) penalize(b tensor.Sampler, group []*sequence, z *tensor.Tensor) {
+	p, f, v := g.p, &g.few, g.d.Config.VocabSize
+	f.at, f.by = f.at[:0], f.by[:0]
+	for i, s := range group {
+		by := s.Sampling.RepetitionPenalty
+		if by == 0 || by == 1 {
+			continue
+		}
+		g.sampler.look(v)
+		for _, id := range s.ids {
+			if g.sampler.first(id, v) {
+				f.at, f.by = append(f.at, int32(i*v)+id), append(f.by, float32(by))
+			}
+		}
+	}
+	if len(f.at) == 0 {
+		return
+	}
+	by := p.New(len(f.by))
+	p.Upload(by, f.by)
+	b.Penalize(z, p.Ints(f.at), by)
 }
 
 // start begins a pass.

@@ -74,15 +74,30 @@ func RowsTogether(b Backend) int {
 	return DecodeRows
 }
 
-// Sampler is a backend that finds the most likely tokens, so that logits need not
-// leave the device.
+// Sampler is a backend that chooses tokens, so that logits [n,V] need not leave the
+// device.
 type Sampler interface {
-	// Largest sets ids (I32) and z, both [n,k], to where in each row of logits [n,V]
+	// Penalize divides positive logits by by[i] and multiplies the others with it:
+	// those at at[i] (I32), counted from the first of the first row, no two the same.
+	Penalize(logits, at, by *Tensor)
+	// Largest sets ids (I32) and z, both [n,k], to where in each row of logits
 	// the k largest are, k at most V and [MostLargest], and what they are: the
 	// largest first, of equals the one that comes first. Of a row that has a NaN,
 	// all ids are -1.
 	Largest(ids, z, logits *Tensor)
+	// Weigh sets totals (U8 [n,8]) to float64 sums of the weights of each row, and
+	// drawn (I32 [n]) to the token in which the part u of that falls, for ids and z
+	// of Largest. The weight of logit y is float32(ExpNegative(float64(y-z[i,0])·t[i])).
+	// Weights are added in float64, [WeighBlock] by WeighBlock, in order, and then
+	// these sums. Tokens are drawn in the same order: blocks are subtracted from
+	// what u leaves while there is enough, then weights until it is negative; the
+	// last one of the block that is not 0 takes what rounding leaves, and ids[i,0]
+	// what is left of all blocks. What a row that has a NaN gives is undefined.
+	Weigh(drawn, totals, logits, ids, z *Tensor, t, u []float64)
 }
+
+// WeighBlock is how many weights are added before their sum is.
+const WeighBlock = 256
 
 // MostLargest is the most numbers that Largest finds in a row.
 const MostLargest = 256

@@ -32,6 +32,8 @@ func (l *lab) gemvs() {
 			l.largest(1, k)
 			l.largest(64, k)
 		}
+		l.weigh(1)
+		l.weigh(64)
 	}
 }
 
@@ -102,4 +104,19 @@ func (l *lab) caches() {
 			return job{bytes: 4 * float64(rows*kv), op: func(i int) { l.b.Attention(dst, lse, q, of(c, i).k, of(c, i).v, o) }}
 		})
 	}
+}
+
+// weigh measures what sampling by all weights needs.
+func (l *lab) weigh(rows int) {
+	l.measure("pipe", fmt.Sprintf("weigh and draw %dx%d", rows, l.vocab), func() job {
+		b := l.b.(tensor.Sampler)
+		z := several(l, 4*rows*l.vocab, func() *tensor.Tensor { return l.f32(rows, l.vocab) })
+		ids, most, drawn, totals := l.empty(tensor.I32, rows, 1), l.empty(tensor.F32, rows, 1), l.empty(tensor.I32, rows), l.empty(tensor.U8, rows, 8)
+		b.Largest(ids, most, z[0])
+		t, u := make([]float64, rows), make([]float64, rows)
+		for i := range t {
+			t[i], u[i] = 1, 0.9
+		}
+		return job{bytes: float64(4 * rows * l.vocab), op: func(i int) { b.Weigh(drawn, totals, of(z, i), ids, most, t, u) }}
+	})
 }

@@ -2,6 +2,7 @@ package tensortest
 
 import (
 	"cmp"
+	"encoding/binary"
 	"math"
 	"slices"
 
@@ -70,4 +71,110 @@ func testLargest(s *suite) {
 			b.Largest(s.alloc(tensor.I32, shape[0], shape[1]), s.garbage(shape[0], shape[1]), logits)
 		}()
 	}
+}
+
+// testPenalize compares every bit with the host's.
+func testPenalize(s *suite) {
+	b, ok := s.b.(tensor.Sampler)
+	if !ok {
+		s.Skip("this backend leaves that to the host")
+	}
+	const n, v, m = 3, 700, 400
+	x := float32s(s.normal(n * v))
+	at, by := make([]int32, m), make([]float32, m)
+	for i, p := range s.rng.Perm(n * v)[:m] {
+		at[i], by[i] = int32(p), 1.1+float32(i%7)/10
+	}
+	x[at[0]], x[at[1]] = 0, float32(math.Inf(1))
+	logits := s.alloc(tensor.F32, n, v)
+	s.b.Upload(logits, x)
+	penalties := s.alloc(tensor.F32, m)
+	s.b.Upload(penalties, by)
+	b.Penalize(logits, s.putInts(at), penalties)
+	for i, p := range at {
+		if x[p] > 0 {
+			x[p] /= by[i]
+		} else {
+			x[p] *= by[i]
+		}
+	}
+	s.same("penalized", s.get(logits), x)
+}
+
+// testWeigh compares totals and tokens drawn with those of the host, bit for bit.
+func testWeigh(s *suite) {
+	b, ok := s.b.(tensor.Sampler)
+	if !ok {
+		s.Skip("this backend leaves that to the host")
+	}
+	for _, z := range [][3]int{{1, 1, 1}, {2, 5, 3}, {3, 256, 1}, {2, 257, 40}, {9, 5000, 2}} {
+		n, v, k := z[0], z[1], z[2]
+		x := float32s(s.normal(n * v))
+		for i := range x {
+			x[i] *= 9
+			if s.rng.IntN(9) == 0 {
+				x[i] = float32(math.Inf(-1))
+			}
+		}
+		if n > 2 { // rows of nothing, and of one token
+			for i := range v {
+				x[i], x[v+i] = float32(math.Inf(-1)), -1e30
+			}
+			x[v+v/2] = 4
+		}
+		for range 4 {
+			logits := s.alloc(tensor.F32, n, v)
+			s.b.Upload(logits, x)
+			ids, most, drawn, totals := s.alloc(tensor.I32, n, k), s.garbage(n, k), s.alloc(tensor.I32, n), s.alloc(tensor.U8, n, 8)
+			t, u := make([]float64, n), make([]float64, n)
+			for i := range t {
+				t[i], u[i] = 1/(0.2+2*s.rng.Float64()), s.rng.Float64()
+			}
+			u[0] = 0
+			b.Largest(ids, most, logits)
+			b.Weigh(drawn, totals, logits, ids, most, t, u)
+			got, best, sums := s.getInts(drawn), s.getInts(ids), make([]byte, 8*n)
+			s.b.DownloadBytes(sums, totals)
+			for i := range n {
+				want, sum := weigh(x[i*v:(i+1)*v], best[i*k], t[i], u[i])
+				if total := math.Float64frombits(binary.LittleEndian.Uint64(sums[8*i:])); total != sum && (total == total || sum == sum) || got[i] != want {
+					s.Errorf("%v, row %d at %v: token %d of %v, want %d of %v", z, i, u[i], got[i], total, want, sum)
+				}
+			}
+		}
+	}
+}
+
+// weigh is what Weigh does with a row.
+func weigh(row []float32, best int32, t, u float64) (drawn int32, total float64) {
+	top := row[best]
+	weight := func(z float32) float64 { return float64(float32(tensor.ExpNegative(float64(z-top) * t))) }
+	var sums []float64
+	for i := 0; i < len(row); i += tensor.WeighBlock {
+		sum := 0.0
+		for _, z := range row[i:min(i+tensor.WeighBlock, len(row))] {
+			sum += weight(z)
+		}
+		sums, total = append(sums, sum), total+sum
+	}
+	left := u * total
+	for b, sum := range sums {
+		if left >= sum {
+			left -= sum
+			continue
+		}
+		from := b * tensor.WeighBlock
+		for i, z := range row[from:min(from+tensor.WeighBlock, len(row))] {
+			w := weight(z)
+			if w == 0 {
+				continue
+			}
+			best = int32(from + i)
+			if left -= w; left < 0 {
+				break
+			}
+		}
+		return best, total
+	}
+	return best, total
 }

@@ -60,6 +60,8 @@ var conformance = []struct {
 	{"log prob gradient", testLogProbGrad},
 	{"zero of many", testZeroAll},
 	{"largest logits", testLargest},
+	{"penalties of logits", testPenalize},
+	{"weights of logits", testWeigh},
 	{"sum of squares", testSumSquares},
 	{"sum of squares of many", testSumSquaresOfMany},
 	{"adamw", testAdamW},

@@ -1,14 +1,14 @@
-package model
+package tensor
 
 import "math"
 
-// expNegative returns exp(x) for x ≤ 0, with a relative error below 1e-10, in a
+// ExpNegative returns exp(x) for x ≤ 0, with a relative error below 1e-10, in a
 // quarter of the time of math.Exp; 0 for NaN. Its steps are rounded one by one,
 // so that the result is the same on every processor.
 //
 // exp(x) = 2^(n/128) · exp(r), with |r| ≤ ln(2)/256: the first is in a table,
 // the second a polynomial (Tang 1989).
-func expNegative(x float64) float64 {
+func ExpNegative(x float64) float64 {
 	if !(x > -700) {
 		return 0
 	}
@@ -17,11 +17,11 @@ func expNegative(x float64) float64 {
 	n := int64(math.Float64bits(k)) << 16 >> 16
 	r := x - float64((k-round)*(math.Ln2/128))
 	p := 1 + float64(r*(1+float64(r*(0.5+float64(r*(1./6))))))
-	return math.Float64frombits(expTable[n&127]+uint64(n>>7)<<52) * p
+	return math.Float64frombits(Exp2Bits[n&127]+uint64(n>>7)<<52) * p
 }
 
-// expTable holds the bits of 2^(i/128).
-var expTable = func() (t [128]uint64) {
+// Exp2Bits are the bits of 2^(i/128).
+var Exp2Bits = func() (t [128]uint64) {
 	for i := range t {
 		t[i] = math.Float64bits(math.Exp2(float64(i) / 128))
 	}

@@ -11,12 +11,22 @@ import (
 // gemvs measures products of few rows, as decoding has them: the weights are
 // what must be read.
 func (l *lab) gemvs() {
-	types := []tensor.DType{tensor.BF16, tensor.F16, tensor.F32, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
-	for _, rows := range []int{1, 4, 16, 64} {
-		for _, dt := range types {
-			l.gemv(rows, dt, tensor.BF16, linear{"gate", l.ff, l.hidden})
+	some := []tensor.DType{tensor.BF16, tensor.NF4, tensor.Q8_0, tensor.Q4_0, tensor.Q4_K}
+	others := []tensor.DType{tensor.F16, tensor.F32, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q5_K, tensor.Q6_K}
+	gate := linear{"gate", l.ff, l.hidden}
+	for _, dt := range some {
+		l.gemv(4, dt, tensor.BF16, gate)
+	}
+	for _, rows := range []int{1, 16, 64} {
+		for _, dt := range some {
+			l.gemv(rows, dt, tensor.BF16, gate)
 		}
-		l.gemv(rows, tensor.BF16, tensor.F32, linear{"gate", l.ff, l.hidden})
+		if rows < 64 {
+			for _, dt := range others {
+				l.gemv(rows, dt, tensor.BF16, gate)
+			}
+			l.gemv(rows, tensor.BF16, tensor.F32, gate)
+		}
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"q", l.heads * l.headDim, l.hidden})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"down", l.hidden, l.ff})
 		l.gemv(rows, tensor.BF16, tensor.BF16, linear{"k", l.kv, l.hidden})

@@ -212,7 +212,7 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	}
 	a := &attentionArgs{dst: d, lse: l, q: h.q, k: h.k, v: h.v, tiles: b.constants(constTiles, tiles),
 		heads: int32(o.Heads), group: int32(h.group), dim: int32(o.HeadDim), ldq: int32(h.ldq), ldk: int32(h.ldk),
-		half: int32(h.half), halfKeys: int32(h.halfKeys), vector: one(vector), scale: h.scale}
+		half: int32(h.half), halfKeys: int32(h.halfKeys), vector: int32(index(vector)), scale: h.scale}
 	grid := dim{x: n * o.Heads}
 	if mma {
 		if h.halfKeys == 0 {
@@ -266,7 +266,7 @@ type attentionRoundArgs struct {
 // round sets n elements, a multiple of 8, to those of src in bfloat16.
 func (b *Backend) round(dst, src uint64, n int) {
 	const each = 256 * 8
-	launch(b, kAttentionRound, dim{x: min(ceilDiv(n, each), 16*b.sms)}, 256, 0, &attentionRoundArgs{dst, src, int64(n)})
+	launch(b, kAttentionRound, dim{x: min(ceil(n, each), 16*b.sms)}, 256, 0, &attentionRoundArgs{dst, src, int64(n)})
 }
 
 // attentionFewArgs is AttentionFewArgs of kernels/attention_few.cu.
@@ -285,9 +285,9 @@ func (b *Backend) attendFew(h *heads, dst, lse uint64) {
 	}
 	a := &attentionFewArgs{dst: dst, lse: lse, q: h.q, k: h.k, v: h.v, items: b.constants(constFew, list),
 		heads: int32(h.Heads), group: int32(h.group), dim: int32(h.HeadDim), half: int32(h.half), halfKeys: int32(h.halfKeys),
-		vector: one(vectors(h.k, h.v) && h.HeadDim%8 == 0), scale: h.scale}
+		vector: int32(index(vectors(h.k, h.v) && h.HeadDim%8 == 0)), scale: h.scale}
 	g := atLeast(fewHeads, h.group)
-	blocks := h.KVHeads * ceilDiv(h.group, g)
+	blocks := h.KVHeads * ceil(h.group, g)
 	if queries > 0 {
 		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
 		a.sums = a.most + uint64(4*parts*h.Heads*2)
@@ -338,7 +338,7 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 		return
 	}
 	vector := vectors(a.dq, a.dk, a.dv, a.q, a.k, a.v, a.dy, out) && h.HeadDim%8 == 0
-	a.vector = one(vector)
+	a.vector = int32(index(vector))
 	mma := h.products() && vector
 	sums := h.queries * h.Heads
 	a.delta = b.scratch(scratchDelta, 8*sums)
@@ -354,7 +354,7 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 		b.round(to+uint64(4*nq+2*nk), a.v, nk)
 		a.dy, a.q, a.k, a.v = to, to+uint64(2*nq), to+uint64(4*nq), to+uint64(4*nq+2*nk)
 	}
-	launch(b, kAttentionDelta, dim{x: min(ceilDiv(sums, 8), 64*b.sms)}, 256, 0, delta)
+	launch(b, kAttentionDelta, dim{x: min(ceil(sums, 8), 64*b.sms)}, 256, 0, delta)
 
 	w := atLeast(f32Widths, h.HeadDim)
 	rows, step, small := b.f32GradTile(w)

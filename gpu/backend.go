@@ -19,22 +19,23 @@ var ErrClosed = errors.New("gpu: the backend is closed")
 
 // A Backend runs on one device. It is used by one goroutine at a time.
 type Backend struct {
-	name    string
-	stream  *cux.Stream
-	device  cu.Device
-	sms     int // multiprocessors
-	major   int // of the compute capability
-	shared  int // bytes of shared memory that a block may have
-	err     error
-	each    bool     // wait after each kernel, to tell which one failed (PIPE_CUDA_SYNC=1)
-	profile *profile // nil: none (PIPE_CUDA_PROFILE=1)
-	counts  *counts  // of a plan, which has no device; else nil
+	name   string
+	stream *cux.Stream
+	device cu.Device
+	sms    int // multiprocessors
+	major  int // of the compute capability
+	shared int // bytes of shared memory that a block may have
+	err    error
+	counts *counts // of a plan, which has no device; else nil
 
-	noThin    bool        // products of adapters as others of few columns (PIPE_CUDA_THIN=0)
-	noWgmma   bool        // products of bfloat16 as before sm_90a (PIPE_CUDA_WGMMA=0)
-	noTiles   bool        // and those with warpgroups without descriptors (PIPE_CUDA_WGMMA=1)
-	tiled     *tiledArgs  // of the last product
-	choice    tiledChoice // of products with tiles (PIPE_CUDA_PAIRS=1)
+	// What the environment switches: see switches.
+	profile *profile // nil: none
+	each    bool
+	choice  tiledChoice
+	noWgmma bool
+	noThin  bool
+
+	tiled     *tiledArgs // of the last product
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -62,23 +63,16 @@ func open(o Options) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		device: dev, sms: info.SMs, major: info.Major, name: info.Name(),
-		emulated: info.emulated(), noThin: os.Getenv("PIPE_CUDA_THIN") == "0", each: os.Getenv("PIPE_CUDA_SYNC") == "1", noWgmma: os.Getenv("PIPE_CUDA_WGMMA") == "0", noTiles: os.Getenv("PIPE_CUDA_WGMMA") == "1",
-		choice:  tiledChoice{cluster: 1 + index(os.Getenv("PIPE_CUDA_PAIRS") == "1")},
+		device: dev, sms: info.SMs, major: info.Major, name: info.Name(), emulated: info.emulated(),
+		each: on(switchSync), choice: tiledChoice{pairs: on(switchPairs)}, noWgmma: on(switchMMA), noThin: on(switchSkinny),
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
-	if b.noWgmma && b.major == 9 {
-		b.name += "+mma"
+	if on(switchProfile) {
+		b.profile = newProfile(os.Stderr)
 	}
 	const sharedOptin = cu.DeviceAttribute(97) // gorgonia.org/cu has no name for it
 	if b.shared, err = dev.Attribute(sharedOptin); err != nil {
 		return nil, fmt.Errorf("shared memory of %s: %w", info.Device, err)
-	}
-	if b.noThin {
-		b.name += "+nothin"
-	}
-	if b.noTiles && !b.noWgmma && b.major == 9 {
-		b.name += "+notiles"
 	}
 	ctx, err := dev.RetainPrimaryCtx()
 	if err != nil {
@@ -87,9 +81,6 @@ func open(o Options) (*Backend, error) {
 	if b.stream, err = cux.NewStream(ctx); err != nil {
 		dev.ReleasePrimaryCtx()
 		return nil, fmt.Errorf("make a stream on %s: %w", info.Device, err)
-	}
-	if os.Getenv("PIPE_CUDA_PROFILE") == "1" {
-		b.profile = newProfile(os.Stderr)
 	}
 	return b, nil
 }
@@ -136,9 +127,7 @@ func find(i int) (d cu.Device, info Info, err error) {
 	return d, info, nil
 }
 
-// Name is that of [Info], such as "cuda:sm_90:132", and, where PIPE_CUDA_WGMMA=0
-// takes the kernels of older devices, "+mma"; other settings that choose kernels
-// are in it too.
+// Name is that of [Info].
 func (b *Backend) Name() string { return b.name }
 
 // Stream returns the queue on which all operations run, for who measures them.

@@ -55,10 +55,10 @@ func output(op string, t *tensor.Tensor) uint64 {
 // they are BF16: see tensor.HalfActivations.
 func numbers(op string, t *tensor.Tensor) (ptr uint64, half int) {
 	m := mem(op, t)
-	if t.DType == tensor.BF16 {
-		return m.ptr, 1
+	if t.DType != tensor.F32 && t.DType != tensor.BF16 {
+		panic(fmt.Sprintf("gpu: %s: tensor is %s; must be f32 or bf16", op, t.DType))
 	}
-	return wantType(op, t, tensor.F32).ptr, 0
+	return m.ptr, index(t.DType == tensor.BF16)
 }
 
 // numbersOut is numbers for what is written.

@@ -103,7 +103,7 @@ func (b *Backend) doraStream(g *doraNormArgs, w, a uint64, k int, half bool) {
 	for i < len(ks)-1 && ks[i].rows < r {
 		i++
 	}
-	d := doraArgs{w: w, a: a, n: g.n, r: g.r, k: int32(k), tiles: int32(ceil(n, doraTile)), chunks: int32(ceil(k, doraTerms)), vec: one(a%16 == 0)}
+	d := doraArgs{w: w, a: a, n: g.n, r: g.r, k: int32(k), tiles: int32(ceil(n, doraTile)), chunks: int32(ceil(k, doraTerms)), vec: int32(index(a%16 == 0))}
 	groups := ceil(r, ks[i].rows) // of rows of A: they read the same of w at the same time
 	blocks := max(min(int(d.tiles*d.chunks)/doraLeast, b.sms/groups), 1)
 	slots := blocks/int(d.tiles) + 2 // at most, of a tile

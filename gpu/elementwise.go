@@ -51,27 +51,6 @@ func (w widths) pick(cols int, ptrs ...uint64) (k *kernel, width int) {
 	return w.one, 1
 }
 
-// vectors reports whether vectors of 16 bytes can be moved from and to the
-// addresses; 0 is none.
-func vectors(ptrs ...uint64) bool {
-	for _, p := range ptrs {
-		if p%16 != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func ceilDiv(n, by int) int { return (n + by - 1) / by }
-
-// one is 1 for true.
-func one(b bool) int32 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // tile returns the grid for rows of so many items, and how many of the 256
 // threads of a block lie along a row, as a power of two: see Tile in walk.cuh.
 func tile(rows, items int) (grid dim, shift int32) {
@@ -80,7 +59,7 @@ func tile(rows, items int) (grid dim, shift int32) {
 		return dim{}, 0
 	}
 	s := min(8, bits.Len(uint(items-1)))
-	return dim{x: ceilDiv(rows, tileRows*(256>>s)), y: ceilDiv(items, 1<<s)}, int32(s)
+	return dim{x: ceil(rows, tileRows*(256>>s)), y: ceil(items, 1<<s)}, int32(s)
 }
 
 // flat is how many elements a block of pointwise takes: see walk.cuh.
@@ -94,8 +73,8 @@ type pointwiseArgs struct {
 }
 
 func (b *Backend) pointwise(k *kernel, n int, a pointwiseArgs) {
-	a.n, a.vec = int64(n), one(vectors(a.dst, a.more, a.x, a.y, a.z))
-	launch(b, k, dim{x: ceilDiv(n, flat)}, 256, 0, &a)
+	a.n, a.vec = int64(n), int32(index(vectors(a.dst, a.more, a.x, a.y, a.z)))
+	launch(b, k, dim{x: ceil(n, flat)}, 256, 0, &a)
 }
 
 // Add implements [tensor.Linear].
@@ -153,8 +132,8 @@ func (b *Backend) Dropout(dst, x *tensor.Tensor, p float32, seed uint64) {
 	if !(p >= 0 && p < 1) {
 		panic("gpu: dropout: p must be at least 0 and below 1")
 	}
-	a.vec = one(vectors(a.dst, a.x))
-	launch(b, kDropout[half], dim{x: ceilDiv(x.Len(), flat)}, 256, 0, &a)
+	a.vec = int32(index(vectors(a.dst, a.x)))
+	launch(b, kDropout[half], dim{x: ceil(x.Len(), flat)}, 256, 0, &a)
 }
 
 type rowArgs struct {
@@ -224,20 +203,20 @@ func (b *Backend) sumColumns(k widths, dst, m uint64, rows, cols int, a partArgs
 	if b.err != nil || rows == 0 || cols == 0 {
 		return
 	}
-	part := max(partRows, ceilDiv(ceilDiv(rows, mostParts), 8)*8)
-	n := ceilDiv(rows, part)
+	part := max(partRows, ceil(ceil(rows, mostParts), 8)*8)
+	n := ceil(rows, part)
 	kernel, width := k.pick(cols, a.x, a.y, a.dx)
 	if a.dx != 0 && a.s%16 != 0 { // s is of columns
 		kernel, width = k.one, 1
 	}
 	a.parts, a.rows, a.cols, a.part = b.scratch(scratchParts, 4*n*cols), int64(rows), int64(cols), int64(part)
-	launch(b, kernel, dim{x: ceilDiv(cols, 32*width), y: n}, 256, 0, &a)
+	launch(b, kernel, dim{x: ceil(cols, 32*width), y: n}, 256, 0, &a)
 	b.sumParts(dst, m, a.parts, n, cols)
 }
 
 // sumParts adds the sums of n rows at parts to dst.
 func (b *Backend) sumParts(dst, m, parts uint64, n, cols int) {
-	launch(b, kSumParts, dim{x: ceilDiv(cols, 32)}, 256, 0, &sumArgs{dst: dst, parts: parts, m: m, n: int64(n), cols: int64(cols)})
+	launch(b, kSumParts, dim{x: ceil(cols, 32)}, 256, 0, &sumArgs{dst: dst, parts: parts, m: m, n: int64(n), cols: int64(cols)})
 }
 
 // ColSum implements [tensor.Linear].

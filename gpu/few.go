@@ -38,7 +38,7 @@ var (
 	kGemv     = [3][tensor.NF4 + 1]*kernel{kernelsOf("gemv", "gemv_", "_1"), kernelsOf("gemv", "gemv_", "_4"), kernelsOf("gemv", "gemv_", "_16")}
 	kGemvHalf = [2]map[tensor.DType]*kernel{plainKernels("_1"), plainKernels("_2")}
 	kRows     = codesKernels("rows", "")
-	kCodes    = [3]map[tensor.DType]*kernel{codesKernels("codes", "_1"), codesKernels("codes", "_2"), codesKernels("codes", "_8")}
+	kCodes    = [4]map[tensor.DType]*kernel{codesKernels("codes", "_1"), codesKernels("codes", "_2"), codesKernels("codes", "_4"), codesKernels("codes", "_8")}
 )
 
 func plainKernels(suffix string) map[tensor.DType]*kernel {
@@ -163,10 +163,13 @@ type codesArgs struct {
 }
 
 const (
-	sumParts   = 8   // of a sum, at most
-	busyBlocks = 198 // keep the memory busy: of any device, so that all have the same chains
-	oneMost    = 2   // rows that are worth reading for every 16 rows of a weight
+	sumParts = 8 // of a sum, at most
+	oneMost  = 2 // rows that are worth reading for every 16 rows of a weight
 )
+
+// busyBlocks is how many blocks keep the memory busy: of any device, so that all
+// have the same chains. Tests change it.
+var busyBlocks = 198
 
 // chainsOf returns the chains of parts that sums of n columns consist of.
 func chainsOf(n, parts int) int {
@@ -227,12 +230,12 @@ func (b *Backend) multiplyCodes(ps []product) {
 			w.sums, w.counters = at+4*w.sums, counters+4*w.counters
 		}
 	}
-	i, nt, stages := 0, 1, 2
-	switch {
-	case p.m > 16:
-		i, nt, stages = 2, 8, 3
-	case p.m > 8:
-		i, nt = 1, 2
+	i, stages := 0, 2
+	for p.m > 8<<i {
+		i++
 	}
-	launch(b, kCodes[i][p.w.dt], dim{x: blocks}, 256, stages*c.stage(nt), &a)
+	if i == 3 { // one block has the multiprocessor
+		stages = 3
+	}
+	launch(b, kCodes[i][p.w.dt], dim{x: blocks}, 256, stages*c.stage(1<<i), &a)
 }

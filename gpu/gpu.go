@@ -22,6 +22,8 @@
 // The same kernel files compile as C++ against an emulator (folder emu) into a
 // library with the driver's entry points. The backend runs on it unchanged, and
 // with it the conformance suite of package tensortest.
+//
+// docs/cuda.md says which file has what, and what the environment switches.
 package gpu
 
 import (
@@ -47,14 +49,16 @@ type Info struct {
 	SMs          int    // multiprocessors
 }
 
-// Name is that of the backend: the architecture and the number of multiprocessors,
-// as both are part of the numerics (sums are split so that all have work), and
-// those of the keys of results.
+// Name is that of the backend, such as "cuda:sm_90:132". It has what the bits of
+// results depend on, as it is part of their keys: the architecture, the number of
+// multiprocessors (sums are split so that all have work), and marks of what the
+// environment switches.
 func (i Info) Name() string {
+	name := fmt.Sprintf("cuda:sm_%d%d:%d", i.Major, i.Minor, i.SMs)
 	if i.emulated() {
-		return "cuda:emulator"
+		name = "cuda:emulator"
 	}
-	return fmt.Sprintf("cuda:sm_%d%d:%d", i.Major, i.Minor, i.SMs)
+	return name + marks(i.Major)
 }
 
 // emulated reports whether the driver is that of folder emu.

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"gorgonia.org/cu"
+
+	"pipe/tensor"
 )
 
 // images holds the compiled kernels, one file a module. The folder is filled by
@@ -30,6 +32,18 @@ func newKernel(module, name string) *kernel {
 	k := &kernel{module, name, len(kernels)}
 	kernels = append(kernels, k)
 	return k
+}
+
+// weightTypes are the types that operands may have.
+var weightTypes = [...]tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
+
+// kernelsOf returns a kernel for each type of weight: prefix, name of the type,
+// suffix.
+func kernelsOf(module, prefix, suffix string) (ks [tensor.NF4 + 1]*kernel) {
+	for _, dt := range weightTypes {
+		ks[dt] = newKernel(module, prefix+dt.String()+suffix)
+	}
+	return ks
 }
 
 // function is a kernel on the device of a backend.

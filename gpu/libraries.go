@@ -8,8 +8,9 @@ import (
 	"pipe/gpu/dl"
 )
 
-// Libraries names the libraries that products are computed with, or says why it is
-// the backend's own kernels alone.
+// Libraries names the library of products that is installed, or says why there is
+// none. Benchmarks compare the backend's own kernels with it, which compute all
+// products.
 func Libraries() (string, error) {
 	version, path, err := dl.CublasLtVersion()
 	if err != nil {

@@ -52,7 +52,7 @@ func (b *Backend) list(slot, piece int) (a listArgs) {
 	for i := range b.entries {
 		it := &b.entries[i]
 		it.first = int32(pieces)
-		pieces += ceilDiv(int(it.n), piece)
+		pieces += ceil(int(it.n), piece)
 	}
 	if pieces > math.MaxInt32 {
 		b.fail(fmt.Errorf("gpu: %d pieces of tensors in one operation are too many", pieces))
@@ -76,7 +76,7 @@ func (b *Backend) list(slot, piece int) (a listArgs) {
 		}
 		of := make([]int32, 0, pieces)
 		for i, it := range b.entries {
-			for range ceilDiv(int(it.n), piece) {
+			for range ceil(int(it.n), piece) {
 				of = append(of, int32(i))
 			}
 		}

@@ -88,9 +88,10 @@ func (b *Backend) product(dst, a, w *tensor.Tensor, o *tensor.MatMul) product {
 	const op = "matmul"
 	m, k := matrix(op, a)
 	p := product{m: m, k: k, lda: k, transA: o.TransA, w: b.operand(op, w), transW: o.TransB, alpha: o.Alpha, beta: o.Beta, uniform: o.Uniform, dst: dst}
-	p.a, p.aHalf = floats(op, a)
-	p.c, p.outHalf = floats(op, dst)
-	writable(op, mem(op, dst))
+	var halfA, halfC int
+	p.a, halfA = numbers(op, a)
+	p.c, halfC = numbersOut(op, dst)
+	p.aHalf, p.outHalf = halfA == 1, halfC == 1
 	if p.outHalf && o.Beta != 0 {
 		panic("gpu: matmul: a result in bf16 needs Beta 0")
 	}
@@ -137,7 +138,7 @@ func (b *Backend) epilogue(p *product, o *tensor.MatMul) {
 	if g := o.SwiGLUGrad; g != nil {
 		for _, t := range [...]*tensor.Tensor{g.Gate, g.Up, g.DGate, g.DUp} {
 			checkMatrix(op, t, p.m, p.n)
-			floats(op, t)
+			numbers(op, t)
 		}
 		writable(op, mem(op, g.DGate))
 		writable(op, mem(op, g.DUp))
@@ -164,14 +165,4 @@ func (b *Backend) epilogue(p *product, o *tensor.MatMul) {
 		writable(op, mem(op, u))
 		p.low.down = b.operand(op, a)
 	}
-}
-
-// floats returns where the elements of an F32 or BF16 activation lie, and whether
-// they are BF16.
-func floats(op string, t *tensor.Tensor) (p uint64, half bool) {
-	m := mem(op, t)
-	if t.DType != tensor.F32 && t.DType != tensor.BF16 {
-		panic(fmt.Sprintf("gpu: %s: tensor is %s; must be f32 or bf16", op, t.DType))
-	}
-	return m.ptr, t.DType == tensor.BF16
 }

@@ -113,7 +113,7 @@ func BenchmarkTiled(b *testing.B) {
 			work := 2e-12 * tokens * float64(out) * float64(in)
 			for _, c := range tiledChoices {
 				s.b.choice = c
-				name := fmt.Sprintf("cluster %d group %d", c.cluster, c.group)
+				name := fmt.Sprintf("pairs %v group %d", c.pairs, c.group)
 				rate(b, s.b, name+"/NT bf16", "TFLOP/s", work, func() { s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
 				rate(b, s.b, name+"/NT f32", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
 				rate(b, s.b, name+"/NT f32 added", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1, Beta: 1}) })
@@ -123,7 +123,7 @@ func BenchmarkTiled(b *testing.B) {
 	}
 }
 
-var tiledChoices = []tiledChoice{{cluster: 1, group: 16}, {cluster: 2, group: 8}, {cluster: 2, group: 16}, {cluster: 2, group: 32}}
+var tiledChoices = []tiledChoice{{false, 16}, {true, 8}, {true, 16}, {true, 32}}
 
 // Products of adapters, which read an activation once; rates are of that.
 func BenchmarkAdapters(b *testing.B) {

@@ -164,13 +164,13 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
-		for _, kind := range []string{"tiles", "clusters", "wgmma", "mma"} {
-			if kind == "clusters" && z[1] < 256 {
+		for _, kind := range []string{"tiles", "pairs", "mma"} {
+			if kind == "pairs" && z[1] < 256 {
 				continue
 			}
-			s.b.noWgmma, s.b.noTiles, s.b.choice = kind == "mma", kind == "wgmma", tiledChoice{cluster: 1}
-			if kind == "clusters" {
-				s.b.choice = tiledChoice{cluster: 2, group: 3}
+			s.b.noWgmma, s.b.choice = kind == "mma", tiledChoice{}
+			if kind == "pairs" {
+				s.b.choice = tiledChoice{pairs: true, group: 3}
 			}
 			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
@@ -179,24 +179,28 @@ func TestHalfProducts(t *testing.T) {
 	}
 }
 
-// How products are divided among blocks changes no bit.
+// How products are divided among blocks changes no bit, also where there are so few
+// tiles that their sums are split.
 func TestTiles(t *testing.T) {
 	s := newBench(t)
-	const m, n, k = 300, 512, 200
-	wt, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
-	s.b.Precision(wt, tensor.BF16)
-	x, _ := s.half(s.normal(m*k), m, k)
-	y := s.put(nan(m*n), m, n)
-	var first []float32
-	for _, pairs := range []bool{false, true} {
-		for _, group := range []int{0, 1, 2} {
-			s.b.Tiles(pairs, group)
-			s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
-			got := s.get(y)
-			if first == nil {
-				first = got
+	for _, z := range [][4]int{{300, 512, 200, s.b.sms}, {100, 256, 1056, 3}} {
+		m, n, k := z[0], z[1], z[2]
+		s.b.sms = z[3]
+		wt, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
+		s.b.Precision(wt, tensor.BF16)
+		x, _ := s.half(s.normal(m*k), m, k)
+		y := s.put(nan(m*n), m, n)
+		var first []float32
+		for _, pairs := range []bool{false, true} {
+			for _, group := range []int{0, 1, 2} {
+				s.b.Tiles(pairs, group)
+				s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
+				got := s.get(y)
+				if first == nil {
+					first = got
+				}
+				s.same(fmt.Sprintf("%v, pairs %v, groups of %d", z, pairs, group), got, first)
 			}
-			s.same(fmt.Sprintf("pairs %v, groups of %d", pairs, group), got, first)
 		}
 	}
 }
@@ -317,8 +321,11 @@ func TestFewRows(t *testing.T) {
 	const n, r, most = 150, 5, fewRows
 	for _, dt := range weightTypes {
 		k := 2304
-		if !dt.Quantized() {
+		switch {
+		case !dt.Quantized():
 			k = 1157
+		case dt.Block() < 256: // rows begin anywhere, and end within a chunk
+			k += dt.Block()
 		}
 		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
 			wt, w := s.load(dt, s.normal(n*k), n, k)
@@ -346,6 +353,29 @@ func TestFewRows(t *testing.T) {
 				}
 				s.same(fmt.Sprintf("%s in %s, %d rows", dt, precision, m), got, all[:m*n])
 			}
+		}
+	}
+}
+
+// Sums of chains of several parts: the kernels of one row and of many give the same
+// bits, the right ones.
+func TestFewChains(t *testing.T) {
+	s := newBench(t)
+	defer func(n int) { busyBlocks = n }(busyBlocks)
+	const n, k, m = 260, 1792, 3
+	for _, dt := range []tensor.DType{tensor.BF16, tensor.Q4_1} {
+		wt, w := s.load(dt, s.normal(n*k), n, k)
+		s.b.Precision(wt, tensor.BF16)
+		x := s.normal(m * k)
+		xt := s.put(x, m, k)
+		want := refProduct(nil, rounded(x), codesRounded(dt, w), m, n, k, tensor.MatMul{TransB: true, Alpha: 1})
+		for _, busyBlocks = range []int{1, 4, 12, 24} { // 1, 2, 4 and 8 chains
+			y, one := s.put(nan(m*n), m, n), s.put(nan(n), 1, n)
+			s.b.MatMul(y, xt, wt, tensor.MatMul{TransB: true, Alpha: 1})
+			s.b.MatMul(one, s.b.View(xt, k, 1, k), wt, tensor.MatMul{TransB: true, Alpha: 1})
+			got := s.get(y)
+			tensortest.Close(s, fmt.Sprintf("%s, %d blocks", dt, busyBlocks), got, want, tensortest.F32)
+			s.same(fmt.Sprintf("%s, %d blocks, one row", dt, busyBlocks), s.get(one), got[n:2*n])
 		}
 	}
 }
@@ -482,7 +512,7 @@ func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n,
 	}
 	var results [2][3][]float32
 	for i := range results {
-		s.b.noTiles = i > 0
+		s.b.noWgmma = i > 0
 		y, du := act(nan(m*n)), act(nan(m*n))
 		q := o
 		if half == 0 {
@@ -501,7 +531,7 @@ func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n,
 			results[i][1], results[i][2] = s.get(du), s.get(q.SwiGLUGrad.DGate)
 		}
 	}
-	s.b.noTiles = false
+	s.b.noWgmma = false
 	for i, got := range results[0] {
 		want := make([]float64, len(got))
 		for j := range want {

@@ -269,18 +269,17 @@ type scratch struct {
 
 // Slots of scratch. Operations that call one another use different ones.
 const (
-	scratchLeft   = iota // the first operand of a product in bfloat16
-	scratchRight         // a weight, expanded
-	scratchLow           // of updates of low rank
-	scratchLogits        // a piece of logits
-	scratchParts         // parts of sums
-	scratchDelta         // of attention's gradient
-	scratchHeads         // of attention
-	scratchNorm          // of DoRANorm
-	scratchMore
-	scratchRotation // cosines and sines
-	scratchCodes    // of moments of 8 bits
-	scratchTickets  // counters of blocks
+	scratchLeft     = iota // the first operand of a product in bfloat16
+	scratchRight           // a weight, expanded
+	scratchLow             // of updates of low rank
+	scratchLogits          // a piece of logits
+	scratchParts           // parts of sums
+	scratchDelta           // of attention's gradient
+	scratchHeads           // of attention
+	scratchNorm            // of DoRANorm
+	scratchRotation        // cosines and sines
+	scratchCodes           // of moments of 8 bits
+	scratchTickets         // counters of blocks
 	scratchSlots
 )
 
@@ -312,10 +311,8 @@ type constants struct {
 
 // Slots of constants.
 const (
-	constSegments = iota
-	constRows
-	constMore
-	constTiles // of attention, as the following
+	constRows  = iota // of rows that are scattered or added
+	constTiles        // of attention, as the following
 	constFew
 	constGradTiles
 	constGradKeys

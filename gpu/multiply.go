@@ -2,9 +2,7 @@
 
 package gpu
 
-import (
-	"pipe/tensor"
-)
+import "pipe/tensor"
 
 // gemmArgs is GemmArgs of gemm.cuh.
 type gemmArgs struct {
@@ -35,8 +33,6 @@ var (
 	kGemmTall  = [2][2]*kernel{{newKernel("gemm", "gemm_tall_nn"), newKernel("gemm", "gemm_tall_nt")}, {newKernel("gemm", "gemm_tall_half_nn"), newKernel("gemm", "gemm_tall_half_nt")}}
 	kGemmOuter = [2]*kernel{newKernel("gemm", "gemm_outer_f32"), newKernel("gemm", "gemm_outer_bf16")}
 	kGemmParts = newKernel("gemm", "gemm_parts")
-	kWgmma256  = [2]*kernel{newKernel("gemm_half", "gemm_wgmma_nn_256"), newKernel("gemm_half", "gemm_wgmma_nt_256")}
-	kWgmma128  = [2]*kernel{newKernel("gemm_half", "gemm_wgmma_nn_128"), newKernel("gemm_half", "gemm_wgmma_nt_128")}
 	kMMA       = [2]*kernel{newKernel("gemm_half", "gemm_mma_nn"), newKernel("gemm_half", "gemm_mma_nt")}
 	kLowRank   = newKernel("gemm_prep", "low_rank")
 )
@@ -53,26 +49,6 @@ const (
 
 // panelBytes is how much of a weight is expanded at a time; a test makes it small.
 var panelBytes = 256 << 20
-
-func index(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func ceil(n, by int) int    { return (n + by - 1) / by }
-func roundUp(n, to int) int { return ceil(n, to) * to }
-
-// rowVectors reports whether rows of ld elements from p on begin at whole vectors of
-// four elements.
-func rowVectors(p uint64, ld int, half bool) bool {
-	bytes := uint64(16)
-	if half {
-		bytes = 8
-	}
-	return p%bytes == 0 && ld%4 == 0
-}
 
 // multiply queues a product.
 func (b *Backend) multiply(p *product) {
@@ -260,13 +236,13 @@ func (b *Backend) multiplyFloat(p *product) {
 		if tall {
 			b.gemmTall(&q, w, ldw)
 		} else {
-			b.gemmTiles(&q, w, ldw)
+			b.gemmFloat(&q, w, ldw)
 		}
 	}
 }
 
-// gemmTiles computes a product of float32 operands.
-func (b *Backend) gemmTiles(p *product, w uint64, ldw int) {
+// gemmFloat computes a product of float32 operands.
+func (b *Backend) gemmFloat(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.low(p)
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)

@@ -25,18 +25,6 @@ type lowArgs struct {
 	unused               int32
 }
 
-// weightTypes are the types that operands may have.
-var weightTypes = []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0, tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4}
-
-// kernelsOf returns a kernel for each type of weight: prefix, name of the type,
-// suffix.
-func kernelsOf(module, prefix, suffix string) (ks [tensor.NF4 + 1]*kernel) {
-	for _, dt := range weightTypes {
-		ks[dt] = newKernel(module, prefix+dt.String()+suffix)
-	}
-	return ks
-}
-
 // kUnpack are the kernels that expand to float32 and to bfloat16.
 var kUnpack = [2][tensor.NF4 + 1]*kernel{kernelsOf("gemm_prep", "unpack_float_", ""), kernelsOf("gemm_prep", "unpack_half_", "")}
 
@@ -46,10 +34,6 @@ func (b *Backend) unpack(dst uint64, ld int, w operand, cols int, half bool) {
 	a := unpackArgs{dst: dst, src: w.ptr, stride: int64(w.dt.Bytes(w.cols)), rows: int32(w.rows), cols: int32(cols), ldd: int32(ld)}
 	launch(b, kUnpack[index(half)][w.dt], dim{x: min(ceil(w.rows*ld/8, 256), 16*b.sms)}, 256, 0, &a)
 }
-
-// chunks reports whether bfloat16 rows of ld elements from p on, of which k count,
-// are whole chunks of 16 bytes.
-func chunks(p uint64, ld, k int) bool { return p%16 == 0 && ld%8 == 0 && k%8 == 0 }
 
 // left returns the first operand of a product in bfloat16, and its row distance.
 func (b *Backend) left(p *product) (a uint64, ld int) {
@@ -113,26 +97,19 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 	if p.low.r > 0 {
 		b.lowHalf(p, &g)
 	}
-	if b.wgmma() && !b.noTiles {
+	if b.wgmma() {
 		if p.fused {
 			b.fuse(p, &g)
 		}
 		b.gemmTiled(&g, p.transA, p.transW, p.uniform || p.fused)
 		return
 	}
-	tileN, shared, k := 128, 4*(8<<10+8<<10), kMMA[index(p.transW)]
-	if b.wgmma() {
-		tileN, shared = tileColumns(p.n)
-		if k = kWgmma128[index(p.transW)]; tileN == 256 {
-			k = kWgmma256[index(p.transW)]
-		}
-	}
-	g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, tileN))
-	launch(b, k, dim{x: int(g.tilesM * g.tilesN)}, 256, shared, &g)
+	g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, 128))
+	launch(b, kMMA[index(p.transW)], dim{x: int(g.tilesM * g.tilesN)}, 256, 4*(8<<10+8<<10), &g)
 }
 
-// tileColumns returns the width of the tiles of n columns, and the shared memory of
-// the kernels with warpgroups.
+// tileColumns returns the width of the tiles of n columns in products by descriptors,
+// and the shared memory of the stages.
 func tileColumns(n int) (width, shared int) {
 	if n >= 1024 || n == 256 || n == 512 {
 		return 256, 4 * (16<<10 + 32<<10)
@@ -151,16 +128,14 @@ type tiledArgs struct {
 
 // tiledChoice says how gemmTiled divides a product. It changes no result.
 type tiledChoice struct {
-	cluster int // 2: blocks run in pairs, one below the other, which share what they copy of w
-	group   int // rows of tiles that are taken together; 0: 16
+	pairs bool // of blocks, one below the other, which share what they copy of w
+	group int  // rows of tiles that are taken together; 0: 16
 }
 
 // Tiles sets how products by descriptors are divided, for who measures it: with
 // pairs, two blocks share what they copy of w; group rows of tiles are taken
-// together, 0 are as many as without this.
-func (b *Backend) Tiles(pairs bool, group int) {
-	b.choice = tiledChoice{cluster: 1 + index(pairs), group: group}
-}
+// together, 0 are as many as without this. It changes no result.
+func (b *Backend) Tiles(pairs bool, group int) { b.choice = tiledChoice{pairs, group} }
 
 // kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, and
 // these in clusters of two, by how a and w are stored.
@@ -172,7 +147,7 @@ var kTiled = [3][3]*kernel{
 
 // fuses reports whether rotation and gradient of p are for the kernel that stores c.
 func (b *Backend) fuses(p *product) bool {
-	if p.rope == nil && p.grad == nil || !b.wgmma() || b.noTiles || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
+	if p.rope == nil && p.grad == nil || !b.wgmma() || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
 		return false
 	}
 	if p.pieceRows(2) < p.w.rows && (p.w.dt != tensor.BF16 || !chunks(p.w.ptr, p.w.cols, p.w.cols)) { // it is multiplied in pieces
@@ -211,15 +186,19 @@ func (b *Backend) fuse(p *product, g *gemmArgs) {
 const splitSteps = 8
 
 // gemmTiled computes a product with descriptors of its operands. Unless whole, the
-// sums of few tiles are split into parts, so that all of the device works.
+// sums of few tiles are split into parts, so that all of the device works: as many
+// with pairs as without, since the bits depend on it.
 func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
 	cluster, group := 1, cmp.Or(b.choice.group, 16)
-	if width == 256 && b.choice.cluster == 2 {
+	if width == 256 && b.choice.pairs {
 		cluster = 2
 	}
 	k := kTiled[width/256*cluster][index(transW)]
+	if transA {
+		k = kTiled[width/256*cluster][2]
+	}
 	if b.tiled == nil {
 		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
 	}
@@ -238,9 +217,6 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 			b.check("matmul", m.Set(p, int(k), int(g.n), 2*int(ld), 64))
 		}
 	}
-	if transA {
-		k = kTiled[width/256*cluster][2]
-	}
 	if b.counts == nil && g.k > 0 {
 		left(&t.a, g.a, g.lda, g.k)
 		right(&t.b, g.b, g.ldb, g.k)
@@ -250,7 +226,7 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 		right(&t.b2, g.b2, g.ldb2, g.k2)
 	}
 	items, steps, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
-	if n := min(b.sms/cluster/items, steps/splitSteps); n > 1 && !whole {
+	if n := min(b.sms/int(g.tilesM*g.tilesN), steps/splitSteps); n > 1 && !whole {
 		g.split = int32(ceil(steps, n))
 		parts = ceil(steps, int(g.split))
 		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
@@ -294,7 +270,7 @@ func (b *Backend) lowHalf(p *product, g *gemmArgs) {
 // multiplyOuterHalf computes aᵀ·w of bfloat16 operands, which loses nothing, if
 // there is a kernel for it.
 func (b *Backend) multiplyOuterHalf(p *product) bool {
-	if !b.wgmma() || b.noTiles || p.k == 0 || p.a%16 != 0 || p.w.ptr%16 != 0 || p.lda%8 != 0 || p.w.cols%8 != 0 {
+	if !b.wgmma() || p.k == 0 || p.a%16 != 0 || p.w.ptr%16 != 0 || p.lda%8 != 0 || p.w.cols%8 != 0 {
 		return false
 	}
 	g := p.gemm()

@@ -97,7 +97,7 @@ func (b *Backend) norm(dst, rstd, sum, x, y, w *tensor.Tensor, eps float32) {
 	if sum != nil {
 		kernel = k.add[half]
 	}
-	launch(b, kernel, dim{x: ceilDiv(rows, k.rows)}, k.threads, 0, &a)
+	launch(b, kernel, dim{x: ceil(rows, k.rows)}, k.threads, 0, &a)
 }
 
 type normGradArgs struct {
@@ -132,7 +132,7 @@ func (b *Backend) RMSNormGrad(dx, dw, x, w, rstd, dy, add *tensor.Tensor) {
 	}
 	a.rows, a.cols = int64(rows), int64(cols)
 	k := normOf(cols, a.dx, a.x, a.w, a.dy, a.add)
-	kernel, blocks := k.grad, ceilDiv(rows, k.rows)
+	kernel, blocks := k.grad, ceil(rows, k.rows)
 	switch {
 	case dw == nil:
 	case k.sum != nil: // blocks that stay, so that there are few parts
@@ -180,7 +180,7 @@ func (b *Backend) rotation(op string, pos, invFreq *tensor.Tensor) (cos, sin uin
 	r.cos = b.scratch(scratchRotation, 2*room)
 	r.sin = r.cos + uint64(room)
 	r.pos, r.inv, r.root, r.writes = append(r.pos[:0], host...), inv, root, root.writes
-	launch(b, kRotation, dim{x: ceilDiv(n, 256)}, 256, 0, &rotationArgs{cos: r.cos, sin: r.sin, pos: at, inv: inv, n: int64(n), half: int32(half)})
+	launch(b, kRotation, dim{x: ceil(n, 256)}, 256, 0, &rotationArgs{cos: r.cos, sin: r.sin, pos: at, inv: inv, n: int64(n), half: int32(half)})
 	return r.cos, r.sin, half
 }
 

@@ -82,7 +82,7 @@ func (b *Backend) AdamW(ps []tensor.AdamWParam, o tensor.AdamW) {
 		p := &ps[i]
 		b.entries = append(b.entries, entry{
 			p: [6]uint64{output(op, p.W), input(op, p.G), output(op, p.M), output(op, p.V)},
-			n: int64(p.W.Len()), decay: one(!p.NoDecay),
+			n: int64(p.W.Len()), decay: int32(index(!p.NoDecay)),
 		})
 		sameShape(op, p.W, p.G, p.M, p.V)
 	}
@@ -113,7 +113,7 @@ func (b *Backend) AdamW8bit(ps []tensor.AdamWParam, o tensor.AdamW) {
 		n := p.W.Len()
 		b.entries = append(b.entries, entry{
 			p: [6]uint64{output(op, p.W), input(op, p.G), m.ptr, v.ptr, output(op, p.MMax), output(op, p.VMax)},
-			n: int64(n), decay: one(!p.NoDecay),
+			n: int64(n), decay: int32(index(!p.NoDecay)),
 		})
 		sameShape(op, p.W, p.G, p.M, p.V)
 		checkLen(op, p.MMax.Len(), tensor.AdamWBlocks(n))

@@ -42,8 +42,10 @@ var (
 func (b *Backend) Plan() tensor.Plan {
 	c := &counts{purpose: tensor.ForWeights, taken: map[uint64]piece{}}
 	c.tally.Add(forKernels, kernelBytes)
-	return &plan{&Backend{name: b.name, sms: b.sms, major: b.major, shared: b.shared, noThin: b.noThin, noWgmma: b.noWgmma, noTiles: b.noTiles, choice: b.choice,
-		counts: c, live: map[*memory]struct{}{}}}
+	return &plan{&Backend{
+		name: b.name, sms: b.sms, major: b.major, shared: b.shared, choice: b.choice, noWgmma: b.noWgmma, noThin: b.noThin, // which decide what is allocated
+		counts: c, live: map[*memory]struct{}{},
+	}}
 }
 
 // Limit implements [tensor.Limited].

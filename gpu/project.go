@@ -26,8 +26,7 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 		if n != 2 {
 			panic("gpu: project: SwiGLU needs two products")
 		}
-		floats(op, o.SwiGLU)
-		writable(op, mem(op, o.SwiGLU))
+		numbersOut(op, o.SwiGLU)
 		sameShape(op, o.SwiGLU, o.Products[0].Dst, o.Products[1].Dst)
 	}
 	if b.err != nil {

@@ -9,21 +9,9 @@ import (
 	"pipe/tensor"
 )
 
-// kExpand are the kernels that expand rows, and kSquares those that sum their
-// squares, by type.
-var kExpand, kSquares = func() (expand, squares map[tensor.DType]*kernel) {
-	expand, squares = map[tensor.DType]*kernel{}, map[tensor.DType]*kernel{}
-	for _, dt := range []tensor.DType{
-		tensor.F32, tensor.F16, tensor.BF16, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q8_0,
-		tensor.Q4_K, tensor.Q5_K, tensor.Q6_K, tensor.NF4,
-	} {
-		expand[dt] = newKernel("rows", "expand_"+dt.String())
-		squares[dt] = newKernel("rows", "squares_"+dt.String())
-	}
-	return
-}()
-
 var (
+	kExpand     = kernelsOf("rows", "expand_", "")  // expand rows
+	kSquares    = kernelsOf("rows", "squares_", "") // sum their squares
 	kCopyBF16   = newKernel("rows", "copy_bf16")
 	kScatter    = [2]widths{newWidths("rows", "scatter_f32"), newWidths("rows", "scatter_half")}
 	kScatterTo  = newWidths("rows", "scatter_to_half")
@@ -77,8 +65,8 @@ func (b *Backend) RowSquares(dst, w *tensor.Tensor) {
 	const op = "row squares"
 	d, o := output(op, dst), b.operand(op, w)
 	checkLen(op, dst.Len(), o.rows)
-	a := squaresArgs{dst: d, src: o.ptr, rows: int64(o.rows), cols: int64(o.cols), stride: int64(o.dt.Bytes(o.cols)), vec: one(o.groups(0))}
-	launch(b, kSquares[o.dt], dim{x: ceilDiv(o.rows, 8)}, 256, 0, &a)
+	a := squaresArgs{dst: d, src: o.ptr, rows: int64(o.rows), cols: int64(o.cols), stride: int64(o.dt.Bytes(o.cols)), vec: int32(index(o.groups(0)))}
+	launch(b, kSquares[o.dt], dim{x: ceil(o.rows, 8)}, 256, 0, &a)
 }
 
 // Embed implements [tensor.Transformer].

@@ -107,6 +107,7 @@ func deviceFacts(flag string) []string {
 	for _, v := range []string{"PIPE_CUDA_DRIVER", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"} {
 		facts = append(facts, v+"="+os.Getenv(v))
 	}
+	facts = append(facts, "switches="+gpu.Switches())
 	if driver := os.Getenv("PIPE_CUDA_DRIVER"); driver != "" {
 		facts = append(facts, engine.FileState(driver))
 	}

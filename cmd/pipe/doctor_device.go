@@ -75,9 +75,9 @@ func (d *doctor) cuda(failed error) {
 		d.ok("device", "cuda", "%s", describe(info))
 		libraries, err := gpu.Libraries()
 		if err != nil {
-			libraries = "none (" + err.Error() + "): kernels of its own compute all products"
+			libraries = "none (" + err.Error() + ")"
 		}
-		d.ok("device", "libraries", "%s", libraries)
+		d.ok("device", "libraries", "%s: kernels of its own compute all products", libraries)
 	}
 }
 

@@ -191,7 +191,7 @@ template <int W, Summed KIND, class T, class Y, class D> __device__ __forceinlin
 
 #define SUM(name, KIND, T, Y, D)                                             \
     KERNEL(sum_##name##_1, PartArgs, 256) { sum_part<1, KIND, T, Y, D>(a); } \
-    KERNEL(sum_##name##_4, PartArgs, 256) { sum_part<4, KIND, T, Y, D>(a); }
+    KERNEL_BOUNDS(sum_##name##_4, PartArgs, 256, 3) { sum_part<4, KIND, T, Y, D>(a); }
 SUM(plain, PLAIN, float, float, float)
 SUM(plain_half, PLAIN, uint16_t, uint16_t, float)
 SUM(normed, NORMED, float, float, float)

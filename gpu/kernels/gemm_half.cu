@@ -2,117 +2,24 @@
 // either [n,k] (..._nt) or [k,n] (..._nn). Rows of both are whole chunks of 16
 // bytes, zeros behind k or n where those are not.
 //
-// All kernels are multistage: while a tile's products of one step of k run, the
+// The kernels are multistage: while a tile's products of one step of k run, the
 // copies of later steps are on their way to a ring of buffers in shared memory.
 // The order of an element's sum depends on its row and column alone.
 #include "gemm.cuh"
-#include "wgmma.cuh"
 
-// Step finds the operands of step s, of DEPTH terms: those of a and b first, then
-// those of a2 and b2.
-template <int DEPTH> struct Step {
+// Step finds the operands of step s, of 32 terms: those of a and b first, then those
+// of a2 and b2.
+struct Step {
     const uint16_t *a, *b;
     long long lda, ldb;
     int k, at; // terms there are, first of this step
     __device__ __forceinline__ Step(const GemmArgs& g, int steps, int s) {
         if (s < steps)
-            a = (const uint16_t*)g.a, b = (const uint16_t*)g.b, lda = g.lda, ldb = g.ldb, k = g.k, at = s * DEPTH;
+            a = (const uint16_t*)g.a, b = (const uint16_t*)g.b, lda = g.lda, ldb = g.ldb, k = g.k, at = s * 32;
         else
-            a = (const uint16_t*)g.a2, b = (const uint16_t*)g.b2, lda = g.lda2, ldb = g.ldb2, k = g.k2, at = (s - steps) * DEPTH;
+            a = (const uint16_t*)g.a2, b = (const uint16_t*)g.b2, lda = g.lda2, ldb = g.ldb2, k = g.k2, at = (s - steps) * 32;
     }
 };
-
-// Two warpgroups on sm_90a, each 64 rows of a tile of 128 x BN; steps of 64.
-template <int BN, int STAGES, bool transB> __device__ __forceinline__ void gemm_wgmma(const GemmArgs& g, unsigned char* smem) {
-#ifdef HAVE_WGMMA
-    const int BM = 128, A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
-    const int tid = threadIdx.x, group = tid / 128;
-    int ti, tj;
-    gemm_tile(blockIdx.x, g.tiles_m, g.tiles_n, ti, tj);
-    const int m0 = ti * BM, n0 = tj * BN;
-    const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
-
-    auto copy = [&](int s) {
-        if (s < steps) {
-            const Step<64> p(g, steps1, s);
-            unsigned char* to = smem + s % STAGES * STAGE;
-            { // a: row tid / 8 and every 32nd from there
-                const int c = tid % 8, r = tid / 8, at = p.at + c * 8;
-                const uint16_t* from = p.a + (m0 + r) * p.lda + at;
-                const int to0 = swizzled_128(r, c);
-#pragma unroll
-                for (int i = 0; i < BM / 32; i++) {
-                    const bool valid = m0 + r + 32 * i < g.m && at < p.k;
-                    cp_async16(to + to0 + i * 32 * 128, valid ? from + 32 * i * p.lda : p.a, valid);
-                }
-            }
-            to += A_BYTES;
-            if (!transB) { // rows of k, 64 columns a block
-                const int c = tid % (BN / 8), r = tid / (BN / 8), rows = 256 / (BN / 8);
-                const uint16_t* from = p.b + (p.at + r) * p.ldb + n0 + c * 8;
-                const bool col = n0 + c * 8 < g.n;
-#pragma unroll
-                for (int i = 0; i < 64 / rows; i++) {
-                    const bool valid = col && p.at + r + rows * i < p.k;
-                    cp_async16(to + c / 8 * 8192 + swizzled_128(r + rows * i, c % 8), valid ? from + rows * i * p.ldb : p.b, valid);
-                }
-            } else {
-                const int c = tid % 8, r = tid / 8, at = p.at + c * 8;
-                const uint16_t* from = p.b + (n0 + r) * p.ldb + at;
-                const int to0 = swizzled_128(r, c);
-#pragma unroll
-                for (int i = 0; i < BN / 32; i++) {
-                    const bool valid = n0 + r + 32 * i < g.n && at < p.k;
-                    cp_async16(to + to0 + i * 32 * 128, valid ? from + 32 * i * p.ldb : p.b, valid);
-                }
-            }
-        }
-        cp_async_commit();
-    };
-
-    float d[BN / 2];
-#pragma unroll
-    for (int i = 0; i < BN / 2; i++) d[i] = 0;
-    wgmma_hold(d);
-    // Products of step s-1 may run during step s; then those of s-2 are done in
-    // both groups, and their buffer is free for step s-2+STAGES.
-    for (int s = 0; s < STAGES - 2; s++) copy(s);
-    const uint64_t a0 = wgmma_descriptor(smem + group * 64 * 128, 0), b0 = wgmma_descriptor(smem + A_BYTES, transB ? 0 : 8192);
-    for (int s = 0; s < steps; s++) {
-        cp_async_wait<STAGES - 3>();
-        fence_async();
-        __syncthreads();
-        const int at = s % STAGES * (STAGE >> 4);
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < 4; i++) wgmma<BN, false, !transB>(d, a0 + (at + 2 * i), b0 + (at + (transB ? 2 : 128) * i));
-        wgmma_commit();
-        copy(s + STAGES - 2);
-        wgmma_wait<1>();
-    }
-    wgmma_wait<0>();
-    wgmma_hold(d);
-    cp_async_wait<0>();
-    gemm_store_tile<BN>(g, d, m0 + group * 64, n0);
-#endif
-}
-
-KERNEL(gemm_wgmma_nt_256, GemmArgs, 256) {
-    DYNAMIC_SHARED(smem);
-    gemm_wgmma<256, 4, true>(a, smem);
-}
-KERNEL(gemm_wgmma_nn_256, GemmArgs, 256) {
-    DYNAMIC_SHARED(smem);
-    gemm_wgmma<256, 4, false>(a, smem);
-}
-KERNEL(gemm_wgmma_nt_128, GemmArgs, 256) {
-    DYNAMIC_SHARED(smem);
-    gemm_wgmma<128, 6, true>(a, smem);
-}
-KERNEL(gemm_wgmma_nn_128, GemmArgs, 256) {
-    DYNAMIC_SHARED(smem);
-    gemm_wgmma<128, 6, false>(a, smem);
-}
 
 // Eight warps from sm_80 on, each 64 x 32 of a tile of 128 x 128; steps of 32.
 // Chunk c of row r of [rows, 32] is at (c ^ r/2 % 4), of [32, 128] at (c ^ r % 8).
@@ -128,7 +35,7 @@ template <bool transB> __device__ __forceinline__ void gemm_mma(const GemmArgs& 
 
     auto copy = [&](int s) {
         if (s < steps) {
-            const Step<32> p(g, steps1, s);
+            const Step p(g, steps1, s);
             unsigned char* to = smem + s % STAGES * STAGE;
             const int c = tid % 4, r = tid / 4, at = p.at + c * 8;
 #pragma unroll

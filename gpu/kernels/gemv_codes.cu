@@ -67,33 +67,73 @@ template <int DT> __device__ __forceinline__ int shift_of(const unsigned char* c
     return Format<DT>::align == 16 ? 0 : (int)((unsigned long long)chunk & 15);
 }
 
-// fetch_rows starts to copy a chunk of the rows j0..j0+15, by a warp.
-template <int DT> __device__ __forceinline__ void fetch_rows(unsigned char* to, const CodesWeight& w, int j0, int k0, int k) {
+// A lane copies some pieces of a chunk of a warp's 16 rows. Copies are where they
+// are in the next chunk, and where they go to.
+template <int DT> struct Copies {
     typedef Slot<DT> S;
     typedef Codes<DT> C;
-    const bool plain = Format<DT>::block == 8; // zeros behind the last term
-    const int length = k - k0 < C::terms ? (k - k0) / Format<DT>::block * Format<DT>::bytes : C::bytes;
-#pragma unroll
-    for (int i = threadIdx.x % 32; i < 16 * S::pieces; i += 32) {
-        const int r = i / S::pieces, p = i % S::pieces;
-        const unsigned char* from = chunk_of<DT>(w, j0 + r, k0);
-        const int shift = shift_of<DT>(from);
-        const bool valid = 16 * p < shift + length;
-        if (plain || valid) cp_async16(to + r * S::bytes + 16 * p, from - shift + 16 * p, valid);
-    }
-}
+    static constexpr int count = (16 * S::pieces + 31) / 32;
+    static constexpr bool moves = C::bytes % 16 == 0; // all chunks of a row lie in their slots alike
+    const unsigned char* base;
+    int from[count], to[count]; // from base on, and in the slots
+    unsigned whole;             // a bit for each that there is in a whole chunk
 
-// fetch starts to copy a stage.
-template <int DT, int NT> __device__ __forceinline__ void fetch(unsigned char* to, const CodesArgs& a, const CodesWeight& w, int j0, int k0) {
-    typedef Stage<DT, NT> S;
+    __device__ __forceinline__ Copies(const CodesWeight& w, int j0, int k0) {
+        whole = 0;
+        base = chunk_of<DT>(w, j0, k0);
+#pragma unroll
+        for (int i = 0; i < count; i++) {
+            const int at = threadIdx.x % 32 + 32 * i, r = min(at / S::pieces, 15), p = at % S::pieces;
+            const unsigned char* chunk = chunk_of<DT>(w, j0 + r, k0);
+            const int shift = shift_of<DT>(chunk);
+            from[i] = (int)(chunk - base) - shift + 16 * p, to[i] = r * S::bytes + 16 * p;
+            whole |= (unsigned)(at < 16 * S::pieces && 16 * p < shift + C::bytes) << i;
+        }
+    }
+
+    // fetch starts to copy the next chunk, which begins at term k0.
+    __device__ __forceinline__ void fetch(unsigned char* slots, const CodesWeight& w, int j0, int k0, int k) {
+        if (moves && k - k0 >= C::terms) {
+#pragma unroll
+            for (int i = 0; i < count; i++)
+                if (whole >> i & 1) cp_async16(slots + to[i], base + from[i], true);
+            base += C::bytes;
+            return;
+        }
+        const bool plain = Format<DT>::block == 8; // zeros behind the last term
+        const int length = k - k0 < C::terms ? (k - k0) / Format<DT>::block * Format<DT>::bytes : C::bytes;
+#pragma unroll 2
+        for (int at = threadIdx.x % 32; at < 16 * S::pieces; at += 32) {
+            const int r = at / S::pieces, p = at % S::pieces;
+            const unsigned char* chunk = chunk_of<DT>(w, j0 + r, k0);
+            const int shift = shift_of<DT>(chunk);
+            const bool valid = 16 * p < shift + length;
+            if (plain || valid) cp_async16(slots + r * S::bytes + 16 * p, chunk - shift + 16 * p, valid);
+        }
+    }
+};
+
+// Begins are where rows g and g+8 of a warp's 16 begin in the slots.
+template <int DT> struct Begins {
+    int at[2];
+    __device__ __forceinline__ void find(const CodesWeight& w, int j0, int k0) {
+        const int g = threadIdx.x % 32 / 4;
+#pragma unroll
+        for (int r = 0; r < 2; r++) at[r] = (g + 8 * r) * Slot<DT>::bytes + shift_of<DT>(chunk_of<DT>(w, j0 + g + 8 * r, k0));
+    }
+    __device__ __forceinline__ Begins(const CodesWeight& w, int j0, int k0) { find(w, j0, k0); }
+    __device__ __forceinline__ void next(const CodesWeight& w, int j0, int k0) {
+        if (!Copies<DT>::moves) find(w, j0, k0);
+    }
+};
+
+// fetch_x starts to copy a chunk of the rows of x; zeros behind the last term.
+template <int DT, int NT> __device__ __forceinline__ void fetch_x(unsigned char* xs, const CodesArgs& a, int k0) {
     constexpr int terms = Codes<DT>::terms;
-    const int warp = threadIdx.x / 32;
-    fetch_rows<DT>(to + warp * 16 * Slot<DT>::bytes, w, j0 + warp * 16, k0, a.k);
-    unsigned char* xs = to + S::weights;
 #pragma unroll
     for (int i = threadIdx.x; i < NT * terms; i += 256) {
         const int r = i / (terms / 8), p = i % (terms / 8);
-        cp_async16(xs + r * S::row + 16 * p, a.x + r * a.ldx + k0 + 8 * p, r < a.m && k0 + 8 * p < a.k);
+        if (r < a.m) cp_async16(xs + r * Stage<DT, NT>::row + 16 * p, a.x + r * a.ldx + k0 + 8 * p, k0 + 8 * p < a.k);
     }
 }
 
@@ -116,13 +156,13 @@ template <int DT, int NT> struct SharedX {
     }
 };
 
-// GlobalX is a chunk of a lane's row of x, of so many terms, where it is; 0: zeros.
+// GlobalX is a lane's row of x where it is, from a chunk on, of so many terms.
 template <int DT> struct GlobalX {
     const uint16_t* p;
     int terms;
     __device__ __forceinline__ void load(uint32_t v[4], int, int i) const {
         const int t = threadIdx.x % 4;
-        if (32 * i + (Codes<DT>::pairs ? 0 : 8 * t) < terms) {
+        if (Format<DT>::block > 8 || 32 * i + 8 * t < terms) {
             load_x<Codes<DT>::pairs>(v, (const unsigned char*)(p + 32 * i), t);
             return;
         }
@@ -130,62 +170,65 @@ template <int DT> struct GlobalX {
     }
 };
 
-// add_chunk adds the products of a chunk of `groups` groups. rows are where rows g
-// and g+8 of a warp's 16 begin.
-template <int DT, int NT, class X> __device__ __forceinline__ void add_chunk(float (&d)[NT][4], const unsigned char* const rows[2], const X& of_x, int m, int groups, const uint32_t* table) {
+// add_group adds the products of group i of a chunk. rows are where rows g and g+8
+// of a warp's 16 begin. Columns behind those of x
+// are whatever lies there.
+template <int DT, int NT, class X>
+__device__ __forceinline__ void add_group(float (&d)[NT][4], const typename Codes<DT>::State* state, const unsigned char* const rows[2], const X& of_x, int i, const uint32_t* table) {
     typedef Codes<DT> C;
     const int t = threadIdx.x % 4;
     const uint32_t ones[4] = {TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES};
-    typename C::State state[2];
-    C::start(state[0], rows[0]), C::start(state[1], rows[1]);
+    uint32_t w[2][4];
+    C::codes(w[0], state[0], rows[0], i, t, table), C::codes(w[1], state[1], rows[1], i, t, table);
+    const uint32_t lo[4] = {w[0][0], w[1][0], w[0][1], w[1][1]}, hi[4] = {w[0][2], w[1][2], w[0][3], w[1][3]};
+    float s[2][2], least[2];
 #pragma unroll
-    for (int i = 0; i < C::terms / 32; i++) {
-        if (i >= groups) break;
-        uint32_t w[2][4];
-        C::codes(w[0], state[0], rows[0], i, t, table), C::codes(w[1], state[1], rows[1], i, t, table);
-        const uint32_t lo[4] = {w[0][0], w[1][0], w[0][1], w[1][1]}, hi[4] = {w[0][2], w[1][2], w[0][3], w[1][3]};
-        float s[2][2], least[2];
+    for (int r = 0; r < 2; r++) {
+        s[0][r] = C::scaled ? C::scale(state[r], rows[r], i, 0) : 1;
+        s[1][r] = C::scaled == 2 ? C::scale(state[r], rows[r], i, 1) : 1;
+        least[r] = C::minimum ? C::least(state[r], rows[r], i) : 0;
+    }
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            s[0][r] = C::scaled ? C::scale(state[r], rows[r], i, 0) : 1;
-            s[1][r] = C::scaled == 2 ? C::scale(state[r], rows[r], i, 1) : 1;
-            least[r] = C::minimum ? C::least(state[r], rows[r], i) : 0;
+    for (int j = 0; j < NT; j++) {
+        uint32_t x[4];
+        of_x.load(x, j, i);
+        if (C::scaled == 0) {
+            mma_bf16(d[j], lo, x), mma_bf16(d[j], hi, x + 2);
+            continue;
+        }
+        float c[4];
+        mma_bf16_set(c, lo, x);
+        if (C::scaled == 2) {
+#pragma unroll
+            for (int q = 0; q < 4; q++) d[j][q] = fmaf(s[0][q / 2], c[q], d[j][q]);
+            mma_bf16_set(c, hi, x + 2);
+        } else {
+            mma_bf16(c, hi, x + 2);
         }
 #pragma unroll
-        for (int j = 0; j < NT; j++) {
-            if (NT > 1 && 8 * j >= m) break;
-            uint32_t x[4];
-            of_x.load(x, j, i);
-            if (C::scaled == 0) {
-                mma_bf16(d[j], lo, x), mma_bf16(d[j], hi, x + 2);
-                continue;
-            }
-            float c[4];
-            mma_bf16_set(c, lo, x);
-            if (C::scaled == 2) {
+        for (int q = 0; q < 4; q++) d[j][q] = fmaf(s[C::scaled - 1][q / 2], c[q], d[j][q]);
+        if (C::minimum) {
+            mma_bf16_set(c, ones, x), mma_bf16(c, ones, x + 2);
 #pragma unroll
-                for (int q = 0; q < 4; q++) d[j][q] = fmaf(s[0][q / 2], c[q], d[j][q]);
-                mma_bf16_set(c, hi, x + 2);
-            } else {
-                mma_bf16(c, hi, x + 2);
-            }
-#pragma unroll
-            for (int q = 0; q < 4; q++) d[j][q] = fmaf(s[C::scaled - 1][q / 2], c[q], d[j][q]);
-            if (C::minimum) {
-                mma_bf16_set(c, ones, x), mma_bf16(c, ones, x + 2);
-#pragma unroll
-                for (int q = 0; q < 4; q++) d[j][q] = fmaf(least[q / 2], c[q], d[j][q]);
-            }
+            for (int q = 0; q < 4; q++) d[j][q] = fmaf(least[q / 2], c[q], d[j][q]);
         }
     }
 }
 
-// chunk_rows returns where rows g and g+8 of the 16 rows of a warp begin, whose
-// slots are at `at`.
-template <int DT> __device__ __forceinline__ void chunk_rows(const unsigned char* rows[2], const unsigned char* at, const CodesWeight& w, int j0, int k0) {
-    const int g = threadIdx.x % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) rows[r] = at + (g + 8 * r) * Slot<DT>::bytes + shift_of<DT>(chunk_of<DT>(w, j0 + g + 8 * r, k0));
+// add_chunk adds the products of the first groups of a chunk.
+template <int DT, int NT, class X> __device__ __forceinline__ void add_chunk(float (&d)[NT][4], const unsigned char* const rows[2], const X& of_x, int groups, const uint32_t* table) {
+    typedef Codes<DT> C;
+    typename C::State state[2];
+    C::start(state[0], rows[0]), C::start(state[1], rows[1]);
+    constexpr int all = C::terms / 32;
+    [[maybe_unused]] constexpr int unroll = NT > 2 ? 1 : DT == Q5_1 ? 1 : DT == F16 || DT == BF16 ? 4 : 2; // more would spill
+    if (groups == all) {
+#pragma unroll unroll
+        for (int i = 0; i < all; i++) add_group<DT, NT>(d, state, rows, of_x, i, table);
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < groups; i++) add_group<DT, NT>(d, state, rows, of_x, i, table);
 }
 
 // gemv_codes is the kernel of 128 rows of a weight.
@@ -204,9 +247,16 @@ template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes
     for (int j = 0; j < NT; j++)
 #pragma unroll
         for (int q = 0; q < 4; q++) d[j][q] = 0;
+    const int first = j0 + warp * 16; // row of this warp
+    Copies<DT> copies(w, first, begin);
+    Begins<DT> begins(w, first, begin);
+    unsigned char* const mine = smem + warp * 16 * Slot<DT>::bytes;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < chunks) fetch<DT, NT>(smem + s * S::bytes, a, w, j0, begin + s * terms);
+        if (s < chunks) {
+            copies.fetch(mine + s * S::bytes, w, first, begin + s * terms, a.k);
+            fetch_x<DT, NT>(smem + s * S::bytes + S::weights, a, begin + s * terms);
+        }
         cp_async_commit();
     }
     if (DT == NF4) codes_table(table);
@@ -214,13 +264,17 @@ template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes
     for (int i = 0; i < chunks; i++) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        const int ahead = i + STAGES - 1, k0 = begin + i * terms;
-        if (ahead < chunks) fetch<DT, NT>(smem + (stage == 0 ? STAGES - 1 : stage - 1) * S::bytes, a, w, j0, begin + ahead * terms);
+        const int ahead = begin + (i + STAGES - 1) * terms, k0 = begin + i * terms;
+        if (i + STAGES - 1 < chunks) {
+            const int to = (stage == 0 ? STAGES - 1 : stage - 1) * S::bytes;
+            copies.fetch(mine + to, w, first, ahead, a.k);
+            fetch_x<DT, NT>(smem + to + S::weights, a, ahead);
+        }
         cp_async_commit();
-        const unsigned char *at = smem + stage * S::bytes, *rows[2];
-        chunk_rows<DT>(rows, at + warp * 16 * Slot<DT>::bytes, w, j0 + warp * 16, k0);
-        const SharedX<DT, NT> x = {at + S::weights};
-        add_chunk<DT, NT>(d, rows, x, a.m, min(terms, end - k0 + 31) / 32, table);
+        begins.next(w, first, k0);
+        const unsigned char *at = mine + stage * S::bytes, *rows[2] = {at + begins.at[0], at + begins.at[1]};
+        const SharedX<DT, NT> x = {smem + stage * S::bytes + S::weights};
+        add_chunk<DT, NT>(d, rows, x, min(terms, end - k0 + 31) / 32, table);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
         if (--left > 0 && i < chunks - 1) continue; // the part goes on
         left = per;
@@ -273,10 +327,13 @@ template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const Co
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, j0 = (blockIdx.x - w.first) * 16;
     const int begin = min(a.k, warp * a.part), end = min(a.k, begin + a.part), chunks = (end - begin + terms - 1) / terms;
     unsigned char* const mine = smem + warp * STAGES * bytes;
+    const uint16_t* const of_x = a.x + min(g, a.m - 1) * a.ldx;
+    Copies<DT> copies(w, j0, begin);
+    Begins<DT> begins(w, j0, begin);
     float d[1][4] = {{0, 0, 0, 0}};
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < chunks) fetch_rows<DT>(mine + s * bytes, w, j0, begin + s * terms, a.k);
+        if (s < chunks) copies.fetch(mine + s * bytes, w, j0, begin + s * terms, a.k);
         cp_async_commit();
     }
     if (DT == NF4) {
@@ -287,13 +344,13 @@ template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const Co
     for (int i = 0; i < chunks; i++) {
         cp_async_wait<STAGES - 2>();
         __syncwarp();
-        const int ahead = i + STAGES - 1, k0 = begin + i * terms;
-        if (ahead < chunks) fetch_rows<DT>(mine + (stage == 0 ? STAGES - 1 : stage - 1) * bytes, w, j0, begin + ahead * terms, a.k);
+        const int k0 = begin + i * terms;
+        if (i + STAGES - 1 < chunks) copies.fetch(mine + (stage == 0 ? STAGES - 1 : stage - 1) * bytes, w, j0, k0 + (STAGES - 1) * terms, a.k);
         cp_async_commit();
-        const unsigned char* rows[2];
-        chunk_rows<DT>(rows, mine + stage * bytes, w, j0, k0);
-        const GlobalX<DT> x = {a.x + g * a.ldx + k0, g < a.m ? end - k0 : 0};
-        add_chunk<DT, 1>(d, rows, x, a.m, min(terms, end - k0 + 31) / 32, table);
+        begins.next(w, j0, k0);
+        const unsigned char *at = mine + stage * bytes, *rows[2] = {at + begins.at[0], at + begins.at[1]};
+        const GlobalX<DT> x = {of_x + k0, end - k0};
+        add_chunk<DT, 1>(d, rows, x, min(terms, end - k0 + 31) / 32, table);
         stage = stage == STAGES - 1 ? 0 : stage + 1;
     }
 #pragma unroll
@@ -328,16 +385,18 @@ template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const Co
         SHARED(uint32_t, table, TABLE);                                  \
         gemv_codes<DT, NT, STAGES>(a, smem, last, table);                \
     }
-#define GEMV_ALL(name, DT, STAGES, BLOCKS, TABLE) \
-    GEMV_ROWS(name, DT, STAGES, TABLE) GEMV_CODES(name, DT, 1, 2, BLOCKS, TABLE) GEMV_CODES(name, DT, 2, 2, 2, TABLE) GEMV_CODES(name, DT, 8, 3, 1, TABLE)
-GEMV_ALL(f16, F16, 2, 3, 1)
-GEMV_ALL(bf16, BF16, 2, 3, 1)
-GEMV_ALL(q4_0, Q4_0, 3, 3, 1)
-GEMV_ALL(q4_1, Q4_1, 3, 3, 1)
-GEMV_ALL(q5_0, Q5_0, 2, 3, 1)
-GEMV_ALL(q5_1, Q5_1, 2, 3, 1)
-GEMV_ALL(q8_0, Q8_0, 2, 2, 1)
-GEMV_ALL(q4_k, Q4_K, 3, 3, 1)
-GEMV_ALL(q5_k, Q5_K, 2, 3, 1)
-GEMV_ALL(q6_k, Q6_K, 2, 3, 1)
-GEMV_ALL(nf4, NF4, 2, 3, 256 * NF4_COPIES)
+#define GEMV_ALL(name, DT, STAGES, BLOCKS1, BLOCKS4, TABLE)                          \
+    GEMV_ROWS(name, DT, STAGES, TABLE)                                               \
+    GEMV_CODES(name, DT, 1, 2, BLOCKS1, TABLE) GEMV_CODES(name, DT, 2, 2, 2, TABLE)  \
+    GEMV_CODES(name, DT, 4, 2, BLOCKS4, TABLE) GEMV_CODES(name, DT, 8, 3, 1, TABLE)
+GEMV_ALL(f16, F16, 2, 3, 2, 1)
+GEMV_ALL(bf16, BF16, 2, 3, 2, 1)
+GEMV_ALL(q4_0, Q4_0, 3, 3, 2, 1)
+GEMV_ALL(q4_1, Q4_1, 3, 3, 1, 1)
+GEMV_ALL(q5_0, Q5_0, 2, 3, 2, 1)
+GEMV_ALL(q5_1, Q5_1, 2, 2, 1, 1)
+GEMV_ALL(q8_0, Q8_0, 2, 2, 1, 1)
+GEMV_ALL(q4_k, Q4_K, 3, 2, 1, 1)
+GEMV_ALL(q5_k, Q5_K, 2, 3, 1, 1)
+GEMV_ALL(q6_k, Q6_K, 2, 3, 2, 1)
+GEMV_ALL(nf4, NF4, 2, 2, 1, 256 * NF4_COPIES)

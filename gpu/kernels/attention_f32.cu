@@ -156,7 +156,7 @@ template <int D, int F32_QUERIES, int F32_KEYS> __device__ __forceinline__ void 
 KERNEL(attention_f32_64, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<64, 64, 64>(a, smem); }
 KERNEL(attention_f32_128, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<128, 64, 64>(a, smem); }
 KERNEL(attention_f32_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256, 64, 64>(a, smem); }
-KERNEL(attention_f32_small_256, AttentionArgs, F32_THREADS) { DYNAMIC_SHARED(smem); attend<256, 32, 32>(a, smem); }
+KERNEL_BOUNDS(attention_f32_small_256, AttentionArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); attend<256, 32, 32>(a, smem); }
 
 namespace {
 
@@ -259,10 +259,10 @@ template <int D, int ROWS, int GRAD_STEP> __device__ __forceinline__ void key_gr
 KERNEL(attention_dq_f32_64, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<64, 64, 32>(a, smem); }
 KERNEL(attention_dq_f32_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128, 64, 32>(a, smem); }
 KERNEL_BOUNDS(attention_dq_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256, 32, 32>(a, smem); }
-KERNEL(attention_dq_f32_small_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<128, 32, 32>(a, smem); }
-KERNEL(attention_dq_f32_small_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); query_grad<256, 16, 16>(a, smem); }
+KERNEL_BOUNDS(attention_dq_f32_small_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<128, 32, 32>(a, smem); }
+KERNEL_BOUNDS(attention_dq_f32_small_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); query_grad<256, 16, 16>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_64, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<64, 64, 32>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128, 64, 32>(a, smem); }
 KERNEL_BOUNDS(attention_dk_f32_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256, 32, 32>(a, smem); }
-KERNEL(attention_dk_f32_small_128, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); key_grad<128, 32, 32>(a, smem); }
-KERNEL(attention_dk_f32_small_256, AttentionGradArgs, F32_THREADS) { DYNAMIC_SHARED(smem); key_grad<256, 16, 16>(a, smem); }
+KERNEL_BOUNDS(attention_dk_f32_small_128, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<128, 32, 32>(a, smem); }
+KERNEL_BOUNDS(attention_dk_f32_small_256, AttentionGradArgs, F32_THREADS, 1) { DYNAMIC_SHARED(smem); key_grad<256, 16, 16>(a, smem); }

@@ -73,16 +73,17 @@ func (b *Backend) multiplyFew(p *product) {
 		return
 	}
 	for lo := 0; lo < p.m; lo += floatRows {
-		b.multiplyFloats(p, lo, min(p.m, lo+floatRows))
+		q := p.slice(lo, min(p.m, lo+floatRows))
+		b.multiplyFloats(&q)
 	}
 }
 
-// multiplyFloats computes the rows lo..hi of a product of few rows.
-func (b *Backend) multiplyFloats(p *product, lo, hi int) {
+// multiplyFloats computes a product of at most floatRows rows.
+func (b *Backend) multiplyFloats(p *product) {
 	l := &p.low
 	g := gemvArgs{
-		c: p.c + uint64(lo*p.ldc*p.cSize()), x: p.a + uint64(lo*p.lda*p.aSize()), w: p.w.ptr, scale: p.scale, bias: p.bias, u: l.u + uint64(4*lo*l.r), v: l.v, stride: int64(p.w.dt.Bytes(p.w.cols)),
-		ldx: int64(p.lda), ldc: int64(p.ldc), sj: 1, st: int64(p.lowWidth()), m: int32(hi - lo), n: int32(p.n), k: int32(p.k), r: int32(l.r),
+		c: p.c, x: p.a, w: p.w.ptr, scale: p.scale, bias: p.bias, u: l.u, v: l.v, stride: int64(p.w.dt.Bytes(p.w.cols)),
+		ldx: int64(p.lda), ldc: int64(p.ldc), sj: 1, st: int64(p.lowWidth()), m: int32(p.m), n: int32(p.n), k: int32(p.k), r: int32(l.r),
 		alpha: p.alpha, alpha2: l.alpha, beta: p.beta,
 	}
 	if l.trans {
@@ -99,13 +100,13 @@ func (b *Backend) multiplyFloats(p *product, lo, hi int) {
 	}
 	if !p.w.half {
 		i := 0
-		for rows := 1; rows < hi-lo; rows *= 4 {
+		for rows := 1; rows < p.m; rows *= 4 {
 			i++
 		}
 		launch(b, kGemv[i][p.w.dt], dim{x: ceil(p.n, 4)}, 256, 0, &g)
 		return
 	}
-	launch(b, kGemvHalf[index(hi-lo > 8)][p.w.dt], dim{x: ceil(p.n, 16)}, 256, 0, &g)
+	launch(b, kGemvHalf[index(p.m > 8)][p.w.dt], dim{x: ceil(p.n, 16)}, 256, 0, &g)
 }
 
 // A chunk is what is read at a time of a row of a weight, as Codes of codes.cuh has
@@ -180,9 +181,45 @@ func chainsOf(n, parts int) int {
 	return ceil(parts, sumParts/z)
 }
 
+// codesStages is the stages of the kernels of 8, 16, 32 and 64 rows.
+var codesStages = [...]int{2, 2, 2, 3}
+
+// codesKernel returns which of the kernels takes m rows, or, where a block has less
+// shared memory than that needs, the most that there is memory for.
+func (b *Backend) codesKernel(c *chunk, m int) (i, shared int) {
+	for m > 8<<i {
+		i++
+	}
+	static := 2 << 10
+	if c == &chunksOf[tensor.NF4] {
+		static += 16 << 10
+	}
+	for shared = codesStages[i] * c.stage(1<<i); i > 0 && shared+static > b.shared; shared = codesStages[i] * c.stage(1<<i) {
+		i--
+	}
+	return i, shared
+}
+
 // multiplyCodes computes products of few rows, whose first operands and types of
-// weights are the same.
+// weights are the same, as many rows at a time as there are kernels for.
 func (b *Backend) multiplyCodes(ps []product) {
+	m := ps[0].m
+	kernel, shared := b.codesKernel(&chunksOf[ps[0].w.dt], m)
+	if most := 8 << kernel; m > most {
+		var some [mostProducts]product
+		for lo := 0; lo < m; lo += most {
+			for i := range ps {
+				some[i] = ps[i].slice(lo, min(m, lo+most))
+			}
+			b.multiplyStreamed(some[:len(ps)], kernel, shared)
+		}
+		return
+	}
+	b.multiplyStreamed(ps, kernel, shared)
+}
+
+// multiplyStreamed computes products by one of kCodes, or kRows.
+func (b *Backend) multiplyStreamed(ps []product, kernel, shared int) {
 	p := &ps[0]
 	c := &chunksOf[p.w.dt]
 	x, ldx := b.left(p)
@@ -230,12 +267,17 @@ func (b *Backend) multiplyCodes(ps []product) {
 			w.sums, w.counters = at+4*w.sums, counters+4*w.counters
 		}
 	}
-	i, stages := 0, 2
-	for p.m > 8<<i {
-		i++
+	launch(b, kCodes[kernel][p.w.dt], dim{x: blocks}, 256, shared, &a)
+}
+
+// slice returns the product of the rows lo..hi of a.
+func (p *product) slice(lo, hi int) product {
+	q := *p
+	q.m = hi - lo
+	q.c += uint64(lo * p.ldc * p.cSize())
+	q.a += uint64(lo * p.lda * p.aSize())
+	if p.low.r > 0 {
+		q.low.u += uint64(4 * lo * p.low.r)
 	}
-	if i == 3 { // one block has the multiprocessor
-		stages = 3
-	}
-	launch(b, kCodes[i][p.w.dt], dim{x: blocks}, 256, stages*c.stage(1<<i), &a)
+	return q
 }

@@ -50,7 +50,7 @@ func (b *Backend) Largest(ids, z, logits *tensor.Tensor) {
 		most *= 2
 	}
 	a := largestArgs{logits: x, ids: at, z: best, words: int32(words), part: largestPart, parts: int32(ceil(words, largestPart)), most: int32(most), k: int32(k), together: 2}
-	for a.together < a.parts && int(a.together)*most < 8*largestPart {
+	for a.together < a.parts && int(a.together)*most < 4*largestPart { // 64 KiB of shared memory
 		a.together *= 2
 	}
 	a.keys = b.scratch(scratchParts, 8*rows*int(a.parts)*most)

@@ -319,6 +319,7 @@ func TestSplitSums(t *testing.T) {
 func TestFewRows(t *testing.T) {
 	s := newBench(t)
 	const n, r, most = 150, 5, fewRows
+	whole := s.b.shared
 	for _, dt := range weightTypes {
 		k := 2304
 		switch {
@@ -335,7 +336,11 @@ func TestFewRows(t *testing.T) {
 			o := tensor.MatMul{TransB: true, Alpha: 0.5, ColScale: s.put(scale, n), Bias: s.put(bias, n)}
 			low := tensor.LowRank{V: s.put(v, n, r), TransV: true, Alpha: 2}
 			var all []float32
-			for _, m := range []int{most, 33, 16, 9, 8, 3, 2, 1} {
+			for _, m := range []int{most, most - 1, 33, 16, 9, 8, 3, 2, 1} {
+				s.b.shared = whole
+				if m == most-1 {
+					s.b.shared = 99 << 10 // fewer rows at a time
+				}
 				low.U, o.LowRank = s.b.View(ut, 0, m, r), &low
 				y := s.put(nan(m*n), m, n)
 				s.b.MatMul(y, s.b.View(xt, 0, m, k), wt, o)

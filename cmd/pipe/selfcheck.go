@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -53,7 +55,8 @@ func (c checked) compare(want checked, off, angle float64) error {
 			return fmt.Errorf("log-probability %d is %v, on the processor %v", i, c.logp[i], w)
 		}
 	}
-	for name, w := range want.grad {
+	for _, name := range slices.Sorted(maps.Keys(want.grad)) {
+		w := want.grad[name]
 		var gg, ww, gw float64
 		for i, x := range c.grad[name] {
 			x, y := float64(x), float64(w[i])

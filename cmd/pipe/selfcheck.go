@@ -16,8 +16,9 @@ import (
 // selfCheck reports how b's numbers differ from the processor's by more than
 // rounding: a GPU, driver or library on which a kernel computes wrongly must be
 // found out before results are made with it. It takes one small model with a DoRA
-// adapter through a pass forward and back in both precisions, and compares the
-// log-probabilities and the gradients of the adapter.
+// adapter through a training step in both precisions, and compares the
+// log-probabilities, the gradients of the adapter and what the optimizer makes of
+// it; and a product and attention as generation has them.
 func selfCheck(b tensor.Backend) error {
 	processor := cpu.New(0)
 	defer processor.Close()
@@ -42,12 +43,12 @@ func selfCheck(b tensor.Backend) error {
 
 // checked is what a pass of the self-check gives.
 type checked struct {
-	logp []float32
-	grad map[string][]float32 // of each parameter
+	logp    []float32
+	vectors map[string][]float32 // of which the direction and the length count
 }
 
 // compare reports the first difference: of a log-probability by more than off, or
-// of a gradient whose cosine to the other falls below 1 - angle or whose length is
+// of a vector whose cosine to the other falls below 1 - angle or whose length is
 // another. NaN is a difference.
 func (c checked) compare(want checked, off, angle float64) error {
 	for i, w := range want.logp {
@@ -55,15 +56,15 @@ func (c checked) compare(want checked, off, angle float64) error {
 			return fmt.Errorf("log-probability %d is %v, on the processor %v", i, c.logp[i], w)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(want.grad)) {
-		w := want.grad[name]
+	for _, name := range slices.Sorted(maps.Keys(want.vectors)) {
+		w := want.vectors[name]
 		var gg, ww, gw float64
-		for i, x := range c.grad[name] {
+		for i, x := range c.vectors[name] {
 			x, y := float64(x), float64(w[i])
 			gg, ww, gw = gg+x*x, ww+y*y, gw+x*y
 		}
 		if !(gw >= (1-angle)*math.Sqrt(gg*ww)) || !(math.Abs(gg-ww) <= (0.01+10*angle)*ww) {
-			return fmt.Errorf("the gradient of %s has length %.4g and cosine %.6f to the processor's of length %.4g",
+			return fmt.Errorf("%s has length %.4g and cosine %.6f to the processor's of length %.4g",
 				name, math.Sqrt(gg), gw/math.Sqrt(gg*ww), math.Sqrt(ww))
 		}
 	}
@@ -104,17 +105,53 @@ func checkPass(b tensor.Backend, precision tensor.DType) (c checked, err error) 
 	if err != nil {
 		return c, err
 	}
-	c = checked{logp: append([]float32(nil), scores.LogP...), grad: map[string][]float32{}}
+	c = checked{logp: append([]float32(nil), scores.LogP...), vectors: map[string][]float32{}}
 	if err := d.Backward(p, normals("gradient", len(batch.Rows), 0.1)); err != nil {
 		return c, err
 	}
-	d.Params(func(name string, p *model.Param) {
-		if p.Grad != nil {
-			c.grad[name] = make([]float32, p.Grad.Len())
-			b.Download(c.grad[name], p.Grad)
+	var trained []tensor.AdamWParam
+	var grads []*tensor.Tensor
+	keep := func(name string, t *tensor.Tensor) {
+		c.vectors[name] = make([]float32, t.Len())
+		b.Download(c.vectors[name], t)
+	}
+	d.Params(func(name string, x *model.Param) {
+		if x.Grad != nil {
+			keep("the gradient of "+name, x.Grad)
+			m, v := p.New(x.Value.Shape...), p.New(x.Value.Shape...)
+			b.Zero(m)
+			b.Zero(v)
+			trained, grads = append(trained, tensor.AdamWParam{W: x.Value, G: x.Grad, M: m, V: v}), append(grads, x.Grad)
 		}
 	})
+	sum := p.New(1)
+	b.Zero(sum)
+	b.SumSquares(sum, grads...)
+	keep("the sum of squares of all gradients", sum)
+	b.AdamW(trained, tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1, GradScale: 1, WeightDecay: 0.1, Step: 1})
+	for _, t := range trained[:3] {
+		keep(fmt.Sprint("an updated parameter of ", t.W.Shape), t.W)
+	}
+	few(b, p, d, keep, precision)
 	return c, b.Sync()
+}
+
+// few keeps a product of three rows, and the attention of one query to forty keys.
+func few(b tensor.Backend, p *model.Pass, d *model.Decoder, keep func(string, *tensor.Tensor), precision tensor.DType) {
+	put := func(name string, rows, cols int) *tensor.Tensor {
+		t := p.New(rows, cols)
+		b.Upload(t, normals(name, rows*cols, 1))
+		return t
+	}
+	w := d.Layers[0].Attn.Q.W.Value
+	y := p.New(3, w.Rows())
+	b.MatMul(y, put("rows", 3, w.Cols()), w, tensor.MatMul{TransB: true, Alpha: 1})
+	keep("a product of few rows", y)
+	a := d.Layers[0].Attn
+	out, lse := p.New(1, a.Heads*a.HeadDim), p.New(1, a.Heads)
+	b.Attention(out, lse, put("query", 1, a.Heads*a.HeadDim), put("keys", 40, a.KVHeads*a.HeadDim), put("values", 40, a.KVHeads*a.HeadDim), tensor.Attention{
+		Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: precision, Q: []int32{0, 1}, K: []int32{0}, KLen: []int32{40}})
+	keep("the attention of one query", out)
 }
 
 // checkWeights are normal numbers in bfloat16.

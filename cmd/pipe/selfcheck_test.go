@@ -35,9 +35,24 @@ func (w wrong) Dequantize(dst, src *tensor.Tensor) {
 	}
 }
 
+func (w wrong) AdamW(ps []tensor.AdamWParam, o tensor.AdamW) {
+	if w.what == "step" {
+		o.LR *= 3
+	}
+	w.Backend.AdamW(ps, o)
+}
+
+func (w wrong) MatMul(dst, a, b *tensor.Tensor, o tensor.MatMul) {
+	w.Backend.MatMul(dst, a, b, o)
+	if w.what == "few rows" && dst.Rows() == 3 {
+		w.Backend.Zero(w.Backend.View(dst, dst.Cols(), dst.Cols()))
+	}
+}
+
 func TestSelfCheck(t *testing.T) {
 	for what, say := range map[string]string{
 		"": "", "rmsnorm": "log-probability 0", "gradient": "the gradient of model.layers.0.self_attn.", "nothing written": "log-probability 0",
+		"step": "an updated parameter", "few rows": "a product of few rows",
 	} {
 		b := cpu.New(2)
 		err := selfCheck(wrong{b, what})

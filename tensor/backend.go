@@ -21,6 +21,7 @@ type Backend interface {
 	Memory
 	Linear
 	Transformer
+	Experts
 	Optimizer
 
 	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132". Two

@@ -225,6 +225,61 @@ func (p *plan) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 	p.logits(x, w, true, dw != nil)
 }
 
+// Route implements [tensor.Experts].
+func (p *plan) Route(r *tensor.Routing, logits *tensor.Tensor) { p.routing("route", r, logits) }
+
+// RouteGrad implements [tensor.Experts].
+func (p *plan) RouteGrad(dlogits, dgates *tensor.Tensor, r *tensor.Routing) {
+	p.routing("route gradient", r, dlogits, dgates)
+}
+
+// Dispatch implements [tensor.Experts].
+func (p *plan) Dispatch(dst, x *tensor.Tensor, r *tensor.Routing, _ bool) {
+	p.routing("dispatch", r, dst, x)
+}
+
+// Combine implements [tensor.Experts].
+func (p *plan) Combine(dst, rows, add *tensor.Tensor, r *tensor.Routing, _ bool) {
+	p.routing("combine", r, dst, rows, add)
+}
+
+// GateGrad implements [tensor.Experts].
+func (p *plan) GateGrad(dgates, rows, x *tensor.Tensor, r *tensor.Routing) {
+	p.routing("gate gradient", r, dgates, rows, x)
+}
+
+func (p *plan) routing(op string, r *tensor.Routing, ts ...*tensor.Tensor) {
+	p.use(op, r.Gates, r.Rows, r.Slots, r.Starts)
+	p.use(op, ts...)
+}
+
+// ExpertMatMul implements [tensor.Experts]. How many rows an expert has is not
+// known: all may go to one, or few to each.
+func (p *plan) ExpertMatMul(dst, a, w *tensor.Tensor, r *tensor.Routing, o tensor.MatMul) {
+	const op = "expert matmul"
+	p.routing(op, r, dst, a)
+	m, height := p.touch(op, w), w.Rows()/r.Experts
+	x := product{n: w.Cols(), k: a.Cols(), transW: o.TransB, uniform: o.Uniform, w: operand{dt: w.DType, half: m.half}}
+	if o.TransB {
+		x.n = height
+	}
+	if !p.k.keepsExperts(o.TransB, height) {
+		m = nil
+	}
+	for _, rows := range []int{min(smallM, a.Rows()), a.Rows()} {
+		x.m = rows
+		p.multiply(&x, m, [2]int{w.Rows(), w.Cols()})
+	}
+}
+
+// ExpertOuter implements [tensor.Experts].
+func (p *plan) ExpertOuter(dw, dy, x *tensor.Tensor, r *tensor.Routing) {
+	p.routing("expert outer", r, dw, dy, x)
+	for _, rows := range []int{min(skinny, x.Rows()), x.Rows()} {
+		p.multiply(&product{m: dy.Cols(), n: x.Cols(), k: rows, transA: true, w: operand{dt: tensor.F32}}, nil, [2]int{})
+	}
+}
+
 // SumSquares implements [tensor.Optimizer].
 func (p *plan) SumSquares(dst *tensor.Tensor, xs ...*tensor.Tensor) {
 	for _, x := range xs {

@@ -7,20 +7,72 @@ import "pipe/tensor"
 type Attention struct {
 	Q, K, V, O              *Linear
 	Heads, KVHeads, HeadDim int
-	InvFreq                 *tensor.Tensor // [HeadDim/2]
+	InvFreq                 *tensor.Tensor // [HeadDim/2]; nil: nothing is rotated
 	layer                   int            // index of the layer in the cache
 	precision               tensor.DType   // of products
-	q, k, v, out, lse       *tensor.Tensor // of the latest Forward
+
+	// Of a Llama 4.
+	ones    *tensor.Tensor // [HeadDim] weight of the norm of queries and keys; nil: they are not normed
+	eps     float32        // of the norm
+	tuned   bool           // queries are scaled by the pass's heat
+	chunked bool           // a query sees its chunk only
+
+	// Of the latest Forward.
+	q, k, v, out, lse *tensor.Tensor
+	q0, k0            *tensor.Tensor // outputs of Q and K, rotated: q and k, unless these are made of them
+	rstdQ, rstdK      *tensor.Tensor // of the norms
 }
 
 // Forward implements Module.
 func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
-	a.q = s.add(a.Q, a.InvFreq)
+	a.q0 = a.add(s, a.Q)
 	a.keysAndValues(p, s)
+	a.q, a.rstdQ = a.normed(p, a.q0)
+	if a.tuned && p.heat != nil {
+		a.q = p.Like(a.q0)
+		p.ScaleRows(a.q, a.q0, p.heat)
+	}
 	a.out, a.lse = p.Like(a.q), p.New(x.Rows(), a.Heads)
 	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
 	return a.O.Forward(p, a.out)
+}
+
+// add adds a projection of queries or keys. What is normed after it is F32.
+func (a *Attention) add(s *projection, l *Linear) *tensor.Tensor {
+	if a.ones == nil {
+		return s.add(l, a.InvFreq)
+	}
+	y := s.p.New(s.x.Rows(), l.Out())
+	s.addTo(y, l, a.InvFreq)
+	return y
+}
+
+// normed returns the norm of x, per head, and what it divided by; x itself if there is
+// none.
+func (a *Attention) normed(p *Pass, x *tensor.Tensor) (y, rstd *tensor.Tensor) {
+	if a.ones == nil {
+		return x, nil
+	}
+	y, rstd = p.Activation(x.Shape...), p.New(x.Len()/a.HeadDim)
+	p.RMSNorm(p.heads(y, a.HeadDim), rstd, p.heads(x, a.HeadDim), a.ones, a.eps)
+	return y, rstd
+}
+
+// normedGrad returns the gradient of the input x of a norm for that of its result, both
+// F32.
+func (a *Attention) normedGrad(p *Pass, x, rstd, dy *tensor.Tensor) *tensor.Tensor {
+	if a.ones == nil {
+		return dy
+	}
+	if dy.DType != tensor.F32 {
+		wide := p.New(dy.Shape...)
+		p.Dequantize(wide, dy)
+		dy = wide
+	}
+	h := p.heads(dy, a.HeadDim)
+	p.RMSNormGrad(h, nil, p.heads(x, a.HeadDim), a.ones, rstd, h, nil)
+	return dy
 }
 
 // Backward implements Module.
@@ -29,10 +81,15 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	a.O.backward(p, dout, dy, nil, tensor.MatMul{})
 	dq, dk, dv := p.Like(a.q), p.Like(a.k), p.Like(a.v)
 	p.AttentionGrad(dq, dk, dv, a.q, a.k, a.v, a.out, a.lse, dout, a.shape(p))
-	p.Rope(dq, p.Positions, a.InvFreq, true)
-	p.Rope(dk, p.Positions, a.InvFreq, true)
-	p.Rope(a.q, p.Positions, a.InvFreq, true) // the outputs of Q and K again
-	p.Rope(a.k, p.Positions, a.InvFreq, true)
+	if a.tuned && p.heat != nil {
+		p.ScaleRows(dq, dq, p.heat)
+	}
+	dq, dk = a.normedGrad(p, a.q0, a.rstdQ, dq), a.normedGrad(p, a.k0, a.rstdK, dk)
+	if a.InvFreq != nil {
+		for _, x := range [...]*tensor.Tensor{dq, dk, a.q0, a.k0} { // the last two are the outputs of Q and K again
+			p.Rope(x, p.Positions, a.InvFreq, true)
+		}
+	}
 	dx := a.Q.backwardOver(p, dq)
 	a.K.backward(p, dx, dk, dk, tensor.MatMul{Beta: 1})
 	a.V.backward(p, dx, dv, dv, tensor.MatMul{Beta: 1})
@@ -50,8 +107,9 @@ func (a *Attention) Params(visit func(string, *Param)) {
 // keysAndValues runs s and sets k and v to what the segments of p read, of its
 // input and of the tokens before.
 func (a *Attention) keysAndValues(p *Pass, s *projection) {
-	a.k, a.v = s.add(a.K, a.InvFreq), s.add(a.V, nil)
+	a.k0, a.v = a.add(s, a.K), s.add(a.V, nil)
 	s.run(nil)
+	a.k, a.rstdK = a.normed(p, a.k0)
 	switch {
 	case p.cache != nil:
 		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)
@@ -69,8 +127,11 @@ func (p *Pass) gatherKeys(x *tensor.Tensor) *tensor.Tensor {
 }
 
 func (a *Attention) shape(p *Pass) tensor.Attention {
-	return tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: a.precision,
-		Q: p.Segments.Q, K: p.Segments.K, KLen: p.Segments.KLen}
+	s := &p.Segments
+	if a.chunked {
+		s = &p.chunks
+	}
+	return tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: a.precision, Q: s.Q, K: s.K, KLen: s.KLen}
 }
 
 // params visits the parameters of m under a name.

@@ -2,9 +2,10 @@ package model
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
+
+	"pipe/tensor"
 )
 
 // A Config describes a decoder: the fields of a Hugging Face config.json that
@@ -24,6 +25,7 @@ type Config struct {
 	AttnBias     bool    // q, k, v and o have biases
 	MLPBias      bool    // gate, up and down have biases
 	Rope         Rope
+	Llama4       *Llama4 // nil: Llama 2 or 3
 
 	BOS int32   // -1: none
 	EOS []int32 // ids that end a text; may be empty
@@ -71,6 +73,7 @@ type hfConfig struct {
 	Parameters    *hfRope         `json:"rope_parameters,omitempty"`
 	Quantization  json.RawMessage `json:"quantization_config,omitempty"`
 	DType         string          `json:"torch_dtype,omitempty"`
+	hfLlama4
 }
 
 type hfRope struct {
@@ -83,6 +86,12 @@ type hfRope struct {
 	Original   *int     `json:"original_max_position_embeddings,omitempty"`
 }
 
+// Model types of config.json.
+const (
+	llama      = "llama"
+	llama4Text = "llama4_text"
+)
+
 // ParseConfig reads a config.json. It refuses, by name, an architecture or an
 // option that [Decoder] does not implement.
 func ParseConfig(data []byte) (Config, error) {
@@ -92,9 +101,11 @@ func ParseConfig(data []byte) (Config, error) {
 	}
 	switch {
 	case h.ModelType == "":
-		return Config{}, errors.New("config.json: model_type is missing; it must be \"llama\"")
-	case h.ModelType != "llama":
-		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; \"llama\" is (Llama 2 and 3, SmolLM2 and other models of that architecture)", h.ModelType)
+		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q or %q", llama, llama4Text)
+	case h.ModelType == "llama4":
+		return Config{}, fmt.Errorf("config.json: model_type \"llama4\" is not supported, because of its images; %q is, which transformers writes with Llama4ForCausalLM.from_pretrained(...).save_pretrained(...)", llama4Text)
+	case h.ModelType != llama && h.ModelType != llama4Text:
+		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), and %q (Llama 4)", h.ModelType, llama, llama4Text)
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
 	}
@@ -107,17 +118,20 @@ func ParseConfig(data []byte) (Config, error) {
 		NormEps: or(h.NormEps, 1e-6), InitRange: or(h.InitRange, 0.02),
 		Tied: h.Tied, AttnBias: h.AttnBias, MLPBias: h.MLPBias,
 	}
-	c.KVHeads = or(h.KVHeads, c.Heads)
-	if h.HeadDim != nil {
-		c.HeadDim = *h.HeadDim
-	} else if c.Heads > 0 {
-		c.HeadDim = c.Hidden / c.Heads
-	}
-	if c.Heads > 0 && c.Hidden%c.Heads != 0 {
-		return Config{}, fmt.Errorf("config.json: hidden_size %d is not a multiple of num_attention_heads %d", c.Hidden, c.Heads)
-	}
+	theta := 10000.0
 	var err error
-	if c.Rope, err = h.rope(); err == nil {
+	if h.ModelType == llama4Text {
+		c.VocabSize, c.Hidden, c.Intermediate, c.Layers = or(h.VocabSize, 202048), or(h.Hidden, 5120), or(h.Intermediate, 8192), or(h.Layers, 48)
+		c.Heads, c.KVHeads, c.HeadDim = or(h.Heads, 40), or(h.KVHeads, 8), or(h.HeadDim, 128)
+		c.MaxPositions, c.NormEps, theta = or(h.MaxPositions, 1<<17), or(h.NormEps, 1e-5), 500000
+		c.Llama4, err = h.hfLlama4.parse(c.Layers)
+	} else {
+		err = c.parseHeads(&h)
+	}
+	if err == nil {
+		c.Rope, err = h.rope(theta)
+	}
+	if err == nil {
 		err = c.parseTokens(&h)
 	}
 	if err == nil {
@@ -127,6 +141,20 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
+}
+
+// parseHeads reads the heads of a Llama 2 or 3.
+func (c *Config) parseHeads(h *hfConfig) error {
+	c.KVHeads = or(h.KVHeads, c.Heads)
+	if h.HeadDim != nil {
+		c.HeadDim = *h.HeadDim
+	} else if c.Heads > 0 {
+		c.HeadDim = c.Hidden / c.Heads
+	}
+	if c.Heads > 0 && c.Hidden%c.Heads != 0 {
+		return fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d", c.Hidden, c.Heads)
+	}
+	return nil
 }
 
 // checkQuantization refuses quantised checkpoints other than those in NF4.
@@ -162,8 +190,8 @@ func or[T any](p *T, def T) T {
 }
 
 // rope reads either form of the rotary settings.
-func (h *hfConfig) rope() (Rope, error) {
-	r := Rope{Theta: or(h.Theta, 10000), Type: "default"}
+func (h *hfConfig) rope(theta float64) (Rope, error) {
+	r := Rope{Theta: or(h.Theta, theta), Type: "default"}
 	s, field := h.Parameters, "rope_parameters"
 	if s == nil {
 		s, field = h.Scaling, "rope_scaling"
@@ -224,9 +252,15 @@ func (c *Config) parseTokens(h *hfConfig) error {
 	return err
 }
 
+// Bounds of configurations: far beyond any model, far below overflow.
+const (
+	most       = 1 << 24
+	maxLayers  = 4096
+	maxExperts = tensor.MostExperts
+)
+
 // Validate reports the first field that no model can have.
 func (c Config) Validate() error {
-	const most = 1 << 24 // far beyond any model, far below overflow
 	for _, f := range []struct {
 		name string
 		v    int
@@ -240,8 +274,8 @@ func (c Config) Validate() error {
 		}
 	}
 	switch {
-	case c.Layers > 4096:
-		return fmt.Errorf("num_hidden_layers is %d; must be at most 4096", c.Layers)
+	case c.Layers > maxLayers:
+		return fmt.Errorf("num_hidden_layers is %d; must be at most %d", c.Layers, maxLayers)
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("num_attention_heads %d is not a multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
 	case c.HeadDim%2 != 0:
@@ -256,6 +290,11 @@ func (c Config) Validate() error {
 	for _, id := range c.EOS {
 		if id < 0 {
 			return fmt.Errorf("eos_token_id is %d; must not be negative", id)
+		}
+	}
+	if c.Llama4 != nil {
+		if err := c.Llama4.validate(c.Layers); err != nil {
+			return err
 		}
 	}
 	return c.Rope.validate(c.HeadDim)
@@ -335,10 +374,13 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 		return nil, err
 	}
 	h := hfConfig{
-		Architectures: []string{"LlamaForCausalLM"}, ModelType: "llama", VocabSize: &c.VocabSize, Hidden: &c.Hidden,
+		Architectures: []string{"LlamaForCausalLM"}, ModelType: llama, VocabSize: &c.VocabSize, Hidden: &c.Hidden,
 		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: &c.KVHeads, HeadDim: &c.HeadDim,
 		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: c.Tied,
 		AttnBias: c.AttnBias, MLPBias: c.MLPBias, BOS: b, EOS: e, PAD: p, Theta: &c.Rope.Theta, DType: dtype,
+	}
+	if c.Llama4 != nil {
+		h.Architectures, h.ModelType, h.hfLlama4 = []string{"Llama4ForCausalLM"}, llama4Text, c.Llama4.json()
 	}
 	r := c.Rope
 	if r.Divisors != nil && r.Type != "llama3" {

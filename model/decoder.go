@@ -1,6 +1,13 @@
 package model
 
-import "pipe/tensor"
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"pipe/tensor"
+	"pipe/tensor/quant"
+)
 
 // A Decoder is a language model: embedding, layers, norm and output head.
 // It is used by one goroutine at a time.
@@ -26,7 +33,10 @@ type Layer struct {
 	InputNorm *Norm
 	Attn      *Attention
 	PostNorm  *Norm
-	FF        Module // SwiGLU, or another feed-forward such as experts
+	FF        Module // SwiGLU or Experts
+
+	ff    string    // its name, such as ".mlp"
+	names [3]string // of its linear layers, such as ".mlp.gate_proj"
 }
 
 // Forward implements Module.
@@ -61,7 +71,7 @@ func (l *Layer) Params(visit func(string, *Param)) {
 	params("input_layernorm", l.InputNorm, visit)
 	params("self_attn", l.Attn, visit)
 	params("post_attention_layernorm", l.PostNorm, visit)
-	params("mlp", l.FF, visit)
+	params(l.ff[1:], l.FF, visit)
 }
 
 // Params calls visit once for each parameter with its checkpoint name, in the
@@ -91,11 +101,13 @@ func (l *Layer) linears(visit func(path string, l *Linear)) {
 	visit(".self_attn.k_proj", l.Attn.K)
 	visit(".self_attn.v_proj", l.Attn.V)
 	visit(".self_attn.o_proj", l.Attn.O)
-	if f, ok := l.FF.(*SwiGLU); ok {
-		visit(".mlp.gate_proj", f.Gate)
-		visit(".mlp.up_proj", f.Up)
-		visit(".mlp.down_proj", f.Down)
+	f, ok := l.FF.(*SwiGLU)
+	if !ok {
+		f = l.FF.(*Experts).Shared
 	}
+	visit(l.names[0], f.Gate)
+	visit(l.names[1], f.Up)
+	visit(l.names[2], f.Down)
 }
 
 // SetPrecision declares how products with the model's matrices are formed, F32
@@ -108,6 +120,9 @@ func (d *Decoder) SetPrecision(dt tensor.DType) {
 	d.backend.Precision(d.Head.Value, dt)
 	for _, l := range d.Layers {
 		l.Attn.precision = dt
+		if e, ok := l.FF.(*Experts); ok {
+			e.precision(d.backend, dt)
+		}
 	}
 }
 
@@ -120,6 +135,46 @@ func (d *Decoder) Changed() {
 			}
 		})
 	}
+}
+
+// Weights returns the parameters of a decoder that is trained itself, all F32, as Load takes them. A
+// weight is downloaded when it is asked for.
+func (d *Decoder) Weights() *Downloads {
+	w := &Downloads{d.backend, map[string]*Param{}}
+	d.Params(func(name string, p *Param) { w.Params[name] = p })
+	return w
+}
+
+// Downloads is the Source of the parameters of a decoder, by name.
+type Downloads struct {
+	b      tensor.Backend
+	Params map[string]*Param
+}
+
+// Names implements Source.
+func (w *Downloads) Names() []string { return slices.Sorted(maps.Keys(w.Params)) }
+
+// Describe implements Describer.
+func (w *Downloads) Describe(name string) (Weight, error) {
+	p, ok := w.Params[name]
+	if !ok {
+		return Weight{}, fmt.Errorf("%s: %w", name, ErrNoTensor)
+	}
+	return Weight{DType: p.Value.DType, Shape: p.Value.Shape}, nil
+}
+
+// Weight implements Source.
+func (w *Downloads) Weight(name string) (Weight, error) {
+	y, err := w.Describe(name)
+	if err != nil {
+		return y, err
+	}
+	t := w.Params[name].Value
+	x := make([]float32, t.Len())
+	w.b.Download(x, t)
+	y.Data = make([]byte, 4*len(x))
+	quant.Quantize(y.Data, tensor.F32, x)
+	return y, w.b.Sync()
 }
 
 // Backend returns the backend that holds the weights.
@@ -144,6 +199,12 @@ func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
 	d.ids = p.Ints(ids)
 	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)
+	if v4 := d.Config.Llama4; v4 != nil {
+		v4.heats(p)
+		if v4.Chunk > 0 {
+			p.Segments.chunk(&p.chunks, int32(v4.Chunk))
+		}
+	}
 	if !p.Train {
 		d.infer(p, h)
 		return h

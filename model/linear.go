@@ -44,7 +44,7 @@ func (l *Linear) In() int { return l.W.Value.Cols() }
 func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
 	var y *tensor.Tensor // [tokens, out]
-	if p.Train && l.Adapter != nil && !p.Base && l.Adapter.KeepsOutput() {
+	if l.keepsOutput(p) {
 		y = p.Activation(x.Rows(), l.Out())
 	} else {
 		y = p.passing(x.Rows(), l.Out())
@@ -52,6 +52,11 @@ func (l *Linear) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s.addTo(y, l, nil)
 	s.run(nil)
 	return y
+}
+
+// keepsOutput reports whether Backward reads what Forward returned.
+func (l *Linear) keepsOutput(p *Pass) bool {
+	return p.Train && l.Adapter != nil && !p.Base && l.Adapter.KeepsOutput()
 }
 
 // A projection collects linear layers of one input, which are computed together.

@@ -57,6 +57,7 @@ type loader struct {
 	train  bool
 	shapes map[string][]int
 	owned  []*tensor.Tensor
+	one    *tensor.Tensor // see ones
 	err    error
 }
 
@@ -76,7 +77,7 @@ func layerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }
 
 func (l *loader) layer(c Config, i int, invFreq *tensor.Tensor) *Layer {
 	n := layerName(i)
-	return &Layer{
+	y := &Layer{
 		InputNorm: l.norm(n+".input_layernorm.weight", c.NormEps),
 		Attn: &Attention{
 			Q: l.linear(n + ".self_attn.q_proj"), K: l.linear(n + ".self_attn.k_proj"),
@@ -84,8 +85,50 @@ func (l *loader) layer(c Config, i int, invFreq *tensor.Tensor) *Layer {
 			Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, InvFreq: invFreq, layer: i,
 		},
 		PostNorm: l.norm(n+".post_attention_layernorm.weight", c.NormEps),
-		FF:       &SwiGLU{Gate: l.linear(n + ".mlp.gate_proj"), Up: l.linear(n + ".mlp.up_proj"), Down: l.linear(n + ".mlp.down_proj")},
+		ff:       c.feedForward(),
 	}
+	n += y.ff
+	v4, at := c.Llama4, y.ff
+	if v4 == nil || !v4.MoE[i] {
+		y.FF = l.swiglu(n)
+	} else {
+		at += ".shared_expert"
+		y.FF = &Experts{
+			Shared: l.swiglu(n + ".shared_expert"), Router: *l.matrix(n + ".router.weight"), Top: v4.Top,
+			Gate: *l.matrix(n + ".experts.gate_proj.weight"), Up: *l.matrix(n + ".experts.up_proj.weight"), Down: *l.matrix(n + ".experts.down_proj.weight"),
+		}
+	}
+	y.names = [...]string{at + ".gate_proj", at + ".up_proj", at + ".down_proj"}
+	if v4 != nil {
+		a := y.Attn
+		if a.tuned = !v4.Rope[i]; a.tuned {
+			a.InvFreq = nil
+		}
+		if v4.QKNorm && v4.Rope[i] {
+			a.ones, a.eps = l.ones(c.HeadDim), float32(c.NormEps)
+		}
+		a.chunked = v4.Chunked[i]
+	}
+	return y
+}
+
+func (l *loader) swiglu(n string) *SwiGLU {
+	return &SwiGLU{Gate: l.linear(n + ".gate_proj"), Up: l.linear(n + ".up_proj"), Down: l.linear(n + ".down_proj")}
+}
+
+// ones returns the weight of norms that have none.
+func (l *loader) ones(n int) *tensor.Tensor {
+	if l.one == nil {
+		tensor.For(l.b, tensor.ForWeights)
+		if l.one = l.alloc(tensor.F32, n); l.err == nil {
+			v := make([]float32, n)
+			for i := range v {
+				v[i] = 1
+			}
+			l.b.Upload(l.one, v)
+		}
+	}
+	return l.one
 }
 
 func (l *loader) linear(name string) *Linear {

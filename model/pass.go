@@ -59,6 +59,12 @@ type Pass struct {
 
 	pos    []int32 // what Positions was made from
 	scores Scores  // of the latest LogProb
+
+	// Of a Llama 4.
+	chunks Segments       // Segments, cut where chunks begin
+	heat   *tensor.Tensor // [tokens] factors of queries that are not rotated; nil: 1
+	heatOf []float32      // what it was made from
+	byHead map[*tensor.Tensor]*tensor.Tensor
 }
 
 // NewPass returns a pass over b.
@@ -99,6 +105,20 @@ func (p *Pass) Like(t *tensor.Tensor) *tensor.Tensor {
 	return p.New(t.Shape...)
 }
 
+// heads shows x [tokens, heads·d], a tensor of the workspace, as a matrix of heads [tokens·heads, d]. Like the
+// views of an arena, it is kept.
+func (p *Pass) heads(x *tensor.Tensor, d int) *tensor.Tensor {
+	if y := p.byHead[x]; y != nil && y.Shape[1] == d {
+		return y
+	}
+	if p.byHead == nil || len(p.byHead) >= maxViews {
+		p.byHead = map[*tensor.Tensor]*tensor.Tensor{}
+	}
+	y := p.View(x, 0, x.Len()/d, d)
+	p.byHead[x] = y
+	return y
+}
+
 // Ints returns an I32 vector of the workspace that holds v.
 func (p *Pass) Ints(v []int32) *tensor.Tensor {
 	t := p.i32.get(p.Backend, []int{len(v)})
@@ -128,6 +148,7 @@ func (p *Pass) Close() {
 	p.out[1].free(p.Backend)
 	p.i32.free(p.Backend)
 	p.u8.free(p.Backend)
+	p.byHead = nil
 }
 
 // start begins a new batch: it empties the workspace and uploads positions

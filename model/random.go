@@ -119,7 +119,15 @@ func (r *random) Describe(name string) (Weight, error) {
 	return Weight{tensor.F32, slices.Clone(shape), r.zeros[:n]}, nil
 }
 
-// shapes returns every tensor of a checkpoint of c.
+// feedForward is what the feed-forward of a layer is called.
+func (c Config) feedForward() string {
+	if c.Llama4 != nil {
+		return ".feed_forward"
+	}
+	return ".mlp"
+}
+
+// shapes returns every tensor of a checkpoint of c, as [Config.FromStored] has it.
 func (c Config) shapes() map[string][]int {
 	h, f, q, kv := c.Hidden, c.Intermediate, c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	s := map[string][]int{"model.embed_tokens.weight": {c.VocabSize, h}, "model.norm.weight": {h}}
@@ -139,9 +147,25 @@ func (c Config) shapes() map[string][]int {
 		linear(l+".self_attn.k_proj", kv, h, c.AttnBias)
 		linear(l+".self_attn.v_proj", kv, h, c.AttnBias)
 		linear(l+".self_attn.o_proj", h, q, c.AttnBias)
-		linear(l+".mlp.gate_proj", f, h, c.MLPBias)
-		linear(l+".mlp.up_proj", f, h, c.MLPBias)
-		linear(l+".mlp.down_proj", h, f, c.MLPBias)
+		swiglu := func(name string, f int) {
+			linear(name+".gate_proj", f, h, c.MLPBias)
+			linear(name+".up_proj", f, h, c.MLPBias)
+			linear(name+".down_proj", h, f, c.MLPBias)
+		}
+		n := l + c.feedForward()
+		switch {
+		case c.Llama4 == nil:
+			swiglu(n, f)
+		case !c.Llama4.MoE[i]:
+			swiglu(n, c.Llama4.Dense)
+		default:
+			e := c.Llama4.Experts
+			swiglu(n+".shared_expert", f)
+			linear(n+".router", e, h, false)
+			linear(n+".experts.gate_proj", e*f, h, false)
+			linear(n+".experts.up_proj", e*f, h, false)
+			linear(n+".experts.down_proj", e*h, f, false)
+		}
 	}
 	return s
 }

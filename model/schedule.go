@@ -283,7 +283,8 @@ func (g *generator) add(s *sequence, n int) {
 // forward takes the pass through the layers.
 func (g *generator) forward() *tensor.Tensor {
 	p, t := g.p, &g.tokens
-	p.Positions, p.cache = p.Ints(t.pos), g.cache
+	p.pos = append(p.pos[:0], t.pos...)
+	p.Positions, p.cache = p.Ints(p.pos), g.cache
 	g.cache.at = p.Ints(t.at)
 	return g.d.run(p, t.ids)
 }

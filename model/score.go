@@ -76,7 +76,8 @@ func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
 	defer catch(&err)
 	p.Release(Mark{})
 	p.cache, p.keys, p.fill = nil, nil, false
-	p.Segments, p.Positions = f.Segments, p.Ints(f.pos)
+	p.pos = append(p.pos[:0], f.pos...)
+	p.Segments, p.Positions = f.Segments, p.Ints(p.pos)
 	if f.shares {
 		p.keys = p.Ints(f.keys)
 	}

@@ -150,11 +150,24 @@ func (s *Student) Save(dir, base string) error {
 		return err
 	}
 	var ts []safetensors.Tensor
-	s.Decoder.Params(func(name string, p *model.Param) {
-		ts = append(ts, safetensors.Tensor{Name: name, DType: tensor.F32, Shape: p.Value.Shape, Fill: func(w io.Writer) error {
-			return download(w, s.Decoder.Backend(), p.Value)
+	all := s.Decoder.Weights()
+	src := s.Decoder.Config.ToStored(all)
+	for _, name := range src.Names() {
+		like, err := model.Describe(src, name)
+		if err != nil {
+			return err
+		}
+		ts = append(ts, safetensors.Tensor{Name: name, DType: like.DType, Shape: like.Shape, Fill: func(w io.Writer) error {
+			if src == model.Source(all) { // piece by piece
+				return download(w, s.Decoder.Backend(), all.Params[name].Value)
+			}
+			x, err := src.Weight(name)
+			if err == nil {
+				_, err = w.Write(x.Data)
+			}
+			return err
 		}})
-	})
+	}
 	if err := safetensors.Write(filepath.Join(dir, "model.safetensors"), ts, nil); err != nil {
 		return err
 	}

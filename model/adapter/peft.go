@@ -1,7 +1,6 @@
 package adapter
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"pipe/model"
 	"pipe/model/safetensors"
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // Files of a PEFT directory.
@@ -178,11 +178,26 @@ func (s *Set) tensors() []safetensors.Tensor {
 				Fill: func(w io.Writer) error {
 					v := make([]float32, p.Value.Len())
 					s.d.Backend().Download(v, p.Value)
-					return binary.Write(w, binary.LittleEndian, v)
+					data := make([]byte, 4*len(v))
+					quant.Quantize(data, tensor.F32, v)
+					_, err := w.Write(s.ordered(path, name, data, true))
+					return err
 				}})
 		})
 	}
 	return ts
+}
+
+// ordered returns the data of a parameter of the adapter of a layer in the order of the rows of its
+// output here, or, the other way round, in that of PEFT: see model.Config.StoredRows.
+func (s *Set) ordered(path, param string, data []byte, back bool) []byte {
+	order := s.d.Config.StoredRows(path)
+	if order == nil || param == "lora_A.weight" || len(data)%len(order) != 0 {
+		return data
+	}
+	out := make([]byte, len(data))
+	model.Permute(out, data, len(data)/len(order), order, back)
+	return out
 }
 
 // Load attaches the adapter of a PEFT directory to d.
@@ -255,6 +270,7 @@ func (s *Set) read(f *safetensors.File, c peftConfig, path string, known map[str
 		if err != nil {
 			return
 		}
+		param := name
 		name = prefix + path + "." + name
 		known[name] = true
 		var w model.Weight
@@ -266,6 +282,7 @@ func (s *Set) read(f *safetensors.File, c peftConfig, path string, known map[str
 			err = fmt.Errorf("tensor %s has shape %v; the model and rank %d need %v", name, w.Shape, own.Rank, p.Value.Shape)
 			return
 		}
+		w.Data = s.ordered(path, param, w.Data, false)
 		err = s.upload(p.Value, w)
 	})
 	return err

@@ -61,9 +61,9 @@ func (q quantized) Describe(name string) (model.Weight, error) {
 }
 
 // Quantizes reports whether the weight of that name and shape is one of those
-// that bitsandbytes quantises: the matrices of layers.
+// that bitsandbytes quantises: the matrices of layers, but for routers to experts.
 func Quantizes(name string, shape []int) bool {
-	return len(shape) == 2 && strings.HasPrefix(name, "model.layers.") && strings.HasSuffix(name, ".weight")
+	return len(shape) == 2 && strings.HasPrefix(name, "model.layers.") && strings.HasSuffix(name, ".weight") && !strings.HasSuffix(name, ".router.weight")
 }
 
 // plain refuses weights that lost bits already: a second rounding would lose

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -21,6 +22,9 @@ var torchNames = map[tensor.DType]string{tensor.F32: "float32", tensor.F16: "flo
 // wrote: c, with the quantization_config that transformers writes for values
 // computed in dt (F32, F16 or BF16).
 func ConfigJSON(c model.Config, dt tensor.DType) ([]byte, error) {
+	if c.Llama4 != nil {
+		return nil, errors.New("a Llama 4 is not written in 4 bits")
+	}
 	data, err := c.JSON(torchNames[dt])
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -41,6 +42,9 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 	}
 	if err := m.Config.Validate(); err != nil {
 		return nil, nil, err
+	}
+	if m.Config.Llama4 != nil {
+		return nil, nil, errors.New("a Llama 4 is not written as GGUF")
 	}
 	vocab, err := vocabularyKVs(m)
 	if err != nil {

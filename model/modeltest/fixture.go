@@ -58,7 +58,7 @@ func Load(t testing.TB, name string) *Fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	gen, err := os.ReadFile(filepath.Join(Dir(), "gen.py"))
+	gen, err := os.ReadFile(filepath.Join(Dir(), filepath.Dir(name), "gen.py"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +116,20 @@ func (f *Fixture) weight(name string, dt tensor.DType) model.Weight {
 	return w
 }
 
+// Open opens a file of tensors.
+func Open(t testing.TB, path string) *safetensors.File {
+	t.Helper()
+	f, err := safetensors.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // Checkpoint opens the tiny Llama "plain", "bias" or "nf4", or what
 // bitsandbytes made of the last, "nf4_double" and "nf4_single", with nested
-// scales and without.
+// scales and without, or a Llama 4 with one expert for a token or two, "llama4/one" and "llama4/two".
 func Checkpoint(t testing.TB, name string) (model.Config, model.Source) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(Dir(), name, "config.json"))
@@ -134,7 +145,7 @@ func Checkpoint(t testing.TB, name string) (model.Config, model.Source) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	return c, bnb.Open(f)
+	return c, c.FromStored(bnb.Open(f))
 }
 
 // Decoder loads a tiny Llama onto b.

@@ -44,7 +44,7 @@ func CheckWeights(path, quantize string) error {
 		return err
 	}
 	defer f.Close()
-	return named(path, check(c, bnb.Open(f), quantize))
+	return named(path, check(c, c.FromStored(bnb.Open(f)), quantize))
 }
 
 func check(c model.Config, src model.Source, how string) error {

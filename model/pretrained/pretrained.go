@@ -202,7 +202,7 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	if err != nil {
 		return "", err
 	}
-	m.Weights, m.close = bnb.Open(f), f.Close
+	m.Weights, m.close = m.Config.FromStored(bnb.Open(f)), f.Close
 	return origin, nil
 }
 

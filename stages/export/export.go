@@ -163,6 +163,9 @@ func (s *spec) possible(src *source) error {
 		if f == "peft" && src.adapter == "" {
 			return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
 		}
+		if src.Config.Llama4 != nil && f != "peft" && f != "safetensors" {
+			return stage.Fieldf("formats", "holds %s, but a Llama 4 is written as peft and safetensors only", f)
+		}
 	}
 	return nil
 }

@@ -87,9 +87,9 @@ func (s *spec) writeSafetensors(src *source, dir string) error {
 
 // tensor is a tensor to be written as dt, made when its turn comes.
 func (src *source) tensor(name string, dt tensor.DType) (safetensors.Tensor, error) {
-	like, err := model.Describe(src.Weights, name)
+	like, err := model.Describe(src.like, name)
 	return safetensors.Tensor{Name: name, DType: dt, Shape: like.Shape, Fill: func(w io.Writer) error {
-		x, err := src.weights.Weight(name)
+		x, err := src.stored.Weight(name)
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,9 @@ import (
 // A source is the model to be written.
 type source struct {
 	*pretrained.Model
-	weights   model.Source   // merged with the adapter
+	weights   model.Source // merged with the adapter
+	like      model.Source // weights and types of the base, and those to be written, as they are stored
+	stored    model.Source
 	adapter   string         // directory of the adapter, "" for none
 	settings  map[string]any // its adapter_config.json
 	base      string         // what the base model is called
@@ -60,6 +62,7 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 		return nil, err
 	}
 	src.weights = cancellable{ctx, weights}
+	src.like, src.stored = src.Config.ToStored(src.Weights), src.Config.ToStored(src.weights)
 	return src, nil
 }
 
@@ -122,7 +125,7 @@ func (c cancellable) Weight(name string) (model.Weight, error) {
 
 // names are the tensors to be written: not those that are derived.
 func (src *source) names() []string {
-	return slices.DeleteFunc(src.weights.Names(), func(n string) bool {
+	return slices.DeleteFunc(src.stored.Names(), func(n string) bool {
 		return strings.HasSuffix(n, ".rotary_emb.inv_freq") || n == "lm_head.weight" && src.Config.Tied
 	})
 }
@@ -136,7 +139,7 @@ func (src *source) dtype(want string) (tensor.DType, error) {
 	}
 	layers, others := map[tensor.DType]bool{}, map[tensor.DType]bool{} // of matrices
 	for _, name := range src.names() {
-		w, err := model.Describe(src.Weights, name)
+		w, err := model.Describe(src.like, name)
 		if err != nil {
 			return 0, err
 		}

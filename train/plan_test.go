@@ -39,10 +39,28 @@ type job struct {
 	recompute bool
 	eight     bool
 	half      bool // products in bfloat16
+	experts   bool // Llama 4
 }
 
+// config is of the model.
+func (j job) config() model.Config { return configOf(j.experts) }
+
+func configOf(experts bool) model.Config {
+	c := planned
+	if experts {
+		yes := []bool{true, true, true, true}
+		c.Layers, c.Intermediate = 4, 352
+		c.Llama4 = &model.Llama4{Experts: 8, Top: 2, Dense: 1024, MoE: []bool{true, false, true, true}, Rope: yes, Chunked: yes,
+			Chunk: 128, QKNorm: true, Tuned: true, FloorScale: 64, AttnScale: 0.1}
+	}
+	return c
+}
+
+// file is the checkpoint in a directory.
+func (j job) file(dir string) string { return filepath.Join(dir, fmt.Sprint(j.dtype, j.experts)) }
+
 func (j job) String() string {
-	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t/bf16 %t", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight, j.half)
+	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t/bf16 %t/experts %t", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight, j.half, j.experts)
 }
 
 var planJobs = []job{
@@ -64,11 +82,14 @@ var planJobs = []job{
 	{dtype: tensor.F32, tune: "full", rows: 1, seq: 192, half: true},
 	{dtype: tensor.Q8_0, tune: "lora", rank: 16, rows: 2, seq: 384, recompute: true, half: true},
 	{dtype: tensor.Q8_0, rows: 8, seq: 384, half: true},
+	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, experts: true},
+	{dtype: tensor.F32, tune: "full", rows: 1, seq: 384, experts: true, recompute: true},
+	{dtype: tensor.BF16, rows: 8, seq: 384, experts: true, half: true},
 }
 
 // run does the work of j on b: a plan, or a real backend.
 func (j job) run(b tensor.Backend, src model.Source) error {
-	d, err := model.Load(b, planned, src, j.tune == "full")
+	d, err := model.Load(b, j.config(), src, j.tune == "full")
 	if err != nil {
 		return err
 	}
@@ -128,13 +149,14 @@ type stored struct {
 	*disk.Mapping
 }
 
-func openStored(path string, dt tensor.DType) (*stored, error) {
-	m, err := disk.Map(path)
+func openStored(dir string, j job) (*stored, error) {
+	dt := j.dtype
+	m, err := disk.Map(j.file(dir))
 	if err != nil {
 		return nil, err
 	}
 	s, at := &stored{model.Weights{}, m}, 0
-	src := model.Random(planned, 1)
+	src := model.Random(j.config(), 1)
 	for _, name := range src.Names() {
 		w, err := src.(model.Describer).Describe(name)
 		if err != nil {
@@ -160,9 +182,12 @@ func typeOf(w model.Weight, dt tensor.DType) tensor.DType {
 }
 
 // store writes the model for openStored.
-func store(t *testing.T, path string, dt tensor.DType) {
+func store(t *testing.T, dir string, j job) {
 	t.Helper()
-	src := model.Random(planned, 1)
+	path, dt, src := j.file(dir), j.dtype, model.Random(j.config(), 1)
+	if _, err := os.Stat(path); err == nil {
+		return
+	}
 	var out bytes.Buffer
 	for _, name := range src.Names() {
 		w, err := src.Weight(name)
@@ -222,7 +247,7 @@ func measure(j job, dir string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	src, err := openStored(filepath.Join(dir, j.dtype.String()), j.dtype)
+	src, err := openStored(dir, j)
 	if err != nil {
 		return 0, err
 	}
@@ -240,19 +265,19 @@ func measure(j job, dir string) (int64, error) {
 // the plan.
 func TestPlan(t *testing.T) {
 	if testing.Short() {
-		t.Skip("trains 18 models")
+		t.Skip("trains 21 models")
 	}
 	if _, err := status("VmHWM"); err != nil {
 		t.Skip("this system does not tell the peak of a process")
 	}
 	dir := t.TempDir()
-	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.Q8_0} {
-		store(t, filepath.Join(dir, dt.String()), dt)
+	for _, j := range planJobs {
+		store(t, dir, j)
 	}
 	b := cpu.New(2)
 	defer b.Close()
 	for i, j := range planJobs {
-		src, err := openStored(filepath.Join(dir, j.dtype.String()), j.dtype)
+		src, err := openStored(dir, j)
 		if err != nil {
 			t.Fatal(err)
 		}

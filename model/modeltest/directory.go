@@ -24,6 +24,22 @@ const chatML = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if
 // weights it is what init = "random" starts from.
 func Directory(t testing.TB, weights bool) string {
 	t.Helper()
+	return directory(t, tiny, weights)
+}
+
+// Llama4Directory is [Directory] of a tiny Llama 4: one of its layers has experts, of which a token goes
+// to two, and one has no positions.
+func Llama4Directory(t testing.TB, weights bool) string {
+	t.Helper()
+	c := tiny
+	c.Tied, c.InitRange = false, 0.15
+	c.Llama4 = &model.Llama4{Experts: 4, Top: 2, Dense: 80, MoE: []bool{true, false}, Rope: []bool{true, false}, Chunked: []bool{true, false},
+		Chunk: 16, QKNorm: true, Tuned: true, FloorScale: 32, AttnScale: 0.1}
+	return directory(t, c, weights)
+}
+
+func directory(t testing.TB, c model.Config, weights bool) string {
+	t.Helper()
 	dir := t.TempDir()
 	write := func(name string, data []byte, err error) {
 		if err == nil {
@@ -33,7 +49,7 @@ func Directory(t testing.TB, weights bool) string {
 			t.Fatal(err)
 		}
 	}
-	data, err := tiny.JSON("float32")
+	data, err := c.JSON("float32")
 	write("config.json", data, err)
 	data, err = json.Marshal(tokenizer())
 	write("tokenizer.json", data, err)
@@ -43,7 +59,7 @@ func Directory(t testing.TB, weights bool) string {
 	if !weights {
 		return dir
 	}
-	src := model.Random(tiny, 1)
+	src := c.ToStored(model.Random(c, 1))
 	var ts []safetensors.Tensor
 	for _, name := range src.Names() {
 		w, err := src.Weight(name)

@@ -191,6 +191,47 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// TestLlama4 writes a Llama 4: what it writes gives the log-probabilities of base and adapter, and the formats
+// that have no place for it are refused.
+func TestLlama4(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Llama4Directory(t, true)
+	base := b.Model(path)
+	m := adapted(t, b, path, base)
+	a, err := b.Store.Open(m.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peft, err := a.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := scores(t, path, peft)
+	if effect := far(want, scores(t, path, "")); !(effect > 0.05) {
+		t.Fatalf("the adapter changes log-probabilities by only %v: the test would see nothing", effect)
+	}
+	r := b.Run(Kind, newSpec(m, "peft", "safetensors"))
+	dir, err := r.Outputs["files"].Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := far(scores(t, path, filepath.Join(dir, "peft")), want); d != 0 {
+		t.Errorf("the adapter is off by %v", d)
+	}
+	if d := far(scores(t, filepath.Join(dir, "safetensors"), ""), want); !(d <= 1e-4) {
+		t.Errorf("the merged model is off by %v", d)
+	}
+	f := modeltest.Open(t, filepath.Join(dir, "safetensors", "model.safetensors"))
+	if w, err := f.Weight("model.layers.0.feed_forward.experts.gate_up_proj"); err != nil || !slices.Equal(w.Shape, []int{4, 32, 96}) {
+		t.Errorf("experts %v, %v", w.Shape, err)
+	}
+	for _, format := range []string{"gguf:f16", "bnb:nf4"} {
+		if _, err := b.Try(context.Background(), Kind, newSpec(m, format)); err == nil || !strings.Contains(err.Error(), "a Llama 4 is written as peft and safetensors only") {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+}
+
 // TestTypes: which type the safetensors get.
 func TestTypes(t *testing.T) {
 	b := bench(t)

@@ -117,6 +117,33 @@ func TestAdapters(t *testing.T) {
 	}
 }
 
+// TestLlama4: an adapter on a Llama 4, and all weights of a new one.
+func TestLlama4(t *testing.T) {
+	base := modeltest.Llama4Directory(t, true)
+	s := block(func(s *spec) { s.Adapter.Type = "dora" })
+	out, err := runStage(t, s, base, "", packedRows(15))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := metrics(t, out["metrics"])
+	before, after := m.Baseline["eval.loss"], m.Metrics["eval.loss"]
+	if !(after.Value < before.Value-0.5) {
+		t.Errorf("loss %+v before, %+v after", before, after)
+	}
+	if got := evalLoss(t, base, out["model"], s); !(math.Abs(got-after.Value) <= 1e-5) {
+		t.Errorf("the saved adapter has loss %v, the metrics say %v", got, after.Value)
+	}
+	s = block(func(s *spec) { s.Init, s.Adapter.Type, s.Epochs = "random", "none", 8 })
+	out, err = runStage(t, s, modeltest.Llama4Directory(t, false), "", packedRows(15))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = metrics(t, out["metrics"])
+	if got, want := evalLoss(t, out["model"], "", s), m.Metrics["eval.loss"].Value; !(math.Abs(got-want) <= 1e-5) {
+		t.Errorf("the saved model has loss %v, the metrics say %v", got, want)
+	}
+}
+
 // evalLoss is the loss of a saved adapter on the rows that s holds out.
 func evalLoss(t *testing.T, base, dir string, s *spec) float64 {
 	t.Helper()

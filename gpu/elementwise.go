@@ -18,7 +18,7 @@ var (
 	kDropout    = newTypes("elementwise", "dropout")
 	kAddRow     = [2]widths{newWidths("elementwise", "add_row"), newWidths("elementwise", "add_row_half")}
 	kScaleCols  = newWidths("elementwise", "scale_cols")
-	kScaleRows  = newWidths("elementwise", "scale_rows")
+	kScaleRows  = [2]widths{newWidths("elementwise", "scale_rows"), newWidths("elementwise", "scale_rows_half")}
 	kSumPlain   = [2]widths{newWidths("elementwise", "sum_plain"), newWidths("elementwise", "sum_plain_half")}
 	kSumNormed  = newWidths("elementwise", "sum_normed")
 	kSumScaled  = [8]widths{ // by which of x, y and dx are BF16, in bits
@@ -174,11 +174,12 @@ func (b *Backend) ScaleCols(dst, x, s *tensor.Tensor) {
 // ScaleRows implements [tensor.Linear].
 func (b *Backend) ScaleRows(dst, x, s *tensor.Tensor) {
 	const op = "scale rows"
-	d, v, f := output(op, dst), input(op, x), input(op, s)
+	half, f := sameType(op, dst, x), input(op, s)
+	d, _ := numbersOut(op, dst)
 	sameShape(op, dst, x)
 	rows, cols := matrix(op, x)
 	checkLen(op, s.Len(), rows)
-	b.byRow(kScaleRows, d, v, f, rows, cols)
+	b.byRow(kScaleRows[half], d, mem(op, x).ptr, f, rows, cols)
 }
 
 type partArgs struct {

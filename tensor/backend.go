@@ -40,7 +40,7 @@ type Backend interface {
 // what a product makes and reads (a of MatMul and Project, also with TransA, b of
 // MatMul with TransA, their Dst with Beta 0, dy of LowRankGrad, and the tensors of
 // SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
-// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst, a and b of
+// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst and x of ScaleRows, dst, a and b of
 // Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
 // everything but lse of Attention and AttentionGrad. Tensors of one operation that
 // are named here together are of one type, but those of Add, of AddRMSNorm and of

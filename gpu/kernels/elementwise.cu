@@ -127,6 +127,8 @@ KERNEL(scale_cols_1, RowArgs, 256) { by_row<1, false, float>(a, Times()); }
 KERNEL(scale_cols_4, RowArgs, 256) { by_row<4, false, float>(a, Times()); }
 KERNEL(scale_rows_1, RowArgs, 256) { by_row<1, true, float>(a, Times()); }
 KERNEL(scale_rows_4, RowArgs, 256) { by_row<4, true, float>(a, Times()); }
+KERNEL(scale_rows_half_1, RowArgs, 256) { by_row<1, true, uint16_t>(a, Times()); }
+KERNEL(scale_rows_half_4, RowArgs, 256) { by_row<4, true, uint16_t>(a, Times()); }
 
 // Sums over columns are formed in two steps: the sums of parts of the rows, and
 // their sums. A block sums 32*W columns of a part; each of its warps takes every

@@ -90,22 +90,21 @@ type hfRope struct {
 const (
 	llama      = "llama"
 	llama4Text = "llama4_text"
+	llama4     = "llama4" // with images: its text is used
 )
 
 // ParseConfig reads a config.json. It refuses, by name, an architecture or an
 // option that [Decoder] does not implement.
 func ParseConfig(data []byte) (Config, error) {
-	var h hfConfig
-	if err := json.Unmarshal(data, &h); err != nil {
+	h, images, err := readConfig(data)
+	if err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	switch {
 	case h.ModelType == "":
-		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q or %q", llama, llama4Text)
-	case h.ModelType == "llama4":
-		return Config{}, fmt.Errorf("config.json: model_type \"llama4\" is not supported, because of its images; %q is, which transformers writes with Llama4ForCausalLM.from_pretrained(...).save_pretrained(...)", llama4Text)
+		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q, %q or %q", llama, llama4Text, llama4)
 	case h.ModelType != llama && h.ModelType != llama4Text:
-		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), and %q (Llama 4)", h.ModelType, llama, llama4Text)
+		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), %q and %q (Llama 4)", h.ModelType, llama, llama4Text, llama4)
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
 	}
@@ -119,20 +118,21 @@ func ParseConfig(data []byte) (Config, error) {
 		Tied: h.Tied, AttnBias: h.AttnBias, MLPBias: h.MLPBias,
 	}
 	theta := 10000.0
-	var err error
 	if h.ModelType == llama4Text {
 		c.VocabSize, c.Hidden, c.Intermediate, c.Layers = or(h.VocabSize, 202048), or(h.Hidden, 5120), or(h.Intermediate, 8192), or(h.Layers, 48)
 		c.Heads, c.KVHeads, c.HeadDim = or(h.Heads, 40), or(h.KVHeads, 8), or(h.HeadDim, 128)
 		c.MaxPositions, c.NormEps, theta = or(h.MaxPositions, 1<<17), or(h.NormEps, 1e-5), 500000
-		c.Llama4, err = h.hfLlama4.parse(c.Layers)
+		if c.Llama4, err = h.hfLlama4.parse(c.Layers); err == nil {
+			c.Llama4.Images = images
+		}
 	} else {
-		err = c.parseHeads(&h)
+		err = c.parseHeads(h)
 	}
 	if err == nil {
 		c.Rope, err = h.rope(theta)
 	}
 	if err == nil {
-		err = c.parseTokens(&h)
+		err = c.parseTokens(h)
 	}
 	if err == nil {
 		err = c.Validate()
@@ -141,6 +141,34 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
+}
+
+// readConfig reads a config.json; of a model of text and images, what it says of the text.
+func readConfig(data []byte) (h *hfConfig, images bool, err error) {
+	var all struct {
+		hfConfig
+		Text *hfConfig `json:"text_config"`
+	}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, false, err
+	}
+	if all.ModelType != llama4 {
+		return &all.hfConfig, false, nil
+	}
+	if all.Text == nil {
+		return nil, false, fmt.Errorf("model_type %q, and no text_config", llama4)
+	}
+	h = all.Text
+	if h.ModelType == "" {
+		h.ModelType = llama4Text
+	}
+	if h.ModelType != llama4Text {
+		return nil, false, fmt.Errorf("text_config: model_type %q is not supported in a %q; %q is", h.ModelType, llama4, llama4Text)
+	}
+	if len(h.Quantization) == 0 {
+		h.Quantization = all.Quantization
+	}
+	return h, true, nil
 }
 
 // parseHeads reads the heads of a Llama 2 or 3.

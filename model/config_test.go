@@ -42,7 +42,7 @@ func TestParseConfig(t *testing.T) {
 
 func TestParseConfigErrors(t *testing.T) {
 	for _, x := range []struct{ from, to, want string }{
-		{`"model_type":"llama"`, `"model_type":"llama4"`, `model_type "llama4" is not supported`},
+		{`"model_type":"llama"`, `"model_type":"mixtral"`, `model_type "mixtral" is not supported`},
 		{`"model_type":"llama",`, ``, "model_type is missing"},
 		{`"num_key_value_heads":8`, `"num_key_value_heads":5`, "num_attention_heads 32 is not a multiple of num_key_value_heads 5"},
 		{`"head_dim":64`, `"head_dim":63`, "head_dim is 63; must be even"},

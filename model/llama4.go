@@ -29,6 +29,10 @@ type Llama4 struct {
 	// position p of their document.
 	Tuned                 bool
 	FloorScale, AttnScale float64
+
+	// Images: the checkpoint is of a model that takes images too. Its text part is used, and what is
+	// written is a text model.
+	Images bool
 }
 
 // hfLlama4 is what config.json has for it.

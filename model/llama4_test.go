@@ -434,6 +434,51 @@ func TestLlama4Config(t *testing.T) {
 	}
 }
 
+// TestLlama4Images: of a model that takes images too, the text is used and written.
+func TestLlama4Images(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(modeltest.Dir(), "llama4", "one", "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := model.ParseConfig(fmt.Appendf(nil, `{"model_type": "llama4", "hidden_size": 7, "text_config": %s, "vision_config": {"hidden_size": 8}}`, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, w := modeltest.Open(t, filepath.Join(modeltest.Dir(), "llama4", "one", "model.safetensors")), model.Weights{}
+	for _, n := range file.Names() {
+		if w["language_model."+n], err = file.Weight(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w["vision_model.class_embedding"] = model.Weight{DType: tensor.F32, Shape: []int{8}}
+	d, err := model.Load(backend(t), c, c.FromStored(w), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	fix := modeltest.Load(t, "llama4/one.safetensors")
+	got := collect(t, d, []model.Request{{Prompt: docs4[0], MaxTokens: 20}}, model.GenerateOptions{})
+	if want := fix.Ints("greedy.0"); !slices.Equal(got[0].IDs, want) {
+		t.Errorf("%v, want %v", got[0].IDs, want)
+	}
+	if names := c.ToStored(c.FromStored(w)).Names(); !slices.Equal(names, file.Names()) {
+		t.Errorf("written are %v", names)
+	}
+	data, err := c.JSON("float32")
+	if again, err2 := model.ParseConfig(data); err != nil || err2 != nil || again.Llama4.Images {
+		t.Errorf("written is %s, %v, %v", data, err, err2)
+	}
+	for config, want := range map[string]string{
+		`{"model_type": "llama4"}`: "no text_config",
+		`{"model_type": "llama4", "text_config": {"model_type": "gemma"}}`:                            `text_config: model_type "gemma" is not supported`,
+		`{"model_type": "llama4", "text_config": {}, "quantization_config": {"quant_method": "fp8"}}`: `quant_method "fp8" is not supported`,
+	} {
+		if _, err := model.ParseConfig([]byte(config)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", config, err, want)
+		}
+	}
+}
+
 // TestChunks: a query sees its chunk, wherever its segment begins.
 func TestChunks(t *testing.T) {
 	for _, x := range []struct{ s, want model.Segments }{

@@ -24,7 +24,39 @@ func (c Config) FromStored(src Source) Source {
 	if c.Llama4 == nil {
 		return src
 	}
+	if c.Llama4.Images {
+		src = textOf{src}
+	}
 	return llama4From{c, src}
+}
+
+// textOf shows the text model in a checkpoint of a model that takes images.
+type textOf struct{ src Source }
+
+// textPrefix is what names of its tensors begin with there.
+const textPrefix = "language_model."
+
+// Names implements Source.
+func (s textOf) Names() (names []string) {
+	for _, n := range s.src.Names() {
+		if n, ok := strings.CutPrefix(n, textPrefix); ok {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// Weight implements Source.
+func (s textOf) Weight(name string) (Weight, error) { return s.src.Weight(textPrefix + name) }
+
+// Describe implements Describer.
+func (s textOf) Describe(name string) (Weight, error) { return Describe(s.src, textPrefix+name) }
+
+// Forget implements Forgetter.
+func (s textOf) Forget(name string) {
+	if f, ok := s.src.(Forgetter); ok {
+		f.Forget(textPrefix + name)
+	}
 }
 
 // ToStored is the way back.

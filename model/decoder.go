@@ -16,6 +16,8 @@ type Decoder struct {
 	invFreq   *tensor.Tensor
 	owned     *[]*tensor.Tensor
 
+	changes int // how often Changed was called
+
 	inputs []*tensor.Tensor // input of each layer, then of the head, when training
 	ids    *tensor.Tensor
 	head   headState
@@ -113,6 +115,7 @@ func (d *Decoder) SetPrecision(dt tensor.DType) {
 
 // Changed tells adapters that their parameters changed.
 func (d *Decoder) Changed() {
+	d.changes++
 	for _, l := range d.Layers {
 		l.linears(func(_ string, l *Linear) {
 			if l.Adapter != nil {
@@ -139,10 +142,13 @@ func (d *Decoder) Close() {
 // run takes ids through the layers and returns the residual stream [tokens, H].
 // p says where documents lie, and whether only the cache is filled: then the
 // result is good for nothing.
-func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
+func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor { return d.layers(p, p.Ints(ids)) }
+
+// layers is run of ids [tokens] that are in the workspace.
+func (d *Decoder) layers(p *Pass, ids *tensor.Tensor) *tensor.Tensor {
 	p.half = d.precision == tensor.BF16 && tensor.Halves(p.Backend)
-	d.ids = p.Ints(ids)
-	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
+	d.ids = ids
+	h := p.New(ids.Len(), d.Config.Hidden) // [tokens, H]
 	p.Embed(h, d.Embedding.Value, d.ids)
 	if !p.Train {
 		d.infer(p, h)

@@ -106,6 +106,16 @@ func (p *Pass) Ints(v []int32) *tensor.Tensor {
 	return t
 }
 
+// repeat calls f, or lets the backend do again what f asked for in the same step
+// (see [tensor.Repeater]).
+func (p *Pass) repeat(s tensor.Step, f func()) {
+	if r, ok := p.Backend.(tensor.Repeater); ok {
+		r.Repeat(s, tensor.Attention{Q: p.Segments.Q, K: p.Segments.K, KLen: p.Segments.KLen}, f)
+		return
+	}
+	f()
+}
+
 // A Mark is a height of the workspace.
 type Mark struct{ f32, bf16, i32, u8 spot }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,44 @@ func TestModelChanges(t *testing.T) {
 	}
 	if n := b.Steps(); n.Captured != 2 {
 		t.Errorf("%+v", n)
+	}
+}
+
+// TestModelRepeatedStep: a step that is repeated makes few calls of the driver, whatever
+// the model, and allocates nothing.
+func TestModelRepeatedStep(t *testing.T) {
+	b := device(t).(*gpu.Backend)
+	for _, layers := range []int{1, 5} {
+		c := small
+		c.Layers = layers
+		d, err := model.Load(b, c, model.Random(c, 1), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.SetPrecision(tensor.BF16)
+		reqs := many(4)
+		reqs = append(reqs[:1], reqs[3:]...)
+		for _, graphs := range []bool{true, false} {
+			b.Graphs(graphs)
+			var calls []int
+			var memory []runtime.MemStats
+			for i := range reqs {
+				reqs[i].MaxTokens, reqs[i].Stop, reqs[i].Sampling = 12, nil, model.Sampling{}
+			}
+			reqs[0].Stop = func([]int32) bool {
+				calls, memory = append(calls, b.Stream().Calls()), append(memory, runtime.MemStats{})
+				runtime.ReadMemStats(&memory[len(memory)-1])
+				return false
+			}
+			generate(t, d, reqs, model.GenerateOptions{})
+			n := len(calls) - 1
+			step, objects := calls[n]-calls[n-1], memory[n].Mallocs-memory[n-1].Mallocs
+			t.Logf("%d layers, graphs %v: %d calls in a step", layers, graphs, step)
+			if graphs != (step <= 8) || !graphs && step < 8+8*layers || objects > 5 { // the runtime and the test allocate now and then
+				t.Errorf("%d layers, graphs %v: %d calls and %d allocations in a step", layers, graphs, step, objects)
+			}
+		}
+		d.Close()
 	}
 }
 

@@ -291,9 +291,8 @@ func (g *generator) add(s *sequence, n int) {
 // many tokens lies in tensors, or is segments: so a backend can repeat it.
 func (g *generator) forward(z *tensor.Tensor) {
 	p, t := g.p, &g.tokens
-	p.Positions, p.cache = p.Ints(t.pos), g.cache
-	g.cache.at = p.Ints(t.at)
-	g.ids, g.z = p.Ints(t.ids), z
+	p.cache, g.z = g.cache, z
+	p.Positions, g.cache.at, g.ids = p.threeInts(t.pos, t.at, t.ids)
 	s := tensor.Step{Of: g, Rows: len(t.ids), Kind: 2 * g.d.changes}
 	if p.fill {
 		s.Kind++

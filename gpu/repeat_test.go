@@ -16,6 +16,7 @@ import (
 type repeatTest struct {
 	*bench
 	rows                      int
+	precision                 tensor.DType
 	ids, at, pos              *tensor.Tensor
 	table, keys, freq, weight *tensor.Tensor
 	x, y, z, lse              *tensor.Tensor
@@ -25,12 +26,13 @@ type repeatTest struct {
 
 const repeatKeys, repeatWords = 900, 50
 
-func newRepeatTest(t *testing.T, rows int) *repeatTest {
-	s := &repeatTest{bench: newBench(t), rows: rows}
+func newRepeatTest(t *testing.T, rows int, precision tensor.DType) *repeatTest {
+	s := &repeatTest{bench: newBench(t), rows: rows, precision: precision}
 	s.ids, s.at, s.pos = s.alloc(tensor.I32, rows), s.alloc(tensor.I32, rows), s.alloc(tensor.I32, rows)
-	s.table, s.keys, s.freq = s.put(s.normal(repeatWords*64), repeatWords, 64), s.put(s.normal(repeatKeys*64), repeatKeys, 64), s.put(s.normal(16), 16)
+	s.table, s.keys, s.freq = s.put(s.normal(repeatWords*64), repeatWords, 64), s.alloc(precision, repeatKeys, 64), s.put(s.normal(32), 32)
 	s.weight, _ = s.load(tensor.F16, s.normal(64*64), 64, 64)
-	s.x, s.y, s.z, s.lse = s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 2)
+	s.b.Precision(s.weight, precision)
+	s.x, s.y, s.z, s.lse = s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 64), s.alloc(tensor.F32, rows, 1)
 	return s
 }
 
@@ -46,7 +48,7 @@ func (s *repeatTest) f() {
 // set makes the numbers of step n: row i has more keys than row i-1.
 func (s *repeatTest) set(n int, each bool) {
 	var ids, at, pos []int32
-	s.o = tensor.Attention{Heads: 2, KVHeads: 2, HeadDim: 32, Q: []int32{0}}
+	s.o = tensor.Attention{Heads: 1, KVHeads: 1, HeadDim: 64, Precision: s.precision, Q: []int32{0}}
 	if !each {
 		s.o.Q = append(s.o.Q, int32(s.rows))
 		s.o.K, s.o.KLen = []int32{int32(n)}, []int32{int32(s.rows + 3*n)}
@@ -65,11 +67,9 @@ func (s *repeatTest) set(n int, each bool) {
 // check does a step by Repeat and by f, and compares what they make.
 func (s *repeatTest) check(name string) {
 	s.Helper()
-	before := s.get(s.keys)
 	s.b.Zero(s.z)
-	s.b.Repeat(tensor.Step{Of: s, Rows: s.rows}, s.o, s.f)
+	s.b.Repeat(tensor.Step{In: s.ids, Out: s.z}, s.o, s.f)
 	got, keys := s.get(s.z), s.get(s.keys)
-	s.b.Upload(s.keys, before)
 	s.f()
 	same(s.TB.(*testing.T), name, got, s.get(s.z))
 	same(s.TB.(*testing.T), name+": keys", keys, s.get(s.keys))
@@ -79,14 +79,19 @@ func (s *repeatTest) check(name string) {
 // of one segment, are captured once for each size of the grid, and give what
 // operations give that are queued.
 func TestRepeat(t *testing.T) {
-	for _, each := range []bool{true, false} {
-		s := newRepeatTest(t, 6)
+	for _, c := range []struct {
+		rows      int
+		each      bool
+		precision tensor.DType
+	}{{6, true, tensor.F32}, {6, true, tensor.BF16}, {6, false, tensor.F32}, {70, false, tensor.BF16}} {
+		s := newRepeatTest(t, c.rows, c.precision)
+		each := c.each
 		for n := range 12 {
 			s.set(n, each)
 			s.check(fmt.Sprint("step ", n))
 		}
 		if d := s.b.Steps(); d.Captured != 1+index(each) || d.Queued+d.Captured+d.Repeated != 12 || s.calls != 12+d.Queued+d.Captured {
-			t.Errorf("single queries %v: %+v, %d calls", each, d, s.calls)
+			t.Errorf("%+v: %+v, %d calls", c, d, s.calls)
 		}
 	}
 }
@@ -94,7 +99,7 @@ func TestRepeat(t *testing.T) {
 // TestRepeatForgets: no graph names memory that is gone, and nothing is repeated that
 // has become another operation.
 func TestRepeatForgets(t *testing.T) {
-	s := newRepeatTest(t, 5)
+	s := newRepeatTest(t, 5, tensor.F32)
 	for _, c := range []struct {
 		name   string
 		change func()
@@ -126,7 +131,7 @@ func TestRepeatForgets(t *testing.T) {
 // TestRepeatChecks: indices and segments are looked at before a graph is launched.
 func TestRepeatChecks(t *testing.T) {
 	prepare := func() *repeatTest {
-		s := newRepeatTest(t, 4)
+		s := newRepeatTest(t, 4, tensor.F32)
 		for n := range 3 {
 			s.set(n, true)
 			s.check("before")
@@ -148,7 +153,7 @@ func TestRepeatChecks(t *testing.T) {
 
 	s = prepare()
 	s.b.UploadInts(s.ids, []int32{1, 2, repeatWords, 3})
-	s.b.Repeat(tensor.Step{Of: s, Rows: 4}, s.o, s.f)
+	s.b.Repeat(tensor.Step{In: s.ids, Out: s.z}, s.o, s.f)
 	if err := s.b.Sync(); err == nil || !strings.Contains(err.Error(), "index 50 at position 2") {
 		t.Error(err)
 	}
@@ -164,14 +169,14 @@ func TestRepeatChecks(t *testing.T) {
 			t.Error("something is under way")
 		}
 	}()
-	s.b.Repeat(tensor.Step{Of: s, Rows: 4}, s.o, s.f)
+	s.b.Repeat(tensor.Step{In: s.ids, Out: s.z}, s.o, s.f)
 }
 
 // TestRepeatOthers: steps that cannot be captured are queued, and nothing fails: those
 // that wait, send, allocate, or depend on more than tensors and segments.
 func TestRepeatOthers(t *testing.T) {
-	s := newRepeatTest(t, 4)
-	big := 0
+	s := newRepeatTest(t, 4, tensor.F32)
+	big, kind := 0, 0
 	for name, f := range map[string]func(){
 		"upload":   func() { s.b.Upload(s.y, make([]float32, s.y.Len())) },
 		"download": func() { s.b.Download(make([]float32, s.y.Len()), s.y) },
@@ -183,9 +188,10 @@ func TestRepeatOthers(t *testing.T) {
 		"kernel":   func() { s.b.functions[kRotation.index].loaded = false },
 	} {
 		before, calls := s.b.Steps(), 0
+		kind++
 		for n := range 4 {
 			s.set(n, true)
-			s.b.Repeat(tensor.Step{Of: &calls, Rows: n / 4}, s.o, func() {
+			s.b.Repeat(tensor.Step{In: s.ids, Kind: kind}, s.o, func() {
 				calls++
 				f()
 				s.f()
@@ -212,7 +218,7 @@ func TestRepeatWrites(t *testing.T) {
 	table := s.put(s.normal(40*8), 40, 8)
 	for n := range 4 {
 		s.b.Upload(x, s.normal(3*40))
-		s.b.Repeat(tensor.Step{Of: s}, tensor.Attention{Q: []int32{0}}, func() { s.b.Largest(ids, most, x) })
+		s.b.Repeat(tensor.Step{Out: ids}, tensor.Attention{Q: []int32{0}}, func() { s.b.Largest(ids, most, x) })
 		s.b.Embed(y, table, s.b.View(ids, 0, 3)) // fetches them
 		at, got, all := make([]int32, 3), s.get(y), s.get(table)
 		s.b.DownloadInts(at, ids)
@@ -230,7 +236,7 @@ func TestRepeatBounds(t *testing.T) {
 	s := newBench(t)
 	x := s.put(s.normal(64), 8, 8)
 	step := func(i int) {
-		s.b.Repeat(tensor.Step{Of: s, Rows: i}, tensor.Attention{Q: []int32{0}}, func() { s.b.Add(x, x, x, 0) })
+		s.b.Repeat(tensor.Step{Kind: i}, tensor.Attention{Q: []int32{0}}, func() { s.b.Add(x, x, x, 0) })
 	}
 	for i := range mostSteps + 4 {
 		step(i)

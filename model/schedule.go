@@ -293,11 +293,7 @@ func (g *generator) forward(z *tensor.Tensor) {
 	p, t := g.p, &g.tokens
 	p.cache, g.z = g.cache, z
 	p.Positions, g.cache.at, g.ids = p.threeInts(t.pos, t.at, t.ids)
-	s := tensor.Step{Of: g, Rows: len(t.ids), Kind: 2 * g.d.changes}
-	if p.fill {
-		s.Kind++
-	}
-	p.repeat(s, g.layers)
+	p.repeat(tensor.Step{In: g.ids, Out: z, Kind: g.d.changes}, g.layers)
 }
 
 // runLayers is the part of forward that is repeated.

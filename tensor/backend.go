@@ -108,12 +108,11 @@ type Repeater interface {
 	Repeat(s Step, o Attention, f func())
 }
 
-// A Step names what is repeated. Equal ones ask for the same operations, of tensors
-// at the same places.
+// A Step names what is repeated. Equal ones ask for the same operations of the same
+// tensors.
 type Step struct {
-	Of   any // who repeats: a pointer
-	Rows int
-	Kind int
+	In, Out *Tensor // what it begins with, and what it sets; may be nil
+	Kind    int     // where there are several ways from one to the other
 }
 
 // WeighBlock is how many weights are added before their sum is.

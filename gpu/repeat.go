@@ -99,7 +99,7 @@ func (b *Backend) Graphs(on bool) {
 
 // Repeat implements [tensor.Repeater].
 func (b *Backend) Repeat(s tensor.Step, o tensor.Attention, f func()) {
-	if b.counts != nil {
+	if b.counts != nil && !b.steps.off {
 		b.counts.repeats()
 	}
 	if b.err != nil || b.counts != nil || b.capture != nil || b.watch != nil || b.steps.off || b.profile != nil || b.each {

@@ -282,11 +282,14 @@ func TestRepeatBounds(t *testing.T) {
 	if d := s.b.Steps(); d.Repeated != before.Repeated+3 || d.Queued != before.Queued+1 {
 		t.Errorf("%+v, before %+v", d, before)
 	}
-	p := planned()
-	p.Repeat(tensor.Step{}, tensor.Attention{}, func() {})
-	p.Repeat(tensor.Step{}, tensor.Attention{}, func() {})
-	if n := part(p.Peak(), forGraphs); n != mostSteps*stepBytes {
-		t.Errorf("%d bytes of graphs are planned", n)
+	for _, on := range []bool{true, false} {
+		p := planned()
+		p.Graphs(on)
+		p.Repeat(tensor.Step{}, tensor.Attention{}, func() {})
+		p.Repeat(tensor.Step{}, tensor.Attention{}, func() {})
+		if n := part(p.Peak(), forGraphs); n != int64(index(on))*mostSteps*stepBytes {
+			t.Errorf("%d bytes of graphs are planned", n)
+		}
 	}
 }
 

@@ -143,20 +143,28 @@ func newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention) heads {
 	checkMatrix(op, q, h.queries, h.ldq)
 	checkMatrix(op, k, h.keys, h.ldk)
 	sameShape(op, k, v)
+	if wrong := badSegments(o, h.queries, h.keys); wrong != "" {
+		bad("%s", wrong)
+	}
+	return h
+}
+
+// badSegments returns what is wrong with segments of so many queries and keys.
+func badSegments(o tensor.Attention, queries, all int) string {
 	segments := len(o.K)
 	if len(o.Q) != segments+1 || len(o.KLen) != segments {
-		bad("%d query bounds, %d first keys, %d key counts", len(o.Q), len(o.K), len(o.KLen))
+		return fmt.Sprintf("%d query bounds, %d first keys, %d key counts", len(o.Q), len(o.K), len(o.KLen))
 	}
-	if o.Q[0] != 0 || int(o.Q[segments]) != h.queries {
-		bad("segments cover queries %d to %d of %d", o.Q[0], o.Q[segments], h.queries)
+	if o.Q[0] != 0 || int(o.Q[segments]) != queries {
+		return fmt.Sprintf("segments cover queries %d to %d of %d", o.Q[0], o.Q[segments], queries)
 	}
 	for s := range segments {
 		n, first, keys := int(o.Q[s+1]-o.Q[s]), int(o.K[s]), int(o.KLen[s])
-		if n < 0 || keys < n || first < 0 || first+keys > h.keys {
-			bad("segment %d: %d queries, keys %d to %d of %d", s, n, first, first+keys, h.keys)
+		if n < 0 || keys < n || first < 0 || first+keys > all {
+			return fmt.Sprintf("segment %d: %d queries, keys %d to %d of %d", s, n, first, first+keys, all)
 		}
 	}
-	return h
+	return ""
 }
 
 // products reports whether the operation is one of tiles in bfloat16.
@@ -198,6 +206,7 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	if b.err != nil || b.wide(op, &h) {
 		return
 	}
+	b.watch.attends(h.queries, h.keys)
 	b.attendFew(&h, d, l)
 	vector := vectors(d, h.q, h.k, h.v) && h.HeadDim%8 == 0
 	mma := h.products() && vector
@@ -210,12 +219,15 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	if n == 0 {
 		return
 	}
+	if b.watch != nil {
+		b.watch.rows, b.watch.tiles = rows, n
+	}
 	a := &attentionArgs{dst: d, lse: l, q: h.q, k: h.k, v: h.v, tiles: b.constants(constTiles, tiles),
 		heads: int32(o.Heads), group: int32(h.group), dim: int32(o.HeadDim), ldq: int32(h.ldq), ldk: int32(h.ldk),
 		half: int32(h.half), halfKeys: int32(h.halfKeys), vector: int32(index(vector)), scale: h.scale}
 	grid := dim{x: n * o.Heads}
 	if mma {
-		if h.halfKeys == 0 {
+		if h.halfKeys == 0 && !b.breaks() { // what is rounded depends on the segments
 			first, count := keyRange(o)
 			bytes := 2 * count * h.ldk
 			a.k = b.scratch(scratchHeads, 2*bytes)
@@ -279,8 +291,8 @@ type attentionFewArgs struct {
 
 // attendFew does the segments of few queries.
 func (b *Backend) attendFew(h *heads, dst, lse uint64) {
-	list, items, queries, parts := b.work.few(h.Attention)
-	if items == 0 {
+	list, n := b.work.few(h.Attention)
+	if n.parts == 0 {
 		return
 	}
 	a := &attentionFewArgs{dst: dst, lse: lse, q: h.q, k: h.k, v: h.v, items: b.constants(constFew, list),
@@ -288,16 +300,16 @@ func (b *Backend) attendFew(h *heads, dst, lse uint64) {
 		vector: int32(index(vectors(h.k, h.v) && h.HeadDim%8 == 0)), scale: h.scale}
 	g := atLeast(fewHeads, h.group)
 	blocks := h.KVHeads * ceil(h.group, g)
-	if queries > 0 {
-		a.most = b.scratch(scratchParts, 4*parts*h.Heads*(2+h.HeadDim))
-		a.sums = a.most + uint64(4*parts*h.Heads*2)
-		a.counters = b.tickets(queries * blocks)
+	if n.queries > 0 {
+		a.most = b.scratch(scratchParts, 4*n.parts*h.Heads*(2+h.HeadDim))
+		a.sums = a.most + uint64(4*n.parts*h.Heads*2)
+		a.counters = b.tickets(n.queries * blocks)
 	}
 	if a.halfKeys == 1 && a.vector == 1 && h.HeadDim <= stagedWidth {
-		launch(b, kAttentionStaged[g], dim{x: items * blocks}, stagedThreads, max(2*2*fewKeys*h.HeadDim, 4*4*stagedThreads*g), a)
+		launch(b, kAttentionStaged[g], dim{x: n.parts * blocks}, stagedThreads, max(2*2*fewKeys*h.HeadDim, 4*4*stagedThreads*g), a)
 		return
 	}
-	launch(b, kAttentionFew[g], dim{x: items * blocks}, fewThreads, 0, a)
+	launch(b, kAttentionFew[g], dim{x: n.parts * blocks}, fewThreads, 0, a)
 }
 
 // attentionGradArgs is AttentionGradArgs of kernels/attention.cuh.

@@ -85,34 +85,57 @@ func (l *workList) tiles(o tensor.Attention, rows, few int) (list []int32, n int
 	return l.list, len(l.list) / 4
 }
 
+// fewCounts are the parts of the keys of single queries, none of them among those,
+// and how many queries may have several.
+type fewCounts struct{ parts, queries int }
+
 // few returns the parts of the keys of each query of segments with few queries,
 // two items each: query, first key, keys, number of the part; the first part of the
-// query, its parts, number of the query among those with several.
-func (w *attentionWork) few(o tensor.Attention) (list []int32, items, queries, parts int) {
+// query, its parts, number of the query among those with several. Parts without keys
+// make their number one of few, as the grids of repeated steps depend on it.
+func (w *attentionWork) few(o tensor.Attention) (list []int32, n fewCounts) {
 	l := &w.single
 	if l.fresh(o) {
-		queries, parts := int32(0), int32(0)
+		all, queries, parts := 0, int32(0), int32(0)
 		for s, key := range o.K {
 			n := o.Q[s+1] - o.Q[s]
 			if n > fewQueries {
 				continue
 			}
+			all += int(n)
 			for i := range n {
 				sees, first := o.KLen[s]-n+i+1, parts
-				all := (sees + fewKeys - 1) / fewKeys
+				of := (sees + fewKeys - 1) / fewKeys
 				for k := int32(0); k < sees; k += fewKeys {
 					l.add(item{o.Q[s] + i, key + k, min(fewKeys, sees-k), parts})
-					l.add(item{first, all, queries, 0})
+					l.add(item{first, of, queries, 0})
 					parts++
 				}
-				if all > 1 {
+				if of > 1 {
 					queries++
 				}
 			}
 		}
-		l.counts = [3]int{len(l.list) / 8, int(queries), int(parts)}
+		l.counts[0] = fewSizes(int(parts))
+		if l.counts[0] > all {
+			l.counts[1] = all
+		}
+		for int(parts) < l.counts[0] {
+			l.add(item{})
+			l.add(item{})
+			parts++
+		}
 	}
-	return l.list, l.counts[0], l.counts[1], l.counts[2]
+	return l.list, fewCounts{l.counts[0], l.counts[1]}
+}
+
+// fewSizes rounds n up, by a quarter at most: to four numbers between powers of two.
+func fewSizes(n int) int {
+	step := 1
+	for n > 8*step {
+		step *= 2
+	}
+	return roundUp(n, step)
 }
 
 // keyTiles returns tiles of all key rows, such that the same segments read all

@@ -50,6 +50,9 @@ type Backend struct {
 	rows      rowLists
 	weights   drawWeights
 	codes     uint64 // of AdamW8bit, once it has run
+	steps     steps
+	watch     *needs   // of the step that is run or captured; else nil
+	capture   *capture // of the step that is captured; else nil
 }
 
 // Built reports whether this build has the backend.
@@ -68,6 +71,7 @@ func open(o Options) (*Backend, error) {
 		each: on(switchSync), choice: tiledChoice{pairs: on(switchPairs)}, noWgmma: on(switchMMA), noThin: on(switchSkinny),
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
+	b.steps.off = on(switchPlain)
 	if on(switchProfile) {
 		b.profile = newProfile(os.Stderr)
 	}
@@ -147,9 +151,10 @@ func (b *Backend) Sync() error {
 	return b.err
 }
 
-// fail records the first failure.
+// fail records the first failure. One in a capture only breaks that: when it is no
+// matter of the capture, it comes again.
 func (b *Backend) fail(err error) {
-	if b.err == nil {
+	if b.err == nil && !b.breaks() {
 		b.err = err
 	}
 }
@@ -176,6 +181,7 @@ func (b *Backend) Close() error {
 		}
 		p.close()
 	}
+	b.forget()
 	for m := range b.live {
 		b.stream.Free(m.ptr)
 		if m.copied != 0 {

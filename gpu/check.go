@@ -119,11 +119,12 @@ func checkMatrix(op string, t *tensor.Tensor, rows, cols int) {
 // i: indices are data, so a wrong one is no panic. t is where idx came from; what
 // a kernel wrote is fetched first.
 func (b *Backend) checkIndex(op string, t *tensor.Tensor, n int) bool {
-	_, idx := ints(op, t)
+	at, idx := ints(op, t)
 	if b.counts != nil {
 		return true
 	}
-	if slices.Contains(idx, unknown) {
+	b.watch.index(at, idx, n, false)
+	if slices.Contains(idx, unknown) && !b.breaks() {
 		b.DownloadInts(slices.Clone(idx), t)
 	}
 	for i, v := range idx {

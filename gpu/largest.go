@@ -39,9 +39,7 @@ func (b *Backend) Largest(ids, z, logits *tensor.Tensor) {
 	if n != rows || k < 1 || k > min(words, tensor.MostLargest) {
 		panic(fmt.Sprintf("gpu: largest: %d of %d logits, in %d of %d rows", k, words, n, rows))
 	}
-	for i := range mirror {
-		mirror[i] = unknown
-	}
+	b.wrote(mirror)
 	if b.err != nil {
 		return
 	}
@@ -103,9 +101,7 @@ func (b *Backend) Weigh(drawn, totals, logits, ids, z *tensor.Tensor, t, u []flo
 	checkLen(op, n, rows)
 	checkLen(op, len(t), rows)
 	checkLen(op, len(u), rows)
-	for i := range mirror {
-		mirror[i] = unknown
-	}
+	b.wrote(mirror)
 	if b.err != nil || rows == 0 || words == 0 {
 		return
 	}

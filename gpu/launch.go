@@ -64,6 +64,10 @@ func launch[A any](b *Backend, k *kernel, grid dim, threads, shared int, args *A
 		return
 	}
 	f := &b.functions[k.index]
+	if c := b.capture; c != nil && (c.broken || !f.loaded || shared > f.shared) {
+		c.broken = true
+		return
+	}
 	if !f.loaded {
 		if err := b.load(k, f, int(unsafe.Sizeof(*args))); err != nil {
 			b.fail(err)

@@ -116,9 +116,7 @@ func (b *Backend) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
 			b.fromLogits(d, &h, a.logits, h.w.half, t0, t1)
 		}
 	}
-	for i := range mirror {
-		mirror[i] = unknown
-	}
+	b.wrote(mirror)
 }
 
 type logitsGradArgs struct {

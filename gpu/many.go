@@ -57,7 +57,7 @@ func (b *Backend) list(slot, piece int) (a listArgs) {
 	if pieces > math.MaxInt32 {
 		b.fail(fmt.Errorf("gpu: %d pieces of tensors in one operation are too many", pieces))
 	}
-	if b.err != nil || pieces == 0 {
+	if b.err != nil || pieces == 0 || b.breaks() {
 		return a
 	}
 	entries := entryBytes * len(b.entries)

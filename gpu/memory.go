@@ -60,6 +60,9 @@ func (b *Backend) take(purpose string, bytes int) (uint64, error) {
 	if b.counts != nil {
 		return b.counts.take(purpose, bytes), nil
 	}
+	if b.breaks() {
+		return 0, errCapture
+	}
 	p, err := b.stream.Alloc(max((bytes+15)&^15, 256)) // kernels read 16 bytes at a time
 	if errors.Is(err, cux.ErrOutOfMemory) {
 		free, total, _ := b.stream.Memory()
@@ -69,11 +72,13 @@ func (b *Backend) take(purpose string, bytes int) (uint64, error) {
 }
 
 // release gives back what take took, once the device is done with all earlier work.
+// Steps that were captured may name it.
 func (b *Backend) release(op string, p uint64) {
 	switch {
 	case b.counts != nil:
 		b.counts.release(p)
 	case b.stream != nil:
+		b.forget()
 		b.check(op, b.stream.Free(p))
 	}
 }
@@ -128,6 +133,7 @@ func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 		panic(fmt.Sprintf("gpu: precision: %s; must be f32 or bf16", dt))
 	}
 	b.drop(m)
+	b.forget()
 	m.half = dt == tensor.BF16
 }
 
@@ -170,13 +176,13 @@ func bytesOf[E any](s []E) []byte {
 }
 
 func (b *Backend) upload(op string, dst uint64, src []byte) {
-	if b.err == nil && b.counts == nil && len(src) > 0 {
+	if b.err == nil && b.counts == nil && len(src) > 0 && !b.breaks() {
 		b.check(op, b.stream.Upload(dst, unsafe.Pointer(unsafe.SliceData(src)), len(src)))
 	}
 }
 
 func (b *Backend) download(op string, dst []byte, src uint64) {
-	if b.err == nil && b.counts == nil && len(dst) > 0 {
+	if b.err == nil && b.counts == nil && len(dst) > 0 && !b.breaks() {
 		b.check(op, b.stream.Download(unsafe.Pointer(unsafe.SliceData(dst)), src, len(dst)))
 	}
 }
@@ -239,7 +245,7 @@ func (b *Backend) DownloadBytes(dst []byte, src *tensor.Tensor) {
 func (b *Backend) Zero(t *tensor.Tensor) {
 	m := mem("zero", t)
 	writable("zero", m)
-	if b.err != nil {
+	if b.err != nil || m.host != nil && b.breaks() {
 		return
 	}
 	b.clear(m.ptr, t.DType.Bytes(t.Len()))
@@ -253,7 +259,7 @@ func (b *Backend) Copy(dst, src *tensor.Tensor) {
 	if dst.DType != src.DType || dst.Len() != src.Len() {
 		panic(fmt.Sprintf("gpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
 	}
-	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr {
+	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr && (d.host == nil || !b.breaks()) {
 		if b.counts == nil {
 			b.check("copy", b.stream.Copy(d.ptr, s.ptr, n))
 		}
@@ -287,7 +293,7 @@ const (
 // nobody asks for more.
 func (b *Backend) scratch(slot, bytes int) uint64 {
 	s := &b.scratches[slot]
-	if b.err != nil || bytes <= s.bytes && s.ptr != 0 {
+	if b.err != nil || bytes <= s.bytes && s.ptr != 0 || b.breaks() {
 		return s.ptr
 	}
 	if s.ptr != 0 {
@@ -324,7 +330,11 @@ const (
 // that slot.
 func (b *Backend) constants(slot int, v []int32) uint64 {
 	c := &b.consts[slot]
-	if b.err != nil || c.ptr != 0 && slices.Equal(c.last, v) {
+	sent := c.ptr != 0 && slices.Equal(c.last, v)
+	if b.capture != nil && sent && (slot == constFew || slot == constTiles) { // Repeat sends them
+		return c.ptr
+	}
+	if b.err != nil || b.breaks() || sent {
 		return c.ptr
 	}
 	if need := 4 * len(v); c.ptr == 0 || need > c.bytes {

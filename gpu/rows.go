@@ -154,10 +154,16 @@ func ascending(ids []int32) bool {
 // lastOnly returns where ids, which are at dev, lie with all but the last of
 // equal ones replaced by -1.
 func (b *Backend) lastOnly(dev uint64, ids []int32, rows int) uint64 {
-	if ascending(ids) {
+	b.watch.index(dev, ids, rows, true)
+	if ascending(ids) || !b.rows.repeated(ids, rows) {
 		return dev
 	}
-	l := &b.rows
+	return b.constants(constRows, b.rows.ints)
+}
+
+// repeated reports whether ids, all less than rows, has any twice, and sets l.ints
+// to ids with all but the last of equal ones replaced by -1.
+func (l *rowLists) repeated(ids []int32, rows int) (twice bool) {
 	if len(l.seen) < rows {
 		l.seen = append(l.seen, make([]uint32, rows-len(l.seen))...)
 	}
@@ -166,17 +172,13 @@ func (b *Backend) lastOnly(dev uint64, ids []int32, rows int) uint64 {
 		l.list = 1
 	}
 	l.ints = append(l.ints[:0], ids...)
-	twice := false
 	for i, id := range slices.Backward(ids) {
 		if l.seen[id] == l.list {
 			l.ints[i], twice = -1, true
 		}
 		l.seen[id] = l.list
 	}
-	if !twice {
-		return dev
-	}
-	return b.constants(constRows, l.ints)
+	return twice
 }
 
 // ScatterAddRows implements [tensor.Transformer].

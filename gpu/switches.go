@@ -10,6 +10,7 @@ const (
 	switchPairs          // products by descriptors with blocks in pairs, which changes no bit
 	switchMMA            // products of bfloat16 and attention as before sm_90a
 	switchSkinny         // products of adapters as others of few columns
+	switchPlain          // steps that are repeated as others
 )
 
 var switches = [...]struct {
@@ -22,6 +23,7 @@ var switches = [...]struct {
 	switchPairs:   {variable: "PIPE_CUDA_PAIRS", value: "1"},
 	switchMMA:     {variable: "PIPE_CUDA_WGMMA", value: "0", mark: "+mma", major: 9},
 	switchSkinny:  {variable: "PIPE_CUDA_THIN", value: "0", mark: "+skinny"},
+	switchPlain:   {variable: "PIPE_CUDA_GRAPHS", value: "0"},
 }
 
 // on reports whether a switch is set.

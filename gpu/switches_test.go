@@ -8,6 +8,7 @@ func TestNames(t *testing.T) {
 	for _, c := range []struct{ variable, value, hopper, ampere string }{
 		{"PIPE_CUDA_SYNC", "1", "", ""},
 		{"PIPE_CUDA_PAIRS", "1", "", ""},
+		{"PIPE_CUDA_GRAPHS", "0", "", ""},
 		{"PIPE_CUDA_WGMMA", "1", "", ""},
 		{"PIPE_CUDA_WGMMA", "0", "+mma", ""},
 		{"PIPE_CUDA_THIN", "0", "+mma+skinny", "+skinny"},

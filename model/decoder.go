@@ -23,6 +23,8 @@ type Decoder struct {
 	invFreq   *tensor.Tensor
 	owned     *[]*tensor.Tensor
 
+	changes int // how often Changed was called
+
 	inputs []*tensor.Tensor // input of each layer, then of the head, when training
 	ids    *tensor.Tensor
 	head   headState
@@ -128,6 +130,7 @@ func (d *Decoder) SetPrecision(dt tensor.DType) {
 
 // Changed tells adapters that their parameters changed.
 func (d *Decoder) Changed() {
+	d.changes++
 	for _, l := range d.Layers {
 		l.linears(func(_ string, l *Linear) {
 			if l.Adapter != nil {
@@ -195,16 +198,30 @@ func (d *Decoder) Close() {
 // p says where documents lie, and whether only the cache is filled: then the
 // result is good for nothing.
 func (d *Decoder) run(p *Pass, ids []int32) *tensor.Tensor {
-	p.half = d.precision == tensor.BF16 && tensor.Halves(p.Backend)
-	d.ids = p.Ints(ids)
-	h := p.New(len(ids), d.Config.Hidden) // [tokens, H]
-	p.Embed(h, d.Embedding.Value, d.ids)
-	if v4 := d.Config.Llama4; v4 != nil {
-		v4.heats(p)
-		if v4.Chunk > 0 {
-			p.Segments.chunk(&p.chunks, int32(v4.Chunk))
-		}
+	d.arrange(p)
+	return d.layers(p, p.Ints(ids))
+}
+
+// arrange sets what layers of a Llama 4 look at beside the segments and positions of p. It reports whether that is
+// nothing.
+func (d *Decoder) arrange(p *Pass) (plain bool) {
+	v4 := d.Config.Llama4
+	if v4 == nil {
+		return true
 	}
+	v4.heats(p)
+	if v4.Chunk > 0 {
+		p.Segments.chunk(&p.chunks, int32(v4.Chunk))
+	}
+	return p.heat == nil && (v4.Chunk == 0 || len(p.chunks.K) == len(p.Segments.K) && slices.Equal(p.chunks.K, p.Segments.K))
+}
+
+// layers is run of ids [tokens] that are in the workspace, of a pass that is arranged.
+func (d *Decoder) layers(p *Pass, ids *tensor.Tensor) *tensor.Tensor {
+	p.half = d.precision == tensor.BF16 && tensor.Halves(p.Backend)
+	d.ids = ids
+	h := p.New(ids.Len(), d.Config.Hidden) // [tokens, H]
+	p.Embed(h, d.Embedding.Value, d.ids)
 	if !p.Train {
 		d.infer(p, h)
 		return h

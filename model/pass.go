@@ -1,6 +1,10 @@
 package model
 
-import "pipe/tensor"
+import (
+	"slices"
+
+	"pipe/tensor"
+)
 
 // A Module is a layer. Backward answers the latest Forward of the same pass.
 type Module interface {
@@ -58,6 +62,7 @@ type Pass struct {
 	projection projection
 
 	pos    []int32 // what Positions was made from
+	sent   []int32 // by threeInts
 	scores Scores  // of the latest LogProb
 
 	// Of a Llama 4.
@@ -124,6 +129,30 @@ func (p *Pass) Ints(v []int32) *tensor.Tensor {
 	t := p.i32.get(p.Backend, []int{len(v)})
 	p.UploadInts(t, v)
 	return t
+}
+
+// threeInts is Ints of three lists of one length, which are sent together.
+func (p *Pass) threeInts(x, y, z []int32) (a, b, c *tensor.Tensor) {
+	n := (len(x) + 15) &^ 15 // as the workspace has them one behind the other
+	p.sent = slices.Grow(p.sent[:0], 3*n)[:3*n]
+	for i, v := range [...][]int32{x, y, z} {
+		copy(p.sent[i*n:], v)
+	}
+	all := p.i32.get(p.Backend, []int{3 * n})
+	p.UploadInts(all, p.sent)
+	p.i32.at.off -= 3 * n
+	take := func() *tensor.Tensor { return p.i32.get(p.Backend, []int{len(x)}) }
+	return take(), take(), take()
+}
+
+// repeat calls f, or lets the backend do again what f asked for in the same step
+// (see [tensor.Repeater]).
+func (p *Pass) repeat(s tensor.Step, f func()) {
+	if r, ok := p.Backend.(tensor.Repeater); ok {
+		r.Repeat(s, tensor.Attention{Q: p.Segments.Q, K: p.Segments.K, KLen: p.Segments.KLen}, f)
+		return
+	}
+	f()
 }
 
 // A Mark is a height of the workspace.

@@ -24,6 +24,10 @@ type generator struct {
 	idle    []*sequence // ended; their prompts are still in the cache, longest unused first
 	sampler sampler
 
+	// What forward repeats.
+	ids, z *tensor.Tensor // I32 [tokens]; [tokens, V], or nil
+	layers func()
+
 	// Scratch of a step.
 	order  []*sequence
 	tokens struct{ ids, pos, at []int32 }
@@ -42,6 +46,7 @@ func (d *Decoder) newGenerator(o GenerateOptions, emit func(int, Result) error) 
 	}
 	g := &generator{d: d, o: o, emit: emit, p: NewPass(d.backend)}
 	g.p.Base = o.Base
+	g.layers = g.runLayers
 	return g
 }
 
@@ -141,7 +146,7 @@ func (g *generator) read(s *sequence) error {
 	g.start()
 	g.add(s, min(pieceEnd(s.done), s.prefill)-s.done)
 	g.p.fill = true
-	g.forward()
+	g.forward(nil)
 	return g.p.Sync()
 }
 
@@ -151,7 +156,8 @@ func (g *generator) decode(group []*sequence) error {
 	for _, s := range group {
 		g.add(s, 1)
 	}
-	z := g.scores(g.forward())
+	z := g.p.New(len(group), g.d.Config.VocabSize)
+	g.forward(z)
 	if need := g.needs(group); need.k > 0 {
 		return g.extendFew(group, z, need)
 	}
@@ -280,22 +286,30 @@ func (g *generator) add(s *sequence, n int) {
 	seg.K, seg.KLen = append(seg.K, s.slot.from), append(seg.KLen, int32(s.done))
 }
 
-// forward takes the pass through the layers.
-func (g *generator) forward() *tensor.Tensor {
+// forward takes the pass through the layers and sets z, unless it is nil, to the
+// logits [tokens, V] after each token. What changes from one pass to the next of as
+// many tokens lies in tensors, or is segments: so a backend can repeat it.
+func (g *generator) forward(z *tensor.Tensor) {
 	p, t := g.p, &g.tokens
+	p.cache, g.z = g.cache, z
 	p.pos = append(p.pos[:0], t.pos...)
-	p.Positions, p.cache = p.Ints(p.pos), g.cache
-	g.cache.at = p.Ints(t.at)
-	return g.d.run(p, t.ids)
+	p.Positions, g.cache.at, g.ids = p.threeInts(t.pos, t.at, t.ids)
+	if !g.d.arrange(p) {
+		g.layers()
+		return
+	}
+	p.repeat(tensor.Step{In: g.ids, Out: z, Kind: g.d.changes}, g.layers)
 }
 
-// scores returns the logits [tokens, V] after each token, of the residual
-// stream h.
-func (g *generator) scores(h *tensor.Tensor) *tensor.Tensor {
-	p := g.p
-	z := p.New(h.Rows(), g.d.Config.VocabSize)
-	p.MatMul(z, g.d.normed(p, h), g.d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
-	return z
+// runLayers is the part of forward that is repeated.
+func (g *generator) runLayers() {
+	d, p := g.d, g.p
+	m := p.Mark()
+	h := d.layers(p, g.ids)
+	if g.z != nil {
+		p.MatMul(g.z, d.normed(p, h), d.Head.Value, tensor.MatMul{TransB: true, Alpha: 1})
+	}
+	p.Release(m)
 }
 
 // download returns the numbers of z.

@@ -97,6 +97,25 @@ type Sampler interface {
 	Weigh(drawn, totals, logits, ids, z *Tensor, t, u []float64)
 }
 
+// Repeater is a backend that does again what it did before, at less cost than when
+// it is asked for each operation.
+type Repeater interface {
+	// Repeat does what f asks for, or what f asked for in an earlier call with an
+	// equal step, without calling it. Then all is as it was, but for the elements of
+	// tensors, and for first keys and counts of keys (K and KLen) of Attention: o has
+	// the segments of every Attention in f, and of what else it has none counts. f calls
+	// operations and View, nothing that waits or allocates, and may be called twice:
+	// the last time counts.
+	Repeat(s Step, o Attention, f func())
+}
+
+// A Step names what is repeated. Equal ones ask for the same operations of the same
+// tensors.
+type Step struct {
+	In, Out *Tensor // what it begins with, and what it sets; may be nil
+	Kind    int     // where there are several ways from one to the other
+}
+
 // WeighBlock is how many weights are added before their sum is.
 const WeighBlock = 256
 

@@ -52,7 +52,7 @@ func open() (device, error) {
 	if err != nil {
 		return device{}, err
 	}
-	return device{b, streamOf(b).Memory, cux.ErrOutOfMemory}, nil
+	return device{b, streamOf(b).Memory, cux.ErrOutOfMemory, streamOf(b).Calls}, nil
 }
 
 // streamOf returns the stream of a backend, for events and for memory of our

@@ -18,7 +18,8 @@ import (
 type device struct {
 	tensor.Backend
 	memory func() (free, total int64, err error)
-	full   error // what the error of an allocation that finds no memory wraps
+	full   error      // what the error of an allocation that finds no memory wraps
+	calls  func() int // of the driver, so far; nil: it is not known
 }
 
 // peakFlops of an H100 SXM in bfloat16, dense, by its data sheet: what shares of

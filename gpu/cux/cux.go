@@ -193,8 +193,18 @@ func Status() error {
 
 // A Stream is a queue of work in a context.
 type Stream struct {
-	ctx C.CUcontext
-	s   C.CUstream
+	ctx   C.CUcontext
+	s     C.CUstream
+	calls int
+}
+
+// Calls returns how often work was queued or waited for.
+func (s *Stream) Calls() int { return s.calls }
+
+// call counts a call and returns its error.
+func (s *Stream) call(r C.CUresult) error {
+	s.calls++
+	return result(r)
 }
 
 // NewStream makes a stream that does not wait for the default stream.
@@ -228,7 +238,7 @@ func (s *Stream) Argument(f cu.Function) (int, error) {
 // Launch queues a kernel whose only parameter is the struct at args, which is copied before Launch returns. shared is dynamic shared memory
 // in bytes.
 func (s *Stream) Launch(f cu.Function, x, y, z, threads, shared int, args unsafe.Pointer) error {
-	return result(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), (*C.char)(args)))
+	return s.call(C.cux_launch(s.ctx, s.s, function(f), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared), (*C.char)(args)))
 }
 
 // AllowShared lets f use n bytes of dynamic shared memory: beyond 48 KiB a
@@ -247,7 +257,7 @@ func (m *TileMap) Set(p uint64, rows, cols, stride, box int) error {
 }
 
 // Sync waits for all queued work.
-func (s *Stream) Sync() error { return result(C.cux_sync(s.ctx, s.s)) }
+func (s *Stream) Sync() error { return s.call(C.cux_sync(s.ctx, s.s)) }
 
 // Alloc returns n bytes of device memory, aligned to 256 bytes, content undefined.
 func (s *Stream) Alloc(n int) (uint64, error) {
@@ -262,23 +272,23 @@ func (s *Stream) Free(p uint64) error { return result(C.cux_free(s.ctx, C.CUdevi
 // Upload queues a copy of n bytes from the host. Memory that is not pinned has
 // been read when Upload returns; pinned memory is read when its turn comes.
 func (s *Stream) Upload(dst uint64, src unsafe.Pointer, n int) error {
-	return result(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), (*C.char)(src), C.size_t(n)))
+	return s.call(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), (*C.char)(src), C.size_t(n)))
 }
 
 // Download copies n bytes to the host when all earlier work is done, and waits
 // for that.
 func (s *Stream) Download(dst unsafe.Pointer, src uint64, n int) error {
-	return result(C.cux_download(s.ctx, s.s, (*C.char)(dst), C.CUdeviceptr(src), C.size_t(n)))
+	return s.call(C.cux_download(s.ctx, s.s, (*C.char)(dst), C.CUdeviceptr(src), C.size_t(n)))
 }
 
 // Copy queues a copy of n bytes on the device.
 func (s *Stream) Copy(dst, src uint64, n int) error {
-	return result(C.cux_copy(s.ctx, s.s, C.CUdeviceptr(dst), C.CUdeviceptr(src), C.size_t(n)))
+	return s.call(C.cux_copy(s.ctx, s.s, C.CUdeviceptr(dst), C.CUdeviceptr(src), C.size_t(n)))
 }
 
 // Clear queues setting n bytes to 0.
 func (s *Stream) Clear(p uint64, n int) error {
-	return result(C.cux_clear(s.ctx, s.s, C.CUdeviceptr(p), C.size_t(n)))
+	return s.call(C.cux_clear(s.ctx, s.s, C.CUdeviceptr(p), C.size_t(n)))
 }
 
 // Memory returns the bytes of device memory that are free, and all there are.
@@ -350,7 +360,7 @@ func (s *Stream) EndCapture() (Graph, error) {
 }
 
 // Replay queues the work of g.
-func (s *Stream) Replay(g Graph) error { return result(C.cux_graph_launch(s.ctx, g.e, s.s)) }
+func (s *Stream) Replay(g Graph) error { return s.call(C.cux_graph_launch(s.ctx, g.e, s.s)) }
 
 // Close frees the graph.
 func (g Graph) Close() error { return result(C.cux_graph_destroy(g.ctx, g.e)) }

@@ -81,6 +81,7 @@ bug ring 3 134 'all threads wait in loops' # more bytes are waited for than come
 bug ring 7 134 'of the cluster\(, which\)\? has exited\|of its threads have exited' # a block leaves before the other
 bug pinned 1 1 ''
 bug freed 0 134 'after device allocation 1 of 400 bytes was freed'
+bug graph 1 134 'names allocation [0-9]*, which was freed'
 for case in pinned graph refused planned; do right fibers "$case"; done
 for case in shuffle product ring; do right ucontext "$case"; done
 "$tmp/fibers" speed

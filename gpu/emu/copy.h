@@ -33,10 +33,12 @@ Result cuMemFreeAsync(Pointer p, Stream* s) {
 }
 Result cuMemAllocHost_v2(void** p, size_t bytes) {
   ENTER_CONTEXT;
+  if (capturing) return breakCapture(__func__);
   return newMemory(__func__, p, bytes, true);
 }
 Result cuMemHostAlloc(void** p, size_t bytes, unsigned) {
   ENTER_CONTEXT;
+  if (capturing) return breakCapture(__func__);
   return newMemory(__func__, p, bytes, true);
 }
 Result cuMemHostGetDevicePointer_v2(Pointer* p, void* host, unsigned) { return *p = (Pointer)host, success; }
@@ -83,8 +85,9 @@ static Result copy(const char* entry, Pointer to, Pointer from, size_t bytes, bo
     perform(op);
     return success;
   }
-  if (!captured && !fromDevice && !isPinned((void*)from, bytes)) stage(op);
-  bool pageable = !captured && !toDevice && !isPinned((void*)to, bytes);
+  bool from_pageable = !fromDevice && !isPinned((void*)from, bytes), pageable = !toDevice && !isPinned((void*)to, bytes);
+  if (captured && (from_pageable || pageable)) return breakCapture(entry);  // CUDA would copy from or to there at each launch
+  if (from_pageable) stage(op);
   Result r = enqueue(entry, s, std::move(op));
   if (pageable) drain();
   return r;

@@ -46,6 +46,7 @@ struct Op {
 };
 struct Graph {
   std::vector<Op> ops;
+  std::map<uintptr_t, unsigned long long> names;  // allocations that it seems to name, by their numbers
 };
 struct Stream {
   Graph* capture = nullptr;
@@ -105,7 +106,7 @@ static Result planned(const char* entry) {
   }
   auto i = left.find(entry);
   if (i == left.end() || --i->second != 0) return success;
-  if (strstr(entry, "Launch")) return sticky = launchFailed;
+  if (strstr(entry, "LaunchKernel")) return sticky = launchFailed;
   return outOfMemory;
 }
 

@@ -89,6 +89,7 @@ struct Module {
 // kernels of all.
 Result cuModuleLoadData(Module** m, const void* image) {
   ENTER_CONTEXT;
+  if (capturing) return breakCapture(__func__);
   if (!image) return refuse(invalidValue, __func__, "no image");
   *m = new Module;
   const char* text = static_cast<const char*>(image);
@@ -239,20 +240,39 @@ Result cuStreamBeginCapture_v2(Stream* s, int) {
 }
 Result cuStreamBeginCapture(Stream* s, int mode) { return cuStreamBeginCapture_v2(s, mode); }
 Result cuStreamEndCapture(Stream* s, Graph** g) {
-  ENTER_CONTEXT;
+  LOCK;
   if (!s || !s->capture) return refuse(invalidValue, __func__, "the stream is not being captured");
+  Result failed = planned(__func__);
   *g = s->capture;
   s->capture = nullptr;
   capturing--;
-  if (!captureBroken) return success;
+  if (!captureBroken && !failed && !sticky) return success;
   delete *g;
   *g = nullptr;
+  if (failed || sticky) return failed ? failed : sticky;
   return refuse(captureInvalidated, __func__, "the capture was broken by a call that it forbids");
 }
 Result cuStreamIsCapturing(Stream* s, int* status) { return *status = s && s->capture ? 1 : 0, success; }
+// remember notes what allocations g's arguments and copies seem to point into.
+static void remember(Graph* g) {
+  auto note = [g](uintptr_t at) {
+    const Allocation* a = find(at, 1);
+    if (a && !a->host) g->names[(uintptr_t)a->room + redZone] = a->number;
+  };
+  for (const Op& op : g->ops) {
+    note((uintptr_t)op.to);
+    note((uintptr_t)op.from);
+    for (size_t i = 0; op.kind == Op::launch && i + 8 <= op.data.size(); i += 8) {
+      uintptr_t word;
+      memcpy(&word, op.data.data() + i, 8);
+      note(word);
+    }
+  }
+}
 Result cuGraphInstantiateWithFlags(Graph** exec, Graph* g, unsigned long long) {
   ENTER_CONTEXT;
   *exec = new Graph(*g);
+  remember(*exec);
   return success;
 }
 Result cuGraphInstantiate_v2(Graph** exec, Graph* g, void*, char*, size_t) { return cuGraphInstantiateWithFlags(exec, g, 0); }
@@ -261,6 +281,7 @@ Result cuGraphExecUpdate_v2(Graph* exec, Graph* g, void*) {
   ENTER_CONTEXT;
   if (exec->ops.size() != g->ops.size()) return 910;
   *exec = *g;
+  remember(exec);
   return success;
 }
 Result cuGraphGetNodes(Graph* g, void**, size_t* n) { return *n = g->ops.size(), success; }
@@ -268,6 +289,9 @@ Result cuGraphUpload(Graph*, Stream*) { return success; }
 Result cuGraphLaunch(Graph* exec, Stream* s) {
   ENTER_CONTEXT;
   if (s && s->capture) return refuse(notSupported, __func__, "not in a captured stream");
+  for (auto& [at, number] : exec->names)
+    if (auto a = allocations.find(at); a == allocations.end() || a->second.number != number)
+      die("a graph is launched that names allocation %llu, which was freed", number);
   for (const Op& op : exec->ops)
     if (Result r = enqueue(__func__, s, op)) return r;
   return success;

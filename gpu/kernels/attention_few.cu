@@ -13,7 +13,8 @@ namespace {
 constexpr int FEW_KEYS = 128;
 
 // Keys key..key+keys of query q: part number `part`, one of the parts
-// first..first+parts of its query, whose counters are those of `query`.
+// first..first+parts of its query, whose counters are those of `query`. One without
+// keys is there to make the grid as large as others.
 struct AttentionPart { int q, key, keys, part, first, parts, query, none; };
 
 struct AttentionFewArgs {
@@ -178,6 +179,7 @@ template <int G, int THREADS, int WIDTH, bool STAGED>
 __device__ __forceinline__ void few(const AttentionFewArgs &a, unsigned char *stage, float *q, float *scores, float *parts, float *most, unsigned *last) {
     const int chunks = (a.group + G - 1) / G, kvHeads = a.heads / a.group, blocks = chunks * kvHeads;
     const AttentionPart t = a.items[blockIdx.x / blocks];
+    if (t.keys == 0) return;
     const int kv = blockIdx.x / chunks % kvHeads, in = blockIdx.x % chunks * G, heads = min(G, a.group - in), head = kv * a.group + in;
     const long long row = ((long long)t.q * a.heads + head) * a.dim, ld = (long long)kvHeads * a.dim;
     FewKeys k = {a.k, t.key * ld + kv * a.dim, ld, a.halfKeys, a.vector}, v = {a.v, k.at, ld, a.halfKeys, a.vector};

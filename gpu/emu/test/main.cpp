@@ -206,7 +206,7 @@ static int afterFree() {
   return cuCtxSynchronize();
 }
 
-static int graphs() {
+static int graphs(int bug) {
   Pointer x = upload(std::vector<float>(100, 2.0f)), y = device(400), sum = device(4);
   void *graph, *exec, *first, *second;
   MUST(cuStreamBeginCapture_v2(stream, 0));
@@ -227,13 +227,25 @@ static int graphs() {
   MUST(cuGraphLaunch(exec, stream));
   MUST(cuEventRecord(second, stream));
   WANT(download(sum, 1)[0], 50.0f);
+  if (bug == 1) MUST(cuMemFree_v2(y));
+  MUST(cuGraphLaunch(exec, stream));
   float ms = -1;
   MUST(cuEventElapsedTime(&ms, first, second));
   WANT(ms >= 0, true);
   MUST(cuStreamBeginCapture_v2(stream, 0));
   WANT(cuMemAlloc_v2(&x, 4), 900);
   WANT(cuStreamEndCapture(stream, &graph), 901);
-  return 0;
+  MUST(cuStreamBeginCapture_v2(stream, 0));
+  WANT(cuMemcpyHtoDAsync_v2(x, ones.data(), 400, stream), 900);  // ones may be gone when the graph is launched
+  WANT(cuStreamEndCapture(stream, &graph), 901);
+  MUST(cuStreamBeginCapture_v2(stream, 0));
+  setenv("PIPE_EMU_FAIL", "cuStreamEndCapture:1,cuGraphLaunch:1", 1);
+  WANT(cuStreamEndCapture(stream, &graph), 2);
+  WANT(cuGraphLaunch(exec, stream), 2);
+  MUST(cuGraphLaunch(exec, stream));
+  MUST(cuStreamBeginCapture_v2(stream, 0));
+  MUST(cuStreamEndCapture(stream, &graph));
+  return cuCtxSynchronize();
 }
 
 // Calls that a driver refuses.
@@ -315,7 +327,7 @@ int main(int argc, char** argv) {
   if (!strcmp(what, "wrong")) return wrong(bug);
   if (!strcmp(what, "pinned")) return pinned(bug == 0);
   if (!strcmp(what, "freed")) return afterFree();
-  if (!strcmp(what, "graph")) return graphs();
+  if (!strcmp(what, "graph")) return graphs(bug);
   if (!strcmp(what, "refused")) return refused();
   if (!strcmp(what, "planned")) return planned();
   if (!strcmp(what, "speed")) return speed();

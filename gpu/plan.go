@@ -72,7 +72,8 @@ func (c *counts) take(purpose string, bytes int) uint64 {
 	return c.add(piece{purpose, granted(bytes), &c.tally})
 }
 
-// takeHost is take of the machine's memory, in its pages.
+// takeHost is take of the machine's memory, in its pages. Their tables, at most a
+// 512th of it on the device, are not counted.
 func (c *counts) takeHost(bytes int) uint64 {
 	const page = 4 << 10
 	return c.add(piece{c.purpose, (max(int64(bytes), 1) + page - 1) / page * page, &c.host})

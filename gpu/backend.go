@@ -40,6 +40,7 @@ type Backend struct {
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
 	live      map[*memory]struct{}
+	locked    int64 // bytes of the machine's memory that tensors have
 	scratches [scratchSlots]scratch
 	consts    [constantSlots]constants
 	lists     [listSlots]list
@@ -183,6 +184,10 @@ func (b *Backend) Close() error {
 	}
 	b.forget()
 	for m := range b.live {
+		if m.pinned != nil {
+			b.stream.FreePinned(m.pinned)
+			continue
+		}
 		b.stream.Free(m.ptr)
 		if m.copied != 0 {
 			b.stream.Free(m.copied)

@@ -31,6 +31,11 @@ func (s *bench) work() {
 	s.b.EmbedGrad(y, ids, x) // and a list
 	s.b.ZeroAll([]*tensor.Tensor{x, y})
 	s.load(tensor.F32, s.normal(1<<19), 1<<19) // through pinned memory
+	m, err := s.b.AllocHost(tensor.F32, 80, 128)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.b.Copy(m, x)
 }
 
 // TestCloseFrees: a backend that is closed leaves nothing on the device, also after
@@ -41,7 +46,7 @@ func TestCloseFrees(t *testing.T) {
 		t.Skip("a device keeps memory of its own")
 	}
 	before := other.free()
-	for _, fail := range []string{"", "cuMemAlloc_v2:1", "cuMemAlloc_v2:4", "cuMemAlloc_v2:5", "cuMemAlloc_v2:6", "cuMemAlloc_v2:7", "cuMemAllocHost_v2:2", "cuEventCreate:1"} {
+	for _, fail := range []string{"", "cuMemAlloc_v2:1", "cuMemAlloc_v2:4", "cuMemAlloc_v2:5", "cuMemAlloc_v2:6", "cuMemAlloc_v2:7", "cuMemAllocHost_v2:2", "cuEventCreate:1", "cuMemHostAlloc:1"} {
 		b, err := open(Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +105,14 @@ func TestStartFails(t *testing.T) {
 func TestClosed(t *testing.T) {
 	s := newBench(t)
 	x, w := s.put(s.normal(64), 8, 8), s.put(s.normal(64), 8, 8)
+	m, err := s.b.AllocHost(tensor.F32, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.b.Close()
+	s.b.Upload(m, make([]float32, 8))
+	s.b.Download(make([]float32, 8), m)
+	s.b.Free(m)
 	s.b.MatMul(x, x, w, tensor.MatMul{Alpha: 1})
 	s.b.ZeroAll([]*tensor.Tensor{x})
 	s.b.Zero(x)
@@ -121,6 +133,9 @@ func TestClosed(t *testing.T) {
 	p.DoRANorm(p.View(y, 0, 64), p.View(y, 0, 64), p.View(y, 0, 64), v, p.View(y, 0, 8, 64), p.View(y, 0, 64, 8), p.View(y, 0, 64), 1)
 	if _, err := s.b.Alloc(tensor.F32, 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("alloc: %v", err)
+	}
+	if _, err := s.b.AllocHost(tensor.F32, 1); !errors.Is(err, ErrClosed) {
+		t.Errorf("alloc on the host: %v", err)
 	}
 	if _, err := s.b.Load(tensor.F32, make([]byte, 4), 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("load: %v", err)

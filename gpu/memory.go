@@ -22,6 +22,7 @@ type memory struct {
 	keep   bool    // made by Load: copies for the kernels may be kept
 	half   bool    // products with it round to bfloat16
 	host   []int32 // copy of the elements of an I32 tensor; unknown where a kernel wrote
+	pinned []byte  // where the elements lie, in the machine's memory; nil: on the device
 	dead   bool
 	of     *memory // that a view shows
 	copied uint64  // the weight in bfloat16, once it is kept
@@ -150,7 +151,11 @@ func (b *Backend) Free(t *tensor.Tensor) {
 	m := mem("free", t)
 	if m.of == nil {
 		b.drop(m)
-		b.release("free", m.ptr)
+		if m.pinned != nil {
+			b.unlock(m)
+		} else {
+			b.release("free", m.ptr)
+		}
 		delete(b.live, m)
 	}
 	*m = memory{dead: true}
@@ -165,6 +170,9 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
+	}
+	if m.pinned != nil {
+		v.pinned = m.pinned[t.DType.Bytes(offset):]
 	}
 	return &tensor.Tensor{DType: t.DType, Shape: slices.Clone(shape), Mem: v}
 }
@@ -195,9 +203,10 @@ func (b *Backend) clear(p uint64, bytes int) {
 
 // Upload implements [tensor.Memory].
 func (b *Backend) Upload(dst *tensor.Tensor, src []float32) {
-	d := output("upload", dst)
+	m := wantType("upload", dst, tensor.F32)
+	writable("upload", m)
 	checkLen("upload", dst.Len(), len(src))
-	b.upload("upload", d, bytesOf(src))
+	b.uploadTo("upload", m, bytesOf(src))
 }
 
 // UploadInts implements [tensor.Memory].
@@ -205,7 +214,7 @@ func (b *Backend) UploadInts(dst *tensor.Tensor, src []int32) {
 	m := wantType("upload", dst, tensor.I32)
 	writable("upload", m)
 	checkLen("upload", dst.Len(), len(src))
-	b.upload("upload", m.ptr, bytesOf(src))
+	b.uploadTo("upload", m, bytesOf(src))
 	copy(m.host, src)
 }
 
@@ -214,21 +223,21 @@ func (b *Backend) UploadBytes(dst *tensor.Tensor, src []byte) {
 	m := wantType("upload", dst, tensor.U8)
 	writable("upload", m)
 	checkLen("upload", dst.Len(), len(src))
-	b.upload("upload", m.ptr, src)
+	b.uploadTo("upload", m, src)
 }
 
 // Download implements [tensor.Memory].
 func (b *Backend) Download(dst []float32, src *tensor.Tensor) {
-	s := input("download", src)
+	m := wantType("download", src, tensor.F32)
 	checkLen("download", len(dst), src.Len())
-	b.download("download", bytesOf(dst), s)
+	b.downloadFrom("download", bytesOf(dst), m)
 }
 
 // DownloadInts implements [tensor.Memory].
 func (b *Backend) DownloadInts(dst []int32, src *tensor.Tensor) {
 	m := wantType("download", src, tensor.I32)
 	checkLen("download", len(dst), src.Len())
-	b.download("download", bytesOf(dst), m.ptr)
+	b.downloadFrom("download", bytesOf(dst), m)
 	if b.err == nil {
 		copy(m.host, dst)
 	}
@@ -238,7 +247,7 @@ func (b *Backend) DownloadInts(dst []int32, src *tensor.Tensor) {
 func (b *Backend) DownloadBytes(dst []byte, src *tensor.Tensor) {
 	m := wantType("download", src, tensor.U8)
 	checkLen("download", len(dst), src.Len())
-	b.download("download", dst, m.ptr)
+	b.downloadFrom("download", dst, m)
 }
 
 // Zero implements [tensor.Memory].
@@ -260,7 +269,11 @@ func (b *Backend) Copy(dst, src *tensor.Tensor) {
 		panic(fmt.Sprintf("gpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
 	}
 	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr && (d.host == nil || !b.breaks()) {
-		if b.counts == nil {
+		switch {
+		case b.counts != nil:
+		case d.pinned != nil || s.pinned != nil:
+			b.check("copy", b.stream.Move(d.ptr, s.ptr, n))
+		default:
 			b.check("copy", b.stream.Copy(d.ptr, s.ptr, n))
 		}
 		copy(d.host, s.host)

@@ -17,6 +17,7 @@ type plan struct{ *Backend }
 type counts struct {
 	purpose string
 	tally   tensor.Tally
+	host    tensor.Tally // of the machine's memory
 	taken   map[uint64]piece
 	next    uint64 // address
 }
@@ -24,6 +25,7 @@ type counts struct {
 type piece struct {
 	purpose string
 	bytes   int64
+	from    *tensor.Tally
 }
 
 // forKernels is the memory of compiled kernels.
@@ -68,17 +70,28 @@ func (b *Backend) purpose() string {
 
 // take counts an allocation and returns an address that nothing else has.
 func (c *counts) take(purpose string, bytes int) uint64 {
-	n := granted(bytes)
-	c.next += uint64(n)
-	c.taken[c.next] = piece{purpose, n}
-	c.tally.Add(purpose, n)
+	return c.add(piece{purpose, granted(bytes), &c.tally})
+}
+
+// takeHost is take of the machine's memory, in its pages. Their tables, at most a
+// 512th of it on the device, are not counted.
+func (c *counts) takeHost(bytes int) uint64 {
+	const page = 4 << 10
+	return c.add(piece{c.purpose, (max(int64(bytes), 1) + page - 1) / page * page, &c.host})
+}
+
+func (c *counts) add(x piece) uint64 {
+	c.next += uint64(x.bytes)
+	c.taken[c.next] = x
+	x.from.Add(x.purpose, x.bytes)
 	return c.next
 }
 
 func (c *counts) release(p uint64) {
-	x := c.taken[p]
-	c.tally.Add(x.purpose, -x.bytes)
-	delete(c.taken, p)
+	if x, ok := c.taken[p]; ok {
+		x.from.Add(x.purpose, -x.bytes)
+		delete(c.taken, p)
+	}
 }
 
 // granted returns what the driver takes for an allocation: whole pages of 2 MiB,
@@ -95,7 +108,11 @@ func granted(bytes int) int64 {
 func (p *plan) For(purpose string) { p.counts.purpose = purpose }
 
 // Peak implements [tensor.Plan].
-func (p *plan) Peak() tensor.Usage { return p.counts.tally.Peak() }
+func (p *plan) Peak() tensor.Usage {
+	u := p.counts.tally.Peak()
+	u.Host = p.counts.host.Peak().Bytes
+	return u
+}
 
 // Close implements [tensor.Backend].
 func (p *plan) Close() error { return nil }

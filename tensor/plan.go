@@ -21,6 +21,7 @@ type Plan interface {
 type Usage struct {
 	Bytes int64
 	Parts []Part // in order of first use; their sum is Bytes
+	Host  int64  // of [HostAllocator], beside Bytes
 }
 
 // A Part is the memory for one purpose.
@@ -69,6 +70,16 @@ type Limited interface {
 	// Limit returns the bytes that can still be had and what leaves them, for
 	// people, such as "the device has free"; false if that cannot be told.
 	Limit() (bytes int64, from string, ok bool)
+}
+
+// A HostAllocator is a backend with memory of its own that also keeps tensors in
+// the machine's, where its device reads and writes them over the bus: what is
+// used once a step, and does not fit the device.
+type HostAllocator interface {
+	// AllocHost is Alloc in the machine's memory. The tensor is an M or V of AdamW
+	// or AdamW8bit, or of the operations of [Memory]; which bits they give does not
+	// depend on where tensors lie. A plan counts it as [Usage].Host.
+	AllocHost(dt DType, shape ...int) (*Tensor, error)
 }
 
 // What memory is for.

@@ -55,6 +55,10 @@ type Options struct {
 	GradAccum int // micro-batches of an optimizer step
 	Seed      uint64
 	Recompute bool // see model.Pass
+	// Paged is of how many parameters, from the first on, the moments lie in the
+	// machine's memory, where the backend can: see [tensor.HostAllocator]. The bits
+	// are the same for any number. PlanMemory finds the least.
+	Paged int
 
 	// Dir keeps checkpoints, every Every steps and on cancellation, the
 	// newest Keep of them; "" keeps none. A run finds the newest again and
@@ -153,7 +157,7 @@ func Run(ctx context.Context, d *model.Decoder, task Task, o Options) (*Result, 
 		return nil, err
 	}
 	var err error
-	if r.opt, err = newOptimizer(d, o.AdamW); err != nil {
+	if r.opt, err = newOptimizer(d, o.AdamW, o.Paged); err != nil {
 		return nil, err
 	}
 	defer r.opt.close()

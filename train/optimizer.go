@@ -74,13 +74,20 @@ type optimizer struct {
 // noDecay matches the parameters that the transformers trainer does not decay.
 var noDecay = regexp.MustCompile(`bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)`)
 
-func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
-	o := &optimizer{AdamW: a, b: d.Backend()}
+// slotsOf returns what is trained of d, without moments.
+func slotsOf(d *model.Decoder) (slots []slot) {
 	d.Params(func(name string, p *model.Param) {
 		if p.Grad != nil {
-			o.slots = append(o.slots, slot{name, tensor.AdamWParam{W: p.Value, G: p.Grad, NoDecay: noDecay.MatchString(strings.ToLower(name))}})
+			slots = append(slots, slot{name, tensor.AdamWParam{W: p.Value, G: p.Grad, NoDecay: noDecay.MatchString(strings.ToLower(name))}})
 		}
 	})
+	return slots
+}
+
+// newOptimizer returns the optimizer of what is trained of d. The moments of the
+// first paged parameters lie in the machine's memory: see Options.
+func newOptimizer(d *model.Decoder, a AdamW, paged int) (*optimizer, error) {
+	o := &optimizer{AdamW: a, b: d.Backend(), slots: slotsOf(d)}
 	if len(o.slots) == 0 {
 		return nil, errors.New("nothing to train: every weight is frozen and there is no adapter")
 	}
@@ -90,8 +97,11 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 		return nil, err
 	}
 	for i := range o.slots {
-		s := &o.slots[i]
-		if err := s.alloc(o.b, a.EightBit); err != nil {
+		s, moments := &o.slots[i], o.b.Alloc
+		if h, ok := o.b.(tensor.HostAllocator); ok && i < paged {
+			moments = h.AllocHost
+		}
+		if err := s.alloc(o.b, a.EightBit, moments); err != nil {
 			o.close()
 			return nil, fmt.Errorf("allocate the optimizer's state: %w", err)
 		}
@@ -105,21 +115,21 @@ func newOptimizer(d *model.Decoder, a AdamW) (*optimizer, error) {
 	return o, nil
 }
 
-// alloc makes the moments, all zero.
-func (s *slot) alloc(b tensor.Backend, eightBit bool) (err error) {
-	alloc := func(t **tensor.Tensor, dt tensor.DType, shape ...int) {
+// alloc makes the moments, all zero, by moments, and their largest values on b.
+func (s *slot) alloc(b tensor.Backend, eightBit bool, moments func(tensor.DType, ...int) (*tensor.Tensor, error)) (err error) {
+	alloc := func(t **tensor.Tensor, by func(tensor.DType, ...int) (*tensor.Tensor, error), dt tensor.DType, shape ...int) {
 		if err == nil {
-			*t, err = b.Alloc(dt, shape...)
+			*t, err = by(dt, shape...)
 		}
 	}
 	dt := tensor.F32
 	if n := s.W.Len(); eightBit && n >= leastEightBit {
 		dt = tensor.U8
-		alloc(&s.MMax, tensor.F32, tensor.AdamWBlocks(n))
-		alloc(&s.VMax, tensor.F32, tensor.AdamWBlocks(n))
+		alloc(&s.MMax, b.Alloc, tensor.F32, tensor.AdamWBlocks(n))
+		alloc(&s.VMax, b.Alloc, tensor.F32, tensor.AdamWBlocks(n))
 	}
-	alloc(&s.M, dt, s.W.Shape...)
-	alloc(&s.V, dt, s.W.Shape...)
+	alloc(&s.M, moments, dt, s.W.Shape...)
+	alloc(&s.V, moments, dt, s.W.Shape...)
 	return err
 }
 

@@ -10,6 +10,7 @@
 #   train      adapters on models with made-up weights
 #   decode     generation with them
 #   load       loading them
+#   paging     updates whose moments lie in the machine's memory, and training all weights so
 #   peer       training with PyTorch, transformers and PEFT
 #   peer_decode    generation with them
 #   peer_compiled  training with torch.compile, which takes its time
@@ -134,6 +135,14 @@ decode() {
 
 load() { bench 60 load -model "$(size 8b)" -dir "${TMPDIR:-/tmp}"; }
 
+paging() {
+	bench 90 paging $(small -n 65536 -samples 2)
+	set -- $(small -seq 128 -steps 2 -warm 1)
+	bench 60 train -model "$(size 1b)" -adapter none "$@"
+	bench 60 train -model "$(size 1b)" -adapter none -paged 1000000 "$@"
+	bench 200 train -model "$(size 8b)" -adapter none -recompute true -paged 1000000 -steps 3 -warm 1 "$@"
+}
+
 peer() {
 	set -- $(small --device cpu --seq 64 --steps 2 --warm 1)
 	limited 150 "$python" bench/cuda/peer.py train --model "$(size 8b)" --cases lora,dora,lora+recompute,lora+amp,dora+recompute "$@"
@@ -181,7 +190,7 @@ for part in "$@"; do
 	recipes) seconds=180 ;;
 	train | decode) seconds=150 ;;
 	peer | peer_decode) seconds=150 ;;
-	peer_compiled) seconds=300 ;;
+	peer_compiled | paging) seconds=300 ;;
 	*)
 		echo "bench/cuda/device.sh: there is no part $name" >&2
 		exit 2

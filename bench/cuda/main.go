@@ -23,6 +23,7 @@ const usage = `usage: bench-cuda COMMAND [flags]
   train     an adapter on a model with made-up weights
   decode    generation
   load      what the bus carries, and how fast a model is loaded
+  paging    updates whose moments lie in the machine's memory
   table     print the lines that the others wrote to files
 
 Each command writes a line of JSON for each measurement. -h after a command
@@ -34,7 +35,7 @@ func main() {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
 	}
-	commands := map[string]func(*flag.FlagSet, []string) error{"kernels": kernelsCommand, "train": trainCommand, "decode": decodeCommand, "load": loadCommand, "table": tableCommand}
+	commands := map[string]func(*flag.FlagSet, []string) error{"kernels": kernelsCommand, "train": trainCommand, "decode": decodeCommand, "load": loadCommand, "paging": pagingCommand, "table": tableCommand}
 	run, ok := commands[os.Args[1]]
 	if !ok {
 		fmt.Fprint(os.Stderr, usage)
@@ -70,7 +71,9 @@ func report(r record, name string, err error) error {
 func trainCommand(f *flag.FlagSet, args []string) error {
 	var t training
 	f.StringVar(&t.model, "model", "8b", "1b, 8b or tiny")
-	f.StringVar(&t.adapter, "adapter", "lora", "lora or dora")
+	f.StringVar(&t.adapter, "adapter", "lora", "lora, dora, or none to train all weights")
+	f.BoolVar(&t.eight, "8bit", false, "moments of 8 bits")
+	f.IntVar(&t.paged, "paged", 0, "parameters, from the first on, whose moments lie in the machine's memory")
 	f.StringVar(&t.precision, "precision", "bf16", "of products with the weights: bf16 or f32")
 	f.StringVar(&t.base, "base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
 	f.StringVar(&t.recompute, "recompute", "auto", "activations: true, false, or auto: when memory does not suffice")

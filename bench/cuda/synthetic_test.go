@@ -15,8 +15,8 @@ func onCPU() (device, error) { return device{Backend: cpu.New(2)}, nil }
 
 func TestTrain(t *testing.T) {
 	for _, base := range []string{"bf16", "nf4", "q8_0"} {
-		for _, adapter := range []string{"lora", "dora"} {
-			r, err := training{model: "tiny", adapter: adapter, precision: "bf16", base: base, recompute: "auto", seq: 32, documents: 2, steps: 2, warm: 1}.run(onCPU)
+		for _, adapter := range []string{"lora", "dora", "none"} {
+			r, err := training{model: "tiny", adapter: adapter, eight: adapter == "none", precision: "bf16", base: base, recompute: "auto", seq: 32, documents: 2, steps: 2, warm: 1}.run(onCPU)
 			if err != nil {
 				t.Fatal(base, adapter, err)
 			}

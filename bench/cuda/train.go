@@ -30,7 +30,9 @@ const peakFlops = 989.4e12
 type training struct {
 	model, adapter, precision, base string
 	recompute                       string // true, false or auto
+	eight                           bool
 	seq, documents, steps, warm     int
+	paged                           int // see train.Options
 }
 
 // run trains and reports. Where memory does not suffice and recompute is auto,
@@ -74,24 +76,27 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 	peak := watch(b)
 	defer peak.stop()
 	start := time.Now()
-	d, err := model.Load(b.Backend, c, weights, false)
+	d, err := model.Load(b.Backend, c, weights, t.adapter == "none")
 	if err != nil {
 		return r, err
 	}
 	defer d.Close()
 	load := time.Since(start).Seconds()
 	d.SetPrecision(tensor.Precision(t.precision))
-	if t.adapter != "lora" && t.adapter != "dora" {
-		return r, fmt.Errorf("adapter %q: must be lora or dora", t.adapter)
-	}
-	a := adapter.NewConfig()
-	a.DoRA = t.adapter == "dora"
-	if _, err := adapter.Attach(d, a, 1); err != nil {
-		return r, err
+	switch t.adapter {
+	case "lora", "dora":
+		a := adapter.NewConfig()
+		a.DoRA = t.adapter == "dora"
+		if _, err := adapter.Attach(d, a, 1); err != nil {
+			return r, err
+		}
+	case "none":
+	default:
+		return r, fmt.Errorf("adapter %q: must be lora, dora or none", t.adapter)
 	}
 	o := train.NewOptions()
 	o.LR, o.Schedule, o.Warmup, o.WeightDecay = 1e-4, "constant", 0, 0
-	o.MaxSteps, o.Every, o.Recompute = t.steps+t.warm, 0, recompute
+	o.MaxSteps, o.Every, o.Recompute, o.EightBit, o.Paged = t.steps+t.warm, 0, recompute, t.eight, t.paged
 	var seconds, losses []float64
 	o.Report = func(_, _ int, points []train.Point) {
 		seconds = append(seconds, time.Since(start).Seconds())
@@ -107,13 +112,16 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 		return r, err
 	}
 	step := median(seconds[t.warm:])
-	n, attention := multiplied(c), t.attention(c)
+	n, attention, each := multiplied(c), t.attention(c), 4.0
+	if t.adapter == "none" {
+		each = 6 // the gradients of the weights as well
+	}
 	peaked := peak.stop()
 	r = record{
 		Side: "pipe", Name: t.name(),
 		Value: float64(t.seq) / step, Unit: "tokens/s", MS: 1000 * step,
 		Note: fmt.Sprintf("MFU %.3f (%.3f without attention), peak %.1f GiB, load %.1f s, recompute %t",
-			float64(t.seq)*(4*n+attention)/step/peakFlops, float64(t.seq)*4*n/step/peakFlops, gib(peaked), load, recompute),
+			float64(t.seq)*(each*n+attention)/step/peakFlops, float64(t.seq)*each*n/step/peakFlops, gib(peaked), load, recompute),
 		More: map[string]any{
 			"steps": t.steps, "fastest_ms": 1000 * slices.Min(seconds[t.warm:]), "first_ms": 1000 * seconds[0], "losses": losses,
 			"peak_gib": gib(peaked), "load_s": load, "load_gb_s": float64(weights.bytes) / load / 1e9, "recompute": recompute,
@@ -129,6 +137,12 @@ func (t training) name() string {
 	s := fmt.Sprintf("train %s %s %s %s %dx%d", t.model, t.adapter, t.precision, t.base, t.documents, t.seq/max(t.documents, 1))
 	if t.recompute == "true" {
 		s += " recompute"
+	}
+	if t.eight {
+		s += " 8bit"
+	}
+	if t.paged > 0 {
+		s += " paged"
 	}
 	return s
 }

@@ -68,6 +68,7 @@ func total(steps []engine.Step) planSum {
 		all.USD += e.USD
 		all.Disk += e.Disk
 		all.Memory = max(all.Memory, e.Memory) // stages that compute take turns
+		all.HostMemory = max(all.HostMemory, e.HostMemory)
 		sum.take[s.Action] = all
 	}
 	return sum
@@ -156,7 +157,11 @@ func figures(e *engine.Estimate) string {
 		parts = append(parts, fmt.Sprintf("%s (%d tokens in, %d out%s)", counted(e.Calls, "teacher call"), e.InputTokens, e.OutputTokens, dollars(", ", e.USD)))
 	}
 	if e.Memory > 0 {
-		parts = append(parts, memory.Size(e.Memory)+" of memory")
+		text := memory.Size(e.Memory) + " of memory"
+		if e.HostMemory > 0 {
+			text += " and " + memory.Size(e.HostMemory) + " of the machine's"
+		}
+		parts = append(parts, text)
 	}
 	if e.Disk > 0 {
 		parts = append(parts, size(e.Disk)+" on disk")

@@ -68,6 +68,10 @@ static CUresult cux_copy(CUcontext ctx, CUstream s, CUdeviceptr dst, CUdeviceptr
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuMemcpyDtoDAsync(dst, src, n, s);
 }
+static CUresult cux_move(CUcontext ctx, CUstream s, CUdeviceptr dst, CUdeviceptr src, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	return r != CUDA_SUCCESS ? r : cuMemcpyAsync(dst, src, n, s);
+}
 static CUresult cux_clear(CUcontext ctx, CUstream s, CUdeviceptr p, size_t n) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuMemsetD8Async(p, 0, n, s);
@@ -83,6 +87,14 @@ static CUresult cux_info(CUcontext ctx, size_t *unused, size_t *total) {
 static CUresult cux_host_alloc(CUcontext ctx, void **p, size_t n) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuMemAllocHost(p, n);
+}
+static CUresult cux_host_map(CUcontext ctx, void **p, CUdeviceptr *at, size_t n) {
+	CUresult r = cuCtxSetCurrent(ctx);
+	if (r == CUDA_SUCCESS) r = cuMemHostAlloc(p, n, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP);
+	if (r != CUDA_SUCCESS) return r;
+	r = cuMemHostGetDevicePointer(at, *p, 0);
+	if (r != CUDA_SUCCESS) cuMemFreeHost(*p);
+	return r;
 }
 static CUresult cux_host_free(CUcontext ctx, void *p) {
 	CUresult r = cuCtxSetCurrent(ctx);
@@ -213,6 +225,13 @@ func NewStream(ctx cu.CUContext) (*Stream, error) {
 	return s, result(C.cux_stream(s.ctx, &s.s))
 }
 
+// Beside makes another stream in the same context: what is queued on it is done
+// at the same time.
+func (s *Stream) Beside() (*Stream, error) {
+	t := &Stream{ctx: s.ctx}
+	return t, result(C.cux_stream(t.ctx, &t.s))
+}
+
 // Close destroys the stream once its work is done.
 func (s *Stream) Close() error { return result(C.cux_stream_destroy(s.ctx, s.s)) }
 
@@ -286,6 +305,12 @@ func (s *Stream) Copy(dst, src uint64, n int) error {
 	return s.call(C.cux_copy(s.ctx, s.s, C.CUdeviceptr(dst), C.CUdeviceptr(src), C.size_t(n)))
 }
 
+// Move queues a copy of n bytes between the device and memory of [Stream.Mapped],
+// or within either.
+func (s *Stream) Move(dst, src uint64, n int) error {
+	return result(C.cux_move(s.ctx, s.s, C.CUdeviceptr(dst), C.CUdeviceptr(src), C.size_t(n)))
+}
+
 // Clear queues setting n bytes to 0.
 func (s *Stream) Clear(p uint64, n int) error {
 	return s.call(C.cux_clear(s.ctx, s.s, C.CUdeviceptr(p), C.size_t(n)))
@@ -308,7 +333,18 @@ func (s *Stream) Pinned(n int) ([]byte, error) {
 	return unsafe.Slice((*byte)(p), n), nil
 }
 
-// FreePinned frees what Pinned gave.
+// Mapped returns n bytes of pinned memory, content undefined, and the address
+// under which kernels read and write them over the bus. FreePinned frees it.
+func (s *Stream) Mapped(n int) ([]byte, uint64, error) {
+	var p unsafe.Pointer
+	var at C.CUdeviceptr
+	if err := result(C.cux_host_map(s.ctx, &p, &at, C.size_t(n))); err != nil {
+		return nil, 0, err
+	}
+	return unsafe.Slice((*byte)(p), n), uint64(at), nil
+}
+
+// FreePinned frees what Pinned or Mapped gave. The device must be done with it.
 func (s *Stream) FreePinned(b []byte) error {
 	return result(C.cux_host_free(s.ctx, unsafe.Pointer(unsafe.SliceData(b))))
 }

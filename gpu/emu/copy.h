@@ -36,12 +36,19 @@ Result cuMemAllocHost_v2(void** p, size_t bytes) {
   if (capturing) return breakCapture(__func__);
   return newMemory(__func__, p, bytes, true);
 }
-Result cuMemHostAlloc(void** p, size_t bytes, unsigned) {
+Result cuMemHostAlloc(void** p, size_t bytes, unsigned flags) {
   ENTER_CONTEXT;
   if (capturing) return breakCapture(__func__);
+  if (flags & ~7u) return refuse(invalidValue, __func__, "flags %#x", flags);
   return newMemory(__func__, p, bytes, true);
 }
-Result cuMemHostGetDevicePointer_v2(Pointer* p, void* host, unsigned) { return *p = (Pointer)host, success; }
+// Addresses are the same on the host and on the device, as with a driver.
+Result cuMemHostGetDevicePointer_v2(Pointer* p, void* host, unsigned flags) {
+  ENTER_CONTEXT;
+  if (flags || !isPinned(host, 1)) return refuse(invalidValue, __func__, "%p is no pinned memory", host);
+  *p = (Pointer)host;
+  return success;
+}
 Result cuMemHostRegister_v2(void*, size_t, unsigned) { return notSupported; }
 Result cuMemHostUnregister(void*) { return notSupported; }
 Result cuMemFreeHost(void* p) {
@@ -118,6 +125,8 @@ Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t n, Stream* s) {
 }
 Result cuMemcpyAsync(Pointer to, Pointer from, size_t n, Stream* s) {
   ENTER_CONTEXT;
+  for (Pointer p : {to, from})
+    if (n && find(p, 1) && !find(p, n)) return refuse(invalidValue, __func__, "%zu bytes at %#llx are not in one allocation", n, p);
   return copy(__func__, to, from, n, isDevice(to, 1), isDevice(from, 1), s, true);
 }
 Result cuMemcpy(Pointer to, Pointer from, size_t n) {
@@ -126,7 +135,8 @@ Result cuMemcpy(Pointer to, Pointer from, size_t n) {
 }
 
 static Result set(const char* entry, Pointer to, unsigned v, size_t n, unsigned width, Stream* s) {
-  if (n && !isDevice(to, n * width)) return refuse(invalidValue, entry, "%zu bytes at %#llx are not in one allocation", n * width, to);
+  if (n && !isDevice(to, n * width) && !isPinned((void*)to, n * width))
+    return refuse(invalidValue, entry, "%zu bytes at %#llx are not in one allocation", n * width, to);
   if (to % width) return refuse(invalidValue, entry, "%#llx is not aligned", to);
   Op op{Op::set};
   op.to = (char*)to;

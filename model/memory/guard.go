@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -20,6 +21,7 @@ type Guard struct {
 	granted int64 // bytes of the plan that an earlier Check let pass
 
 	available func() (Limit, bool)
+	machine   func() (Limit, bool) // where tensors lie that the backend keeps beside its own memory
 }
 
 // NewGuard returns the guard of b, nil if b cannot plan.
@@ -28,7 +30,7 @@ func NewGuard(b tensor.Backend) *Guard {
 	if !ok {
 		return nil
 	}
-	return &Guard{Plan: p.Plan(), available: func() (Limit, bool) { return AvailableTo(b) }}
+	return &Guard{Plan: p.Plan(), available: func() (Limit, bool) { return AvailableTo(b) }, machine: Available}
 }
 
 // slack is how much more than planned a process may take: the plan is held to
@@ -44,8 +46,16 @@ func (g *Guard) Check(advice ...string) error {
 	}
 	need := g.Plan.Peak()
 	have, known := g.available()
-	if known && slack*float64(need.Bytes-g.granted) > float64(have.Bytes) {
+	short := known && slack*float64(need.Bytes-g.granted) > float64(have.Bytes)
+	if !short && need.Host > 0 {
+		have, known = g.machine()
+		short = known && slack*float64(need.Host) > float64(have.Bytes)
+	}
+	if short {
 		msg := fmt.Sprintf("needs %s of memory (%s)", Size(need.Bytes), Parts(need))
+		if need.Host > 0 {
+			msg += fmt.Sprintf(" and %s of the machine's for the optimizer's state", Size(need.Host))
+		}
 		if g.granted > 0 {
 			msg += fmt.Sprintf(", %s more than before", Size(need.Bytes-g.granted))
 		}
@@ -57,6 +67,16 @@ func (g *Guard) Check(advice ...string) error {
 	}
 	g.granted = max(g.granted, need.Bytes)
 	return nil
+}
+
+// Room returns how many bytes more could be planned and pass Check; less than 0
+// when it does not pass.
+func (g *Guard) Room() int64 {
+	have, known := g.available()
+	if !known {
+		return math.MaxInt64
+	}
+	return int64(float64(have.Bytes)/slack) - (g.Plan.Peak().Bytes - g.granted)
 }
 
 // TooLarge is the error of work that does not fit.

@@ -80,6 +80,46 @@ func TestLimited(t *testing.T) {
 	}
 }
 
+// hosting is a plan that counts so many bytes of the machine's memory beside.
+type hosting struct {
+	tensor.Plan
+	bytes int64
+}
+
+func (h hosting) Peak() tensor.Usage {
+	u := h.Plan.Peak()
+	u.Host = h.bytes
+	return u
+}
+
+// TestGuardHost: what lies in the machine's memory counts there.
+func TestGuardHost(t *testing.T) {
+	g := guard(t, 10e6)
+	g.machine = func() (Limit, bool) { return Limit{20e6, "this machine has available"}, true }
+	take(t, g, tensor.ForWeights, 8e6)
+	plan := g.Plan
+	g.Plan = hosting{plan, 19e6}
+	if err := g.Check(); err != nil {
+		t.Error(err)
+	}
+	if got := g.Room(); got != 9523809 { // 10 MB less 5 % and what passed
+		t.Errorf("room for %d bytes", got)
+	}
+	g.Plan = hosting{plan, 195e5}
+	const want = "needs 8 MB of memory (weights 8 MB) and 20 MB of the machine's for the optimizer's state; this machine has available 20 MB: be brief"
+	g.granted = 0
+	if err := g.Check("be brief"); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if got := g.Room(); got != 1523809 {
+		t.Errorf("room for %d bytes", got)
+	}
+	g.available = func() (Limit, bool) { return Limit{8e6, "the device has free"}, true }
+	if err := g.Check(); err == nil || !strings.HasSuffix(err.Error(), " of the machine's for the optimizer's state; the device has free 8 MB") || g.Room() >= 0 {
+		t.Errorf("error %v, room for %d bytes", err, g.Room())
+	}
+}
+
 func take(t *testing.T, g *Guard, purpose string, bytes int) {
 	t.Helper()
 	tensor.For(g.Plan, purpose)

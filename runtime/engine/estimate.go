@@ -26,6 +26,7 @@ type Estimate struct {
 	USD          float64 `json:"usd,omitempty"`
 	Memory       int64   `json:"memory_bytes,omitempty"` // peak, as planned
 	MemoryFor    string  `json:"memory_for,omitempty"`
+	HostMemory   int64   `json:"host_memory_bytes,omitempty"` // of the machine, beside a device that has its own
 	Disk         int64   `json:"disk_bytes,omitempty"`
 	Basis        string  `json:"basis"` // the run that it was told from, or "no earlier run"
 }
@@ -103,7 +104,9 @@ func (p *planner) estimate(ctx context.Context, n *lang.Node) *Estimate {
 	if m, ok := n.Stage.(stage.MemoryPlanner); ok && allBound(n) {
 		var err error
 		if env.Backend, err = p.backend(); err == nil {
-			e.Memory, e.MemoryFor, err = m.PlanMemory(ctx, env)
+			var need stage.Memory
+			need, err = m.PlanMemory(ctx, env)
+			e.Memory, e.MemoryFor, e.HostMemory = need.Bytes, need.For, need.Host
 		}
 		if err != nil {
 			p.Log.Debug().Str("stage", n.Addr).Err(err).Msg("could not plan the memory")

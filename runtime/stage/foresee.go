@@ -6,10 +6,17 @@ import "context"
 // will take.
 type MemoryPlanner interface {
 	Stage
-	// PlanMemory returns the peak in bytes, 0 when the backend cannot plan, and
-	// what it is for, in words. It reads inputs and computes nothing; env lends
-	// Store, Seed, Backend and Dir, and drops notes and metrics.
-	PlanMemory(ctx context.Context, env *Env) (bytes int64, parts string, err error)
+	// PlanMemory returns the peak, zero when the backend cannot plan. It reads
+	// inputs and computes nothing; env lends Store, Seed, Backend and Dir, and drops
+	// notes and metrics.
+	PlanMemory(ctx context.Context, env *Env) (Memory, error)
+}
+
+// Memory is what a stage needs at its peak.
+type Memory struct {
+	Bytes int64  // of the device
+	For   string // what they are for, in words
+	Host  int64  // of the machine, beside a device that has its own memory
 }
 
 // A Sizer is a Stage whose work grows with something else than the rows of its

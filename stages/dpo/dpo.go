@@ -165,7 +165,8 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	if err = s.fits(ctx, env, student, learn, held); err == nil {
+	paged, err := s.fits(ctx, env, student, learn, held)
+	if err == nil {
 		err = student.Load(env.Backend)
 	}
 	if errors.Is(err, adapter.ErrNoLayer) {
@@ -175,7 +176,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	task := &train.Preferences{Model: student.Decoder, Pairs: learn, Loss: s.Loss, Beta: s.Beta}
-	r, err := s.train(ctx, env, task, held)
+	r, err := s.train(ctx, env, task, paged, held)
 	if err != nil {
 		return err
 	}
@@ -218,8 +219,9 @@ func (s *spec) options(env *stage.Env) train.Options {
 
 // train runs the loop. The reference is the policy before the first step: its
 // log-probabilities are computed once and kept in the checkpoints.
-func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preferences, held []train.Preference) (*train.Result, error) {
+func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preferences, paged int, held []train.Preference) (*train.Result, error) {
 	o := s.options(env)
+	o.Paged = paged
 	o.Setup = func() (map[string][]float64, error) {
 		ref, err := train.SumLogProbs(ctx, task.Model, task.Pairs, false, func(done int) {
 			env.Progress(int64(done), int64(len(task.Pairs)), "reference pairs")

@@ -11,10 +11,10 @@ import (
 
 // PlanMemory implements stage.MemoryPlanner: it runs all suites on plans of the
 // model and of the one it is compared with, of which one is loaded at a time.
-func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (bytes int64, parts string, err error) {
+func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (most stage.Memory, err error) {
 	jobs, err := s.jobs(env)
 	if err != nil {
-		return 0, "", err
+		return most, err
 	}
 	models := []stage.Model{s.Model}
 	if s.Baseline != nil {
@@ -23,13 +23,13 @@ func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (bytes int64, par
 	for _, m := range models {
 		need, err := s.measureMemory(ctx, env, m, jobs)
 		if err != nil {
-			return 0, "", err
+			return stage.Memory{}, err
 		}
-		if need.Bytes > bytes {
-			bytes, parts = need.Bytes, memory.Parts(need)
+		if need.Bytes > most.Bytes {
+			most = stage.Memory{Bytes: need.Bytes, For: memory.Parts(need)}
 		}
 	}
-	return bytes, parts, nil
+	return most, nil
 }
 
 func (s *spec) measureMemory(ctx context.Context, env *stage.Env, m stage.Model, jobs []job) (need tensor.Usage, err error) {

@@ -2,42 +2,42 @@ package sft
 
 import (
 	"context"
+	"errors"
 
 	"pipe/model"
 	"pipe/model/memory"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 	"pipe/train"
 )
 
 // fits plans the memory of the whole run on the largest rows, before the model
-// is loaded, and refuses what does not fit.
-func (s *spec) fits(ctx context.Context, env *stage.Env, student *train.Student, rows, held []model.Batch) error {
-	g := memory.NewGuard(env.Backend)
-	if g == nil {
-		return nil
-	}
-	adapter, err := s.measureMemory(ctx, env, g, student, rows, held)
+// is loaded, and refuses what does not fit. It returns how many parameters are
+// Paged.
+func (s *spec) fits(ctx context.Context, env *stage.Env, student *train.Student, rows, held []model.Batch) (paged int, err error) {
+	f, err := s.planMemory(ctx, env, student, rows, held)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	need := g.Plan.Peak()
-	if err := g.Check(s.options(env).SaveMemory(need, "lower seq_len of the pack stage", adapter)...); err != nil {
-		return err
-	}
-	env.Note("needs %s of memory: %s", memory.Size(need.Bytes), memory.Parts(need))
-	return nil
+	f.Note(env.Note)
+	return f.Paged, nil
 }
 
-// measureMemory runs the first step on the plan of g. It reports whether an
-// adapter is trained.
-func (s *spec) measureMemory(ctx context.Context, env *stage.Env, g *memory.Guard, student *train.Student, rows, held []model.Batch) (adapter bool, err error) {
-	shadow, err := student.Shadow(g.Plan)
+func (s *spec) planMemory(ctx context.Context, env *stage.Env, student *train.Student, rows, held []model.Batch) (train.Fit, error) {
+	return s.options(env).PlanMemory(env.Backend, "lower seq_len of the pack stage", func(p tensor.Plan, paged int) (*train.Student, error) {
+		return s.firstStep(ctx, env, p, paged, student, rows, held)
+	})
+}
+
+// firstStep takes the first step on a plan and returns the student there.
+func (s *spec) firstStep(ctx context.Context, env *stage.Env, p tensor.Plan, paged int, student *train.Student, rows, held []model.Batch) (*train.Student, error) {
+	shadow, err := student.Shadow(p)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	d, o := shadow.Decoder, s.options(env)
 	rows, held = train.Largest(rows, max(o.BatchSize, checked)), train.Largest(held, 64)
-	o.Dir, o.MaxSteps = "", 1
+	o.Dir, o.MaxSteps, o.Paged = "", 1, paged
 	o.Check = func(p *model.Pass) error { return checkPacking(p, d, rows) }
 	o.Setup = func() (map[string][]float64, error) {
 		_, err := measure(ctx, d, held)
@@ -45,27 +45,23 @@ func (s *spec) measureMemory(ctx context.Context, env *stage.Env, g *memory.Guar
 	}
 	task := &train.Likelihood{Model: d, Rows: rows[:min(o.BatchSize, len(rows))]}
 	_, err = train.Run(ctx, d, task, o)
-	return shadow.Adapter != nil, err
+	return shadow, err
 }
 
 // PlanMemory implements stage.MemoryPlanner.
-func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (bytes int64, parts string, err error) {
-	g := memory.NewGuard(env.Backend)
-	if g == nil {
-		return 0, "", nil
-	}
+func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (m stage.Memory, err error) {
 	student, _, err := s.student(env)
 	if err != nil {
-		return 0, "", err
+		return m, err
 	}
 	defer student.Close()
 	rows, held, err := s.rows(env, student.Config)
 	if err != nil {
-		return 0, "", err
+		return m, err
 	}
-	if _, err := s.measureMemory(ctx, env, g, student, rows, held); err != nil {
-		return 0, "", err
+	f, err := s.planMemory(ctx, env, student, rows, held)
+	if large := (*memory.TooLarge)(nil); errors.As(err, &large) {
+		err = nil // what it needs is what is asked for
 	}
-	need := g.Plan.Peak()
-	return need.Bytes, memory.Parts(need), nil
+	return stage.Memory{Bytes: f.Need.Bytes, Host: f.Need.Host, For: memory.Parts(f.Need)}, err
 }

@@ -169,7 +169,8 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	if err = s.fits(ctx, env, student, rows, held); err == nil {
+	paged, err := s.fits(ctx, env, student, rows, held)
+	if err == nil {
 		err = student.Load(env.Backend)
 	}
 	if errors.Is(err, adapter.ErrNoLayer) {
@@ -178,7 +179,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	r, err := s.train(ctx, env, student.Decoder, rows, held)
+	r, err := s.train(ctx, env, student.Decoder, paged, rows, held)
 	if err != nil {
 		return err
 	}
@@ -220,8 +221,9 @@ func (s *spec) options(env *stage.Env) train.Options {
 }
 
 // train runs the loop, the held-out loss measured before it.
-func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, rows, held []model.Batch) (*train.Result, error) {
+func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, paged int, rows, held []model.Batch) (*train.Result, error) {
 	o := s.options(env)
+	o.Paged = paged
 	o.Check = func(p *model.Pass) error { return checkPacking(p, d, rows) }
 	o.Setup = func() (map[string][]float64, error) {
 		e, err := measure(ctx, d, held)

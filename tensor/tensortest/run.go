@@ -34,6 +34,7 @@ var conformance = []struct {
 	{"memory", testMemory},
 	{"views", testViews},
 	{"load keeps types", testLoadTypes},
+	{"memory of the machine", testHostMemory},
 	{"matmul", testMatMul},
 	{"matmul beta zero ignores garbage", testMatMulGarbage},
 	{"matmul weights of every type", testMatMulTypes},

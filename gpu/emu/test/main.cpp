@@ -21,6 +21,10 @@ int cuModuleGetFunction(void**, void*, const char*);
 int cuMemAlloc_v2(Pointer*, size_t);
 int cuMemFree_v2(Pointer);
 int cuMemAllocHost_v2(void**, size_t);
+int cuMemHostAlloc(void**, size_t, unsigned);
+int cuMemHostGetDevicePointer_v2(Pointer*, void*, unsigned);
+int cuMemFreeHost(void*);
+int cuMemcpyAsync(Pointer, Pointer, size_t, void*);
 int cuMemcpyHtoD_v2(Pointer, const void*, size_t);
 int cuMemcpyDtoH_v2(void*, Pointer, size_t);
 int cuMemcpyHtoDAsync_v2(Pointer, const void*, size_t, void*);
@@ -198,6 +202,28 @@ static int pinned(bool waits) {
   return !(download(p, 1)[0] == 1);
 }
 
+// Kernels and copies reach memory of the host that is mapped, as late as all work.
+static int mapped(int bug) {
+  void* host;
+  Pointer at;
+  MUST(cuMemHostAlloc(&host, 404, 3));
+  MUST(cuMemHostGetDevicePointer_v2(&at, host, 0));
+  MUST(cuMemsetD32Async(at, 0x3f800000, 101, stream));
+  MUST(launch("tree_sum", 1, 1, 256, 0, SumArgs{at + 400, at, 100, 0}));
+  if (bug == 2) MUST(launch("wrong", 1, 1, 256, 0, FillArgs{at, 101, 1}));
+  if (bug != 1) MUST(cuStreamSynchronize(stream));
+  const float* x = (const float*)host;
+  if (!(x[0] == 1 && x[100] == 100)) return 1;
+  Pointer p = device(404);
+  MUST(cuMemcpyAsync(p, at, 404, stream));
+  MUST(cuMemcpyAsync(at, p + 400, 4, stream));
+  MUST(cuStreamSynchronize(stream));
+  WANT(x[0], 100.0f);
+  WANT(cuMemcpyAsync(p, at, 405, stream), 1);
+  WANT(cuMemHostGetDevicePointer_v2(&at, &p, 0), 1);
+  return cuMemFreeHost(host);
+}
+
 static int afterFree() {
   Pointer p = device(400);
   MUST(cuMemFree_v2(p));
@@ -326,6 +352,7 @@ int main(int argc, char** argv) {
   if (!strcmp(what, "ring")) return ring(bug);
   if (!strcmp(what, "wrong")) return wrong(bug);
   if (!strcmp(what, "pinned")) return pinned(bug == 0);
+  if (!strcmp(what, "mapped")) return mapped(bug);
   if (!strcmp(what, "freed")) return afterFree();
   if (!strcmp(what, "graph")) return graphs(bug);
   if (!strcmp(what, "refused")) return refused();

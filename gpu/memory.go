@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 	"unsafe"
 
 	"pipe/gpu/cux"
@@ -117,7 +116,7 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 		m.host = make([]int32, n)
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(m.host))), 4*n), data)
 	}
-	b.check("load", b.staging.upload(b.stream, p, data))
+	b.upload("load", p, data)
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, b.err
 }
 
@@ -171,7 +170,7 @@ func bytesOf[E any](s []E) []byte {
 
 func (b *Backend) upload(op string, dst uint64, src []byte) {
 	if b.err == nil && b.counts == nil && len(src) > 0 {
-		b.check(op, b.stream.Upload(dst, unsafe.Pointer(unsafe.SliceData(src)), len(src)))
+		b.check(op, b.staging.upload(b.stream, dst, src))
 	}
 }
 
@@ -361,73 +360,4 @@ func (b *Backend) freeScratch() {
 		}
 	}
 	b.staging.close(b.stream)
-}
-
-// staging copies large data to the device through two pinned buffers: one is
-// filled, by several goroutines, while the other is on its way. Data from a
-// mapped file is so read, copied and sent at the same time.
-type staging struct {
-	buf  [2][]byte
-	sent [2]cux.Event
-}
-
-// stagingBytes is the size of a buffer; smaller data goes without.
-const stagingBytes = 16 << 20
-
-func (s *staging) upload(to *cux.Stream, dst uint64, data []byte) error {
-	if len(data) == 0 {
-		return nil
-	}
-	if len(data) < 1<<20 {
-		return to.Upload(dst, unsafe.Pointer(unsafe.SliceData(data)), len(data))
-	}
-	for i := range s.buf {
-		if s.buf[i] != nil {
-			continue
-		}
-		buf, err := to.Pinned(stagingBytes)
-		if err != nil {
-			return err
-		}
-		if s.sent[i], err = to.NewEvent(); err != nil {
-			return err
-		}
-		s.buf[i] = buf
-	}
-	for i := 0; len(data) > 0; i = 1 - i {
-		n := min(len(data), stagingBytes)
-		if err := s.sent[i].Wait(); err != nil {
-			return err
-		}
-		copyParallel(s.buf[i][:n], data[:n])
-		if err := to.Upload(dst, unsafe.Pointer(&s.buf[i][0]), n); err != nil {
-			return err
-		}
-		if err := to.Record(s.sent[i]); err != nil {
-			return err
-		}
-		data, dst = data[n:], dst+uint64(n)
-	}
-	return nil
-}
-
-// copyParallel copies with several goroutines: one core does not fill the bus.
-func copyParallel(dst, src []byte) {
-	const part = 2 << 20
-	var wg sync.WaitGroup
-	for lo := 0; lo < len(src); lo += part {
-		hi := min(len(src), lo+part)
-		wg.Go(func() { copy(dst[lo:hi], src[lo:hi]) })
-	}
-	wg.Wait()
-}
-
-func (s *staging) close(on *cux.Stream) {
-	for i := range s.buf {
-		if s.buf[i] != nil {
-			s.sent[i].Close()
-			on.FreePinned(s.buf[i])
-		}
-	}
-	*s = staging{}
 }

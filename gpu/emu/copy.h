@@ -62,7 +62,7 @@ Result cuMemGetAddressRange_v2(Pointer* base, size_t* bytes, Pointer p) {
   return success;
 }
 
-// stage keeps the source of a copy, which the caller may change at once.
+// stage keeps the source of a copy, which the caller may change at once: but see coherent.
 static void stage(Op& op) {
   op.data.resize(op.bytes);
   if (op.bytes) memcpy(op.data.data(), op.from, op.bytes);
@@ -83,7 +83,7 @@ static Result copy(const char* entry, Pointer to, Pointer from, size_t bytes, bo
     perform(op);
     return success;
   }
-  if (!captured && !fromDevice && !isPinned((void*)from, bytes)) stage(op);
+  if (!captured && !fromDevice && !isPinned((void*)from, bytes) && !coherent()) stage(op);
   bool pageable = !captured && !toDevice && !isPinned((void*)to, bytes);
   Result r = enqueue(entry, s, std::move(op));
   if (pageable) drain();

@@ -33,26 +33,6 @@ func (m *memory) root() *memory { return cmp.Or(m.of, m) }
 // unknown marks an element of memory.host that a kernel wrote.
 const unknown = math.MinInt32
 
-// maxElements keeps sizes in bytes far from overflow.
-const maxElements = math.MaxInt / 64
-
-func checkShape(op string, dt tensor.DType, shape []int) (n int) {
-	if !dt.Valid() {
-		panic(fmt.Sprintf("gpu: %s: invalid %s", op, dt))
-	}
-	n = 1
-	for _, d := range shape {
-		if d < 0 || d > 0 && n > maxElements/d {
-			panic(fmt.Sprintf("gpu: %s: bad shape %v", op, shape))
-		}
-		n *= d
-	}
-	if dt.Quantized() && n > 0 && (len(shape) == 0 || shape[len(shape)-1]%dt.Block() != 0) {
-		panic(fmt.Sprintf("gpu: %s: rows of %v are not whole blocks of %s", op, shape, dt))
-	}
-	return n
-}
-
 // take allocates device memory for a purpose, such as tensor.ForScratch; what is
 // empty has an address too.
 func (b *Backend) take(purpose string, bytes int) (uint64, error) {
@@ -123,9 +103,7 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 // Precision implements [tensor.Memory].
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
-	if dt != tensor.F32 && dt != tensor.BF16 {
-		panic(fmt.Sprintf("gpu: precision: %s; must be f32 or bf16", dt))
-	}
+	checks.Precision(dt)
 	b.drop(m)
 	m.half = dt == tensor.BF16
 }
@@ -151,10 +129,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 
 // View implements [tensor.Memory].
 func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
-	n, m := checkShape("view", t.DType, shape), mem("view", t)
-	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
-		panic(fmt.Sprintf("gpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
-	}
+	m, n := mem("view", t), checks.View(t, offset, shape)
 	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
@@ -249,9 +224,7 @@ func (b *Backend) Zero(t *tensor.Tensor) {
 func (b *Backend) Copy(dst, src *tensor.Tensor) {
 	d, s := mem("copy", dst), mem("copy", src)
 	writable("copy", d)
-	if dst.DType != src.DType || dst.Len() != src.Len() {
-		panic(fmt.Sprintf("gpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
-	}
+	checks.Copy(dst, src)
 	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr {
 		if b.counts == nil {
 			b.check("copy", b.stream.Copy(d.ptr, s.ptr, n))

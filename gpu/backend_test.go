@@ -26,6 +26,9 @@ func device(t testing.TB) *Backend {
 	return b
 }
 
+// Device is device, for the tests outside of the package.
+var Device = device
+
 func TestConformance(t *testing.T) {
 	device(t)
 	tensortest.Run(t, func(t testing.TB) tensor.Backend { return device(t) })

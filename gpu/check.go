@@ -86,34 +86,14 @@ func ints(op string, t *tensor.Tensor) (dev uint64, host []int32) {
 	return m.ptr, m.host
 }
 
-// matrix returns rows and columns; a vector is a matrix of one-element rows.
-func matrix(op string, t *tensor.Tensor) (rows, cols int) {
-	if t == nil || len(t.Shape) == 0 {
-		panic("gpu: " + op + ": operand has no dimensions")
-	}
-	return t.Rows(), t.Cols()
-}
+// The checks of shapes that all backends have.
+const checks = tensor.Checks("gpu")
 
-func checkLen(op string, got, want int) {
-	if got != want {
-		panic(fmt.Sprintf("gpu: %s: %d elements; must be %d", op, got, want))
-	}
-}
-
-// sameShape checks that all tensors have the dimensions of the first.
-func sameShape(op string, ts ...*tensor.Tensor) {
-	for _, t := range ts[1:] {
-		if !slices.Equal(t.Shape, ts[0].Shape) {
-			panic(fmt.Sprintf("gpu: %s: shapes %v and %v differ", op, ts[0].Shape, t.Shape))
-		}
-	}
-}
-
-func checkMatrix(op string, t *tensor.Tensor, rows, cols int) {
-	if r, c := matrix(op, t); r != rows || c != cols {
-		panic(fmt.Sprintf("gpu: %s: operand is %v; must be [%d, %d]", op, t.Shape, rows, cols))
-	}
-}
+func checkShape(op string, dt tensor.DType, shape []int) (n int) { return checks.Shape(op, dt, shape) }
+func checkLen(op string, got, want int)                          { checks.Len(op, got, want) }
+func sameShape(op string, ts ...*tensor.Tensor)                  { checks.SameShape(op, ts...) }
+func matrix(op string, t *tensor.Tensor) (rows, cols int)        { return checks.Rows(op, t) }
+func checkMatrix(op string, t *tensor.Tensor, rows, cols int)    { checks.Matrix(op, t, rows, cols) }
 
 // checkIndex records a failure and returns false unless 0 <= idx[i] < n for all
 // i: indices are data, so a wrong one is no panic. t is where idx came from; what
@@ -127,11 +107,9 @@ func (b *Backend) checkIndex(op string, t *tensor.Tensor, n int) bool {
 	if slices.Contains(idx, unknown) && !b.breaks() {
 		b.DownloadInts(slices.Clone(idx), t)
 	}
-	for i, v := range idx {
-		if v < 0 || int(v) >= n {
-			b.fail(fmt.Errorf("gpu: %s: index %d at position %d; must be from 0 to %d", op, v, i, n-1))
-			return false
-		}
+	if err := checks.Index(op, idx, n); err != nil {
+		b.fail(err)
+		return false
 	}
 	return b.err == nil
 }

@@ -85,11 +85,15 @@ func (b *Backend) halfWeight(w *operand) (uint64, bool) {
 	if w.dt == tensor.BF16 {
 		return w.ptr, chunks(w.ptr, w.cols, w.cols)
 	}
-	if !w.half {
+	if !w.half || !w.keepable() {
 		return 0, false
 	}
 	p, ok := b.kept(w)
-	return p, ok && chunks(p, w.cols, w.cols)
+	if !ok {
+		p = b.scratch(scratchRight, 2*w.rows*w.cols)
+		b.unpack(p, w.cols, *w, w.cols, true)
+	}
+	return p, true
 }
 
 // doraStream sets the products of a weight in bfloat16 that is read once.

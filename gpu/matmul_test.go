@@ -441,6 +441,51 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// A weight whose copy in bfloat16 finds no memory gives the same bits.
+func TestCopyFails(t *testing.T) {
+	s := newBench(t)
+	if !s.b.emulated {
+		t.Skip("only the emulator fails on demand")
+	}
+	defer func(n int) { panelBytes = n }(panelBytes)
+	panelBytes = 6000
+	const m, out, in, r = 80, 300, 96, 4
+	x, y, z := s.put(s.normal(m*in), m, in), s.put(nan(m*out), m, out), s.put(nan(m*in), m, in)
+	low := &tensor.LowRank{U: s.put(s.normal(m*r), m, r), V: s.put(s.normal(out*r), r, out), Alpha: 2}
+	a, b, scale := s.put(s.normal(r*in), r, in), s.put(s.normal(out*r), out, r), s.put(s.normal(out), out)
+	sq, norm, ratio := s.put(nan(out), out), s.put(nan(out), out), s.put(nan(out), out)
+	for _, dt := range []tensor.DType{tensor.F16, tensor.F32} {
+		data := s.normal(out * in)
+		for _, op := range []struct {
+			name string
+			do   func(w *tensor.Tensor)
+			to   *tensor.Tensor
+		}{
+			{"by rows", func(w *tensor.Tensor) { s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 0.5, LowRank: low}) }, y},
+			{"by columns", func(w *tensor.Tensor) { s.b.MatMul(z, y, w, tensor.MatMul{Alpha: 1}) }, z},
+			{"norm", func(w *tensor.Tensor) { s.b.DoRANorm(ratio, norm, sq, w, a, b, scale, 0.5) }, norm},
+		} {
+			var want []float32
+			for _, fail := range []string{"", "cuMemAlloc_v2:1"} { // the first makes what scratch there is
+				w, _ := s.load(dt, data, out, in)
+				s.b.Precision(w, tensor.BF16)
+				s.b.RowSquares(sq, w)
+				t.Setenv("PIPE_EMU_FAIL", fail)
+				op.do(w)
+				t.Setenv("PIPE_EMU_FAIL", "")
+				if kept := mem("test", w).copied != 0; kept != (fail == "") {
+					t.Fatalf("%s, %s: there is a copy: %v", op.name, dt, kept)
+				}
+				got := s.get(op.to)
+				if want != nil {
+					s.same(fmt.Sprintf("%s, %s", op.name, dt), got, want)
+				}
+				want = got
+			}
+		}
+	}
+}
+
 // Rotation and the gradient of SwiGLU by the kernel that stores the product give
 // what they give by themselves.
 func TestFused(t *testing.T) {

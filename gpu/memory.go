@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 	"unsafe"
 
 	"pipe/gpu/cux"
@@ -34,26 +33,6 @@ func (m *memory) root() *memory { return cmp.Or(m.of, m) }
 
 // unknown marks an element of memory.host that a kernel wrote.
 const unknown = math.MinInt32
-
-// maxElements keeps sizes in bytes far from overflow.
-const maxElements = math.MaxInt / 64
-
-func checkShape(op string, dt tensor.DType, shape []int) (n int) {
-	if !dt.Valid() {
-		panic(fmt.Sprintf("gpu: %s: invalid %s", op, dt))
-	}
-	n = 1
-	for _, d := range shape {
-		if d < 0 || d > 0 && n > maxElements/d {
-			panic(fmt.Sprintf("gpu: %s: bad shape %v", op, shape))
-		}
-		n *= d
-	}
-	if dt.Quantized() && n > 0 && (len(shape) == 0 || shape[len(shape)-1]%dt.Block() != 0) {
-		panic(fmt.Sprintf("gpu: %s: rows of %v are not whole blocks of %s", op, shape, dt))
-	}
-	return n
-}
 
 // take allocates device memory for a purpose, such as tensor.ForScratch; what is
 // empty has an address too.
@@ -123,16 +102,14 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 		m.host = make([]int32, n)
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(m.host))), 4*n), data)
 	}
-	b.check("load", b.staging.upload(b.stream, p, data))
+	b.upload("load", p, data)
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, b.err
 }
 
 // Precision implements [tensor.Memory].
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
-	if dt != tensor.F32 && dt != tensor.BF16 {
-		panic(fmt.Sprintf("gpu: precision: %s; must be f32 or bf16", dt))
-	}
+	checks.Precision(dt)
 	b.drop(m)
 	b.forget()
 	m.half = dt == tensor.BF16
@@ -163,10 +140,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 
 // View implements [tensor.Memory].
 func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
-	n, m := checkShape("view", t.DType, shape), mem("view", t)
-	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
-		panic(fmt.Sprintf("gpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
-	}
+	m, n := mem("view", t), checks.View(t, offset, shape)
 	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
@@ -185,7 +159,7 @@ func bytesOf[E any](s []E) []byte {
 
 func (b *Backend) upload(op string, dst uint64, src []byte) {
 	if b.err == nil && b.counts == nil && len(src) > 0 && !b.breaks() {
-		b.check(op, b.stream.Upload(dst, unsafe.Pointer(unsafe.SliceData(src)), len(src)))
+		b.check(op, b.staging.upload(b.stream, dst, src))
 	}
 }
 
@@ -265,9 +239,7 @@ func (b *Backend) Zero(t *tensor.Tensor) {
 func (b *Backend) Copy(dst, src *tensor.Tensor) {
 	d, s := mem("copy", dst), mem("copy", src)
 	writable("copy", d)
-	if dst.DType != src.DType || dst.Len() != src.Len() {
-		panic(fmt.Sprintf("gpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
-	}
+	checks.Copy(dst, src)
 	if n := dst.DType.Bytes(dst.Len()); b.err == nil && n > 0 && d.ptr != s.ptr && (d.host == nil || !b.breaks()) {
 		switch {
 		case b.counts != nil:
@@ -384,73 +356,4 @@ func (b *Backend) freeScratch() {
 		}
 	}
 	b.staging.close(b.stream)
-}
-
-// staging copies large data to the device through two pinned buffers: one is
-// filled, by several goroutines, while the other is on its way. Data from a
-// mapped file is so read, copied and sent at the same time.
-type staging struct {
-	buf  [2][]byte
-	sent [2]cux.Event
-}
-
-// stagingBytes is the size of a buffer; smaller data goes without.
-const stagingBytes = 16 << 20
-
-func (s *staging) upload(to *cux.Stream, dst uint64, data []byte) error {
-	if len(data) == 0 {
-		return nil
-	}
-	if len(data) < 1<<20 {
-		return to.Upload(dst, unsafe.Pointer(unsafe.SliceData(data)), len(data))
-	}
-	for i := range s.buf {
-		if s.buf[i] != nil {
-			continue
-		}
-		buf, err := to.Pinned(stagingBytes)
-		if err != nil {
-			return err
-		}
-		if s.sent[i], err = to.NewEvent(); err != nil {
-			return err
-		}
-		s.buf[i] = buf
-	}
-	for i := 0; len(data) > 0; i = 1 - i {
-		n := min(len(data), stagingBytes)
-		if err := s.sent[i].Wait(); err != nil {
-			return err
-		}
-		copyParallel(s.buf[i][:n], data[:n])
-		if err := to.Upload(dst, unsafe.Pointer(&s.buf[i][0]), n); err != nil {
-			return err
-		}
-		if err := to.Record(s.sent[i]); err != nil {
-			return err
-		}
-		data, dst = data[n:], dst+uint64(n)
-	}
-	return nil
-}
-
-// copyParallel copies with several goroutines: one core does not fill the bus.
-func copyParallel(dst, src []byte) {
-	const part = 2 << 20
-	var wg sync.WaitGroup
-	for lo := 0; lo < len(src); lo += part {
-		hi := min(len(src), lo+part)
-		wg.Go(func() { copy(dst[lo:hi], src[lo:hi]) })
-	}
-	wg.Wait()
-}
-
-func (s *staging) close(on *cux.Stream) {
-	for i := range s.buf {
-		if s.buf[i] != nil {
-			s.sent[i].Close()
-			on.FreePinned(s.buf[i])
-		}
-	}
-	*s = staging{}
 }

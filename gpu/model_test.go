@@ -7,7 +7,6 @@ package gpu_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -25,21 +24,7 @@ import (
 	"pipe/train"
 )
 
-// device opens a backend, or skips the test where there is no device;
-// PIPE_REQUIRE_CUDA=1 makes that a failure.
-func device(t testing.TB) tensor.Backend {
-	t.Helper()
-	b, err := gpu.Open(gpu.Options{})
-	switch {
-	case err == nil:
-	case os.Getenv("PIPE_REQUIRE_CUDA") == "1":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	return b
-}
+func device(t testing.TB) tensor.Backend { return gpu.Device(t) }
 
 func host(t testing.TB) tensor.Backend {
 	b := cpu.New(2)

@@ -50,16 +50,22 @@ func (b *Backend) left(p *product) (a uint64, ld int) {
 	return a, ld
 }
 
-// kept returns the weight in bfloat16 if that is worth keeping: it takes no more
+// keepable reports whether the weight in bfloat16 is worth keeping: it takes no more
 // memory than the weight itself.
+func (w *operand) keepable() bool {
+	return w.m != nil && (w.dt == tensor.F32 || w.dt == tensor.F16) && w.cols%8 == 0
+}
+
+// kept returns the weight in bfloat16 if it is keepable and there is memory. Who
+// gets none expands it, and does all else alike: no bit depends on free memory.
 func (b *Backend) kept(w *operand) (uint64, bool) {
-	if w.m == nil || w.dt != tensor.F32 && w.dt != tensor.F16 || w.cols%8 != 0 {
+	if !w.keepable() {
 		return 0, false
 	}
 	if w.m.copied == 0 {
 		p, err := b.take(tensor.ForPanels, 2*w.rows*w.cols)
 		if err != nil {
-			return 0, false // it is expanded each time
+			return 0, false
 		}
 		w.m.copied = p
 		b.unpack(p, w.cols, *w, w.cols, true)
@@ -76,15 +82,15 @@ func (b *Backend) multiplyHalf(p *product) {
 		b.gemmHalf(&q, q.w.ptr, q.w.cols)
 		return
 	}
-	if w, ok := b.kept(&q.w); ok {
-		b.gemmHalf(&q, w, q.w.cols)
-		return
-	}
+	kept, ok := b.kept(&q.w)
 	for lo, rows := 0, q.pieceRows(2); lo == 0 || lo < q.w.rows; lo += rows {
 		r := q.piece(lo, min(lo+rows, q.w.rows))
 		ld := roundUp(r.w.cols, 8)
-		w := b.scratch(scratchRight, 2*r.w.rows*ld)
-		b.unpack(w, ld, r.w, r.w.cols, true)
+		w := kept + uint64(2*lo*ld)
+		if !ok {
+			w = b.scratch(scratchRight, 2*r.w.rows*ld)
+			b.unpack(w, ld, r.w, r.w.cols, true)
+		}
 		b.gemmHalf(&r, w, ld)
 	}
 }

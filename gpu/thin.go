@@ -140,7 +140,7 @@ func (b *Backend) multiplyTall(ps ...*product) {
 	a := tallArgs{x: p.a, ldx: int64(p.lda), m: int32(p.m), k: int32(p.k), vector: 1, alpha: p.alpha, beta: p.beta}
 	for _, q := range ps {
 		tiles += ceil(q.n, 16)
-		if !q.transW || q.w.ptr%16 != 0 || q.w.cols%4 != 0 {
+		if !q.transW || q.w.ptr%16 != 0 || q.w.cols%4 != 0 || q.w.cols >= 1<<27 {
 			a.vector = 0
 		}
 	}

@@ -288,8 +288,9 @@ func (s *Stream) Alloc(n int) (uint64, error) {
 // Free frees what Alloc gave, once the device is done with all earlier work.
 func (s *Stream) Free(p uint64) error { return result(C.cux_free(s.ctx, C.CUdeviceptr(p))) }
 
-// Upload queues a copy of n bytes from the host. Memory that is not pinned has
-// been read when Upload returns; pinned memory is read when its turn comes.
+// Upload queues a copy of n bytes from the host. The device reads pinned memory when
+// its turn comes; other memory has mostly been read when Upload returns, but not if
+// the device reads any memory of the host itself.
 func (s *Stream) Upload(dst uint64, src unsafe.Pointer, n int) error {
 	return s.call(C.cux_upload(s.ctx, s.s, C.CUdeviceptr(dst), (*C.char)(src), C.size_t(n)))
 }

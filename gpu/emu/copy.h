@@ -71,7 +71,7 @@ Result cuMemGetAddressRange_v2(Pointer* base, size_t* bytes, Pointer p) {
   return success;
 }
 
-// stage keeps the source of a copy, which the caller may change at once.
+// stage keeps the source of a copy, which the caller may change at once: but see coherent.
 static void stage(Op& op) {
   op.data.resize(op.bytes);
   if (op.bytes) memcpy(op.data.data(), op.from, op.bytes);
@@ -94,7 +94,7 @@ static Result copy(const char* entry, Pointer to, Pointer from, size_t bytes, bo
   }
   bool from_pageable = !fromDevice && !isPinned((void*)from, bytes), pageable = !toDevice && !isPinned((void*)to, bytes);
   if (captured && (from_pageable || pageable)) return breakCapture(entry);  // CUDA would copy from or to there at each launch
-  if (from_pageable) stage(op);
+  if (from_pageable && !coherent()) stage(op);
   Result r = enqueue(entry, s, std::move(op));
   if (pageable) drain();
   return r;

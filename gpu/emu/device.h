@@ -50,6 +50,7 @@ Result cuDeviceGetAttribute(int* v, int attribute, int) {
       {96, 0},      {106, 32},       {111, 1024},      {115, 1},        {120, 0}};
   if (attribute == 75) return *v = capability() / 10, success;
   if (attribute == 76) return *v = capability() % 10, success;
+  if (attribute == 88 || attribute == 100) return *v = coherent(), success;
   if (attribute == 97) return *v = (int)sharedLimit(), success;
   for (auto& a : values)
     if (a[0] == attribute) return *v = a[1], success;

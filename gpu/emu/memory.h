@@ -27,6 +27,13 @@ static size_t deviceTotal() {
   return e ? strtoull(e, nullptr, 10) : (size_t)16 << 30;
 }
 
+// coherent reports whether the device reads any memory of the host itself. It then
+// reads what is not pinned when its turn comes, too.
+static bool coherent() {
+  const char* e = getenv("PIPE_EMU_COHERENT");
+  return e && atoi(e);
+}
+
 // allocate gives poisoned memory, 1024-byte aligned, or nullptr.
 static void* allocate(size_t bytes, bool host) {
   static unsigned long long number;

@@ -39,6 +39,15 @@ struct AttentionGradArgs {
     float scale;
 };
 
+// afresh returns x. What is made of the result is made here, and not before a loop,
+// where it would take registers.
+__device__ __forceinline__ int afresh(int x) {
+#ifndef PIPE_EMU
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 // store_two stores elements i and i+1, i even.
 __device__ __forceinline__ void store_two(void* to, int half, long long i, float x, float y) {
     if (half) *(uint32_t*)((uint16_t*)to + i) = pack_bf16(x, y);
@@ -204,12 +213,13 @@ __device__ __forceinline__ void times_rows(float (&c)[M][N][4], const unsigned c
 }
 
 // add_product adds p·y to c for 16·M rows of p, which lie in registers, and
-// 16·K rows of y.
-template <int D, int M, int K>
+// 16·K rows of y. SPARE: no addresses are kept from one call to the next.
+template <int D, int M, int K, bool SPARE = false>
 __device__ __forceinline__ void add_product(float (&c)[M][D / 8][4], const uint32_t (&p)[M][K][4], const unsigned char* y) {
     const int lane = threadIdx.x & 31, turn = lane & 7;
     const unsigned char* yr = y + (lane & 15) * tile_row<D>;
-    const int yp = ((lane >> 4) ^ turn) << 4;
+    int yp = ((lane >> 4) ^ turn) << 4;
+    if (SPARE) yp = afresh(yp);
 #pragma unroll
     for (int k = 0; k < K; k++)
 #pragma unroll

@@ -209,28 +209,29 @@ __device__ __forceinline__ void few(const AttentionFewArgs &a, unsigned char *st
     __syncthreads();
     few_values<G, THREADS, WIDTH>(a, v, t.keys, scores, parts, q);
     __syncthreads();
+    const AttentionPart own = a.items[blockIdx.x / blocks]; // again: to have kept it costs registers
     for (int i = threadIdx.x; i < heads * a.dim; i += THREADS) {
         const int g = i / a.dim, c = i % a.dim;
         const float x = q[g * WIDTH + c];
-        if (t.parts == 1) store_one(a.dst, a.half, row + i, x / most[2 * g + 1]);
-        else a.sums[((long long)t.part * a.heads + head) * a.dim + i] = x;
+        if (own.parts == 1) store_one(a.dst, a.half, row + i, x / most[2 * g + 1]);
+        else a.sums[((long long)own.part * a.heads + head) * a.dim + i] = x;
     }
     for (int g = threadIdx.x; g < heads; g += THREADS) {
-        if (t.parts == 1) a.lse[(long long)t.q * a.heads + head + g] = most[2 * g] + logf(most[2 * g + 1]);
+        if (own.parts == 1) a.lse[(long long)t.q * a.heads + head + g] = most[2 * g] + logf(most[2 * g + 1]);
         else {
-            a.most[((long long)t.part * a.heads + head + g) * 2] = most[2 * g];
-            a.most[((long long)t.part * a.heads + head + g) * 2 + 1] = most[2 * g + 1];
+            a.most[((long long)own.part * a.heads + head + g) * 2] = most[2 * g];
+            a.most[((long long)own.part * a.heads + head + g) * 2 + 1] = most[2 * g + 1];
         }
     }
-    if (t.parts == 1) return;
-    unsigned *const counter = a.counters + (long long)t.query * blocks + blockIdx.x % blocks;
+    if (own.parts == 1) return;
+    unsigned *const counter = a.counters + (long long)own.query * blocks + blockIdx.x % blocks;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) *last = atomicAdd(counter, 1u);
     __syncthreads();
-    if (*last != (unsigned)t.parts - 1) return;
+    if (*last != (unsigned)own.parts - 1) return;
     __threadfence();
-    few_join<THREADS>(a, t, head, heads, parts);
+    few_join<THREADS>(a, own, head, heads, parts);
     if (threadIdx.x == 0) *counter = 0;
 }
 

@@ -66,7 +66,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
         float s[2][N / 8][4];
         times_rows<D, 2, N / 8>(s, queries + first * tile_row<D>, keys + turn * size);
         if (k0 + N > t.sees + first) {
-            const int bound = t.sees + first + (lane >> 2) - k0 - (lane & 3) * 2;
+            const int id = afresh(threadIdx.x), bound = t.sees + first + (id >> 2 & 7) - k0 - (id & 3) * 2;
 #pragma unroll
             for (int m = 0; m < 2; m++)
 #pragma unroll
@@ -110,7 +110,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
         }
         uint32_t p[2][N / 16][4];
         as_operand<2, N / 16>(p, s);
-        add_product<D, 2, N / 16>(out, p, values + turn * size);
+        add_product<D, 2, N / 16, true>(out, p, values + turn * size);
     }
     const AttentionTile now = a.tiles[blockIdx.x / a.heads]; // again: to have kept it costs registers
 #pragma unroll
@@ -132,7 +132,6 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
 
 } // namespace
 
-// With heads of 128 a few registers spill on sm_80, here and in the last of the file.
 KERNEL_BOUNDS(attention_mma_64, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<64>(a, smem); }
 KERNEL_BOUNDS(attention_mma_96, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<96>(a, smem); }
 KERNEL_BOUNDS(attention_mma_128, AttentionArgs, FORWARD_THREADS, 2) { DYNAMIC_SHARED(smem); attend<128>(a, smem); }
@@ -242,9 +241,7 @@ template <int D, int DK_KEYS> __device__ __forceinline__ void key_grad(const Att
 #pragma unroll
         for (int i = 0; i < 4; i++) dk[0][n][i] = dv[0][n][i] = 0;
 
-    // Where the element of lse or delta that this thread copies lies.
-    const int mine = threadIdx.x % M;
-    const float* const copied = threadIdx.x < M ? a.lse : a.delta;
+    const int mine = threadIdx.x % M; // where the element of lse or delta that this thread copies lies
     float ahead = 0;
     auto fetch = [&](const QueryBlock<M> &b, int turn) {
         const int head = kv * a.group + b.head, valid = b.s.rows - b.i;
@@ -253,7 +250,7 @@ template <int D, int DK_KEYS> __device__ __forceinline__ void key_grad(const Att
         cp_async_commit();
         if (threadIdx.x < 2 * M) {
             ahead = threadIdx.x < M ? INFINITY : 0; // no query: probability 0
-            if (mine < valid) ahead = copied[(long long)head * a.queries + b.s.q + b.i + mine];
+            if (mine < valid) ahead = (threadIdx.x < M ? a.lse : a.delta)[(long long)head * a.queries + b.s.q + b.i + mine];
         }
     };
     if (now.source < t.sources) {

@@ -37,7 +37,8 @@ template <int PARTS, class F> __device__ __forceinline__ void thin_each(F f) {
             if (s - p >= 0) f(p, s - p);
 }
 
-// ThinColumns are up to 16 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st].
+// ThinColumns are up to 16 columns u[i*ldu + j] = sum of x[i,t] * w[j*sj + t*st]; where
+// terms lie together, sj is below 2^27.
 struct ThinColumns {
     const float* w;
     float* u;
@@ -90,7 +91,7 @@ template <int NT, bool half> struct Tall {
         for (int h = 0; h < 2; h++) {
             const int j = threadIdx.x % 32 / 4 + 8 * h;
             const bool in = j < c.cols && t + at < end;
-            const float* p = c.w + j * c.sj + (t + at) * c.st;
+            const float* p = vector ? c.w + (j * (int)c.sj + t + at) : c.w + j * c.sj + (t + at) * c.st; // registers
             if (vector) {
                 const float4 lo = in ? __ldg((const float4*)p) : float4{0, 0, 0, 0}, hi = in ? __ldg((const float4*)p + 1) : float4{0, 0, 0, 0};
                 v[h][0] = lo.x, v[h][1] = lo.y, v[h][2] = lo.z, v[h][3] = lo.w, v[h][4] = hi.x, v[h][5] = hi.y, v[h][6] = hi.z, v[h][7] = hi.w;
@@ -250,7 +251,6 @@ template <int NT, bool half> struct Tall {
     }
 };
 
-// With 3 tiles of bfloat16 a few registers spill, outside the products.
 #define THIN_TALL(name, NT, half)         \
     KERNEL(name, TallArgs, 256) {         \
         DYNAMIC_SHARED(smem);             \
@@ -285,6 +285,7 @@ struct GradArgs {
 // steps ahead, and takes each of them for both products.
 template <int NT, bool half, bool both> struct Grad {
     static const int TILE = half ? 2048 : 4096;
+    static const bool late = both && !half && NT == 2; // has no registers to load u some time ahead
     const GradArgs& a;
     float d[4][NT][4]; // of 16 columns each
 
@@ -405,7 +406,7 @@ template <int NT, bool half, bool both> struct Grad {
                     for (int n = 0; n < NT; n++) mma_bf16(d[i][n], f.v[p], b[n].v[q]);
                 });
             }
-            rows(u, t + step < end ? t + step : a.m);
+            if (!late) rows(u, t + step < end ? t + step : a.m);
             if constexpr (both) {
                 float v[NT][4];
 #pragma unroll
@@ -419,6 +420,7 @@ template <int NT, bool half, bool both> struct Grad {
                         for (int n = 0; n < NT; n++) mma_bf16(v[n], f.v[p], w[i][n].v[q]);
                     });
                 }
+                if (late) rows(u, t + step < end ? t + step : a.m);
                 float* mine = swap + (flip * groups + group) * (8 * NT * 128);
 #pragma unroll
                 for (int n = 0; n < NT; n++)
@@ -468,7 +470,6 @@ template <int NT, bool half, bool both> struct Grad {
     }
 };
 
-// 512 threads have 128 registers each: some of thin_both_f32_2 spill.
 #define THIN_GRAD(name, NT, half, both, threads) \
     KERNEL(name, GradArgs, threads) {              \
         DYNAMIC_SHARED(smem);                      \

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"slices"
 
 	"pipe/tensor"
 )
@@ -50,43 +49,21 @@ func output(op string, t *tensor.Tensor) []float32 {
 
 func ints(op string, t *tensor.Tensor) []int32 { return wantType(op, t, tensor.I32).i32 }
 
-// matrix returns rows and columns; a vector is a matrix of one-element rows.
-func matrix(op string, t *tensor.Tensor) (rows, cols int) {
-	if t == nil || len(t.Shape) == 0 {
-		panic("cpu: " + op + ": operand has no dimensions")
-	}
-	return t.Rows(), t.Cols()
-}
+// The checks of shapes that all backends have.
+const checks = tensor.Checks("cpu")
 
-func checkLen(op string, got, want int) {
-	if got != want {
-		panic(fmt.Sprintf("cpu: %s: %d elements; must be %d", op, got, want))
-	}
-}
-
-// sameShape checks that all tensors have the dimensions of the first.
-func sameShape(op string, ts ...*tensor.Tensor) {
-	for _, t := range ts[1:] {
-		if !slices.Equal(t.Shape, ts[0].Shape) {
-			panic(fmt.Sprintf("cpu: %s: shapes %v and %v differ", op, ts[0].Shape, t.Shape))
-		}
-	}
-}
-
-func checkMatrix(op string, t *tensor.Tensor, rows, cols int) {
-	if r, c := matrix(op, t); r != rows || c != cols {
-		panic(fmt.Sprintf("cpu: %s: operand is %v; must be [%d, %d]", op, t.Shape, rows, cols))
-	}
-}
+func checkShape(op string, dt tensor.DType, shape []int) (n int) { return checks.Shape(op, dt, shape) }
+func checkLen(op string, got, want int)                          { checks.Len(op, got, want) }
+func sameShape(op string, ts ...*tensor.Tensor)                  { checks.SameShape(op, ts...) }
+func matrix(op string, t *tensor.Tensor) (rows, cols int)        { return checks.Rows(op, t) }
+func checkMatrix(op string, t *tensor.Tensor, rows, cols int)    { checks.Matrix(op, t, rows, cols) }
 
 // checkIndex records a failure and returns false unless 0 <= idx[i] < n for
 // all i: indices are data, so a wrong one is no panic.
 func (b *Backend) checkIndex(op string, idx []int32, n int) bool {
-	for i, v := range idx {
-		if v < 0 || int(v) >= n {
-			b.fail(fmt.Errorf("cpu: %s: index %d at position %d; must be from 0 to %d", op, v, i, n-1))
-			return false
-		}
+	if err := checks.Index(op, idx, n); err != nil {
+		b.fail(err)
+		return false
 	}
 	return true
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"slices"
 	"unsafe"
 
@@ -26,26 +25,6 @@ type memory struct {
 	few    *stored    // arranged for few rows
 	dead   bool
 	of     *memory // that a view shows
-}
-
-// maxElements keeps sizes in bytes far from overflow.
-const maxElements = math.MaxInt / 64
-
-func checkShape(op string, dt tensor.DType, shape []int) (n int) {
-	if !dt.Valid() {
-		panic(fmt.Sprintf("cpu: %s: invalid %s", op, dt))
-	}
-	n = 1
-	for _, d := range shape {
-		if d < 0 || d > 0 && n > maxElements/d {
-			panic(fmt.Sprintf("cpu: %s: bad shape %v", op, shape))
-		}
-		n *= d
-	}
-	if dt.Quantized() && n > 0 && (len(shape) == 0 || shape[len(shape)-1]%dt.Block() != 0) {
-		panic(fmt.Sprintf("cpu: %s: rows of %v are not whole blocks of %s", op, shape, dt))
-	}
-	return n
 }
 
 // Alloc implements [tensor.Memory].
@@ -116,9 +95,7 @@ func floats(data []byte) []float32 {
 // Precision implements [tensor.Memory].
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
-	if dt != tensor.F32 && dt != tensor.BF16 {
-		panic(fmt.Sprintf("cpu: precision: %s; must be f32 or bf16", dt))
-	}
+	checks.Precision(dt)
 	b.drop(m)
 	m.half = dt == tensor.BF16
 }
@@ -144,10 +121,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 
 // View implements [tensor.Memory].
 func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
-	n, m := checkShape("view", t.DType, shape), mem("view", t)
-	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
-		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
-	}
+	m, n := mem("view", t), checks.View(t, offset, shape)
 	v := &memory{frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
 	switch t.DType {
 	case tensor.F32:
@@ -245,9 +219,7 @@ func (b *Backend) ZeroAll(ts []*tensor.Tensor) {
 func (b *Backend) Copy(dst, src *tensor.Tensor) {
 	d, s := mem("copy", dst), mem("copy", src)
 	writable("copy", d)
-	if dst.DType != src.DType || dst.Len() != src.Len() {
-		panic(fmt.Sprintf("cpu: copy: %s %v from %s %v", dst.DType, dst.Shape, src.DType, src.Shape))
-	}
+	checks.Copy(dst, src)
 	if b.err != nil {
 		return
 	}

@@ -36,15 +36,15 @@ const (
 // bfloat16 with weights that can be streamed; and with other plain weights.
 var (
 	kGemv     = [3][tensor.NF4 + 1]*kernel{kernelsOf("gemv", "gemv_", "_1"), kernelsOf("gemv", "gemv_", "_4"), kernelsOf("gemv", "gemv_", "_16")}
-	kGemvHalf = [2]map[tensor.DType]*kernel{plainKernels("_1"), plainKernels("_2")}
+	kGemvHalf = [2]map[tensor.DType]*kernel{plainKernels("", "_1"), plainKernels("", "_2")}
 	kRows     = codesKernels("rows", "")
 	kCodes    = [4]map[tensor.DType]*kernel{codesKernels("codes", "_1"), codesKernels("codes", "_2"), codesKernels("codes", "_4"), codesKernels("codes", "_8")}
 )
 
-func plainKernels(suffix string) map[tensor.DType]*kernel {
+func plainKernels(kind, suffix string) map[tensor.DType]*kernel {
 	ks := map[tensor.DType]*kernel{}
 	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16} {
-		ks[dt] = newKernel("gemv_half", "gemv_half_"+dt.String()+suffix)
+		ks[dt] = newKernel("gemv_half", "gemv_half_"+kind+dt.String()+suffix)
 	}
 	return ks
 }
@@ -78,8 +78,8 @@ func (b *Backend) multiplyFew(p *product) {
 	}
 }
 
-// multiplyFloats computes a product of at most floatRows rows.
-func (b *Backend) multiplyFloats(p *product) {
+// gemv returns the arguments of p for the kernels in float32.
+func (p *product) gemv() gemvArgs {
 	l := &p.low
 	g := gemvArgs{
 		c: p.c, x: p.a, w: p.w.ptr, scale: p.scale, bias: p.bias, u: l.u, v: l.v, stride: int64(p.w.dt.Bytes(p.w.cols)),
@@ -98,6 +98,12 @@ func (b *Backend) multiplyFloats(p *product) {
 	if p.a%16 == 0 && p.lda*p.aSize()%16 == 0 {
 		g.flags |= gemvXVector
 	}
+	return g
+}
+
+// multiplyFloats computes a product of at most floatRows rows.
+func (b *Backend) multiplyFloats(p *product) {
+	g := p.gemv()
 	if !p.w.half {
 		i := 0
 		for rows := 1; rows < p.m; rows *= 4 {
@@ -218,6 +224,23 @@ func (b *Backend) multiplyCodes(ps []product) {
 	b.multiplyStreamed(ps, kernel, shared)
 }
 
+// codesWeight returns the arguments of p for the kernels that stream weights.
+func (p *product) codesWeight() codesWeight {
+	l := &p.low
+	w := codesWeight{
+		c: p.c, w: p.w.ptr, scale: p.scale, bias: p.bias, u: l.u, v: l.v, stride: int64(p.w.dt.Bytes(p.w.cols)),
+		ldc: int64(p.ldc), sj: 1, st: int64(p.lowWidth()), n: int32(p.n), r: int32(l.r),
+		alpha: p.alpha, alpha2: l.alpha, beta: p.beta,
+	}
+	if l.trans {
+		w.sj, w.st = int64(l.r), 1
+	}
+	if p.outHalf {
+		w.flags |= gemvOutHalf
+	}
+	return w
+}
+
 // multiplyStreamed computes products by one of kCodes, or kRows.
 func (b *Backend) multiplyStreamed(ps []product, kernel, shared int) {
 	p := &ps[0]
@@ -229,19 +252,9 @@ func (b *Backend) multiplyStreamed(ps []product, kernel, shared int) {
 	blocks, sums, tiles := 0, 0, 0
 	for i := range ps {
 		p := &ps[i]
-		l := &p.low
 		w := &a.weights[i]
-		*w = codesWeight{
-			c: p.c, w: p.w.ptr, scale: p.scale, bias: p.bias, u: l.u, v: l.v, stride: int64(p.w.dt.Bytes(p.w.cols)),
-			ldc: int64(p.ldc), sj: 1, st: int64(p.lowWidth()), n: int32(p.n), r: int32(l.r), first: int32(blocks),
-			alpha: p.alpha, alpha2: l.alpha, beta: p.beta,
-		}
-		if l.trans {
-			w.sj, w.st = int64(l.r), 1
-		}
-		if p.outHalf {
-			w.flags |= gemvOutHalf
-		}
+		*w = p.codesWeight()
+		w.first = int32(blocks)
 		chains := chainsOf(p.n, ceil(p.k, part))
 		w.chains = int32(chains)
 		if one {

@@ -271,6 +271,7 @@ const (
 	scratchRotation        // cosines and sines
 	scratchCodes           // of moments of 8 bits
 	scratchTickets         // counters of blocks
+	scratchExperts         // tiles of experts' rows
 	scratchSlots
 )
 

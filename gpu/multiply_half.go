@@ -128,8 +128,11 @@ type tiledArgs struct {
 	a, b, a2, b2 cux.TileMap
 	g            gemmArgs
 	group        int32
-	_            int32
-	_            [6]uint64 // to whole 64 bytes
+	experts      int32 // the following are of products of experts
+	rows, _      int32
+	tiles        uint64
+	starts       uint64
+	_            [3]uint64 // to whole 64 bytes
 }
 
 // tiledChoice says how gemmTiled divides a product. It changes no result.

@@ -31,6 +31,7 @@ var groups = []struct {
 	{"optimizer", (*lab).optimizers},
 	{"gemv", (*lab).gemvs},
 	{"cache", (*lab).caches},
+	{"experts", (*lab).mixtures},
 	{"tiles", (*lab).tiles},
 }
 

@@ -19,6 +19,7 @@ type sizes struct {
 	heads, kvHeads, headDim      int
 	sequences, keys              int // of decoding
 	rank                         int
+	mixture                      mixture
 	cache, pad, source, parallel int // bytes that no cache holds; timer's memory; elements of noise; most copies of an operand
 }
 
@@ -26,14 +27,17 @@ var allSizes = map[string]sizes{
 	"8b": {
 		tokens: 4096, documents: 32, hidden: 4096, kv: 1024, ff: 14336, vocab: 128256, heads: 32, kvHeads: 8, headDim: 128,
 		sequences: 16, keys: 4096, rank: 16, cache: 192 << 20, pad: 1 << 30, source: 16 << 20, parallel: 8,
+		mixture: mixture{5120, 8192, 16, 1}, // of Llama 4 Scout
 	},
 	"1b": {
 		tokens: 4096, documents: 32, hidden: 2048, kv: 512, ff: 8192, vocab: 128256, heads: 32, kvHeads: 8, headDim: 64,
 		sequences: 16, keys: 4096, rank: 16, cache: 192 << 20, pad: 1 << 30, source: 16 << 20, parallel: 8,
+		mixture: mixture{2048, 1024, 64, 8}, // of OLMoE
 	},
 	"tiny": {
 		tokens: 128, documents: 4, hidden: 256, kv: 128, ff: 512, vocab: 512, heads: 4, kvHeads: 2, headDim: 64,
 		sequences: 4, keys: 64, rank: 16, cache: 1, pad: 1 << 16, source: 1 << 16, parallel: 2,
+		mixture: mixture{256, 128, 4, 2},
 	},
 }
 

@@ -5,7 +5,7 @@
 // The kernels are multistage: while a tile's products of one step of k run, the
 // copies of later steps are on their way to a ring of buffers in shared memory.
 // The order of an element's sum depends on its row and column alone.
-#include "gemm.cuh"
+#include "experts.cuh"
 
 // Step finds the operands of step s, of 32 terms: those of a and b first, then those
 // of a2 and b2.
@@ -23,11 +23,9 @@ struct Step {
 
 // Eight warps from sm_80 on, each 64 x 32 of a tile of 128 x 128; steps of 32.
 // Chunk c of row r of [rows, 32] is at (c ^ r/2 % 4), of [32, 128] at (c ^ r % 8).
-template <bool transB> __device__ __forceinline__ void gemm_mma(const GemmArgs& g, unsigned char* smem) {
+template <bool transB> __device__ __forceinline__ void gemm_mma(const GemmArgs& g, unsigned char* smem, int ti, int tj) {
     const int BM = 128, BN = 128, STAGES = 4, A_BYTES = BM * 64, STAGE = A_BYTES + BN * 64;
     const int tid = threadIdx.x, lane = tid % 32, wm = tid / 32 / 4 * 64, wn = tid / 32 % 4 * 32;
-    int ti, tj;
-    gemm_tile(blockIdx.x, g.tiles_m, g.tiles_n, ti, tj);
     const int m0 = ti * BM, n0 = tj * BN;
     const int steps1 = (g.k + 31) / 32, steps = steps1 + (g.k2 + 31) / 32;
     auto at4 = [](int r, int c) { return r * 64 + ((c ^ (r >> 1 & 3)) << 4); };
@@ -101,11 +99,19 @@ template <bool transB> __device__ __forceinline__ void gemm_mma(const GemmArgs& 
         }
 }
 
-KERNEL_BOUNDS(gemm_mma_nt, GemmArgs, 256, 2) {
-    DYNAMIC_SHARED(smem);
-    gemm_mma<true>(a, smem);
-}
-KERNEL_BOUNDS(gemm_mma_nn, GemmArgs, 256, 2) {
-    DYNAMIC_SHARED(smem);
-    gemm_mma<false>(a, smem);
-}
+#define GEMM_MMA(name, transB)                                   \
+    KERNEL_BOUNDS(gemm_mma_##name, GemmArgs, 256, 2) {           \
+        DYNAMIC_SHARED(smem);                                    \
+        int ti, tj;                                              \
+        gemm_tile(blockIdx.x, a.tiles_m, a.tiles_n, ti, tj);     \
+        gemm_mma<transB>(a, smem, ti, tj);                       \
+    }                                                            \
+    KERNEL_BOUNDS(gemm_mma_experts_##name, ExpertGemmArgs, 256, 2) { \
+        DYNAMIC_SHARED(smem);                                    \
+        GemmArgs g = a.g;                                        \
+        int tj;                                                  \
+        if (!rows_of_expert<true, transB>(g, a, tj)) return;     \
+        gemm_mma<transB>(g, smem, 0, tj);                        \
+    }
+GEMM_MMA(nt, true)
+GEMM_MMA(nn, false)

@@ -4,24 +4,48 @@
 // also of the next tile while the two other warpgroups, of 64 rows each, store one.
 // Blocks of a cluster have tiles below one another; each copies a part of b for all.
 // The order of an element's sum depends on its row and column alone.
-#include "gemm.cuh"
+//
+// Of experts, a row of tiles is one of a list, and b has their matrices below one
+// another; or the terms of each are a sum of its own, whose last step they share with
+// those of the next: what is not theirs becomes zero.
+#include "experts.cuh"
 #include "tma.cuh"
 
 struct GemmTmaArgs {
     TileMap a, b, a2, b2; // of [m,k] boxes of 128 rows, of [n,k] BN / CLUSTER rows, else of 64 rows
     GemmArgs g;
     int group; // of gemm_tile
+    int experts, rows;       // of all experts, for sums of their own
+    const ExpertTile* tiles; // of the rows of experts
+    const int* starts;       // of the terms of experts
 };
 
-template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ __forceinline__ void gemm_tma(const GemmTmaArgs& args, unsigned char* smem) {
+enum Whose { OF_ALL, ROWS_OF_EXPERTS, SUMS_OF_EXPERTS };
+
+// gemm_wait is the barrier of the warpgroups that multiply.
+__device__ __forceinline__ void gemm_wait() {
+#ifdef PIPE_EMU
+    emu::named(1, 256);
+#else
+    asm volatile("bar.sync 1, 256;" ::: "memory");
+#endif
+}
+
+// gemm_clear sets the rows of 128 bytes from `rest` on, of 64, to zero. A warpgroup does.
+__device__ __forceinline__ void gemm_clear(unsigned char* rows, int rest) {
+    for (int i = rest * 128 + threadIdx.x % 128 * 16; i < 8192; i += 128 * 16) *(uint4*)(rows + i) = uint4{0, 0, 0, 0};
+}
+
+template <int BN, int STAGES, int CLUSTER, bool transA, bool transB, Whose WHOSE = OF_ALL> __device__ __forceinline__ void gemm_tma(const GemmTmaArgs& args, unsigned char* smem) {
 #ifdef HAVE_WGMMA
     const int BM = 128, A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
     const GemmArgs& g = args.g;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32, rank = CLUSTER > 1 ? cluster_rank() : 0;
-    const int tiles_m = (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
+    const int tiles_m = WHOSE == ROWS_OF_EXPERTS ? __ldg(&args.tiles->expert) : (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
     const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
-    const int split = g.parts ? g.split : steps, items = g.parts ? (steps + split - 1) / split * tiles : tiles; // tiles of a part, then the next part
+    const int split = WHOSE == OF_ALL && g.parts ? g.split : steps; // tiles of a part, then the next part
+    const int items = WHOSE == SUMS_OF_EXPERTS ? args.experts * tiles : WHOSE == OF_ALL && g.parts ? (steps + split - 1) / split * tiles : tiles;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
@@ -42,7 +66,21 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
             for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
                 int ti, tj;
                 gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
-                const int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+                int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+                int ka = 0, kb = 0; // first term in a and in b
+                if constexpr (WHOSE == ROWS_OF_EXPERTS) {
+                    const ExpertTile t = expert_tile(args.tiles, ti);
+                    m0 = t.first;
+                    if (transB)
+                        n0 += t.expert * g.n;
+                    else
+                        kb = t.expert * g.k;
+                }
+                if constexpr (WHOSE == SUMS_OF_EXPERTS) {
+                    int hi;
+                    expert_rows(args.starts, item / tiles, args.rows, ka, hi);
+                    kb = ka, s0 = 0, s1 = (hi - ka + 63) / 64;
+                }
                 for (int s = s0; s < s1; s++) {
                     barrier_wait(empty + at, phase ^ 1); // passes in the first round
                     barrier_expect(full + at, STAGE);
@@ -50,10 +88,10 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
                     const int k = (s < steps1 ? s : s - steps1) * 64;
                     unsigned char* to = smem + at * STAGE;
                     if (!transA) {
-                        tile_copy(to, a, k, m0, full + at);
+                        tile_copy(to, a, ka + k, m0, full + at);
                     } else {
-                        tile_copy(to, a, m0, k, full + at);
-                        tile_copy(to + 8192, a, m0 + 64, k, full + at);
+                        tile_copy(to, a, m0, ka + k, full + at);
+                        tile_copy(to + 8192, a, m0 + 64, ka + k, full + at);
                     }
                     const int part = BN / CLUSTER * rank;
                     to += A_BYTES + part * 128;
@@ -61,7 +99,7 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
                         tile_copy_all<CLUSTER>(to, b, k, n0 + part, full + at);
                     } else {
 #pragma unroll
-                        for (int i = 0; i < BN / 64 / CLUSTER; i++) tile_copy_all<CLUSTER>(to + 8192 * i, b, n0 + part + 64 * i, k, full + at);
+                        for (int i = 0; i < BN / 64 / CLUSTER; i++) tile_copy_all<CLUSTER>(to + 8192 * i, b, n0 + part + 64 * i, kb + k, full + at);
                     }
                     if (++at == STAGES) at = 0, phase ^= 1;
                 }
@@ -76,13 +114,27 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
     float d[BN / 2];
     for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
         const int s0 = item / tiles * split;
-        int left = min(steps - s0, split);
+        int left = min(steps - s0, split), lo = 0, hi = 0;
+        if constexpr (WHOSE == SUMS_OF_EXPERTS) {
+            expert_rows(args.starts, item / tiles, args.rows, lo, hi);
+            left = (hi - lo + 63) / 64;
+            if (left == 0) continue;
+        }
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) d[i] = 0;
         wgmma_hold(d);
         for (bool first = true; left > 0; left--, first = false) {
             barrier_wait(full + at, phase);
             const int from = at * (STAGE >> 4);
+            if constexpr (WHOSE == SUMS_OF_EXPERTS) {
+                if (left == 1 && (hi - lo) % 64) {
+                    unsigned char* stage = smem + at * STAGE;
+                    gemm_clear(stage + row * 128, (hi - lo) % 64);
+                    for (int i = group - 1; i < BN / 64; i += 2) gemm_clear(stage + A_BYTES + 8192 * i, (hi - lo) % 64);
+                    fence_async();
+                    gemm_wait();
+                }
+            }
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 4; i++) wgmma<BN, transA, !transB>(d, a0 + (from + (transA ? 128 : 2) * i), b0 + (from + (transB ? 2 : 128) * i));
@@ -97,6 +149,18 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB> __device__ 
         int ti, tj;
         gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
         const int m0 = (ti * CLUSTER + rank) * BM + row;
+        if constexpr (WHOSE != OF_ALL) {
+            GemmArgs of = g;
+            int first = m0;
+            if (WHOSE == ROWS_OF_EXPERTS) {
+                const ExpertTile t = expert_tile(args.tiles, ti);
+                first = t.first + row, of.m = t.end;
+            } else {
+                of.c = moved(g.c, item / tiles * (long long)g.m * g.ldc, false);
+            }
+            gemm_store_tile<BN>(of, d, first, tj * BN);
+            continue;
+        }
         if (g.parts)
             gemm_store_part<BN>(g, d, item / tiles, m0, tj * BN);
         else
@@ -120,3 +184,15 @@ GEMM_TMA(gemm_tma_tn_256, 256, 4, 1, true, false)
 GEMM_TMA(gemm_tma_nt_128, 128, 6, 1, false, true)
 GEMM_TMA(gemm_tma_nn_128, 128, 6, 1, false, false)
 GEMM_TMA(gemm_tma_tn_128, 128, 6, 1, true, false)
+
+#define GEMM_TMA_EXPERTS(name, BN, STAGES, transA, transB, WHOSE)     \
+    KERNEL_CLUSTER(name, GemmTmaArgs, 384, 1) {                       \
+        DYNAMIC_SHARED(smem);                                         \
+        gemm_tma<BN, STAGES, 1, transA, transB, WHOSE>(a, smem);      \
+    }
+GEMM_TMA_EXPERTS(gemm_tma_experts_nt_256, 256, 4, false, true, ROWS_OF_EXPERTS)
+GEMM_TMA_EXPERTS(gemm_tma_experts_nn_256, 256, 4, false, false, ROWS_OF_EXPERTS)
+GEMM_TMA_EXPERTS(gemm_tma_experts_tn_256, 256, 4, true, false, SUMS_OF_EXPERTS)
+GEMM_TMA_EXPERTS(gemm_tma_experts_nt_128, 128, 6, false, true, ROWS_OF_EXPERTS)
+GEMM_TMA_EXPERTS(gemm_tma_experts_nn_128, 128, 6, false, false, ROWS_OF_EXPERTS)
+GEMM_TMA_EXPERTS(gemm_tma_experts_tn_128, 128, 6, true, false, SUMS_OF_EXPERTS)

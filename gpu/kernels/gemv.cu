@@ -1,6 +1,6 @@
 // Products of few rows in float32. A block has 4 rows of the weight; a lane takes
 // 8 terms of every 256, a warp every eighth 256.
-#include "gemv.cuh"
+#include "experts.cuh"
 
 template <int DT, int M> __device__ __forceinline__ void gemv_float(const GemvArgs& a, float* red, const float* table) {
     const int ROWS = 4;
@@ -51,5 +51,16 @@ template <int DT, int M> __device__ __forceinline__ void gemv_float(const GemvAr
         __syncthreads();                     \
         gemv_float<DT, M>(a, red, table);    \
     }
-#define GEMV(name, DT) GEMV_FLOAT(name, DT, 1) GEMV_FLOAT(name, DT, 4) GEMV_FLOAT(name, DT, 16)
+#define GEMV_EXPERTS(name, DT, M)                           \
+    KERNEL(gemv_experts_##name##_##M, ExpertGemvArgs, 256) { \
+        SHARED(float, table, 16);                           \
+        SHARED(float, red, 8 * 4 * M);                      \
+        GemvArgs g = a.g;                                   \
+        if (!few_of_expert<M>(g, a)) return;                \
+        fill_table<DT>(table);                              \
+        __syncthreads();                                    \
+        gemv_float<DT, M>(g, red, table);                   \
+    }
+#define GEMV(name, DT) \
+    GEMV_FLOAT(name, DT, 1) GEMV_FLOAT(name, DT, 4) GEMV_FLOAT(name, DT, 16) GEMV_EXPERTS(name, DT, 1) GEMV_EXPERTS(name, DT, 4) GEMV_EXPERTS(name, DT, 16)
 GEMV_TYPES(GEMV)

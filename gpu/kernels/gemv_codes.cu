@@ -7,7 +7,7 @@
 // 16 rows of a weight, and each warp a part; for more a block has 128 rows, 16 a
 // warp, and a chain, and whichever block of these rows is last adds the chains.
 #include "codes.cuh"
-#include "gemv.cuh"
+#include "experts.cuh"
 
 struct CodesWeight {
     void* c;
@@ -128,7 +128,7 @@ template <int DT> struct Begins {
 };
 
 // fetch_x starts to copy a chunk of the rows of x; zeros behind the last term.
-template <int DT, int NT> __device__ __forceinline__ void fetch_x(unsigned char* xs, const CodesArgs& a, int k0) {
+template <int DT, int NT, class A> __device__ __forceinline__ void fetch_x(unsigned char* xs, const A& a, int k0) {
     constexpr int terms = Codes<DT>::terms;
 #pragma unroll
     for (int i = threadIdx.x; i < NT * terms; i += 256) {
@@ -231,11 +231,11 @@ template <int DT, int NT, class X> __device__ __forceinline__ void add_chunk(flo
     for (int i = 0; i < groups; i++) add_group<DT, NT>(d, state, rows, of_x, i, table);
 }
 
-// gemv_codes is the kernel of 128 rows of a weight.
-template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes(const CodesArgs& a, unsigned char* smem, unsigned* last, uint32_t* table) {
+// gemv_codes is the kernel of 128 rows of a weight. A is CodesArgs, or what it has of x.
+template <int DT, int NT, int STAGES, class A>
+__device__ __forceinline__ void gemv_codes(const A& a, const CodesWeight& w, unsigned char* smem, unsigned* last, uint32_t* table) {
     typedef Stage<DT, NT> S;
     constexpr int terms = Codes<DT>::terms;
-    const CodesWeight& w = weight_of(a);
     const int tile = (blockIdx.x - w.first) / w.chains, chain = (blockIdx.x - w.first) % w.chains, j0 = tile * CODES_ROWS;
     const int length = (a.k + a.part - 1) / a.part * a.part; // of all parts
     const int parts = (length / a.part + w.chains - 1) / w.chains;
@@ -321,9 +321,8 @@ template <int DT, int NT, int STAGES> __device__ __forceinline__ void gemv_codes
 }
 
 // gemv_rows is the kernel of 16 rows of a weight. red is memory for [8][8][16].
-template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const CodesArgs& a, unsigned char* smem, float* red, uint32_t* table) {
+template <int DT, int STAGES, class A> __device__ __forceinline__ void gemv_rows(const A& a, const CodesWeight& w, unsigned char* smem, float* red, uint32_t* table) {
     constexpr int terms = Codes<DT>::terms, bytes = 16 * Slot<DT>::bytes;
-    const CodesWeight& w = weight_of(a);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, j0 = (blockIdx.x - w.first) * 16;
     const int begin = min(a.k, warp * a.part), end = min(a.k, begin + a.part), chunks = (end - begin + terms - 1) / terms;
     unsigned char* const mine = smem + warp * STAGES * bytes;
@@ -369,6 +368,40 @@ template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const Co
     }
 }
 
+// ExpertCodesArgs is a product of the rows of experts: of expert blockIdx.y of a class,
+// those of part blockIdx.z.
+struct ExpertCodesArgs {
+    CodesWeight w; // of one expert; first is 0
+    const uint16_t* x;
+    long long ldx;
+    int k, part;
+    ExpertClass c;
+    long long sums; // floats of an expert's part
+    int tiles, unused;
+};
+
+struct ExpertX {
+    const uint16_t* x;
+    long long ldx;
+    int m, k, part;
+};
+
+// codes_of_expert finds a block's rows, at most so many, and their weight, or returns
+// false where there are none.
+template <int MOST> __device__ __forceinline__ bool codes_of_expert(ExpertX& x, CodesWeight& w, const ExpertCodesArgs& a) {
+    int e, lo, hi;
+    if (!expert_of_class(a.c, blockIdx.y, e, lo, hi)) return false;
+    lo += MOST * blockIdx.z;
+    if (lo >= hi) return false;
+    x = ExpertX{a.x + lo * a.ldx, a.ldx, min(hi - lo, MOST), a.k, a.part};
+    w.w += (long long)e * w.n * w.stride;
+    w.c = moved(w.c, lo * w.ldc, w.flags & GEMV_OUT_HALF);
+    const int of = blockIdx.y * gridDim.z + blockIdx.z;
+    w.sums += of * a.sums;
+    w.counters += (long long)of * a.tiles;
+    return true;
+}
+
 // The kernels: of 16 rows, for one or two rows of x; and of 128, by groups of 8
 // rows of x. Stages fit so that several blocks of few rows share a multiprocessor.
 #define GEMV_ROWS(name, DT, STAGES, TABLE)                               \
@@ -376,14 +409,32 @@ template <int DT, int STAGES> __device__ __forceinline__ void gemv_rows(const Co
         DYNAMIC_SHARED(smem);                                            \
         SHARED(float, red, 8 * 8 * 16);                                  \
         SHARED(uint32_t, table, TABLE);                                  \
-        gemv_rows<DT, STAGES>(a, smem, red, table);                      \
+        gemv_rows<DT, STAGES>(a, weight_of(a), smem, red, table);        \
+    }                                                                    \
+    KERNEL_BOUNDS(gemv_experts_rows_##name, ExpertCodesArgs, 256, 3) {   \
+        DYNAMIC_SHARED(smem);                                            \
+        SHARED(float, red, 8 * 8 * 16);                                  \
+        SHARED(uint32_t, table, TABLE);                                  \
+        ExpertX x;                                                       \
+        CodesWeight w = a.w;                                             \
+        if (!codes_of_expert<2>(x, w, a)) return;                        \
+        gemv_rows<DT, STAGES>(x, w, smem, red, table);                   \
     }
 #define GEMV_CODES(name, DT, NT, STAGES, BLOCKS, TABLE)                  \
     KERNEL_BOUNDS(gemv_codes_##name##_##NT, CodesArgs, 256, BLOCKS) {    \
         DYNAMIC_SHARED(smem);                                            \
         SHARED(unsigned, last, 1);                                       \
         SHARED(uint32_t, table, TABLE);                                  \
-        gemv_codes<DT, NT, STAGES>(a, smem, last, table);                \
+        gemv_codes<DT, NT, STAGES>(a, weight_of(a), smem, last, table);  \
+    }                                                                    \
+    KERNEL_BOUNDS(gemv_experts_codes_##name##_##NT, ExpertCodesArgs, 256, BLOCKS) { \
+        DYNAMIC_SHARED(smem);                                            \
+        SHARED(unsigned, last, 1);                                       \
+        SHARED(uint32_t, table, TABLE);                                  \
+        ExpertX x;                                                       \
+        CodesWeight w = a.w;                                             \
+        if (!codes_of_expert<8 * NT>(x, w, a)) return;                   \
+        gemv_codes<DT, NT, STAGES>(x, w, smem, last, table);             \
     }
 #define GEMV_ALL(name, DT, STAGES, BLOCKS1, BLOCKS4, TABLE)                          \
     GEMV_ROWS(name, DT, STAGES, TABLE)                                               \

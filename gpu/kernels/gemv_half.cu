@@ -3,7 +3,7 @@
 // multiplies 16 rows of the weight with 8 NT rows of x in steps of 32 terms, of
 // which a lane has 8 that lie together: within a step any order of the terms will
 // do, as long as it is that of both operands. A warp takes every eighth 128 terms.
-#include "gemv.cuh"
+#include "experts.cuh"
 
 template <int DT> __device__ __forceinline__ void half_weight(uint32_t v[4], const unsigned char* row, int e, int k, bool whole) {
     float w[8];
@@ -75,7 +75,14 @@ template <int DT, int NT> __device__ __forceinline__ void gemv_mma(const GemvArg
         SHARED(float, red, 8 * 16 * 8 * NT);          \
         gemv_mma<DT, NT>(a, red);                     \
     }
-#define GEMV(name, DT) GEMV_HALF(name, DT, 1) GEMV_HALF(name, DT, 2)
+#define GEMV_EXPERTS(name, DT, NT)                                         \
+    KERNEL_BOUNDS(gemv_half_experts_##name##_##NT, ExpertGemvArgs, 256, 2) { \
+        SHARED(float, red, 8 * 16 * 8 * NT);                               \
+        GemvArgs g = a.g;                                                  \
+        if (!few_of_expert<8 * NT>(g, a)) return;                          \
+        gemv_mma<DT, NT>(g, red);                                          \
+    }
+#define GEMV(name, DT) GEMV_HALF(name, DT, 1) GEMV_HALF(name, DT, 2) GEMV_EXPERTS(name, DT, 1) GEMV_EXPERTS(name, DT, 2)
 GEMV(f32, F32)
 GEMV(f16, F16)
 GEMV(bf16, BF16)

@@ -65,14 +65,7 @@ func (b *Backend) Route(r *tensor.Routing, logits *tensor.Tensor) {
 	k := b.routing(op, r, n)
 	checkMatrix(op, logits, n, r.Experts)
 	a.gates = output(op, r.Gates)
-	for to, t := range map[*uint64]*tensor.Tensor{&a.rows: r.Rows, &a.slots: r.Slots, &a.starts: r.Starts} {
-		m := mem(op, t)
-		writable(op, m)
-		*to = m.ptr
-		for i := range m.host {
-			m.host[i] = unknown
-		}
-	}
+	a.rows, a.slots, a.starts = b.writtenInts(op, r.Rows), b.writtenInts(op, r.Slots), b.writtenInts(op, r.Starts)
 	if b.err != nil {
 		return
 	}
@@ -93,6 +86,14 @@ func (b *Backend) Route(r *tensor.Routing, logits *tensor.Tensor) {
 	launch(b, kRouteCount, dim{x: blocks}, 256, 0, &a)
 	launch(b, kRouteScan, dim{x: 1}, 1024, 0, &a)
 	launch(b, kRoutePlace, dim{x: blocks}, 256, 0, &a)
+}
+
+// writtenInts returns where an I32 result lies, whose copy on the host is nothing then.
+func (b *Backend) writtenInts(op string, t *tensor.Tensor) uint64 {
+	m := wantType(op, t, tensor.I32)
+	writable(op, m)
+	b.wrote(m.host)
+	return m.ptr
 }
 
 // routeGradArgs is RouteGradArgs of experts.cu.

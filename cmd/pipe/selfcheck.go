@@ -18,7 +18,7 @@ import (
 // found out before results are made with it. It takes one small model with a DoRA
 // adapter through a training step in both precisions, and compares the
 // log-probabilities, the gradients of the adapter and what the optimizer makes of
-// it; and a product and attention as generation has them.
+// it; and a product and attention as generation has them, also repeated.
 func selfCheck(b tensor.Backend) error {
 	processor := cpu.New(0)
 	defer processor.Close()
@@ -136,22 +136,34 @@ func checkPass(b tensor.Backend, precision tensor.DType) (c checked, err error) 
 	return c, b.Sync()
 }
 
-// few keeps a product of three rows, and the attention of one query to forty keys.
+// few keeps products of three rows, and the attention of one query to some of forty
+// keys.
 func few(b tensor.Backend, p *model.Pass, d *model.Decoder, keep func(string, *tensor.Tensor), precision tensor.DType) {
 	put := func(name string, rows, cols int) *tensor.Tensor {
 		t := p.New(rows, cols)
 		b.Upload(t, normals(name, rows*cols, 1))
 		return t
 	}
-	w := d.Layers[0].Attn.Q.W.Value
-	y := p.New(3, w.Rows())
-	b.MatMul(y, put("rows", 3, w.Cols()), w, tensor.MatMul{TransB: true, Alpha: 1})
-	keep("a product of few rows", y)
-	a := d.Layers[0].Attn
+	w, a := d.Layers[0].Attn.Q.W.Value, d.Layers[0].Attn
+	x, y := p.New(3, w.Cols()), p.New(3, w.Rows())
+	q, k, v := put("query", 1, a.Heads*a.HeadDim), put("keys", 40, a.KVHeads*a.HeadDim), put("values", 40, a.KVHeads*a.HeadDim)
 	out, lse := p.New(1, a.Heads*a.HeadDim), p.New(1, a.Heads)
-	b.Attention(out, lse, put("query", 1, a.Heads*a.HeadDim), put("keys", 40, a.KVHeads*a.HeadDim), put("values", 40, a.KVHeads*a.HeadDim), tensor.Attention{
-		Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: precision, Q: []int32{0, 1}, K: []int32{0}, KLen: []int32{40}})
-	keep("the attention of one query", out)
+	o := tensor.Attention{Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim, Precision: precision, Q: []int32{0, 1}, K: []int32{0}, KLen: []int32{40}}
+	step := func() {
+		b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
+		b.Attention(out, lse, q, k, v, o)
+	}
+	for i, name := range []string{"", ", captured", ", repeated"} { // if the backend does that
+		b.Upload(x, normals(fmt.Sprint("rows", i), x.Len(), 1))
+		o.K[0], o.KLen[0] = int32(i), int32(40-2*i)
+		if r, ok := b.(tensor.Repeater); ok {
+			r.Repeat(tensor.Step{In: x, Out: y}, o, step)
+		} else {
+			step()
+		}
+		keep("a product of few rows"+name, y)
+		keep("the attention of one query"+name, out)
+	}
 }
 
 // checkWeights are normal numbers in bfloat16.

@@ -12,6 +12,14 @@ import (
 type wrong struct {
 	tensor.Backend
 	what string
+	seen map[tensor.Step]bool
+}
+
+func (w wrong) Repeat(s tensor.Step, o tensor.Attention, f func()) {
+	if w.what != "repeated" || !w.seen[s] {
+		f()
+	}
+	w.seen[s] = true
 }
 
 func (w wrong) RMSNorm(dst, rstd, x, g *tensor.Tensor, eps float32) {
@@ -53,9 +61,10 @@ func TestSelfCheck(t *testing.T) {
 	for what, say := range map[string]string{
 		"": "", "rmsnorm": "log-probability 0", "gradient": "the gradient of model.layers.0.self_attn.", "nothing written": "log-probability 0",
 		"step": "an updated parameter", "few rows": "a product of few rows",
+		"repeated": "captured",
 	} {
 		b := cpu.New(2)
-		err := selfCheck(wrong{b, what})
+		err := selfCheck(wrong{b, what, map[tensor.Step]bool{}})
 		switch {
 		case say == "" && err != nil:
 			t.Error(err)

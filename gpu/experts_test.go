@@ -165,34 +165,30 @@ func TestExpertTiles(t *testing.T) {
 	r, starts := s.routed(n, 1, experts, func(t int) []int { return rows[t : t+1] })
 	for _, c := range [][2]int{{64, 264}, {72, 130}, {256, 40}, {20, 8}} {
 		height, width := c[0], c[1]
-		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+		for _, types := range [][2]tensor.DType{{tensor.F16, tensor.F32}, {tensor.F32, tensor.BF16}, {tensor.BF16, tensor.BF16}} {
+			dt, precision := types[0], types[1]
 			w, x := s.load(dt, s.normal(experts*height*width), experts*height, width)
-			for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
-				s.b.Precision(w, precision)
-				for _, trans := range []bool{false, true} {
-					in, out := height, width
-					if trans {
-						in, out = width, height
-					}
-					a, full := s.half(s.normal(n*in), n, in)
-					of := x
-					if precision == tensor.BF16 {
-						of = rounded(x)
-					}
-					want := expertRows(full, of, starts, height, width, trans)
-					for _, noWgmma := range []bool{false, true} {
-						if noWgmma && precision == tensor.F32 {
-							continue
-						}
-						for _, bytes := range []int{256 << 20, 2 * 3 * height * width} {
-							s.b.noWgmma, panelBytes = noWgmma, bytes
-							y := s.put(nan(n*out), n, out)
-							s.b.ExpertMatMul(y, a, w, r, tensor.MatMul{TransB: trans, Alpha: 1})
-							tensortest.Close(s, fmt.Sprintf("%v %s in %s transposed %v, wgmma %v, %d bytes", c, dt, precision, trans, !noWgmma, bytes), s.get(y), want, tensortest.F32)
-						}
-					}
-					s.b.noWgmma = false
+			s.b.Precision(w, precision)
+			if precision == tensor.BF16 {
+				x = rounded(x)
+			}
+			for _, trans := range []bool{false, true} {
+				in, out := height, width
+				if trans {
+					in, out = width, height
 				}
+				a, full := s.half(s.normal(n*in), n, in)
+				want := expertRows(full, x, starts, height, width, trans)
+				for _, how := range []struct {
+					noWgmma bool
+					bytes   int
+				}{{false, 256 << 20}, {true, 2 * 3 * height * width}} {
+					s.b.noWgmma, panelBytes = how.noWgmma, how.bytes
+					y := s.put(nan(n*out), n, out)
+					s.b.ExpertMatMul(y, a, w, r, tensor.MatMul{TransB: trans, Alpha: 1})
+					tensortest.Close(s, fmt.Sprintf("%v %s in %s transposed %v, %+v", c, dt, precision, trans, how), s.get(y), want, tensortest.F32)
+				}
+				s.b.noWgmma = false
 			}
 		}
 	}

@@ -199,8 +199,8 @@ func TestExpertsApart(t *testing.T) {
 	s := newBench(t)
 	const n, experts = 200, 3
 	r, starts := s.routed(n, 1, experts, func(t int) []int { return []int{t % 3} })
-	for _, height := range []int{64, 72, 100} {
-		const width = 128
+	for _, height := range []int{64, 72, 100, 136} {
+		const width = 256
 		x := s.normal(experts * height * width)
 		for i := range height * width {
 			x[height*width+i] = float32(math.NaN())
@@ -221,7 +221,12 @@ func TestExpertsApart(t *testing.T) {
 		for _, half := range []bool{false, true} {
 			dy, u := s.normal(n*height), s.normal(n*width)
 			for i := int(starts[1]); i < int(starts[2]); i++ {
-				dy[i*height+3], u[i*width+3] = float32(math.NaN()), float32(math.NaN())
+				for _, c := range []int{3, height - 1} {
+					dy[i*height+c] = float32(math.NaN())
+				}
+				for c := 3; c < width; c += 64 {
+					u[i*width+c] = float32(math.NaN())
+				}
 			}
 			dw := s.put(make([]float32, experts*height*width), experts*height, width)
 			a, b := s.put(dy, n, height), s.put(u, n, width)
@@ -231,8 +236,8 @@ func TestExpertsApart(t *testing.T) {
 			}
 			s.b.ExpertOuter(dw, a, b, r)
 			got := s.get(dw)
-			for i := range got[height*width : 2*height*width] { // rows and columns 3 are NaN
-				if math.IsNaN(float64(got[height*width+i])) != (i/width == 3 || i%width == 3) {
+			for i := range got[height*width : 2*height*width] {
+				if math.IsNaN(float64(got[height*width+i])) != (i/width == 3 || i/width == height-1 || i%64 == 3) {
 					t.Fatalf("outer, %d rows, half %v: element %d is %v", height, half, i, got[height*width+i])
 				}
 				got[height*width+i] = float32(math.NaN())

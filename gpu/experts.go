@@ -65,10 +65,10 @@ func (b *Backend) Route(r *tensor.Routing, logits *tensor.Tensor) {
 	k := b.routing(op, r, n)
 	checkMatrix(op, logits, n, r.Experts)
 	a.gates = output(op, r.Gates)
-	for to, t := range map[*uint64]*tensor.Tensor{&a.rows: r.Rows, &a.slots: r.Slots, &a.starts: r.Starts} {
+	a.rows, a.slots, a.starts = mem(op, r.Rows).ptr, mem(op, r.Slots).ptr, mem(op, r.Starts).ptr
+	for _, t := range [...]*tensor.Tensor{r.Rows, r.Slots, r.Starts} {
 		m := mem(op, t)
 		writable(op, m)
-		*to = m.ptr
 		for i := range m.host {
 			m.host[i] = unknown
 		}

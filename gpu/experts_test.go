@@ -165,34 +165,30 @@ func TestExpertTiles(t *testing.T) {
 	r, starts := s.routed(n, 1, experts, func(t int) []int { return rows[t : t+1] })
 	for _, c := range [][2]int{{64, 264}, {72, 130}, {256, 40}, {20, 8}} {
 		height, width := c[0], c[1]
-		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16} {
+		for _, types := range [][2]tensor.DType{{tensor.F16, tensor.F32}, {tensor.F32, tensor.BF16}, {tensor.BF16, tensor.BF16}} {
+			dt, precision := types[0], types[1]
 			w, x := s.load(dt, s.normal(experts*height*width), experts*height, width)
-			for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
-				s.b.Precision(w, precision)
-				for _, trans := range []bool{false, true} {
-					in, out := height, width
-					if trans {
-						in, out = width, height
-					}
-					a, full := s.half(s.normal(n*in), n, in)
-					of := x
-					if precision == tensor.BF16 {
-						of = rounded(x)
-					}
-					want := expertRows(full, of, starts, height, width, trans)
-					for _, noWgmma := range []bool{false, true} {
-						if noWgmma && precision == tensor.F32 {
-							continue
-						}
-						for _, bytes := range []int{256 << 20, 2 * 3 * height * width} {
-							s.b.noWgmma, panelBytes = noWgmma, bytes
-							y := s.put(nan(n*out), n, out)
-							s.b.ExpertMatMul(y, a, w, r, tensor.MatMul{TransB: trans, Alpha: 1})
-							tensortest.Close(s, fmt.Sprintf("%v %s in %s transposed %v, wgmma %v, %d bytes", c, dt, precision, trans, !noWgmma, bytes), s.get(y), want, tensortest.F32)
-						}
-					}
-					s.b.noWgmma = false
+			s.b.Precision(w, precision)
+			if precision == tensor.BF16 {
+				x = rounded(x)
+			}
+			for _, trans := range []bool{false, true} {
+				in, out := height, width
+				if trans {
+					in, out = width, height
 				}
+				a, full := s.half(s.normal(n*in), n, in)
+				want := expertRows(full, x, starts, height, width, trans)
+				for _, how := range []struct {
+					noWgmma bool
+					bytes   int
+				}{{false, 256 << 20}, {true, 2 * 3 * height * width}} {
+					s.b.noWgmma, panelBytes = how.noWgmma, how.bytes
+					y := s.put(nan(n*out), n, out)
+					s.b.ExpertMatMul(y, a, w, r, tensor.MatMul{TransB: trans, Alpha: 1})
+					tensortest.Close(s, fmt.Sprintf("%v %s in %s transposed %v, %+v", c, dt, precision, trans, how), s.get(y), want, tensortest.F32)
+				}
+				s.b.noWgmma = false
 			}
 		}
 	}
@@ -203,8 +199,8 @@ func TestExpertsApart(t *testing.T) {
 	s := newBench(t)
 	const n, experts = 200, 3
 	r, starts := s.routed(n, 1, experts, func(t int) []int { return []int{t % 3} })
-	for _, height := range []int{64, 72, 100} {
-		const width = 128
+	for _, height := range []int{64, 72, 100, 136} {
+		const width = 256
 		x := s.normal(experts * height * width)
 		for i := range height * width {
 			x[height*width+i] = float32(math.NaN())
@@ -225,7 +221,12 @@ func TestExpertsApart(t *testing.T) {
 		for _, half := range []bool{false, true} {
 			dy, u := s.normal(n*height), s.normal(n*width)
 			for i := int(starts[1]); i < int(starts[2]); i++ {
-				dy[i*height+3], u[i*width+3] = float32(math.NaN()), float32(math.NaN())
+				for _, c := range []int{3, height - 1} {
+					dy[i*height+c] = float32(math.NaN())
+				}
+				for c := 3; c < width; c += 64 {
+					u[i*width+c] = float32(math.NaN())
+				}
 			}
 			dw := s.put(make([]float32, experts*height*width), experts*height, width)
 			a, b := s.put(dy, n, height), s.put(u, n, width)
@@ -235,8 +236,8 @@ func TestExpertsApart(t *testing.T) {
 			}
 			s.b.ExpertOuter(dw, a, b, r)
 			got := s.get(dw)
-			for i := range got[height*width : 2*height*width] { // rows and columns 3 are NaN
-				if math.IsNaN(float64(got[height*width+i])) != (i/width == 3 || i%width == 3) {
+			for i := range got[height*width : 2*height*width] {
+				if math.IsNaN(float64(got[height*width+i])) != (i/width == 3 || i/width == height-1 || i%64 == 3) {
 					t.Fatalf("outer, %d rows, half %v: element %d is %v", height, half, i, got[height*width+i])
 				}
 				got[height*width+i] = float32(math.NaN())

@@ -56,9 +56,9 @@ func (l *lab) mixtures() {
 		for _, back := range []bool{false, true} {
 			l.expertProduct(name, m, dt, back)
 		}
-		l.gemm("dense beside experts ", linear{"up", m.width, m.hidden}, dt, tensor.BF16, false)
+		l.gemm(dt.String()+" dense beside experts ", linear{"up", m.width, m.hidden}, dt, tensor.BF16, false)
 	}
-	l.gemm("dense beside experts ", linear{"up", m.width, m.hidden}, tensor.BF16, tensor.BF16, true)
+	l.gemm("bf16 dense beside experts ", linear{"up", m.width, m.hidden}, tensor.BF16, tensor.BF16, true)
 	l.measure("pipe", fmt.Sprintf("%souter %dx%dx%d", name, m.width, m.hidden, rows), func() job {
 		r, _ := l.route(n, m)
 		dy, x, dw := l.act(rows, m.width), l.act(rows, m.hidden), l.empty(tensor.F32, m.experts*m.width, m.hidden)

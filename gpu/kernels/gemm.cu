@@ -75,11 +75,11 @@ template <int B, int T> __device__ __forceinline__ void gemm_terms(float (&d)[T]
     }
 }
 
-// 256 threads, a tile of B x B, B = 16 T, in row ti and column tj of tiles. blockIdx.z is the part of k.
-template <int B, bool transA, bool transB> __device__ __forceinline__ void gemm_float(const GemmArgs& g, float* smem, int ti, int tj) {
+// 256 threads, a tile of B x B, B = 16 T, in row ti and column tj of tiles: its sums of the terms t0..t1.
+template <int B, bool transA, bool transB> __device__ __forceinline__ void gemm_float(const GemmArgs& g, float* smem, int ti, int tj, int t0, int t1) {
     const int T = B / 16, SLAB = 16 * (B + 4);
     const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    const int m0 = ti * B, n0 = tj * B, t0 = blockIdx.z * g.split, t1 = min(g.k, t0 + g.split);
+    const int m0 = ti * B, n0 = tj * B;
     const bool va = g.flags & GEMM_VECTOR_A, vb = g.flags & GEMM_VECTOR_B;
     Slab<B, transA> a;
     Slab<B, !transB> b;
@@ -171,7 +171,8 @@ template <int B, bool transA, bool transB> __device__ __forceinline__ void gemm_
         SHARED(float, smem, 4 * 16 * (B + 4));           \
         int ti, tj;                                      \
         gemm_tile(blockIdx.x, a.tiles_m, a.tiles_n, ti, tj); \
-        gemm_float<B, transA, transB>(a, smem, ti, tj);  \
+        const int t0 = blockIdx.z * a.split;             \
+        gemm_float<B, transA, transB>(a, smem, ti, tj, t0, min(a.k, t0 + a.split)); \
     }
 GEMM_FLOAT(gemm_nn_128, 128, false, false, 1)
 GEMM_FLOAT(gemm_nt_128, 128, false, true, 1)
@@ -182,14 +183,14 @@ GEMM_FLOAT(gemm_nt_64, 64, false, true, 3)
 GEMM_FLOAT(gemm_tn_64, 64, true, false, 3)
 GEMM_FLOAT(gemm_tt_64, 64, true, true, 3)
 
-// Rows of experts, and sums over the rows of each expert (blockIdx.y).
+// Rows of experts, and sums of the terms of each expert (blockIdx.y).
 #define GEMM_EXPERTS(name, B, transB, blocks)                  \
     KERNEL_BOUNDS(name, ExpertGemmArgs, 256, blocks) {         \
         SHARED(float, smem, 4 * 16 * (B + 4));                 \
         GemmArgs g = a.g;                                      \
         int tj;                                                \
         if (!rows_of_expert<false, transB>(g, a, tj)) return;  \
-        gemm_float<B, false, transB>(g, smem, 0, tj);          \
+        gemm_float<B, false, transB>(g, smem, 0, tj, 0, g.k);  \
     }
 GEMM_EXPERTS(gemm_experts_nn_128, 128, false, 1)
 GEMM_EXPERTS(gemm_experts_nt_128, 128, true, 1)
@@ -203,12 +204,9 @@ GEMM_EXPERTS(gemm_experts_nt_64, 64, true, 3)
         expert_rows(a.starts, blockIdx.y, a.rows, lo, hi);             \
         if (lo == hi) return;                                          \
         GemmArgs g = a.g;                                              \
-        g.a = moved(g.a, lo * g.lda, false);                           \
-        g.b = moved(g.b, lo * g.ldb, false);                           \
         g.c = moved(g.c, (long long)blockIdx.y * g.m * g.ldc, false);  \
-        g.k = g.split = hi - lo;                                       \
         gemm_tile(blockIdx.x, g.tiles_m, g.tiles_n, ti, tj);           \
-        gemm_float<B, true, false>(g, smem, ti, tj);                   \
+        gemm_float<B, true, false>(g, smem, ti, tj, lo, hi);           \
     }
 GEMM_EXPERTS_OUTER(gemm_experts_tn_128, 128, 2)
 GEMM_EXPERTS_OUTER(gemm_experts_tn_64, 64, 3)

@@ -42,10 +42,19 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB, Whose WHOSE
     const GemmArgs& g = args.g;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32, rank = CLUSTER > 1 ? cluster_rank() : 0;
-    const int tiles_m = WHOSE == ROWS_OF_EXPERTS ? __ldg(&args.tiles->expert) : (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
-    const int steps1 = (g.k + 63) / 64, steps = steps1 + (g.k2 + 63) / 64;
+    const int tiles_m = (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
+    const int steps1 = (g.k + 63) / 64, steps = WHOSE == OF_ALL ? steps1 + (g.k2 + 63) / 64 : steps1;
     const int split = WHOSE == OF_ALL && g.parts ? g.split : steps; // tiles of a part, then the next part
     const int items = WHOSE == SUMS_OF_EXPERTS ? args.experts * tiles : WHOSE == OF_ALL && g.parts ? (steps + split - 1) / split * tiles : tiles;
+    // How many rows of tiles experts have is read where it is needed: registers are few.
+    auto of_experts = [&] { return *(const volatile int*)&args.tiles->expert; };
+    auto there = [&](int item) { return item < (WHOSE == ROWS_OF_EXPERTS ? of_experts() * g.tiles_n : items); };
+    auto place = [&](int item, int& ti, int& tj) {
+        if (WHOSE == ROWS_OF_EXPERTS)
+            gemm_tile(item, of_experts(), g.tiles_n, ti, tj, args.group);
+        else
+            gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
+    };
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
@@ -63,10 +72,10 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB, Whose WHOSE
         if (threadIdx.x == 0) {
             tile_prefetch(&args.a);
             tile_prefetch(&args.b);
-            for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+            for (int item = blockIdx.x / CLUSTER; there(item); item += gridDim.x / CLUSTER) {
                 int ti, tj;
-                gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
-                int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+                place(item, ti, tj);
+                int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = WHOSE == ROWS_OF_EXPERTS ? 0 : item / tiles * split, s1 = min(steps, s0 + split);
                 int ka = 0, kb = 0; // first term in a and in b
                 if constexpr (WHOSE == ROWS_OF_EXPERTS) {
                     const ExpertTile t = expert_tile(args.tiles, ti);
@@ -112,8 +121,8 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB, Whose WHOSE
     const int row = (group - 1) * 64;
     const uint64_t a0 = wgmma_descriptor(smem + row * 128, transA ? 8192 : 0), b0 = wgmma_descriptor(smem + A_BYTES, transB ? 0 : 8192);
     float d[BN / 2];
-    for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
-        const int s0 = item / tiles * split;
+    for (int item = blockIdx.x / CLUSTER; there(item); item += gridDim.x / CLUSTER) {
+        const int s0 = WHOSE == ROWS_OF_EXPERTS ? 0 : item / tiles * split;
         int left = min(steps - s0, split), lo = 0, hi = 0;
         if constexpr (WHOSE == SUMS_OF_EXPERTS) {
             expert_rows(args.starts, item / tiles, args.rows, lo, hi);
@@ -147,14 +156,14 @@ template <int BN, int STAGES, int CLUSTER, bool transA, bool transB, Whose WHOSE
         wgmma_hold(d);
         if (lane < CLUSTER) barrier_arrive_at<CLUSTER>(empty + (at == 0 ? STAGES - 1 : at - 1), lane);
         int ti, tj;
-        gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
+        place(item, ti, tj);
         const int m0 = (ti * CLUSTER + rank) * BM + row;
         if constexpr (WHOSE != OF_ALL) {
             GemmArgs of = g;
             int first = m0;
             if (WHOSE == ROWS_OF_EXPERTS) {
-                const ExpertTile t = expert_tile(args.tiles, ti);
-                first = t.first + row, of.m = t.end;
+                const ExpertTile* t = args.tiles + 1 + ti;
+                first = __ldg(&t->first) + row, of.m = __ldg(&t->end);
             } else {
                 of.c = moved(g.c, item / tiles * (long long)g.m * g.ldc, false);
             }

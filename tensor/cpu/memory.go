@@ -20,9 +20,11 @@ type memory struct {
 	raw    []byte
 	frozen bool       // made by Load, or a view of that: never written
 	keep   bool       // made by Load: panels may be kept
-	half   bool       // products with it round to bfloat16
+	half   bool       // products with it round to bfloat16,
+	eight  bool       // and those of many rows to 8 bits
 	rows   int        // of what Load made
-	panels [2]*panels // kept: as stored, transposed
+	panels [4]*panels // kept: as stored, transposed, and the same in 8 bits
+	scales []float32  // of its rows in 8 bits, once they are kept
 	few    *stored    // arranged for few rows
 	dead   bool
 	of     *memory // that a view shows
@@ -116,15 +118,16 @@ func floats(data []byte) []float32 {
 // Precision implements [tensor.Memory].
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
-	if dt != tensor.F32 && dt != tensor.BF16 {
-		panic(fmt.Sprintf("cpu: precision: %s; must be f32 or bf16", dt))
+	if dt != tensor.F32 && dt != tensor.BF16 && dt != tensor.FP8 {
+		panic(fmt.Sprintf("cpu: precision: %s; must be f32, bf16 or fp8", dt))
 	}
 	b.drop(m)
-	m.half = dt == tensor.BF16
+	m.half, m.eight = dt != tensor.F32, dt == tensor.FP8
 }
 
-// drop gives up kept panels.
+// drop gives up kept panels and scales.
 func (b *Backend) drop(m *memory) {
+	m.scales = nil
 	for i, p := range m.panels {
 		if p != nil {
 			b.kept -= p.bytes()
@@ -148,7 +151,7 @@ func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tenso
 	if offset < 0 || offset+n > t.Len() || offset%t.DType.Block() != 0 {
 		panic(fmt.Sprintf("cpu: view: %v at %d of a tensor %v", shape, offset, t.Shape))
 	}
-	v := &memory{frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
+	v := &memory{frozen: m.frozen, half: m.half, eight: m.eight, of: cmp.Or(m.of, m)}
 	switch t.DType {
 	case tensor.F32:
 		v.f32 = m.f32[offset : offset+n : offset+n]

@@ -141,7 +141,10 @@ func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want [
 func testProject(s *suite) {
 	types := [][3]tensor.DType{{tensor.F32, tensor.F32, tensor.F32}, {tensor.BF16, tensor.BF16, tensor.BF16}, {tensor.Q4_0, tensor.Q4_1, tensor.Q8_0}, {tensor.Q4_K, tensor.F16, tensor.F32}}
 	for _, dt := range types {
-		for i, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for i, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+			if tensor.HasPrecision(s.b, precision) != nil {
+				continue
+			}
 			for j, m := range []int{1, 2, 9, 16, 40, 210} {
 				for k, head := range []int{2, 64, 96, 128} {
 					if j%2 == k%2 {
@@ -261,7 +264,10 @@ func testPrecision(s *suite) {
 // and the precision of the weight.
 func testUniform(s *suite) {
 	for _, dt := range weightTypes {
-		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+			if tensor.HasPrecision(s.b, precision) != nil {
+				continue
+			}
 			const out, in, many = 70, 512, 40
 			w := s.load(dt, s.stored(dt, out, in), out, in)
 			s.b.Precision(w, precision)

@@ -72,6 +72,9 @@ func testFP8(s *suite) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_K, tensor.NF4} {
 		for _, z := range [][2]int{{1, 256}, {37, 256}, {64, 1280}, {300, 512}} {
 			out, in := z[0], z[1]
+			if out > 37 && dt != tensor.BF16 && dt != tensor.NF4 {
+				continue
+			}
 			if !dt.Quantized() {
 				in -= 3 // odd rows
 			}
@@ -157,9 +160,12 @@ func testFP8Follows(s *suite) {
 			y := s.garbage(m, n)
 			s.b.MatMul(y, at, bt, o)
 			tol := s.sums8()
+			if tol == F32 {
+				tol = F32Model // the update may be in two halves of bfloat16
+			}
 			s.check(name+", scaled", y, plain, tol)
-			if n%2 == 0 && tol == F32 {
-				s.follow(name, o, at, bt, plain, m, n)
+			if n%2 == 0 {
+				s.follow(name, o, at, bt, plain, m, n, tol)
 			}
 			o.ColScale, o.Beta = nil, 1
 			y = s.put(c, m, n)

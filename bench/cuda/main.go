@@ -71,7 +71,7 @@ func trainCommand(f *flag.FlagSet, args []string) error {
 	var t training
 	f.StringVar(&t.model, "model", "8b", "1b, 8b or tiny")
 	f.StringVar(&t.adapter, "adapter", "lora", "lora or dora")
-	f.StringVar(&t.precision, "precision", "bf16", "of products with the weights: bf16 or f32")
+	f.StringVar(&t.precision, "precision", "bf16", "of products with the weights: bf16, f32 or fp8")
 	f.StringVar(&t.base, "base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
 	f.StringVar(&t.recompute, "recompute", "auto", "activations: true, false, or auto: when memory does not suffice")
 	f.IntVar(&t.seq, "seq", 4096, "tokens of a row")
@@ -88,7 +88,7 @@ func decodeCommand(f *flag.FlagSet, args []string) error {
 	var batches string
 	f.StringVar(&g.model, "model", "8b", "1b, 8b or tiny")
 	f.StringVar(&g.base, "base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
-	f.StringVar(&g.precision, "precision", "bf16", "of products with the weights: bf16 or f32")
+	f.StringVar(&g.precision, "precision", "bf16", "of products with the weights: bf16, f32 or fp8")
 	f.StringVar(&batches, "batch", "1,16,64", "numbers of sequences")
 	f.IntVar(&g.prompt, "prompt", 512, "tokens of a prompt")
 	f.IntVar(&g.fresh, "new", 128, "tokens of a continuation")

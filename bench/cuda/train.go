@@ -79,6 +79,9 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 	}
 	defer d.Close()
 	load := time.Since(start).Seconds()
+	if err := tensor.HasPrecision(b.Backend, tensor.Precision(t.precision)); err != nil {
+		return r, err
+	}
 	d.SetPrecision(tensor.Precision(t.precision))
 	if t.adapter != "lora" && t.adapter != "dora" {
 		return r, fmt.Errorf("adapter %q: must be lora or dora", t.adapter)

@@ -6,7 +6,7 @@
 //
 // Operations queue kernels on one stream and return; [tensor.Backend].Sync and
 // the downloads wait. The kernels are CUDA C (folder kernels), compiled ahead for
-// sm_80 and sm_90a and embedded; each takes one struct, whose twin in Go has the
+// sm_80 (sm_89) and sm_90a and embedded; each takes one struct, whose twin in Go has the
 // same fields. There are no atomic additions where their order would show: the
 // same device and binary give the same bits.
 //

@@ -30,6 +30,16 @@ func eightRounded(x []float32, n int) (y, scales []float32) {
 	return y, scales
 }
 
+// newEightBench is newBench for a device that has products in 8 bits.
+func newEightBench(t *testing.T) *bench {
+	t.Helper()
+	s := newBench(t)
+	if err := s.b.HasPrecision(tensor.FP8); err != nil {
+		t.Skip(err)
+	}
+	return s
+}
+
 // eightSums is the tolerance of sums of products in 8 bits.
 func (s *bench) eightSums(r int) tensortest.Tolerance {
 	switch {
@@ -44,7 +54,7 @@ func (s *bench) eightSums(r int) tensortest.Tolerance {
 // TestEightProducts: all kinds of kernels, at sizes around those of tiles and steps,
 // also where sums are split; pairs of blocks change no bit.
 func TestEightProducts(t *testing.T) {
-	s := newBench(t)
+	s := newEightBench(t)
 	for _, z := range [][4]int{{65, 63, 8, 0}, {129, 130, 257, 3}, {130, 257, 130, 40}, {70, 1030, 200, 8}, {66, 64, 2072, 3}} {
 		m, n, k, r := z[0], z[1], z[2], z[3]
 		for _, trans := range []bool{true, false} {
@@ -109,7 +119,7 @@ func TestEightProducts(t *testing.T) {
 // TestEightFused: what follows a product in 8 bits, by the kernel that stores it and by
 // itself.
 func TestEightFused(t *testing.T) {
-	s := newBench(t)
+	s := newEightBench(t)
 	if !s.b.wgmma() {
 		t.Skip("for sm_90")
 	}
@@ -154,7 +164,7 @@ func TestEightFused(t *testing.T) {
 // weights in blocks are made each time. When there is no memory for them, they are
 // made each time too.
 func TestEightKeeps(t *testing.T) {
-	s := newBench(t)
+	s := newEightBench(t)
 	const m, out, in = 70, 96, 256
 	x, y, dx := s.put(s.normal(m*in), m, in), s.alloc(tensor.F32, m, out), s.alloc(tensor.F32, m, in)
 	var first [2][]float32

@@ -158,7 +158,7 @@ Result cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* at, const
   if (Result r = planned(__func__)) return r;
   if ((uintptr_t)to % 64) return refuse(invalidValue, __func__, "the map is not 64-byte aligned: %p", to);
   const unsigned size = type == 0 ? 1 : 2;
-  if (type != 0 && type != 9 || rank != 2 || interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
+  if ((type != 0 && type != 9) || rank != 2 || interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
     return refuse(notSupported, __func__, "only matrices of bytes or bfloat16 with a swizzle of 128 bytes");
   if ((uintptr_t)at % 16) return refuse(invalidValue, __func__, "the matrix is not 16-byte aligned: %p", at);
   if (dim[0] == 0 || dim[1] == 0 || dim[0] > 1ull << 32 || dim[1] > 1ull << 32)

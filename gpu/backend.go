@@ -34,8 +34,10 @@ type Backend struct {
 	choice  tiledChoice
 	noWgmma bool
 	noThin  bool
+	noEight error // why there are no products in 8 bits; nil: there are
 
 	tiled     *tiledArgs // of the last product
+	eight     *eightArgs // of the last one in 8 bits
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel
@@ -69,7 +71,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(), emulated: info.emulated(),
-		each: on(switchSync), choice: tiledChoice{pairs: on(switchPairs)}, noWgmma: on(switchMMA), noThin: on(switchSkinny),
+		each: on(switchSync), choice: tiledChoice{pairs: on(switchPairs)}, noWgmma: on(switchMMA), noThin: on(switchSkinny), noEight: info.HasPrecision(tensor.FP8),
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	b.steps.off = on(switchPlain)
@@ -142,6 +144,14 @@ func (b *Backend) Stream() *cux.Stream { return b.stream }
 // HalfActivations implements [tensor.HalfActivations].
 func (b *Backend) HalfActivations() bool { return true }
 
+// HasPrecision implements [tensor.Choosy].
+func (b *Backend) HasPrecision(dt tensor.DType) error {
+	if dt == tensor.FP8 {
+		return b.noEight
+	}
+	return nil
+}
+
 // Sync implements [tensor.Backend].
 func (b *Backend) Sync() error {
 	if b.err == nil && b.counts == nil {
@@ -189,8 +199,10 @@ func (b *Backend) Close() error {
 			continue
 		}
 		b.stream.Free(m.ptr)
-		if m.copied != 0 {
-			b.stream.Free(m.copied)
+		for _, p := range [...]uint64{m.copied, m.codes, m.turned} {
+			if p != 0 {
+				b.stream.Free(p)
+			}
 		}
 	}
 	b.freeScratch()

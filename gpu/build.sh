@@ -5,7 +5,8 @@
 #
 #   toolkit   fetch nvcc and the headers (PIPE_CUDA_TOOLKIT=system: use those installed)
 #   driver    build libcuda.a, the trampolines that pipe is linked with
-#   kernels   compile gpu/kernels/*.cu for sm_80, sm_90a and as PTX, and print what each kernel uses
+#   kernels   compile gpu/kernels/*.cu for sm_80 (sm_89 those of 8 bits), sm_90a and as PTX, and print what
+#             each kernel uses
 #             (kernels --strict: registers that spill are an error)
 #   emu       build out/cuda/libcuda-emu.so, a driver that runs the kernels on the processor
 #   pipe      build out/pipe-cuda
@@ -162,11 +163,16 @@ kernels() {
 	need g++ "apt-get install g++"
 	shopt -s nullglob
 	local cu headers=(gpu/kernels/*.cuh) all=(gpu/kernels/*.cu) name key entry failed=
-	local flags=(-O3 -std=c++17 -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
-		-gencode arch=compute_80,code=compute_80 -Xptxas -v -I gpu/kernels)
+	local oldest flags
 	mkdir -p "$out" gpu/fatbin "$cache/kernels"
 	for cu in "${all[@]}"; do
 		name=$(basename "$cu" .cu)
+		case $name in
+		*fp8*) oldest=89 ;; # numbers of 8 bits begin there
+		*) oldest=80 ;;
+		esac
+		flags=(-O3 -std=c++17 -gencode arch=compute_$oldest,code=sm_$oldest -gencode arch=compute_90a,code=sm_90a
+			-gencode arch=compute_$oldest,code=compute_$oldest -Xptxas -v -I gpu/kernels)
 		key=$( (printf '%s\n' "$nvcc" "${flags[@]}" && cat "$cu" "${headers[@]}") | digest)
 		entry=$cache/kernels/$name-$key
 		if [ ! -f "$entry.fatbin" ]; then

@@ -57,6 +57,7 @@ func (b *Backend) DoRANorm(ratio, c, w2, w, a, bb, m *tensor.Tensor, scale float
 	const op = "dora norm"
 	g := doraNormArgs{ratio: output(op, ratio), norm: output(op, c), sq: input(op, w2), magnitude: input(op, m), b: input(op, bb), s: scale}
 	x, wo := input(op, a), b.operand(op, w)
+	wo.eight = false
 	r, in := matrix(op, a)
 	n := wo.rows
 	checkMatrix(op, w, n, in)

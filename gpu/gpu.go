@@ -6,7 +6,7 @@
 //
 // Operations queue kernels on one stream and return; [tensor.Backend].Sync and
 // the downloads wait. The kernels are CUDA C (folder kernels), compiled ahead for
-// sm_80 and sm_90a and embedded; each takes one struct, whose twin in Go has the
+// sm_80 (sm_89) and sm_90a and embedded; each takes one struct, whose twin in Go has the
 // same fields. There are no atomic additions where their order would show: the
 // same device and binary give the same bits.
 //
@@ -30,6 +30,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"pipe/tensor"
 )
 
 // ErrNoCUDA is what Open and Probe return in a build without the tag cuda.
@@ -59,6 +61,15 @@ func (i Info) Name() string {
 		name = "cuda:emulator"
 	}
 	return name + marks(i.Major)
+}
+
+// HasPrecision returns why products on the device cannot be in a precision; nil if
+// they can.
+func (i Info) HasPrecision(dt tensor.DType) error {
+	if dt == tensor.FP8 && 10*i.Major+i.Minor < 89 {
+		return fmt.Errorf("%s has compute capability %d.%d; 8.9 or newer multiplies numbers of 8 bits: take \"bf16\"", i.Device, i.Major, i.Minor)
+	}
+	return nil
 }
 
 // emulated reports whether the driver is that of folder emu.

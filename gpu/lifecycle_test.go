@@ -27,6 +27,12 @@ func (s *bench) work() {
 	s.b.Precision(w, tensor.BF16)
 	x, y := s.put(s.normal(80*128), 80, 128), s.alloc(tensor.F32, 80, 128)
 	s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) // keeps a copy of w
+	eight, _ := s.load(tensor.BF16, s.normal(128*128), 128, 128)
+	if s.b.HasPrecision(tensor.FP8) == nil {
+		s.b.Precision(eight, tensor.FP8)
+	}
+	s.b.MatMul(y, x, eight, tensor.MatMul{TransB: true, Alpha: 1}) // and codes of another
+	s.b.MatMul(x, y, eight, tensor.MatMul{Alpha: 1})
 	ids := s.alloc(tensor.I32, 80)
 	s.b.EmbedGrad(y, ids, x) // and a list
 	s.b.ZeroAll([]*tensor.Tensor{x, y})

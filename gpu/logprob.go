@@ -47,6 +47,7 @@ type head struct {
 // head checks the operands that LogProb and its gradient have in common.
 func (b *Backend) head(op string, x, w, target *tensor.Tensor) head {
 	h := head{x: input(op, x), w: b.operand(op, w)}
+	h.w.eight = false
 	var host []int32
 	h.target, host = ints(op, target)
 	h.n = len(host)

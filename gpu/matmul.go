@@ -13,7 +13,8 @@ type operand struct {
 	dt         tensor.DType
 	ptr        uint64
 	rows, cols int
-	half       bool    // products round both operands to bfloat16
+	half       bool    // products round both operands to bfloat16,
+	eight      bool    // and those of many rows to 8 bits
 	m          *memory // a whole weight, of which a copy may be kept; nil: none
 }
 
@@ -23,7 +24,7 @@ func (b *Backend) operand(op string, t *tensor.Tensor) operand {
 	if t.DType == tensor.I32 || t.DType == tensor.U8 {
 		panic(fmt.Sprintf("gpu: %s: operand is %s", op, t.DType))
 	}
-	o := operand{dt: t.DType, ptr: m.ptr, rows: rows, cols: cols, half: m.half}
+	o := operand{dt: t.DType, ptr: m.ptr, rows: rows, cols: cols, half: m.half, eight: m.eight}
 	if m.keep {
 		o.m = m
 	}
@@ -51,8 +52,9 @@ type product struct {
 	alpha, beta float32
 	uniform     bool // see tensor.MatMul
 	low         lowRank
-	aHalf       bool // a is bfloat16
-	outHalf     bool // c is bfloat16, which needs beta 0
+	aHalf       bool      // a is bfloat16
+	outHalf     bool      // c is bfloat16, which needs beta 0
+	coded       eightRows // a in 8 bits; the zero value: not yet
 
 	// These need beta 0.
 	scale, bias uint64 // [n]; 0: none

@@ -19,12 +19,15 @@ type memory struct {
 	ptr    uint64  // device address
 	frozen bool    // made by Load, or a view of that: never written
 	keep   bool    // made by Load: copies for the kernels may be kept
-	half   bool    // products with it round to bfloat16
+	half   bool    // products with it round to bfloat16,
+	eight  bool    // and those of many rows to 8 bits
 	host   []int32 // copy of the elements of an I32 tensor; unknown where a kernel wrote
 	pinned []byte  // where the elements lie, in the machine's memory; nil: on the device
 	dead   bool
 	of     *memory // that a view shows
 	copied uint64  // the weight in bfloat16, once it is kept
+	codes  uint64  // the weight in 8 bits with the scales of its rows, and
+	turned uint64  // its codes transposed, once they are kept
 	writes uint64  // how often something was to write it or a view of it
 }
 
@@ -110,16 +113,22 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
 	checks.Precision(dt)
+	if err := b.HasPrecision(dt); err != nil {
+		b.fail(fmt.Errorf("gpu: precision: %w", err))
+		return
+	}
 	b.drop(m)
 	b.forget()
-	m.half = dt == tensor.BF16
+	m.half, m.eight = dt != tensor.F32, dt == tensor.FP8
 }
 
-// drop gives up the kept copy of a weight.
+// drop gives up the kept copies of a weight.
 func (b *Backend) drop(m *memory) {
-	if m.copied != 0 {
-		b.release("free", m.copied)
-		m.copied = 0
+	for _, p := range [...]*uint64{&m.copied, &m.codes, &m.turned} {
+		if *p != 0 {
+			b.release("free", *p)
+			*p = 0
+		}
 	}
 }
 
@@ -141,7 +150,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 // View implements [tensor.Memory].
 func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
 	m, n := mem("view", t), checks.View(t, offset, shape)
-	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, of: m.root()}
+	v := &memory{ptr: m.ptr + uint64(t.DType.Bytes(offset)), frozen: m.frozen, half: m.half, eight: m.eight, of: m.root()}
 	if t.DType == tensor.I32 {
 		v.host = m.host[offset : offset+n : offset+n]
 	}
@@ -272,6 +281,8 @@ const (
 	scratchCodes           // of moments of 8 bits
 	scratchTickets         // counters of blocks
 	scratchExperts         // tiles of experts' rows
+	scratchEight           // the first operand of a product in 8 bits
+	scratchTurned          // codes of a weight, transposed
 	scratchSlots
 )
 

@@ -36,7 +36,12 @@ func host(t testing.TB) tensor.Backend {
 var precisions = []struct {
 	dt         tensor.DType
 	loss, grad tensortest.Tolerance
-}{{tensor.F32, tensortest.F32Model, tensortest.F32Model}, {tensor.BF16, tensortest.BF16, tensortest.BF16Model}}
+}{{tensor.F32, tensortest.F32Model, tensortest.F32Model}, {tensor.BF16, tensortest.BF16, tensortest.BF16Model}, {tensor.FP8, tensortest.FP8Model, tensortest.FP8Model}}
+
+// has reports whether b trains a model, or all of its weights, in a precision.
+func has(b tensor.Backend, dt tensor.DType, full bool) bool {
+	return tensor.HasPrecision(b, dt) == nil && !(full && dt == tensor.FP8)
+}
 
 // student is the tiny Llama with the adapter of that name, or "full". Adapters
 // named nf4 are over a base in 4 bits.
@@ -102,6 +107,9 @@ func pass(t *testing.T, d *model.Decoder, b model.Batch, recompute bool) gradien
 func TestModelGradients(t *testing.T) {
 	for _, name := range students {
 		for _, x := range precisions {
+			if !has(device(t), x.dt, name == "full") {
+				continue
+			}
 			t.Run(fmt.Sprint(name, " in ", x.dt), func(t *testing.T) {
 				want := pass(t, student(t, host(t), name, x.dt), modeltest.Batch(), false)
 				d := student(t, device(t), name, x.dt)
@@ -320,6 +328,9 @@ func packed(t *testing.T, b tensor.Backend, full bool, precision tensor.DType) (
 func TestModelPacking(t *testing.T) {
 	for _, x := range precisions {
 		for _, full := range []bool{true, false} {
+			if !has(device(t), x.dt, full) {
+				continue
+			}
 			d, row := packed(t, device(t), full, x.dt)
 			if err := train.CheckPacking(model.NewPass(d.Backend()), d, row); err != nil {
 				t.Errorf("in %s, all trained %v: %v", x.dt, full, err)
@@ -332,6 +343,9 @@ func TestModelPacking(t *testing.T) {
 func TestModelPlan(t *testing.T) {
 	for _, x := range precisions {
 		b := device(t)
+		if !has(b, x.dt, false) {
+			continue
+		}
 		step := func(b tensor.Backend) {
 			d, row := packed(t, b, false, x.dt)
 			p := model.NewPass(b)
@@ -368,7 +382,15 @@ func TestModelPlan(t *testing.T) {
 // TestModelAllocates: once its shapes have been there, a pass allocates nothing
 // on the host.
 func TestModelAllocates(t *testing.T) {
-	d, row := packed(t, device(t), false, tensor.BF16)
+	for _, dt := range []tensor.DType{tensor.BF16, tensor.FP8} {
+		if b := device(t); has(b, dt, false) {
+			allocates(t, b, dt)
+		}
+	}
+}
+
+func allocates(t *testing.T, b tensor.Backend, dt tensor.DType) {
+	d, row := packed(t, b, false, dt)
 	p := model.NewPass(d.Backend())
 	p.Train = true
 	dlogp := make([]float32, len(row.Targets))
@@ -387,6 +409,6 @@ func TestModelAllocates(t *testing.T) {
 	step()
 	runtime.ReadMemStats(&after)
 	if n := after.Mallocs - before.Mallocs; n > 5 { // the runtime allocates now and then
-		t.Errorf("%d allocations in a step", n)
+		t.Errorf("%d allocations in a step in %s", n, dt)
 	}
 }

@@ -58,6 +58,13 @@ func (b *Backend) multiply(p *product) {
 	switch {
 	case p.few():
 		b.multiplyFew(p)
+	case p.eight():
+		q := *p
+		q.fused = b.fuses(p)
+		b.multiplyEight(&q)
+		if q.fused {
+			return
+		}
 	case p.w.half && !p.transA && p.k > 0:
 		q := *p
 		q.fused = b.fuses(p)

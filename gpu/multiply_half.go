@@ -159,7 +159,7 @@ func (b *Backend) fuses(p *product) bool {
 	if p.rope == nil && p.grad == nil || !b.wgmma() || p.ldc != p.n || p.gemm().flags&gemmWideC == 0 {
 		return false
 	}
-	if p.pieceRows(2) < p.w.rows && (p.w.dt != tensor.BF16 || !chunks(p.w.ptr, p.w.cols, p.w.cols)) { // it is multiplied in pieces
+	if !p.eight() && p.pieceRows(2) < p.w.rows && (p.w.dt != tensor.BF16 || !chunks(p.w.ptr, p.w.cols, p.w.cols)) { // it is multiplied in pieces
 		return false
 	}
 	if r := p.rope; r != nil {
@@ -200,10 +200,7 @@ const splitSteps = 8
 func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	cluster, group := 1, cmp.Or(b.choice.group, 16)
-	if width == 256 && b.choice.pairs {
-		cluster = 2
-	}
+	cluster, group := b.tiling(width)
 	k := kTiled[width/256*cluster][index(transW)]
 	if transA {
 		k = kTiled[width/256*cluster][2]
@@ -234,17 +231,35 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 		left(&t.a2, g.a2, g.lda2, g.k2)
 		right(&t.b2, g.b2, g.ldb2, g.k2)
 	}
-	items, steps, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), ceil(int(g.k), 64)+ceil(int(g.k2), 64), 1
-	if n := min(b.sms/int(g.tilesM*g.tilesN), steps/splitSteps); n > 1 && !whole {
-		g.split = int32(ceil(steps, n))
-		parts = ceil(steps, int(g.split))
-		g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
-	}
+	items, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), b.splitTiles(g, ceil(int(g.k), 64)+ceil(int(g.k2), 64), whole)
 	t.g, t.group = *g, int32(max(group/cluster, 1))
 	launch(b, k, dim{x: cluster * min(items*parts, b.sms/cluster)}, 384, shared+128, t)
 	if parts > 1 {
 		b.addParts(g, parts)
 	}
+}
+
+// tiling returns how many blocks share what they copy of w, and how many rows of tiles
+// are taken together.
+func (b *Backend) tiling(width int) (cluster, group int) {
+	cluster, group = 1, cmp.Or(b.choice.group, 16)
+	if width == 256 && b.choice.pairs {
+		cluster = 2
+	}
+	return cluster, group
+}
+
+// splitTiles splits the sums of few tiles, unless they are to be whole, and returns in
+// how many parts.
+func (b *Backend) splitTiles(g *gemmArgs, steps int, whole bool) (parts int) {
+	n := min(b.sms/int(g.tilesM*g.tilesN), steps/splitSteps)
+	if n <= 1 || whole {
+		return 1
+	}
+	g.split = int32(ceil(steps, n))
+	parts = ceil(steps, int(g.split))
+	g.parts = b.scratch(scratchParts, 4*parts*int(g.m)*int(g.n))
+	return parts
 }
 
 // wgmma reports whether the device has the products of warpgroups of sm_90a.

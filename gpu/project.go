@@ -34,6 +34,7 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 	}
 	b.downs(ps[:n])
 	rounded := false // a is in scratchLeft
+	var coded eightRows
 	for i := 0; i < n; i++ {
 		p := &ps[i]
 		if j := together(ps[i:n]); j > 1 {
@@ -41,6 +42,14 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 			b.followAll(ps[i : i+j])
 			i += j - 1
 			rounded = false
+			continue
+		}
+		if p.eight() && p.transW && p.m > 0 && p.n > 0 {
+			if coded == (eightRows{}) {
+				coded = b.eightLeft(p, 0)
+			}
+			p.coded = coded
+			b.multiply(p)
 			continue
 		}
 		if p.w.half && !p.few() && p.m > 0 && p.k > 0 && !p.aHalf {

@@ -19,7 +19,7 @@ type Decoder struct {
 	Head      *Param // [V, H]; Embedding itself when tied
 
 	backend   tensor.Backend
-	precision tensor.DType // of products with weights, and of cached keys and values
+	precision tensor.DType // of products with the head, of attention, and of cached keys and values
 	invFreq   *tensor.Tensor
 	owned     *[]*tensor.Tensor
 
@@ -112,18 +112,22 @@ func (l *Layer) linears(visit func(path string, l *Linear)) {
 	visit(l.names[2], f.Down)
 }
 
-// SetPrecision declares how products with the model's matrices are formed, F32
-// or BF16 (see tensor.Memory); the keys and values that generation keeps are of
+// SetPrecision declares how products with the model's matrices are formed, F32,
+// BF16 or FP8 (see tensor.Memory); the keys and values that generation keeps are of
 // that type too. Attention may be formed like them (see tensor.Attention);
-// activations, adapters and sums are F32.
+// activations, adapters and sums are F32. FP8 is for linear layers alone: all else
+// is as with BF16.
 func (d *Decoder) SetPrecision(dt tensor.DType) {
 	d.precision = dt
+	if dt == tensor.FP8 {
+		d.precision = tensor.BF16
+	}
 	d.Linears(func(_ string, l *Linear) { d.backend.Precision(l.W.Value, dt) })
-	d.backend.Precision(d.Head.Value, dt)
+	d.backend.Precision(d.Head.Value, d.precision)
 	for _, l := range d.Layers {
-		l.Attn.precision = dt
+		l.Attn.precision = d.precision
 		if e, ok := l.FF.(*Experts); ok {
-			e.precision(d.backend, dt)
+			e.precision(d.backend, d.precision)
 		}
 	}
 }

@@ -138,6 +138,17 @@ type Memory interface {
 	// to bfloat16 (to nearest, ties to even) before they are multiplied and
 	// sums are float32; of weights in blocks the codes may be rounded instead
 	// of the elements. Views made later have the same precision.
+	//
+	// FP8 is for products of many rows with a frozen weight W [out,in], x·Wᵀ and
+	// dy·W. A row is rounded to s·e4m3(row/s), where s is the power of two that
+	// quant.ScaleE4M3 gives for its largest absolute value, and e4m3 the nearest
+	// number of that type (see quant.ToE4M3). Rows of W and of x are rounded so,
+	// and of dy the rows of dy·diag(s), s being those of the rows of W, which are
+	// divided by them again: W is the same number in both products. A row that
+	// holds a NaN or an infinity counts as one of NaN. Sums are float32, but the
+	// products of 128 terms that follow one another may be added with 14 bits first.
+	// Products of at most [RowsTogether] rows with TransB and without Uniform, those
+	// with TransA, LogProb and DoRANorm take such a weight as one of BF16.
 	Precision(t *Tensor, dt DType)
 	// View returns a tensor of the given shape that shares t's memory from
 	// element offset on. It allocates no device memory and is not freed.

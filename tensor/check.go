@@ -83,8 +83,8 @@ func (c Checks) Copy(dst, src *Tensor) {
 
 // Precision checks what products are to be rounded to.
 func (c Checks) Precision(dt DType) {
-	if dt != F32 && dt != BF16 {
-		panic(fmt.Sprintf("%s: precision: %s; must be f32 or bf16", string(c), dt))
+	if dt != F32 && dt != BF16 && dt != FP8 {
+		panic(fmt.Sprintf("%s: precision: %s; must be f32, bf16 or fp8", string(c), dt))
 	}
 }
 

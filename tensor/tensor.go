@@ -37,6 +37,7 @@ const (
 	Q5_K // GGUF super-blocks of 256 elements, 176 bytes
 	Q6_K // GGUF super-blocks of 256 elements, 210 bytes
 	NF4  // bitsandbytes blocks of 64 elements, 36 bytes: f32 absmax, then nibbles, even element high
+	FP8  // no type of tensors: a precision, see [Memory].Precision
 )
 
 var dtypes = [...]struct {
@@ -46,7 +47,7 @@ var dtypes = [...]struct {
 	F32: {"f32", 1, 4}, F16: {"f16", 1, 2}, BF16: {"bf16", 1, 2}, I32: {"i32", 1, 4}, U8: {"u8", 1, 1},
 	Q4_0: {"q4_0", 32, 18}, Q4_1: {"q4_1", 32, 20}, Q5_0: {"q5_0", 32, 22}, Q5_1: {"q5_1", 32, 24},
 	Q8_0: {"q8_0", 32, 34}, Q4_K: {"q4_k", 256, 144}, Q5_K: {"q5_k", 256, 176}, Q6_K: {"q6_k", 256, 210},
-	NF4: {"nf4", 64, 36},
+	NF4: {"nf4", 64, 36}, FP8: {"fp8", 1, 1},
 }
 
 // String returns the lower-case name, such as "bf16" or "q4_k".
@@ -57,8 +58,8 @@ func (d DType) String() string {
 	return fmt.Sprintf("dtype(%d)", uint8(d))
 }
 
-// Valid reports whether d is one of the declared types.
-func (d DType) Valid() bool { return int(d) < len(dtypes) }
+// Valid reports whether d is a type that tensors can have.
+func (d DType) Valid() bool { return d < FP8 }
 
 // Block returns how many elements are stored together: 1 for plain types.
 func (d DType) Block() int { return dtypes[d].block }

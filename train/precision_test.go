@@ -17,7 +17,7 @@ import (
 	"pipe/train"
 )
 
-// A precise is a configuration of which the products are in bfloat16.
+// A precise is a configuration of which the products are not in float32.
 type precise struct {
 	base tensor.DType // of the matrices
 	tune string       // "lora", "dora", "full"
@@ -33,6 +33,9 @@ var preciseCases = []precise{
 	{base: tensor.Q8_0, tune: "lora", drop: 0.1}, {base: tensor.Q8_0, tune: "dora"},
 	{base: tensor.NF4, tune: "dora"}, {base: tensor.F32, tune: "full"},
 }
+
+// eight reports whether products may be in 8 bits: weights are frozen.
+func (c precise) eight() bool { return c.tune != "full" }
 
 // open loads the model on b.
 func (c precise) open(t *testing.T, b tensor.Backend, precision tensor.DType) *model.Decoder {
@@ -98,28 +101,36 @@ func tenSteps(t *testing.T, d *model.Decoder) *train.Result {
 	return r
 }
 
-// TestPrecisionThreads: in bfloat16 too, the trained parameters have the same
-// bytes for any number of threads, and other bytes than in float32.
+// TestPrecisionThreads: whatever the precision, the trained parameters have the same
+// bytes for any number of threads, and other bytes than in another precision.
 func TestPrecisionThreads(t *testing.T) {
 	for _, c := range preciseCases {
-		var first []byte
-		for _, n := range []int{1, 2, 7} {
-			b := cpu.New(n)
-			t.Cleanup(func() { b.Close() })
-			d := c.open(t, b, tensor.BF16)
-			tenSteps(t, d)
-			got := bits(d)
-			if first == nil {
-				first = got
+		seen := map[string]tensor.DType{}
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+			if precision == tensor.FP8 && !c.eight() {
+				continue
 			}
-			if !bytes.Equal(got, first) {
-				t.Errorf("%s: %d threads differ from one", c, n)
+			var first []byte
+			for _, n := range []int{1, 2, 7} {
+				if precision == tensor.F32 && n > 1 {
+					continue
+				}
+				b := cpu.New(n)
+				t.Cleanup(func() { b.Close() })
+				d := c.open(t, b, precision)
+				tenSteps(t, d)
+				got := bits(d)
+				if first == nil {
+					first = got
+				}
+				if !bytes.Equal(got, first) {
+					t.Errorf("%s in %s: %d threads differ from one", c, precision, n)
+				}
 			}
-		}
-		d := c.open(t, backend(t), tensor.F32)
-		tenSteps(t, d)
-		if bytes.Equal(bits(d), first) {
-			t.Errorf("%s: the bytes are those of f32; the test shows nothing", c)
+			if other, ok := seen[string(first)]; ok {
+				t.Errorf("%s: the bytes in %s are those in %s; the test shows nothing", c, precision, other)
+			}
+			seen[string(first)] = precision
 		}
 	}
 }
@@ -128,16 +139,21 @@ func TestPrecisionThreads(t *testing.T) {
 // packed, as near as in float32, however few tokens it has.
 func TestPrecisionPacking(t *testing.T) {
 	for _, c := range preciseCases {
-		d := c.open(t, backend(t), tensor.BF16)
-		tenSteps(t, d) // no factor is zero
-		d.Params(func(_ string, x *model.Param) {
-			if x.Grad != nil {
-				d.Backend().Zero(x.Grad)
+		for _, precision := range []tensor.DType{tensor.BF16, tensor.FP8} {
+			if precision == tensor.FP8 && !c.eight() {
+				continue
 			}
-		})
-		for i, row := range shortRows() {
-			if err := train.CheckPacking(model.NewPass(d.Backend()), d, row); err != nil {
-				t.Errorf("%s: row %d: %v", c, i, err)
+			d := c.open(t, backend(t), precision)
+			tenSteps(t, d) // no factor is zero
+			d.Params(func(_ string, x *model.Param) {
+				if x.Grad != nil {
+					d.Backend().Zero(x.Grad)
+				}
+			})
+			for i, row := range shortRows() {
+				if err := train.CheckPacking(model.NewPass(d.Backend()), d, row); err != nil {
+					t.Errorf("%s in %s: row %d: %v", c, precision, i, err)
+				}
 			}
 		}
 	}
@@ -145,17 +161,22 @@ func TestPrecisionPacking(t *testing.T) {
 
 // TestPrecisionFollows: the loss of each of ten steps is near that of float32.
 func TestPrecisionFollows(t *testing.T) {
-	const near = 0.005 // of the loss
+	near := map[tensor.DType]float64{tensor.BF16: 0.005, tensor.FP8: 0.01} // of the loss
 	for _, c := range preciseCases {
 		exact := series(tenSteps(t, c.open(t, backend(t), tensor.F32)), "loss")
-		rounded := series(tenSteps(t, c.open(t, backend(t), tensor.BF16)), "loss")
-		most := 0.0
-		for i, want := range exact {
-			most = max(most, math.Abs(float64(rounded[i]-want))/float64(want))
-		}
-		t.Logf("%s: loss %.3f to %.3f, at most %.2g apart", c, exact[0], exact[9], most)
-		if !(most <= near) || len(rounded) != 10 || !(exact[9] < exact[0]) {
-			t.Errorf("%s: losses %v; in f32 %v", c, rounded, exact)
+		for _, precision := range []tensor.DType{tensor.BF16, tensor.FP8} {
+			if precision == tensor.FP8 && !c.eight() {
+				continue
+			}
+			rounded := series(tenSteps(t, c.open(t, backend(t), precision)), "loss")
+			most := 0.0
+			for i, want := range exact {
+				most = max(most, math.Abs(float64(rounded[i]-want))/float64(want))
+			}
+			t.Logf("%s in %s: loss %.3f to %.3f, at most %.2g apart", c, precision, exact[0], exact[9], most)
+			if !(most <= near[precision]) || len(rounded) != 10 || !(exact[9] < exact[0]) {
+				t.Errorf("%s: losses %v; in f32 %v", c, rounded, exact)
+			}
 		}
 	}
 }

@@ -41,7 +41,7 @@ type Tuning struct {
 	// which only config.json and the tokenizer are read. It implies Full.
 	Random bool
 	Seed   uint64
-	// Precision of products with the model's matrices: F32 or BF16.
+	// Precision of products with the model's matrices: F32, BF16 or FP8.
 	Precision tensor.DType
 }
 

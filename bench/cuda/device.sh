@@ -6,6 +6,7 @@
 #   suite      the tests of gpu; no device is a failure
 #   memcheck   some of them under compute-sanitizer, if it is there
 #   kernels    micro-benchmarks of the kernels, and of cublasLt
+#   fp8        products in 8 bits beside those in bfloat16 and cublasLt's, and training with them
 #   products   the same products and attention in PyTorch
 #   train      adapters on models with made-up weights
 #   decode     generation with them
@@ -109,6 +110,18 @@ memcheck() {
 
 kernels() { bench 600 kernels -model "$(size 8b)" $(small -samples 3); }
 
+fp8() {
+	local big
+	big=$(size 8b)
+	bench 60 kernels -group fp8 -model "$big" $(small -samples 3)
+	set -- $(small -seq 128 -steps 2 -warm 1)
+	for adapter in lora dora; do
+		bench 60 train -model "$big" -adapter $adapter "$@"
+		bench 60 train -model "$big" -adapter $adapter -precision fp8 "$@"
+	done
+	bench 60 train -model "$big" -adapter lora -base nf4 -precision fp8 "$@"
+}
+
 products() { limited 120 "$python" bench/cuda/peer.py products --model "$(size 8b)" $(small --device cpu --seq 128); }
 
 train() {
@@ -188,7 +201,7 @@ for part in "$@"; do
 	kernels) seconds=120 ;;
 	products | load | program) seconds=60 ;;
 	recipes) seconds=180 ;;
-	train | decode) seconds=150 ;;
+	train | decode | fp8) seconds=150 ;;
 	peer | peer_decode) seconds=150 ;;
 	peer_compiled | paging) seconds=300 ;;
 	*)

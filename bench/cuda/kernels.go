@@ -32,12 +32,13 @@ var groups = []struct {
 	{"gemv", (*lab).gemvs},
 	{"cache", (*lab).caches},
 	{"experts", (*lab).mixtures},
+	{"fp8", (*lab).eights},
 	{"tiles", (*lab).tiles},
 }
 
 // asked are groups that only run when -group names them: they compare ways to do
-// what others measure.
-var asked = map[string]bool{"tiles": true}
+// what others measure, or need a newer device.
+var asked = map[string]bool{"fp8": true, "tiles": true}
 
 func kernelsCommand(f *flag.FlagSet, args []string) error {
 	size := f.String("model", "8b", "sizes of its layers: 8b, 1b or tiny")

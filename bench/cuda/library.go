@@ -10,6 +10,7 @@ import (
 
 	"pipe/gpu/dl"
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // library measures cublasLt at the shapes of gemms, where it is installed: what
@@ -29,18 +30,22 @@ func (l *lab) library() {
 	fmt.Fprintln(os.Stderr, "cublasLt", lt.Version(), lt.Path())
 	for _, x := range l.linears() {
 		for _, result := range []dl.Type{dl.BF16, dl.F32} {
-			l.vendor(lt, x, dl.NT, result)
-			l.vendor(lt, x, dl.NN, result)
+			l.vendor(lt, x, dl.NT, dl.BF16, result)
+			l.vendor(lt, x, dl.NN, dl.BF16, result)
 		}
 	}
 }
 
-func (l *lab) vendor(lt *dl.CublasLt, x linear, order dl.Order, result dl.Type) {
+func (l *lab) vendor(lt *dl.CublasLt, x linear, order dl.Order, numbers, result dl.Type) {
 	in, out, way := x.in, x.out, "NT"
 	if order == dl.NN {
 		in, out, way = x.out, x.in, "NN"
 	}
-	name := fmt.Sprintf("gemm %s %s %dx%dx%d", way, x.name, l.tokens, out, in)
+	kind, size := "", 2
+	if numbers == dl.E4M3 {
+		kind, size = "fp8 ", 1
+	}
+	name := fmt.Sprintf("gemm %s %s%s %dx%dx%d", way, kind, x.name, l.tokens, out, in)
 	if result == dl.F32 {
 		name += " to f32"
 	}
@@ -55,17 +60,17 @@ func (l *lab) vendor(lt *dl.CublasLt, x linear, order dl.Order, result dl.Type) 
 			return func() uintptr {
 				p := must(l.stream.Alloc(n))
 				owned = append(owned, p)
-				l.spread(p, n)
+				l.spread(p, n, numbers)
 				return uintptr(p)
 			}
 		}
 		m := dl.Matmul{Alpha: 1}
-		m.Order, m.M, m.N, m.K, m.Type, m.Result, m.Workspace = order, l.tokens, out, in, dl.BF16, result, 32<<20
+		m.Order, m.M, m.N, m.K, m.Type, m.Result, m.Workspace = order, l.tokens, out, in, numbers, result, 32<<20
 		m.LDA, m.LDB, m.LDC = in, in, out
 		if order == dl.NN {
 			m.LDB = out
 		}
-		a, b := several(l, 2*l.tokens*in, matrix(2*l.tokens*in)), several(l, 2*in*out, matrix(2*in*out))
+		a, b := several(l, size*l.tokens*in, matrix(size*l.tokens*in)), several(l, size*in*out, matrix(size*in*out))
 		m.C, m.WorkspaceAt = matrix(4*l.tokens*out)(), matrix(m.Workspace)()
 		if err := lt.Supports(&m); err != nil {
 			panic(err)
@@ -79,15 +84,22 @@ func (l *lab) vendor(lt *dl.CublasLt, x linear, order dl.Order, result dl.Type) 
 	})
 }
 
-// spread fills n bytes of the device with normal numbers in bfloat16.
-func (l *lab) spread(p uint64, n int) {
+// spread fills n bytes of the device with normal numbers in bfloat16 or 8 bits.
+func (l *lab) spread(p uint64, n int, numbers dl.Type) {
 	const first = 8 << 20
 	if len(l.host[tensor.BF16]) < first {
 		l.host[tensor.BF16] = make([]byte, first)
 		l.filler.fill(l.host[tensor.BF16], tensor.BF16)
 	}
+	from := l.host[tensor.BF16]
+	if numbers == dl.E4M3 {
+		from = make([]byte, first)
+		for i := range from {
+			from[i] = quant.ToE4M3(l.filler.elements[i%len(l.filler.elements)] / deviation * 64)
+		}
+	}
 	done := min(n, first)
-	l.stream.Upload(p, unsafe.Pointer(&l.host[tensor.BF16][0]), done)
+	l.stream.Upload(p, unsafe.Pointer(&from[0]), done)
 	for done < n {
 		part := min(done, n-done)
 		l.stream.Copy(p+uint64(done), p, part)

@@ -74,7 +74,7 @@ func trainCommand(f *flag.FlagSet, args []string) error {
 	f.StringVar(&t.adapter, "adapter", "lora", "lora, dora, or none to train all weights")
 	f.BoolVar(&t.eight, "8bit", false, "moments of 8 bits")
 	f.IntVar(&t.paged, "paged", 0, "parameters, from the first on, whose moments lie in the machine's memory")
-	f.StringVar(&t.precision, "precision", "bf16", "of products with the weights: bf16 or f32")
+	f.StringVar(&t.precision, "precision", "bf16", "of products with the weights: bf16, f32 or fp8")
 	f.StringVar(&t.base, "base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
 	f.StringVar(&t.recompute, "recompute", "auto", "activations: true, false, or auto: when memory does not suffice")
 	f.IntVar(&t.seq, "seq", 4096, "tokens of a row")
@@ -91,7 +91,7 @@ func decodeCommand(f *flag.FlagSet, args []string) error {
 	var batches string
 	f.StringVar(&g.model, "model", "8b", "1b, 8b or tiny")
 	f.StringVar(&g.base, "base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
-	f.StringVar(&g.precision, "precision", "bf16", "of products with the weights: bf16 or f32")
+	f.StringVar(&g.precision, "precision", "bf16", "of products with the weights: bf16, f32 or fp8")
 	f.StringVar(&batches, "batch", "1,16,64", "numbers of sequences")
 	f.IntVar(&g.prompt, "prompt", 512, "tokens of a prompt")
 	f.IntVar(&g.fresh, "new", 128, "tokens of a continuation")

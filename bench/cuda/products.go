@@ -86,7 +86,12 @@ func (l *lab) gemm(kind string, x linear, dt, precision tensor.DType, back bool)
 				l.b.MatMul(y, of(a, i), of(w, i), tensor.MatMul{TransB: !back, Alpha: 1, Uniform: true})
 				last = i
 			},
-			check: func() string { return l.checkProduct(y, of(a, last), dt, precision, x, back) },
+			check: func() string {
+				if precision == tensor.FP8 {
+					return l.checkEight(y, of(a, last), dt, x, back)
+				}
+				return l.checkProduct(y, of(a, last), dt, precision, x, back)
+			},
 		}
 	})
 }

@@ -82,6 +82,9 @@ func (t training) once(open func() (device, error), recompute bool) (r record, e
 	}
 	defer d.Close()
 	load := time.Since(start).Seconds()
+	if err := tensor.HasPrecision(b.Backend, tensor.Precision(t.precision)); err != nil {
+		return r, err
+	}
 	d.SetPrecision(tensor.Precision(t.precision))
 	switch t.adapter {
 	case "lora", "dora":

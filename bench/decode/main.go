@@ -54,7 +54,7 @@ func main() {
 	flag.StringVar(&o.python, "python", "", "a Python with numpy and llama-cpp-python; none: pipe alone")
 	flag.StringVar(&o.workload, "workload", "", "only this one: one, prefill or parallel")
 	flag.StringVar(&o.profile, "cpuprofile", "", "write pipe's profile to this file")
-	flag.StringVar(&o.precision, "precision", "f32", "of pipe's products with the weights: f32 or bf16")
+	flag.StringVar(&o.precision, "precision", "f32", "of pipe's products with the weights: f32, bf16 or fp8")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds that count")
 	flag.IntVar(&o.threads, "threads", 2, "threads of each")
 	flag.IntVar(&o.tokens, "tokens", 128, "length of a continuation")

@@ -40,7 +40,7 @@ func main() {
 	flag.StringVar(&w.model, "model", "", "the model that pipe trains on")
 	flag.StringVar(&w.rows, "rows", "", "packed rows as JSON lines")
 	flag.StringVar(&w.adapter, "adapter", "dora", "lora or dora")
-	flag.StringVar(&w.precision, "precision", "f32", "of pipe: f32 or bf16")
+	flag.StringVar(&w.precision, "precision", "f32", "of pipe: f32, bf16 or fp8")
 	flag.StringVar(&w.quantize, "quantize", "", "quantise pipe's base: nf4, or \"\": as it is")
 	flag.StringVar(&w.optimizer, "optimizer", "adamw", "of pipe: adamw or adamw_8bit")
 	flag.BoolVar(&w.recompute, "checkpointing", false, "let pipe checkpoint activations")

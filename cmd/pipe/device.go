@@ -20,6 +20,7 @@ type device struct {
 	why  string // it was chosen
 	less bool   // a GPU was hoped for
 	make func() (tensor.Backend, error)
+	has  func(tensor.DType) error // why there is no such precision; nil: all are there
 
 	mu     sync.Mutex
 	opened tensor.Backend
@@ -39,7 +40,7 @@ func openDevice(flag string) (*device, error) {
 	info, err := gpu.Probe()
 	switch {
 	case err == nil:
-		return &device{name: info.Name(), why: describe(info), make: func() (tensor.Backend, error) {
+		return &device{name: info.Name(), why: describe(info), has: info.HasPrecision, make: func() (tensor.Backend, error) {
 			b, err := gpu.Open(gpu.Options{})
 			if err != nil {
 				return nil, fmt.Errorf("open %s: %w; --device cpu computes on the processor", info.Device, err)

@@ -287,7 +287,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 		par = runtime.GOMAXPROCS(0)
 	}
 	return engine.Options{
-		Store: store, Backend: dev.open, BackendName: dev.name,
+		Store: store, Backend: dev.open, BackendName: dev.name, HasPrecision: dev.has,
 		Resolve:      o.pins.resolver(h.Resolve),
 		CheckWeights: pretrained.CheckWeights,
 		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,

@@ -16,7 +16,7 @@ import (
 // selfCheck reports how b's numbers differ from the processor's by more than
 // rounding: a GPU, driver or library on which a kernel computes wrongly must be
 // found out before results are made with it. It takes one small model with a DoRA
-// adapter through a training step in both precisions, and compares the
+// adapter through a training step in all precisions that b has, and compares the
 // log-probabilities, the gradients of the adapter and what the optimizer makes of
 // it; and a product and attention as generation has them, also repeated.
 func selfCheck(b tensor.Backend) error {
@@ -25,7 +25,10 @@ func selfCheck(b tensor.Backend) error {
 	for _, p := range []struct {
 		precision  tensor.DType
 		off, angle float64 // most that log-probabilities and the directions of gradients may differ
-	}{{tensor.F32, 1e-4, 1e-6}, {tensor.BF16, 5e-2, 1e-2}} {
+	}{{tensor.F32, 1e-4, 1e-6}, {tensor.BF16, 5e-2, 1e-2}, {tensor.FP8, 1, 4e-2}} {
+		if tensor.HasPrecision(b, p.precision) != nil {
+			continue
+		}
 		want, err := checkPass(processor, p.precision)
 		if err != nil {
 			return err
@@ -131,6 +134,9 @@ func checkPass(b tensor.Backend, precision tensor.DType) (c checked, err error) 
 	b.AdamW(trained, tensor.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1, GradScale: 1, WeightDecay: 0.1, Step: 1})
 	for _, t := range trained[:3] {
 		keep(fmt.Sprint("an updated parameter of ", t.W.Shape), t.W)
+	}
+	if precision == tensor.FP8 { // which is of products with weights
+		precision = tensor.BF16
 	}
 	few(b, p, d, keep, precision)
 	return c, b.Sync()

@@ -141,11 +141,12 @@ static CUresult cux_graph_destroy(CUcontext ctx, CUgraphExec e) {
 	CUresult r = cuCtxSetCurrent(ctx);
 	return r != CUDA_SUCCESS ? r : cuGraphExecDestroy(e);
 }
-static CUresult cux_tile_map(void *to, CUdeviceptr p, cuuint64_t rows, cuuint64_t cols, cuuint64_t stride, cuuint32_t box) {
+static CUresult cux_tile_map(void *to, CUdeviceptr p, cuuint64_t rows, cuuint64_t cols, cuuint64_t stride, cuuint32_t box, int bytes) {
 	CUtensorMap m;
 	cuuint64_t dims[] = {cols, rows}, strides[] = {stride};
-	cuuint32_t boxes[] = {64, box}, steps[] = {1, 1};
-	CUresult r = cuTensorMapEncodeTiled(&m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)p, dims, strides, boxes, steps,
+	cuuint32_t boxes[] = {128 / bytes, box}, steps[] = {1, 1};
+	CUtensorMapDataType type = bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+	CUresult r = cuTensorMapEncodeTiled(&m, type, 2, (void *)p, dims, strides, boxes, steps,
 		CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 	if (r == CUDA_SUCCESS) memcpy(to, &m, sizeof m);
 	return r;
@@ -266,13 +267,23 @@ func (s *Stream) AllowShared(f cu.Function, n int) error {
 	return result(C.cux_shared(s.ctx, function(f), C.int(n)))
 }
 
-// A TileMap tells kernels of sm_90a of a matrix of bfloat16 and of boxes in it.
+// A TileMap tells kernels of sm_90a of a matrix of bfloat16, or of bytes, and of boxes
+// in it.
 type TileMap [16]uint64
 
 // Set describes rows of cols elements, which lie stride bytes apart from p on, and
 // boxes of box rows by 64 columns. p and stride are multiples of 16.
 func (m *TileMap) Set(p uint64, rows, cols, stride, box int) error {
-	return result(C.cux_tile_map(unsafe.Pointer(m), C.CUdeviceptr(p), C.cuuint64_t(rows), C.cuuint64_t(cols), C.cuuint64_t(stride), C.cuuint32_t(box)))
+	return m.set(p, rows, cols, stride, box, 2)
+}
+
+// SetBytes is Set for a matrix of bytes, and boxes of box rows by 128 columns.
+func (m *TileMap) SetBytes(p uint64, rows, cols, stride, box int) error {
+	return m.set(p, rows, cols, stride, box, 1)
+}
+
+func (m *TileMap) set(p uint64, rows, cols, stride, box, bytes int) error {
+	return result(C.cux_tile_map(unsafe.Pointer(m), C.CUdeviceptr(p), C.cuuint64_t(rows), C.cuuint64_t(cols), C.cuuint64_t(stride), C.cuuint32_t(box), C.int(bytes)))
 }
 
 // Sync waits for all queued work.

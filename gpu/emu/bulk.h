@@ -71,16 +71,16 @@ static void arrive(const Bulk& c) {
   const Map& m = *c.map;
   size_t at = 0;
   for (unsigned r = 0; r < m.height; r++)
-    for (unsigned chunk = 0; chunk < m.width / 8; chunk++, at += 16) {
-      uint16_t v[8] = {};
-      for (unsigned i = 0; i < 8; i++) {
-        long long column = (long long)c.x + chunk * 8 + i, row = (long long)c.y + r;
+    for (unsigned chunk = 0; chunk < m.width * m.size / 16; chunk++, at += 16) {
+      char v[16] = {};
+      for (unsigned i = 0; i < 16 / m.size; i++) {
+        long long column = (long long)c.x + chunk * (16 / m.size) + i, row = (long long)c.y + r;
         if (column >= 0 && row >= 0 && column < (long long)m.columns && row < (long long)m.rows)
-          memcpy(v + i, (const char*)m.at + row * m.stride + column * 2, 2);
+          memcpy(v + i * m.size, (const char*)m.at + row * m.stride + column * m.size, m.size);
       }
       memcpy(c.to + (at ^ (at >> 7 & 7) << 4), v, 16);
     }
-  c.bar->bytes -= (int)(m.width * m.height * 2);
+  c.bar->bytes -= (int)(m.width * m.height * m.size);
   if (c.bar->bytes < -(1 << 20)) die("an mbarrier counts more bytes than it expects");
   settle(c.bar);
 }
@@ -109,7 +109,7 @@ void bulkCopy(void* to, const void* map, int x, int y, uint64_t* bar, unsigned r
   if ((static_cast<char*>(to) - blocks[cur->rank].dynamic) % 1024) die("tile_copy: the place is not 1024-byte aligned: %p", to);
   for (unsigned i = 0; i < ranks; i++) {
     unsigned r = ranks == 1 ? cur->rank : i;
-    size_t bytes = m->width * m->height * 2;
+    size_t bytes = m->width * m->height * m->size;
     inBlock(static_cast<char*>(to) + bytes - 1, r, "tile_copy");
     Bulk c = {m, x, y, r, inBlock(to, r, "tile_copy"), barrierAt(bar, r, "tile_copy")};
     fill(c.to, bytes);

@@ -152,25 +152,26 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, Kernel*, int threads,
 }
 
 // cuTensorMapEncodeTiled makes what the emulated copies understand: matrices of
-// bfloat16, boxes of 128 bytes by so many rows, swizzled.
+// bytes or bfloat16, boxes of 128 bytes by so many rows, swizzled.
 Result cuTensorMapEncodeTiled(void* to, int type, unsigned rank, void* at, const unsigned long long* dim, const unsigned long long* stride,
                               const unsigned* box, const unsigned* step, int interleave, int swizzle, int promotion, int fill) {
   LOCK;
   if (Result r = planned(__func__)) return r;
   if ((uintptr_t)to % 64) return refuse(invalidValue, __func__, "the map is not 64-byte aligned: %p", to);
-  if (type != 9 || rank != 2 || interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
-    return refuse(notSupported, __func__, "only matrices of bfloat16 with a swizzle of 128 bytes");
+  const unsigned size = type == 0 ? 1 : 2;
+  if ((type != 0 && type != 9) || rank != 2 || interleave != 0 || swizzle != 3 || promotion < 0 || promotion > 3 || fill != 0)
+    return refuse(notSupported, __func__, "only matrices of bytes or bfloat16 with a swizzle of 128 bytes");
   if ((uintptr_t)at % 16) return refuse(invalidValue, __func__, "the matrix is not 16-byte aligned: %p", at);
   if (dim[0] == 0 || dim[1] == 0 || dim[0] > 1ull << 32 || dim[1] > 1ull << 32)
     return refuse(invalidValue, __func__, "a matrix of %llu rows of %llu", dim[1], dim[0]);
-  if (stride[0] % 16 || stride[0] >= 1ull << 40 || stride[0] < 2 * dim[0])
+  if (stride[0] % 16 || stride[0] >= 1ull << 40 || stride[0] < size * dim[0])
     return refuse(invalidValue, __func__, "rows of %llu elements are %llu bytes apart", dim[0], stride[0]);
-  if (box[0] == 0 || box[1] == 0 || box[1] > 256 || box[0] * 2 > 128 || box[0] * 2 % 16 || step[0] != 1 || step[1] != 1)
+  if (box[0] == 0 || box[1] == 0 || box[1] > 256 || box[0] * size > 128 || box[0] * size % 16 || step[0] != 1 || step[1] != 1)
     return refuse(invalidValue, __func__, "a box of %u rows of %u", box[1], box[0]);
-  if (!isDevice((uintptr_t)at, stride[0] * (dim[1] - 1) + 2 * dim[0]))
+  if (!isDevice((uintptr_t)at, stride[0] * (dim[1] - 1) + size * dim[0]))
     return refuse(invalidValue, __func__, "%llu rows of %llu elements are not in one allocation", dim[1], dim[0]);
-  if (box[0] != 64) return refuse(notSupported, __func__, "boxes of 128 bytes only");
-  *static_cast<Map*>(to) = Map{mapMagic, (uint64_t)at, dim[0], dim[1], stride[0], box[0], box[1], {}};
+  if (box[0] * size != 128) return refuse(notSupported, __func__, "boxes of 128 bytes only");
+  *static_cast<Map*>(to) = Map{mapMagic, (uint64_t)at, dim[0], dim[1], stride[0], box[0], box[1], size, {}};
   return success;
 }
 

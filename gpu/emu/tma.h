@@ -9,7 +9,8 @@ namespace emu {
 struct Map {
   uint64_t magic, at, columns, rows, stride;
   uint32_t width, height;
-  uint64_t unused[10];
+  uint64_t size;  // bytes of an element
+  uint64_t unused[9];
 };
 static_assert(sizeof(Map) == 128, "as a CUtensorMap");
 const uint64_t mapMagic = 0x70616d20756d6521;

@@ -38,6 +38,9 @@ type Options struct {
 	// BackendName is its Name, part of the keys of these stages.
 	Backend     func() (tensor.Backend, error)
 	BackendName string
+	// HasPrecision returns why that backend cannot form products in a precision; nil
+	// if it can. Without it, every backend can.
+	HasPrecision func(tensor.DType) error
 
 	// Resolve finds the model of a source: where it lies, and the digest of its
 	// content. dir is where relative paths start; progress, which may be nil, is
@@ -199,6 +202,9 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 		if _, err := retryDelay(n); err != nil {
 			return nil, newStageError(n, err)
 		}
+		if err := e.checkPrecision(n); err != nil {
+			return nil, newStageError(n, err)
+		}
 	}
 	if err := checkPlaces(prog.Dir, o.Store.Dir(), e.nodes); err != nil {
 		return nil, err
@@ -206,6 +212,23 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 	e.weights = weightUses(e.nodes)
 	e.last = readHistory(o.Store, prog)
 	return e, nil
+}
+
+// checkPrecision refuses products that the device cannot form before anything runs.
+func (e *engine) checkPrecision(n *lang.Node) error {
+	dt := tensor.F32
+	if s, ok := n.Stage.(stage.Precise); ok {
+		dt = s.Products()
+	} else if n.Teacher != nil && n.Teacher.Provider == "local" {
+		dt = tensor.Precision(n.Teacher.Precision)
+	}
+	if e.HasPrecision == nil || dt == tensor.F32 {
+		return nil
+	}
+	if err := e.HasPrecision(dt); err != nil {
+		return stage.Fieldf("precision", "is %q: %v", dt, err)
+	}
+	return nil
 }
 
 func newRunName() string {

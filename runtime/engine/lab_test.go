@@ -221,7 +221,11 @@ type tuneStage struct {
 	ID   string      `hcl:"id" json:"-" doc:"Name in the test"`
 	Base stage.Model `hcl:"base" doc:"Model"`
 	Rank int         `hcl:"rank,optional" doc:"0: all weights; -1: passes the base on"`
+
+	Precision string `hcl:"precision,optional" json:"-" doc:"Of products"`
 }
+
+func (s *tuneStage) Products() tensor.DType { return tensor.Precision(s.Precision) }
 
 func (*tuneStage) Check() error { return nil }
 

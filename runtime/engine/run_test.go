@@ -13,6 +13,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/tensor"
 )
 
 const chain = `
@@ -443,4 +444,47 @@ func TestNoOpIsOneLookAStage(t *testing.T) {
 	if ran := l.taken(); len(ran) != 0 || fresh.lookups != n || len(fresh.results) != n {
 		t.Errorf("%d stages ran, %d lookups, %d results", len(ran), fresh.lookups, len(fresh.results))
 	}
+}
+
+// TestPrecision: a precision that the device does not have is refused before anything
+// runs, with its place.
+func TestPrecision(t *testing.T) {
+	l := newLab(t)
+	l.write("base", "weights")
+	old := func(o *Options) {
+		o.HasPrecision = func(dt tensor.DType) error {
+			if dt == tensor.FP8 {
+				return errors.New("the device is too old")
+			}
+			return nil
+		}
+	}
+	pipeline := func(stage, teacher string) string {
+		return `
+model "m" { source = "base" }
+tune "t" {
+  id   = "t"
+  base = model.m
+  ` + stage + `
+}
+teacher "x" {
+  provider = "local"
+  model    = model.m
+  ` + teacher + `
+}
+`
+	}
+	for _, c := range []struct{ src, line string }{
+		{pipeline(`precision = "fp8"`, ""), "test.hcl:6"}, {pipeline("", `precision = "fp8"`), "test.hcl:11"},
+	} {
+		_, ran, err := l.run(c.src, old)
+		var failed *StageError
+		if !errors.As(err, &failed) || !strings.Contains(err.Error(), "the device is too old") || len(ran) > 0 {
+			t.Fatalf("%v; %v ran", err, ran)
+		}
+		if at := failed.Diags[0].Subject; at == nil || fmt.Sprintf("%s:%d", at.Filename, at.Start.Line) != c.line {
+			t.Errorf("the error points at %v; want %s", at, c.line)
+		}
+	}
+	l.must(pipeline(`precision = "bf16"`, ""), "t", old)
 }

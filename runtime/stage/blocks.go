@@ -37,7 +37,7 @@ type TeacherConfig struct {
 	APIKeyEnv   string   `hcl:"api_key_env,optional" json:"-" doc:"Name of the environment variable that holds the API key; the value is never stored"`
 	ModelID     string   `hcl:"model_id,optional" doc:"Model name sent to the endpoint (openai) or recorded in the journal (journal)"`
 	Model       *Model   `hcl:"model,optional" doc:"The model block to run (local)"`
-	Precision   string   `hcl:"precision,optional" doc:"Of products with the model's matrices (local, and journal for what it recorded): f32, the default, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
+	Precision   string   `hcl:"precision,optional" doc:"Of products with the model's matrices (local, and journal for what it recorded): f32, the default; bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it; or fp8, which rounds those of linear layers to 8 bits where there are many rows, and does the rest as bf16: for GPUs of compute capability 8.9 or newer, and slow on processors"`
 	Temperature float64  `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
 	TopP        float64  `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
 	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (not every openai endpoint knows it)"`

@@ -24,15 +24,15 @@ func TestTeacherPrecision(t *testing.T) {
 		}
 		return string(b)
 	}
-	if key("") != key("f32") || key("bf16") == key("") {
-		t.Errorf("keys %s, %s, %s", key(""), key("f32"), key("bf16"))
+	if key("") != key("f32") || key("bf16") == key("") || key("fp8") == key("") || key("fp8") == key("bf16") {
+		t.Errorf("keys %s, %s, %s, %s", key(""), key("f32"), key("bf16"), key("fp8"))
 	}
 	for _, c := range []struct {
 		provider, precision string
 		wrong               bool
 	}{
-		{"local", "", false}, {"local", "f32", false}, {"local", "bf16", false}, {"local", "fp8", true},
-		{"journal", "bf16", false}, {"journal", "fp8", true},
+		{"local", "", false}, {"local", "f32", false}, {"local", "bf16", false}, {"local", "fp8", false}, {"local", "fp4", true},
+		{"journal", "bf16", false}, {"journal", "fp4", true},
 		{"openai", "", false}, {"openai", "f32", true}, {"openai", "bf16", true},
 	} {
 		var f *FieldError

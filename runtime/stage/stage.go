@@ -129,6 +129,13 @@ type Weightless interface {
 	NeedsWeights(path string) bool
 }
 
+// A Precise is a Stage whose products may be in a precision that a device lacks.
+type Precise interface {
+	Stage
+	// Products returns the precision: see tensor.Memory.
+	Products() tensor.DType
+}
+
 // Handles: what references evaluate to, one Go type for each artifact.Type so
 // that a spec says what it takes.
 type (

@@ -37,7 +37,7 @@ type spec struct {
 	Model     stage.Model  `hcl:"model" doc:"The model to evaluate"`
 	Baseline  *stage.Model `hcl:"baseline,optional" doc:"The model to compare with; without it, the same weights with the adapter off"`
 	Batch     int          `hcl:"batch,optional" doc:"Tokens of a scoring pass: speed and memory, and the last bits of log-probabilities"`
-	Precision string       `hcl:"precision,optional" doc:"Of products with the model's matrices, and with those of the baseline: f32, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
+	Precision string       `hcl:"precision,optional" doc:"Of products with the model's matrices, and with those of the baseline: f32; bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it; or fp8, which rounds those of linear layers to 8 bits where there are many rows, and does the rest as bf16: for GPUs of compute capability 8.9 or newer, and slow on processors"`
 
 	Suites []suite      `hcl:"suite,block" doc:"A set of items that are measured alike"`
 	Needle *needle      `hcl:"needle,block" doc:"Facts hidden in long texts: a grid of lengths by depths"`
@@ -121,6 +121,9 @@ type job struct {
 	field string
 	run   func(*runner) (*result, error)
 }
+
+// Products implements stage.Precise.
+func (s *spec) Products() tensor.DType { return tensor.Precision(s.Precision) }
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {

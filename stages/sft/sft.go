@@ -53,7 +53,7 @@ type spec struct {
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
 	Eps         float64   `hcl:"eps,optional" doc:"AdamW's epsilon"`
 	MaxGradNorm float64   `hcl:"max_grad_norm,optional" doc:"Gradients are scaled down to this norm; 0: never"`
-	Precision   string    `hcl:"precision,optional" doc:"Of products with the model's matrices: f32, or bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it"`
+	Precision   string    `hcl:"precision,optional" doc:"Of products with the model's matrices: f32; bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it; or fp8, which rounds those of linear layers to 8 bits, and does the rest as bf16: for GPUs of compute capability 8.9 or newer, and slow on processors. It needs an adapter"`
 
 	Adapter *adapterBlock `hcl:"adapter,block" doc:"What is trained; without it, the adapter of the base, or a new adapter \"dora\" with the defaults"`
 
@@ -133,6 +133,7 @@ func (s *spec) Check() error {
 	bad(!(s.Eps > 0 && s.Eps < 1), "eps", "is %v; must be above 0 and below 1", s.Eps)
 	bad(!(s.MaxGradNorm >= 0), "max_grad_norm", "is %v; must be 0 or more", s.MaxGradNorm)
 	bad(!slices.Contains(tensor.Precisions(), s.Precision), "precision", "is %q; must be one of %q", s.Precision, tensor.Precisions())
+	bad(s.Adapter != nil && s.Adapter.Type == "none" && tensor.Precision(s.Precision) == tensor.FP8, "precision", "is \"fp8\", which is for weights that do not change; train an adapter, or take \"bf16\"")
 	bad(s.CheckpointEvery < 0, "checkpoint_every", "is %d; must be 0 or more", s.CheckpointEvery)
 	bad(s.SaveTotalLimit < 1, "save_total_limit", "is %d; must be at least 1", s.SaveTotalLimit)
 	return errors.Join(append(errs, s.Adapter.check()...)...)
@@ -157,6 +158,9 @@ func (a *adapterBlock) check() (errs []error) {
 
 // NeedsWeights implements stage.Weightless.
 func (s *spec) NeedsWeights(string) bool { return s.Init != "random" }
+
+// Products implements stage.Precise.
+func (s *spec) Products() tensor.DType { return tensor.Precision(s.Precision) }
 
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {

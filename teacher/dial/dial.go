@@ -26,7 +26,7 @@ type Config struct {
 
 	ModelPath, AdapterPath, TemplatePath string // local
 	Quantize                             string // local: as in a model block
-	Precision                            string // local: as in a teacher block; bf16 is part of the name
+	Precision                            string // local: as in a teacher block; but for f32 it is part of the name
 	ModelDigest                          string // names the model where ModelID does not
 	Backend                              tensor.Backend
 
@@ -48,8 +48,8 @@ func (c Config) ID() string {
 	if id == "" && c.ModelDigest != "" {
 		id = "sha256:" + strings.TrimPrefix(c.ModelDigest, "sha256:")
 	}
-	if id != "" && tensor.Precision(c.Precision) == tensor.BF16 {
-		id += "+bf16" // it answers otherwise than in f32
+	if dt := tensor.Precision(c.Precision); id != "" && dt != tensor.F32 {
+		id += "+" + dt.String() // it answers otherwise than in f32
 	}
 	return id
 }

@@ -29,7 +29,7 @@ type Config struct {
 	Backend  tensor.Backend // not closed by Close; for nobody else until then
 	Batch    int            // requests decoded at once; 0: 16
 
-	// Precision of products with the model's matrices: F32 or BF16.
+	// Precision of products with the model's matrices: F32, BF16 or FP8.
 	Precision tensor.DType
 }
 

@@ -57,6 +57,7 @@ func (b *Backend) DoRANorm(ratio, c, w2, w, a, bb, m *tensor.Tensor, scale float
 	const op = "dora norm"
 	out, norm := output(op, ratio), output(op, c)
 	sq, mag, x, y, wo := input(op, w2), input(op, m), input(op, a), input(op, bb), b.operand(op, w)
+	wo.eight = false
 	r, in := matrix(op, a)
 	n := wo.rows
 	checkMatrix(op, w, n, in)

@@ -15,15 +15,17 @@ type operand struct {
 	ld     int
 	rows   int
 	cols   int
-	half   bool    // products round both operands to bfloat16
-	weight *memory // whose panels may be kept
-	first  int     // row of weight that is row 0
+	half   bool      // products round both operands to bfloat16,
+	eight  bool      // and those of many rows to 8 bits
+	weight *memory   // whose panels may be kept
+	first  int       // row of weight that is row 0
+	scales []float32 // of the rows in 8 bits, where a product needs them
 }
 
 func (b *Backend) operand(op string, t *tensor.Tensor) operand {
 	m := mem(op, t)
 	rows, cols := matrix(op, t)
-	o := operand{dt: t.DType, f: m.f32, raw: m.raw, ld: cols, rows: rows, cols: cols, half: m.half}
+	o := operand{dt: t.DType, f: m.f32, raw: m.raw, ld: cols, rows: rows, cols: cols, half: m.half, eight: m.eight}
 	switch t.DType {
 	case tensor.F32:
 	case tensor.I32, tensor.U8:
@@ -31,7 +33,7 @@ func (b *Backend) operand(op string, t *tensor.Tensor) operand {
 	default:
 		o.ld = t.DType.Bytes(cols)
 	}
-	if m.keep || m.panels != [2]*panels{} {
+	if m.keep || m.panels != [4]*panels{} {
 		o.weight = m
 	}
 	return o
@@ -43,6 +45,9 @@ func (o operand) slice(lo, hi int) operand {
 		o.f = o.f[lo*o.ld : hi*o.ld]
 	} else {
 		o.raw = o.raw[lo*o.ld : hi*o.ld]
+	}
+	if o.scales != nil {
+		o.scales = o.scales[lo:hi]
 	}
 	o.rows, o.first = hi-lo, o.first+lo
 	return o

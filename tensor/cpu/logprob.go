@@ -26,6 +26,7 @@ func headProduct(z, x []float32, w operand, t0, t1, v0, v1 int) product {
 func (b *Backend) LogProb(logp, lse, argmax, dx, x, w, target *tensor.Tensor) {
 	const op = "log prob"
 	lp, ls, h, o, goal := output(op, logp), output(op, lse), input(op, x), b.operand(op, w), ints(op, target)
+	o.eight = false
 	n := len(goal)
 	checkMatrix(op, x, n, o.cols)
 	checkLen(op, len(lp), n)
@@ -163,6 +164,7 @@ func (b *Backend) LogProbGrad(dx, dw, x, w, target, lse, dy *tensor.Tensor) {
 	const op = "log prob gradient"
 	d, h, o, goal := output(op, dx), input(op, x), b.operand(op, w), ints(op, target)
 	ls, g := input(op, lse), input(op, dy)
+	o.eight = false
 	n := len(goal)
 	checkMatrix(op, x, n, o.cols)
 	sameShape(op, dx, x)

@@ -19,9 +19,11 @@ type memory struct {
 	raw    []byte
 	frozen bool       // made by Load, or a view of that: never written
 	keep   bool       // made by Load: panels may be kept
-	half   bool       // products with it round to bfloat16
+	half   bool       // products with it round to bfloat16,
+	eight  bool       // and those of many rows to 8 bits
 	rows   int        // of what Load made
-	panels [2]*panels // kept: as stored, transposed
+	panels [4]*panels // kept: as stored, transposed, and the same in 8 bits
+	scales []float32  // of its rows in 8 bits, once they are kept
 	few    *stored    // arranged for few rows
 	dead   bool
 	of     *memory // that a view shows
@@ -97,11 +99,12 @@ func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)
 	checks.Precision(dt)
 	b.drop(m)
-	m.half = dt == tensor.BF16
+	m.half, m.eight = dt != tensor.F32, dt == tensor.FP8
 }
 
-// drop gives up kept panels.
+// drop gives up kept panels and scales.
 func (b *Backend) drop(m *memory) {
+	m.scales = nil
 	for i, p := range m.panels {
 		if p != nil {
 			b.kept -= p.bytes()
@@ -122,7 +125,7 @@ func (b *Backend) Free(t *tensor.Tensor) {
 // View implements [tensor.Memory].
 func (b *Backend) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
 	m, n := mem("view", t), checks.View(t, offset, shape)
-	v := &memory{frozen: m.frozen, half: m.half, of: cmp.Or(m.of, m)}
+	v := &memory{frozen: m.frozen, half: m.half, eight: m.eight, of: cmp.Or(m.of, m)}
 	switch t.DType {
 	case tensor.F32:
 		v.f32 = m.f32[offset : offset+n : offset+n]

@@ -13,7 +13,8 @@ import (
 type panels struct {
 	k, n, depth, cols int
 	half              bool // terms are pairs
-	round             bool // numbers are rounded to bfloat16
+	round             bool // numbers are rounded to bfloat16,
+	eight             bool // or to 8 bits
 	data              []float32
 }
 
@@ -50,21 +51,25 @@ func (b *Backend) keptPanels(p *product, terms int, half bool) section {
 	if o.weight == nil {
 		return section{}
 	}
-	which, rows := 0, o.weight.rows
+	which, rows, eight := 0, o.weight.rows, p.eight()
 	s := section{term: o.first}
 	if half && b.k.halfTile != nil {
 		s.term /= 2
 	}
-	all := operand{dt: o.dt, f: o.weight.f32, raw: o.weight.raw, ld: o.ld, rows: rows, cols: o.cols}
+	all := operand{dt: o.dt, f: o.weight.f32, raw: o.weight.raw, ld: o.ld, rows: rows, cols: o.cols, scales: o.weight.scales}
 	k, n := rows, o.cols
 	if p.transW {
 		which, k, n = 1, o.cols, rows
 		s = section{col: o.first}
 	}
 	k = b.k.terms(k, half)
+	if eight {
+		which += 2
+	}
 	slot := &o.weight.panels[which]
 	if *slot == nil && o.weight.keep {
 		w := b.k.newPanels(k, n, half)
+		w.eight = eight
 		if b.kept+w.bytes() <= b.maxKept {
 			w.data = b.zeros(o.weight, w.size())
 			b.pack(w, &all, p.transW, 0)
@@ -111,7 +116,7 @@ func (b *Backend) packRows(w *panels, o *operand, first, lo, hi, thread int) {
 func (b *Backend) packSource(w *panels, o *operand, r, n, thread int) (src []float32, ld int) {
 	if n == packRows {
 		switch {
-		case o.dt == tensor.F32 && !w.half && !w.round:
+		case o.dt == tensor.F32 && !w.half && !w.round && !w.eight:
 			return o.f[r*o.ld:], o.ld
 		case o.dt == tensor.BF16 && w.half && o.cols%2 == 0:
 			raw := o.raw[r*o.ld:]
@@ -128,6 +133,8 @@ func (b *Backend) packSource(w *panels, o *operand, r, n, thread int) (src []flo
 			o.expandRow(b.k, dst, r+i, 0)
 			if w.round {
 				b.k.round(dst, dst)
+			} else if w.eight {
+				roundEight(dst, dst, nil)
 			}
 			continue
 		}
@@ -157,12 +164,14 @@ func (b *Backend) packCols(w *panels, o *operand, first, lo, hi, thread int) {
 					clear(high)
 				}
 				b.k.halfPairs(row[:n], low[:n], high[:n])
-			case full && o.dt == tensor.F32 && !w.round:
+			case full && o.dt == tensor.F32 && !w.round && !w.eight:
 				src = o.f[(k+p)*o.ld+first+lo:]
 			default:
 				o.expandRow(b.k, row[:n], k+p, first+lo)
 				if w.round {
 					b.k.round(row[:n], row[:n])
+				} else if w.eight {
+					roundTo(row[:n], row[:n], o.scales[k+p])
 				}
 			}
 			for j := lo; j < hi; j += w.cols {

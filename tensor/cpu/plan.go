@@ -31,8 +31,10 @@ type planned struct {
 	touched int64 // bytes that count so far
 	keep    bool  // made by Load
 	half    bool
-	panels  [2]*panels
+	eight   bool
+	panels  [4]*panels
 	few     int // bytes of the arranged weight
+	scales  int // bytes of them
 	dead    bool
 
 	of     *planned // that a view shows, from element off on
@@ -41,11 +43,11 @@ type planned struct {
 
 // sizes are the elements of the slices of a scratch.
 type sizes struct {
-	rows, row, probs, grads, panels, low, values, more, wide, rotation int
+	rows, row, probs, grads, panels, low, values, more, scales, wide, rotation int
 }
 
 func (s *sizes) bytes() int64 {
-	return 4*int64(s.rows+s.row+s.probs+s.grads+s.panels+s.low+s.values+s.more+s.rotation) + 8*int64(s.wide)
+	return 4*int64(s.rows+s.row+s.probs+s.grads+s.panels+s.low+s.values+s.more+s.scales+s.rotation) + 8*int64(s.wide)
 }
 
 var (
@@ -135,8 +137,11 @@ func (p *plan) multiply(x *product, w *planned, all [2]int) {
 }
 
 func (p *plan) multiplyPanels(x *product, w *planned, all [2]int) {
-	half := x.w.half && !x.transA
+	half, eight := x.halved(), x.eight()
 	terms := p.k.terms(x.k, half)
+	if eight && !x.transW {
+		p.scales(x, w, all)
+	}
 	kept, packs := p.keep(x, w, all, half)
 	n := 1 // products whose panels are there at the same time
 	if x.paired {
@@ -146,14 +151,14 @@ func (p *plan) multiplyPanels(x *product, w *planned, all [2]int) {
 	switch {
 	case x.transA:
 		more(&p.shared.rows, p.k.leftSize(rows, x.k))
-	case half:
+	case half || eight:
 		more(&p.shared.rows, x.m*terms)
 	}
 	if !kept {
 		more(&p.shared.panels, n*p.k.newPanels(terms, cols, half).size())
 	}
 	if packs || !kept {
-		p.packs(x.transW, terms, max(x.k, all[1]), x.w.dt != tensor.F32 || half || x.n%p.k.cols != 0)
+		p.packs(x.transW, terms, max(x.k, all[1]), x.w.dt != tensor.F32 || half || eight || x.n%p.k.cols != 0)
 	}
 	if x.low != nil {
 		low := p.k.newPanels(x.low.r, cols, false)
@@ -181,6 +186,9 @@ func (p *plan) keep(x *product, w *planned, all [2]int, half bool) (kept, packs 
 	which, k, n := 0, all[0], all[1]
 	if x.transW {
 		which, k, n = 1, n, k
+	}
+	if x.eight() {
+		which += 2
 	}
 	if w.panels[which] != nil {
 		return true, false
@@ -229,11 +237,25 @@ func (p *plan) Free(t *tensor.Tensor) {
 func (p *plan) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := t.Mem.(*planned)
 	p.drop(m)
-	m.half = dt == tensor.BF16
+	m.half, m.eight = dt != tensor.F32, dt == tensor.FP8
 }
 
-// drop gives up kept panels.
+// scales counts the scales of a weight's rows.
+func (p *plan) scales(x *product, w *planned, all [2]int) {
+	more(&p.work.row, max(x.n, all[1]))
+	switch {
+	case w == nil || !w.keep:
+		more(&p.shared.scales, x.k)
+	case w.scales == 0:
+		w.scales = 4 * all[0]
+		p.tally.Add(tensor.ForPanels, int64(w.scales))
+	}
+}
+
+// drop gives up kept panels and scales.
 func (p *plan) drop(m *planned) {
+	p.tally.Add(tensor.ForPanels, -int64(m.scales))
+	m.scales = 0
 	for i, w := range m.panels {
 		if w != nil {
 			p.kept -= w.bytes()
@@ -246,7 +268,7 @@ func (p *plan) drop(m *planned) {
 // View implements [tensor.Memory].
 func (p *plan) View(t *tensor.Tensor, offset int, shape ...int) *tensor.Tensor {
 	n, m := checkShape("view", t.DType, shape), t.Mem.(*planned)
-	v := &planned{of: m, off: offset, n: n, half: m.half}
+	v := &planned{of: m, off: offset, n: n, half: m.half, eight: m.eight}
 	if m.of != nil {
 		v.of, v.off = m.of, m.off+offset
 	}

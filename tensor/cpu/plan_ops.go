@@ -122,7 +122,7 @@ func (p *plan) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, _ float32) {
 func (p *plan) product(dst, a, b *tensor.Tensor, o *tensor.MatMul) (*planned, *product) {
 	p.use("matmul", dst, a, o.ColScale, o.Bias)
 	w := p.touch("matmul", b)
-	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half}}
+	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half, eight: w.eight}}
 	if o.TransA {
 		x.m, x.k = x.k, x.m
 	}

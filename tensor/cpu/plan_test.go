@@ -100,3 +100,33 @@ func TestFreedViews(t *testing.T) {
 	}()
 	b.Zero(v)
 }
+
+// TestPlanCountsEight: products in 8 bits keep other panels than those of few rows,
+// and the scales of a weight whose gradient is formed.
+func TestPlanCountsEight(t *testing.T) {
+	b := New(2)
+	defer b.Close()
+	p := b.Plan().(*plan)
+	for _, c := range []tensor.Backend{b, p} {
+		w, err := c.Load(tensor.F32, make([]byte, 4*96*64), 96, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Precision(w, tensor.FP8)
+		x, _ := c.Alloc(tensor.F32, 40, 64)
+		y, _ := c.Alloc(tensor.F32, 40, 96)
+		o := tensor.MatMul{TransB: true, Alpha: 1}
+		c.MatMul(y, x, w, o)
+		c.MatMul(c.View(y, 0, 3, 96), c.View(x, 0, 3, 64), w, o)
+		c.MatMul(x, y, w, tensor.MatMul{Alpha: 1})
+		free, _ := c.Alloc(tensor.F32, 96, 64)
+		c.Precision(free, tensor.FP8)
+		c.MatMul(x, y, free, tensor.MatMul{Alpha: 1})
+	}
+	if p.kept != b.kept || p.tally.Of(tensor.ForPanels) != int64(b.kept+4*96) {
+		t.Errorf("the plan keeps %d bytes of panels, %d in use; the backend %d, and the scales of 96 rows", p.kept, p.tally.Of(tensor.ForPanels), b.kept)
+	}
+	if p.shared.scales != 96 || len(b.shared.scales) > 96 && cap(b.shared.scales) < 96 {
+		t.Errorf("%d scales at a time; want 96", p.shared.scales)
+	}
+}

@@ -61,6 +61,9 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 func alike(ps []product) bool {
 	for i := range ps {
 		p, q := &ps[0], &ps[i]
+		if q.eight() && !q.transW || p.eight() != q.eight() { // rows are rounded by the weight's scales
+			return false
+		}
 		if p.w.half != q.w.half || p.transW != q.transW || p.uniform != q.uniform || q.n == 0 {
 			return false
 		}

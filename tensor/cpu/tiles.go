@@ -18,8 +18,13 @@ func (k *kernels) pieces(p *product, n, terms int, kept bool) (rows, cols int) {
 // them. With glu it sets that [m,n] to the SwiGLU of two products.
 func (b *Backend) multiplyPanels(ps []product, glu []float32) {
 	p := &ps[0]
-	half := p.w.half && !p.transA
+	half := p.halved()
 	terms := b.k.terms(p.k, half)
+	for q := range ps {
+		if p := &ps[q]; p.eight() && !p.transW {
+			p.w.scales = b.scalesOf(&p.w)
+		}
+	}
 	var kept [mostProducts]section
 	for q := range ps {
 		kept[q] = b.keptPanels(&ps[q], terms, half)
@@ -50,7 +55,7 @@ func (b *Backend) multiplyColumns(ps []product, kept []section, l *left, terms, 
 	for _, s := range kept {
 		all = all && s.w != nil
 	}
-	half := ps[0].w.half && !ps[0].transA
+	half := ps[0].halved()
 	_, cols := b.k.pieces(&ps[0], len(ps), terms, all)
 	for j := 0; j < ps[0].n; j += cols {
 		n, at, low := min(cols, ps[0].n-j), 0, 0
@@ -59,6 +64,7 @@ func (b *Backend) multiplyColumns(ps []product, kept []section, l *left, terms, 
 			w.col += j
 			if w.w == nil {
 				b.op.packed[q] = *b.k.newPanels(terms, n, half)
+				b.op.packed[q].eight = ps[q].eight()
 				w = section{w: &b.op.packed[q]}
 				size := w.w.size()
 				w.w.data = grow(&b.shared.panels, max(packFloats, at+size))[at:][:size]
@@ -94,6 +100,8 @@ func (b *Backend) left(p *product, i, m, terms int, half bool) left {
 		return left{a: b.packLeft(p, i, m), row: 1, col: b.k.rows, group: b.k.rows * p.k}
 	case half:
 		return left{a: b.copyLeft(p, i, m, terms), row: terms, col: 1}
+	case p.eight():
+		return left{a: b.eightLeft(p, i, m), row: p.k, col: 1}
 	default:
 		return left{a: p.a[i*p.lda:], row: p.lda, col: 1}
 	}

@@ -30,6 +30,13 @@ var (
 	F32Grad = Tolerance{Abs: 2e-6, Rel: 3e-5}
 	// F32Model is for whole models, in which errors of layers add up.
 	F32Model = Tolerance{Abs: 1e-5, Rel: 1e-4}
+	// FP8 is for a sum that a device forms of rounded operands: of 128 terms with 14
+	// bits, which leaves 2^-13 of the largest of them for each addition.
+	FP8 = Tolerance{Abs: 1e-4, Rel: 1e-2, Cosine: 0.99999}
+	// FP8Model is for whole models whose products round to 4 significant bits: where
+	// the last bit of an activation differs, a number is 2^-4 of it off. On fixture
+	// models of at most 64 columns it tells a mistake from noise, no more.
+	FP8Model = Tolerance{Abs: 0.1, Rel: 4, Cosine: 0.8}
 	// BF16 is for operands rounded to 8 significant bits.
 	BF16 = Tolerance{Abs: 1e-3, Rel: 2e-2, Cosine: 0.9999}
 	// BF16Model is for whole models, of which every layer rounds activations

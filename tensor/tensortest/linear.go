@@ -91,7 +91,7 @@ func testMatMulEpilogue(s *suite) {
 			s.b.MatMul(y, at, bt, o)
 			s.check(fmt.Sprintf("%v rank %d, scaled", z, r), y, plain, F32)
 			if n%2 == 0 {
-				s.follow(fmt.Sprintf("%v rank %d", z, r), o, at, bt, plain, m, n)
+				s.follow(fmt.Sprintf("%v rank %d", z, r), o, at, bt, plain, m, n, F32)
 			}
 			o.ColScale, o.Beta = nil, 1
 			y = s.put(c, m, n)
@@ -103,7 +103,7 @@ func testMatMulEpilogue(s *suite) {
 
 // follow checks a bias, a rotation of heads of 2, 6 or 64, and the gradient of
 // SwiGLU, all after the product want.
-func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want []float64, m, n int) {
+func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want []float64, m, n int, tol Tolerance) {
 	s.Helper()
 	bias, pos, y := s.normal(n), make([]int32, m), s.garbage(m, n)
 	for t := range pos {
@@ -126,7 +126,7 @@ func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want [
 	turned := refRope(biased, pos, inv, n, 1)
 	o.Bias, o.Rope = s.put(bias, n), &tensor.Rope{Positions: s.putInts(pos), InvFreq: s.put(inv, half)}
 	s.b.MatMul(y, a, b, o)
-	s.check(name+", rotated", y, turned, F32)
+	s.check(name+", rotated", y, turned, tol)
 	g, u := s.normal(m*n), s.normal(m*n)
 	dg, du, gt, ut := s.garbage(m, n), s.garbage(m, n), s.put(g, m, n), s.put(u, m, n)
 	s.b.SwiGLUGrad(dg, du, gt, ut, y)
@@ -141,7 +141,10 @@ func (s *suite) follow(name string, o tensor.MatMul, a, b *tensor.Tensor, want [
 func testProject(s *suite) {
 	types := [][3]tensor.DType{{tensor.F32, tensor.F32, tensor.F32}, {tensor.BF16, tensor.BF16, tensor.BF16}, {tensor.Q4_0, tensor.Q4_1, tensor.Q8_0}, {tensor.Q4_K, tensor.F16, tensor.F32}}
 	for _, dt := range types {
-		for i, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for i, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+			if precision == tensor.FP8 && (dt[0] == tensor.F32 || dt[0] == tensor.Q4_K || tensor.HasPrecision(s.b, precision) != nil) {
+				continue
+			}
 			for j, m := range []int{1, 2, 9, 16, 40, 210} {
 				for k, head := range []int{2, 64, 96, 128} {
 					if j%2 == k%2 {
@@ -261,7 +264,10 @@ func testPrecision(s *suite) {
 // and the precision of the weight.
 func testUniform(s *suite) {
 	for _, dt := range weightTypes {
-		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+			if tensor.HasPrecision(s.b, precision) != nil {
+				continue
+			}
 			const out, in, many = 70, 512, 40
 			w := s.load(dt, s.stored(dt, out, in), out, in)
 			s.b.Precision(w, precision)

@@ -284,7 +284,7 @@ run_tests() {
 	need go "https://go.dev/dl"
 	emu
 	settings
-	PIPE_CUDA_DRIVER=$out/libcuda-emu.so nice go test -count=1 -tags cuda ./gpu/... "$@" # -count=1: the go command does not know of the driver
+	PIPE_CUDA_DRIVER=$out/libcuda-emu.so nice go test -count=1 -timeout 40m -tags cuda ./gpu/... "$@" # -count=1: the go command does not know of the driver
 }
 
 # tests builds the tests as programs. They run in their package's directory.

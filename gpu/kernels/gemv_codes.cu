@@ -29,6 +29,36 @@ struct CodesArgs {
     CodesWeight weights[3];
 };
 
+// ExpertCodesArgs is a product of the rows of experts: of expert blockIdx.y of a class,
+// those of part blockIdx.z.
+struct ExpertCodesArgs {
+    CodesWeight w; // of one expert; first is 0
+    const uint16_t* x;
+    long long ldx;
+    int k, part;
+    ExpertClass c;
+    long long sums; // floats of an expert's part
+    int tiles, unused;
+};
+
+struct ExpertX {
+    const ExpertCodesArgs& of;
+    const uint16_t* x;
+    long long ldx;
+    int m, k, part;
+    int row; // of c, the first
+};
+
+// What belongs to a block's rows of x: the first row of c, and where sums and counters
+// begin. They are worked out where they are needed: registers are few.
+__device__ __forceinline__ int first_row(const CodesArgs&) { return 0; }
+__device__ __forceinline__ int first_row(const ExpertX& x) { return x.row; }
+__device__ __forceinline__ int sums_before(const ExpertX&) { return blockIdx.y * gridDim.z + blockIdx.z; }
+__device__ __forceinline__ float* sums_of(const CodesArgs&, const CodesWeight& w) { return w.sums; }
+__device__ __forceinline__ float* sums_of(const ExpertX& x, const CodesWeight& w) { return w.sums + sums_before(x) * x.of.sums; }
+__device__ __forceinline__ unsigned* counters_of(const CodesArgs&, const CodesWeight& w) { return w.counters; }
+__device__ __forceinline__ unsigned* counters_of(const ExpertX& x, const CodesWeight& w) { return w.counters + (long long)sums_before(x) * x.of.tiles; }
+
 constexpr int CODES_ROWS = 128;
 
 // mma_bf16_set is mma_bf16 from zero on.
@@ -292,12 +322,12 @@ __device__ __forceinline__ void gemv_codes(const A& a, const CodesWeight& w, uns
 #pragma unroll
             for (int q = 0; q < 4; q++) {
                 const int i = 8 * j + 2 * t + q % 2, col = j0 + row + 8 * (q / 2);
-                if (i < a.m && col < w.n) gemv_store(w, i, col, all[j][q]);
+                if (i < a.m && col < w.n) gemv_store(w, first_row(a) + i, col, all[j][q]);
             }
         return;
     }
     const long long size = (long long)a.m * CODES_ROWS;
-    float* sums = w.sums + tile * w.chains * size;
+    float* sums = sums_of(a, w) + tile * w.chains * size;
 #pragma unroll
     for (int j = 0; j < NT; j++)
 #pragma unroll
@@ -307,7 +337,7 @@ __device__ __forceinline__ void gemv_codes(const A& a, const CodesWeight& w, uns
         }
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) *last = atomicAdd(w.counters + tile, 1u);
+    if (threadIdx.x == 0) *last = atomicAdd(counters_of(a, w) + tile, 1u);
     __syncthreads();
     if (*last != (unsigned)w.chains - 1) return;
     __threadfence();
@@ -315,9 +345,9 @@ __device__ __forceinline__ void gemv_codes(const A& a, const CodesWeight& w, uns
         float sum = __ldcg(sums + o);
         for (int z = 1; z < w.chains; z++) sum += __ldcg(sums + z * size + o);
         const int col = j0 + o % CODES_ROWS;
-        if (col < w.n) gemv_store(w, o / CODES_ROWS, col, sum);
+        if (col < w.n) gemv_store(w, first_row(a) + o / CODES_ROWS, col, sum);
     }
-    if (threadIdx.x == 0) w.counters[tile] = 0;
+    if (threadIdx.x == 0) counters_of(a, w)[tile] = 0;
 }
 
 // gemv_rows is the kernel of 16 rows of a weight. red is memory for [8][8][16].
@@ -364,41 +394,19 @@ template <int DT, int STAGES, class A> __device__ __forceinline__ void gemv_rows
             for (int q = p + 1; q < min(parts, p + each); q++) chain += red[(q * 8 + i) * 16 + j];
             sum = p == 0 ? chain : sum + chain;
         }
-        if (j0 + j < w.n) gemv_store(w, i, j0 + j, sum);
+        if (j0 + j < w.n) gemv_store(w, first_row(a) + i, j0 + j, sum);
     }
 }
 
-// ExpertCodesArgs is a product of the rows of experts: of expert blockIdx.y of a class,
-// those of part blockIdx.z.
-struct ExpertCodesArgs {
-    CodesWeight w; // of one expert; first is 0
-    const uint16_t* x;
-    long long ldx;
-    int k, part;
-    ExpertClass c;
-    long long sums; // floats of an expert's part
-    int tiles, unused;
-};
-
-struct ExpertX {
-    const uint16_t* x;
-    long long ldx;
-    int m, k, part;
-};
-
 // codes_of_expert finds a block's rows, at most so many, and their weight, or returns
 // false where there are none.
-template <int MOST> __device__ __forceinline__ bool codes_of_expert(ExpertX& x, CodesWeight& w, const ExpertCodesArgs& a) {
+template <int MOST> __device__ __forceinline__ bool codes_of_expert(const ExpertCodesArgs& a, CodesWeight& w, int& row, int& m) {
     int e, lo, hi;
     if (!expert_of_class(a.c, blockIdx.y, e, lo, hi)) return false;
-    lo += MOST * blockIdx.z;
-    if (lo >= hi) return false;
-    x = ExpertX{a.x + lo * a.ldx, a.ldx, min(hi - lo, MOST), a.k, a.part};
+    row = lo + MOST * blockIdx.z;
+    if (row >= hi) return false;
+    m = min(hi - row, MOST);
     w.w += (long long)e * w.n * w.stride;
-    w.c = moved(w.c, lo * w.ldc, w.flags & GEMV_OUT_HALF);
-    const int of = blockIdx.y * gridDim.z + blockIdx.z;
-    w.sums += of * a.sums;
-    w.counters += (long long)of * a.tiles;
     return true;
 }
 
@@ -415,9 +423,10 @@ template <int MOST> __device__ __forceinline__ bool codes_of_expert(ExpertX& x, 
         DYNAMIC_SHARED(smem);                                            \
         SHARED(float, red, 8 * 8 * 16);                                  \
         SHARED(uint32_t, table, TABLE);                                  \
-        ExpertX x;                                                       \
+        int row, m;                                                      \
         CodesWeight w = a.w;                                             \
-        if (!codes_of_expert<2>(x, w, a)) return;                        \
+        if (!codes_of_expert<2>(a, w, row, m)) return;                   \
+        const ExpertX x = {a, a.x + row * a.ldx, a.ldx, m, a.k, a.part, row}; \
         gemv_rows<DT, STAGES>(x, w, smem, red, table);                   \
     }
 #define GEMV_CODES(name, DT, NT, STAGES, BLOCKS, TABLE)                  \
@@ -431,9 +440,10 @@ template <int MOST> __device__ __forceinline__ bool codes_of_expert(ExpertX& x, 
         DYNAMIC_SHARED(smem);                                            \
         SHARED(unsigned, last, 1);                                       \
         SHARED(uint32_t, table, TABLE);                                  \
-        ExpertX x;                                                       \
+        int row, m;                                                      \
         CodesWeight w = a.w;                                             \
-        if (!codes_of_expert<8 * NT>(x, w, a)) return;                   \
+        if (!codes_of_expert<8 * NT>(a, w, row, m)) return;              \
+        const ExpertX x = {a, a.x + row * a.ldx, a.ldx, m, a.k, a.part, row}; \
         gemv_codes<DT, NT, STAGES>(x, w, smem, last, table);             \
     }
 #define GEMV_ALL(name, DT, STAGES, BLOCKS1, BLOCKS4, TABLE)                          \

@@ -5,6 +5,7 @@ package gpu_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -30,31 +31,52 @@ func llama4(t *testing.T, b tensor.Backend, name, what string, precision tensor.
 }
 
 // documents are longer than a chunk of attention.
-func documents() (b model.Batch) {
+func documents(seed int) (b model.Batch) {
 	for i, n := range []int{23, 5, 14} {
 		var ids []int32
 		for j := range n {
-			ids = append(ids, int32((7*i+11*j+j*j)%53))
+			ids = append(ids, int32((7*i+11*j+(seed+1)*j*j+seed)%53))
 		}
 		b.Add(model.Continuation{Context: ids[:1], Target: ids[1:]})
 	}
 	return b
 }
 
+// settled returns documents whose tokens go to the same experts in bfloat16 as in F32: where
+// two logits of a router are as good as equal, rounding decides, and results are not comparable.
+func settled(t *testing.T, name, what string) model.Batch {
+	t.Helper()
+	b := host(t)
+	exact, rounded := llama4(t, b, name, what, tensor.F32), llama4(t, b, name, what, tensor.BF16)
+	for seed := range 40 {
+		docs, off := documents(seed), 0.0
+		want := pass(t, exact, docs, false).logp
+		for i, got := range pass(t, rounded, docs, false).logp {
+			off = max(off, math.Abs(float64(got-want[i])))
+		}
+		if off < 0.06 {
+			return docs
+		}
+	}
+	t.Fatal("no documents are settled")
+	return model.Batch{}
+}
+
 // TestLlama4 compares log-probabilities and gradients, through experts, with the CPU's.
 func TestLlama4(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		for _, what := range []string{"full", "dora"} {
-			for _, x := range precisions {
+			docs := settled(t, name, what)
+			for _, x := range precisions[:2] { // no experts are in 8 bits
 				t.Run(fmt.Sprint(name, " ", what, " in ", x.dt), func(t *testing.T) {
-					want := pass(t, llama4(t, host(t), name, what, x.dt), documents(), false)
+					want := pass(t, llama4(t, host(t), name, what, x.dt), docs, false)
 					d := llama4(t, device(t), name, what, x.dt)
-					got := pass(t, d, documents(), false)
+					got := pass(t, d, docs, false)
 					tensortest.Close(t, "log-probabilities", got.logp, want.logp, x.loss)
 					for _, n := range want.names {
 						tensortest.Close(t, n, got.grads[n], want.grads[n], x.grad)
 					}
-					again := pass(t, d, documents(), true)
+					again := pass(t, d, docs, true)
 					for _, n := range want.names {
 						if !slices.Equal(again.grads[n], got.grads[n]) {
 							t.Errorf("%s differs when activations are computed again", n)

@@ -236,7 +236,7 @@ func (s *suite) halfRows(rows, cols int) {
 		a.keep("column sums", w)
 		a.b.AddRow(gate, w)
 		a.keep("add row", gate)
-		a.b.ScaleRows(y, gate, a.put(a.normal(rows), rows))
+		a.b.ScaleRows(y, up, rstd)
 		a.keep("scale rows", y)
 		m, dm := a.put(a.normal(cols), cols), a.put(a.normal(cols), cols)
 		a.b.ScaleColsGrad(dg, dm, dy, up, w, m)

@@ -68,6 +68,9 @@ func TestLlama4(t *testing.T) {
 		for _, what := range []string{"full", "dora"} {
 			docs := settled(t, name, what)
 			for _, x := range precisions[:2] { // no experts are in 8 bits
+				if x.dt == tensor.BF16 {
+					x.grad = tensortest.Tolerance{Abs: 2e-3, Rel: 0.6, Cosine: 0.97} // of 20 columns, without a norm of queries and keys
+				}
 				t.Run(fmt.Sprint(name, " ", what, " in ", x.dt), func(t *testing.T) {
 					want := pass(t, llama4(t, host(t), name, what, x.dt), docs, false)
 					d := llama4(t, device(t), name, what, x.dt)

@@ -37,7 +37,7 @@ func TestChecks(t *testing.T) {
 		{"dev: copy: u8 [6] from i32 [6]", func() { c.Copy(of(tensor.U8, 6), of(tensor.I32, 6)) }},
 		{"dev: copy: u8 [5] from u8 [6]", func() { c.Copy(of(tensor.U8, 5), of(tensor.U8, 6)) }},
 		{"", func() { c.Precision(tensor.BF16) }},
-		{"dev: precision: f16; must be f32 or bf16", func() { c.Precision(tensor.F16) }},
+		{"dev: precision: f16; must be f32, bf16 or fp8", func() { c.Precision(tensor.F16) }},
 	} {
 		if got := said(z.do); got != z.want {
 			t.Errorf("got %q, want %q", got, z.want)

@@ -388,7 +388,7 @@ func TestCheck(t *testing.T) {
 	for field, change := range map[string]func(*spec){
 		"suite":            func(s *spec) { s.Suites, s.Needle = nil, nil },
 		"batch":            func(s *spec) { s.Batch = 0 },
-		"precision":        func(s *spec) { s.Precision = "fp8" },
+		"precision":        func(s *spec) { s.Precision = "fp4" },
 		"suite.name":       func(s *spec) { s.Suites[0].Name = "a.b" },
 		"suite.type":       func(s *spec) { s.Suites[0].Type = "quiz" },
 		"suite.normalizer": func(s *spec) { s.Suites[0].Normalizer = "soft" },

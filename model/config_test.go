@@ -137,6 +137,8 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))
 	f.Add([]byte(`{"model_type":"llama","rope_theta":1e-300}`))
 	f.Add([]byte(strings.Replace(llama32, `"factor":32.0`, `"factor":1e-300`, 1)))
+	f.Add([]byte(`{"model_type":"llama4_text","num_hidden_layers":4,"moe_layers":[1],"no_rope_layers":[1,0,1,1],"attention_chunk_size":null,"attn_temperature_tuning":4}`))
+	f.Add([]byte(`{"model_type":"llama4","text_config":{"num_hidden_layers":2,"interleave_moe_layer_step":2,"layer_types":["full_attention","chunked_attention"],"floor_scale":1e300}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := model.ParseConfig(data)
 		if err != nil {

@@ -521,3 +521,37 @@ func TestLlama4Steady(t *testing.T) {
 		t.Errorf("%v allocations a pass", n)
 	}
 }
+
+// FuzzStored: tensors of any names, shapes and sizes are read as Load takes them or refused, and never
+// taken for more than they are.
+func FuzzStored(f *testing.F) {
+	f.Add("model.layers.1.feed_forward.experts.gate_up_proj", uint8(0), 4, 20, 28, 4*20*28*4)
+	f.Add("model.layers.1.feed_forward.experts.down_proj", uint8(2), 4, 14, 20, 7)
+	f.Add("model.layers.1.feed_forward.experts.0.up_proj.weight", uint8(9), 14, 20, -1, 3)
+	f.Add("model.layers.0.self_attn.q_proj.weight", uint8(5), 24, 20, -1, 24*20)
+	f.Add("model.layers.0.self_attn.k_proj.bias", uint8(1), 12, -1, -1, 24)
+	c, src := modeltest.Checkpoint(f, "llama4/one")
+	names := src.Names()
+	f.Fuzz(func(t *testing.T, name string, dt uint8, x, y, z, size int) {
+		w := model.Weight{DType: tensor.DType(dt), Data: make([]byte, min(max(size, 0), 1<<16))}
+		if !w.DType.Valid() {
+			return // no file has one
+		}
+		for _, d := range []int{x, y, z} {
+			if d >= 0 {
+				w.Shape = append(w.Shape, d)
+			}
+		}
+		from := c.FromStored(model.Weights{name: w})
+		for _, n := range append(from.Names(), names...) {
+			got, err := from.Weight(n)
+			like, err2 := model.Describe(from, n)
+			if err == nil && err2 == nil && (!slices.Equal(got.Shape, like.Shape) || got.DType != like.DType) {
+				t.Errorf("%s is %v, and described as %v", n, got.Shape, like.Shape)
+			}
+		}
+		if err := model.CheckWeights(c, from); err == nil {
+			t.Error("one tensor is a checkpoint")
+		}
+	})
+}

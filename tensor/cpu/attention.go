@@ -10,10 +10,13 @@ import (
 
 // Blocks of queries and keys that are in the caches together, and the most
 // queries of a segment that are treated as decoding: then the keys are read
-// in place, once for all heads that share them.
+// in place, once for all heads that share them. Rows of scores are probStep
+// apart: a power of two would put a column, which gradients of keys and values
+// read, into few sets of the first-level cache.
 const (
 	queryBlock   = 84 // whole tiles of 6 or 14 rows
 	keyBlock     = 128
+	probStep     = keyBlock + 16
 	decodeBlock  = 512
 	decodeAtMost = 3
 )
@@ -140,11 +143,11 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 
 func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 	d := h.HeadDim
-	block := keyBlock
+	block, step := keyBlock, probStep
 	if s.decode {
-		block = decodeBlock
+		block, step = decodeBlock, decodeBlock
 	}
-	probs := grow(&w.probs, s.rows*block)
+	probs := grow(&w.probs, s.rows*step)
 	state := grow(&w.more, 2*s.rows)
 	most, sum := state[:s.rows], state[s.rows:]
 	for r := range s.rows {
@@ -153,9 +156,9 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 	}
 	for k0 := 0; k0 < s.sees(s.rows-1); k0 += block {
 		n := min(block, s.sees(s.rows-1)-k0)
-		b.scoreKeys(h, s, probs, block, k0, n, w)
+		b.scoreKeys(h, s, probs, step, k0, n, w)
 		for r := range s.rows {
-			p := probs[r*block:][:n]
+			p := probs[r*step:][:n]
 			seen := min(n, s.sees(r)-k0)
 			if seen <= 0 {
 				clear(p)
@@ -172,7 +175,7 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 			}
 			most[r], sum[r] = m, sum[r]+part
 		}
-		b.addValues(h, s, probs, block, k0, n, dst, w)
+		b.addValues(h, s, probs, step, k0, n, dst, w)
 	}
 	for r := range s.rows {
 		row := dst[s.at+r*s.step:][:d]
@@ -290,7 +293,7 @@ func (b *Backend) timesKeys(s *strip, a, panels, c []float32, ldc, k0, n, d int,
 		r = b.k.step(s.rows - i)
 		seen := min(n, s.sees(i+r-1)-k0)
 		for j := 0; j < seen; j += cols {
-			b.k.tile(r, min(cols, n-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false, ahead{})
+			b.k.tile(r, min(cols, seen-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false, ahead{})
 		}
 	}
 }

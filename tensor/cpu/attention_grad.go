@@ -75,13 +75,13 @@ func (g *attentionGrad) plan() (size int) {
 
 // scores turns probs into the probabilities and grads into the gradients of
 // the scaled scores, of the rows of s and n keys that w.panels and w.values
-// hold. Rows are keyBlock apart.
+// hold. Rows are probStep apart.
 func (b *Backend) scores(g *attentionGrad, s *strip, probs, grads []float32, k0, n int, w *scratch) {
 	d := g.HeadDim
-	b.timesKeys(s, g.q[s.at:], w.panels, probs, keyBlock, k0, n, d, g.scale)
-	b.timesKeys(s, g.dy[s.at:], w.values, grads, keyBlock, k0, n, d, 1)
+	b.timesKeys(s, g.q[s.at:], w.panels, probs, probStep, k0, n, d, g.scale)
+	b.timesKeys(s, g.dy[s.at:], w.values, grads, probStep, k0, n, d, 1)
 	for r := range s.rows {
-		p, dp := probs[r*keyBlock:][:n], grads[r*keyBlock:][:n]
+		p, dp := probs[r*probStep:][:n], grads[r*probStep:][:n]
 		seen := max(0, min(n, s.sees(r)-k0))
 		clear(p[seen:])
 		clear(dp[seen:])
@@ -102,7 +102,7 @@ func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
 	for i := range queries {
 		clear(g.dq[(int(g.Q[segment])+i)*g.ldq+head*d:][:d])
 	}
-	probs, grads := grow(&w.probs, queryBlock*keyBlock), grow(&w.grads, queryBlock*keyBlock)
+	probs, grads := grow(&w.probs, queryBlock*probStep), grow(&w.grads, queryBlock*probStep)
 	for k0 := 0; k0 < keys; k0 += keyBlock {
 		n := min(keyBlock, keys-k0)
 		at := (int(g.K[segment])+k0)*g.ldk + head/g.group*d
@@ -116,9 +116,9 @@ func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
 			b.scores(g, &s, probs, grads, k0, n, w)
 			seen := func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) }
 			by := func(key int) (int, int) { return max(0, k0+key-s.visible+1), s.rows } // queries that see a key
-			b.times(s.rows, grads, keyBlock, 1, g.k.f[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
-			b.times(n, probs, 1, keyBlock, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
-			b.times(n, grads, 1, keyBlock, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
+			b.times(s.rows, grads, probStep, 1, g.k.f[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
+			b.times(n, probs, 1, probStep, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
+			b.times(n, grads, 1, probStep, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
 		}
 	}
 }

@@ -130,27 +130,33 @@ func BenchmarkFew(b *testing.B) {
 
 func BenchmarkAttention(b *testing.B) {
 	const tokens, heads, kvHeads, d = 512, 9, 3, 64
-	o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0, tokens}, K: []int32{0}, KLen: []int32{tokens}}
 	be := benchBackend(b)
 	q, k, v := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, kvHeads*d), benchTensor(b, be, tokens, kvHeads*d)
 	y, lse := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, heads)
 	dq, dk, dv := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, kvHeads*d), benchTensor(b, be, tokens, kvHeads*d)
-	flops := 2.0 * tokens * tokens * heads * d // causal: half of the pairs, twice
-	b.Run("forward", func(b *testing.B) {
-		for b.Loop() {
-			be.Attention(y, lse, q, k, v, o)
+	for _, lengths := range [][]int32{{tokens}, {233, 170, 109}} {
+		o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0}, KLen: lengths}
+		product := 0.0 // of scores: half of the pairs of a document
+		for _, n := range lengths {
+			last := o.Q[len(o.Q)-1]
+			o.K, o.Q = append(o.K, last), append(o.Q, last+n)
+			product += float64(n) * float64(n+1) * heads * d
 		}
-		b.ReportMetric(flops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-	})
-	b.Run("backward", func(b *testing.B) {
-		for b.Loop() {
-			be.AttentionGrad(dq, dk, dv, q, k, v, y, lse, y, o)
-		}
-		b.ReportMetric(3.5*flops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-	})
+		b.Run(fmt.Sprintf("forward/%d", len(lengths)), func(b *testing.B) {
+			for b.Loop() {
+				be.Attention(y, lse, q, k, v, o)
+			}
+			b.ReportMetric(2*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+		b.Run(fmt.Sprintf("backward/%d", len(lengths)), func(b *testing.B) {
+			for b.Loop() {
+				be.AttentionGrad(dq, dk, dv, q, k, v, y, lse, y, o)
+			}
+			b.ReportMetric(5*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+	}
 	b.Run("decode", func(b *testing.B) {
-		o := o
-		o.Q, o.KLen = []int32{0, 1}, []int32{tokens}
+		o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0, 1}, K: []int32{0}, KLen: []int32{tokens}}
 		q, y, lse := be.View(q, 0, 1, heads*d), be.View(y, 0, 1, heads*d), be.View(lse, 0, 1, heads)
 		for b.Loop() {
 			be.Attention(y, lse, q, k, v, o)

@@ -132,7 +132,13 @@ func (l *loader) ones(n int) *tensor.Tensor {
 }
 
 func (l *loader) linear(name string) *Linear {
-	li := &Linear{W: *l.matrix(name + ".weight")}
+	weight := name + ".weight"
+	li := &Linear{W: *l.matrix(weight)}
+	if b, ok := l.b.(tensor.Borrower); ok && !l.train && l.err == nil {
+		if f, ok := l.src.(Forgetter); ok && f.InPlace(weight) {
+			b.Lent(li.W.Value, func() { f.Forget(weight) })
+		}
+	}
 	if _, ok := l.shapes[name+".bias"]; ok {
 		li.B = l.vector(name + ".bias")
 	}

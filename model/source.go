@@ -63,11 +63,13 @@ func Describe(src Source, name string) (Weight, error) {
 	return src.Weight(name)
 }
 
-// A Forgetter is a Source of mapped files. Forget says that the data of a
-// tensor has been copied and need not stay in memory.
+// A Forgetter is a Source of mapped files. Forget takes the data of a tensor,
+// which has been copied, out of memory: it is read again from the file when it is
+// touched. InPlace reports whether the data that Weight returns is of the file.
 type Forgetter interface {
 	Source
 	Forget(name string)
+	InPlace(name string) bool
 }
 
 // Described returns src as a [tensor.Plan] loads it: with the types and shapes
@@ -82,3 +84,12 @@ func Described(src Source) Source {
 type described struct{ Describer }
 
 func (d described) Weight(name string) (Weight, error) { return d.Describe(name) }
+
+// Forget implements Forgetter.
+func (d described) Forget(string) {}
+
+// InPlace implements Forgetter.
+func (d described) InPlace(name string) bool {
+	f, ok := d.Describer.(Forgetter)
+	return ok && f.InPlace(name)
+}

@@ -59,6 +59,12 @@ func (s textOf) Forget(name string) {
 	}
 }
 
+// InPlace implements Forgetter.
+func (s textOf) InPlace(name string) bool {
+	f, ok := s.src.(Forgetter)
+	return ok && f.InPlace(textPrefix+name)
+}
+
 // ToStored is the way back.
 func (c Config) ToStored(src Source) Source {
 	if c.Llama4 == nil {

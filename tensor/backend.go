@@ -122,6 +122,14 @@ const WeighBlock = 256
 // MostLargest is the most numbers that Largest finds in a row.
 const MostLargest = 256
 
+// A Borrower is a backend that reads the data of Load where it lies, but, of a weight
+// that it has arranged for its products, hardly ever again.
+type Borrower interface {
+	// Lent says that forget takes the data of t, which Load returned, out of
+	// memory, until it is read again. The backend calls it when it has arranged t.
+	Lent(t *Tensor, forget func())
+}
+
 // Memory allocates and moves tensors.
 type Memory interface {
 	// Alloc returns a zeroed tensor. Only set-up code calls it: a training

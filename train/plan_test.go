@@ -88,8 +88,10 @@ var planJobs = []job{
 }
 
 // run does the work of j on b: a plan, or a real backend.
-func (j job) run(b tensor.Backend, src model.Source) error {
-	d, err := model.Load(b, j.config(), src, j.tune == "full")
+func (j job) run(b tensor.Backend, src model.Source) error { return j.of(b, j.config(), src) }
+
+func (j job) of(b tensor.Backend, c model.Config, src model.Source) error {
+	d, err := model.Load(b, c, src, j.tune == "full")
 	if err != nil {
 		return err
 	}
@@ -174,6 +176,9 @@ func openStored(dir string, j job) (*stored, error) {
 // Forget implements model.Forgetter.
 func (s *stored) Forget(name string) { s.Mapping.Forget(s.Weights[name].Data) }
 
+// InPlace implements model.Forgetter.
+func (s *stored) InPlace(string) bool { return s.Mapped() }
+
 func typeOf(w model.Weight, dt tensor.DType) tensor.DType {
 	if len(w.Shape) == 1 {
 		return tensor.F32
@@ -238,10 +243,27 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// warm does a little of j: code that was never run is not in memory, and does not
+// belong to a plan.
+func (j job) warm() error {
+	c := j.config()
+	c.Layers = 1
+	if v := c.Llama4; v != nil {
+		v.MoE, v.Rope, v.Chunked = v.MoE[:1], v.Rope[:1], v.Chunked[:1]
+	}
+	b := cpu.New(2)
+	defer b.Close()
+	j.rows, j.seq = 1, 32
+	return j.of(b, c, model.Random(c, 1))
+}
+
 // measure does a job in this process and returns by how much its peak exceeds
 // what it had before. Small garbage goes at once: the plan is of what is used.
 func measure(j job, dir string) (int64, error) {
 	debug.SetGCPercent(10)
+	if err := j.warm(); err != nil {
+		return 0, err
+	}
 	debug.FreeOSMemory()
 	before, err := status("VmRSS")
 	if err != nil {
@@ -295,7 +317,11 @@ func TestPlan(t *testing.T) {
 			ratio = min(ratio, float64(got)/float64(want.Bytes))
 		}
 		t.Logf("%-55s planned %6.1f MB, measured %6.1f, ratio %.3f %v", j, mb(want.Bytes), mb(got), ratio, parts(want))
-		if !(math.Abs(ratio-1) <= 0.05) {
+		least := 0.95
+		if j.experts { // a plan does not know how many tokens go to which
+			least = 0.9
+		}
+		if !(ratio >= least && ratio <= 1.05) {
 			t.Errorf("%s: measured %d bytes, planned %d", j, got, want.Bytes)
 		}
 	}

@@ -57,6 +57,9 @@ func (m *Mapping) Close() error {
 	return unmap()
 }
 
+// Mapped reports whether Data is of the file, and not a copy.
+func (m *Mapping) Mapped() bool { return m.unmap != nil }
+
 // Forget takes the pages of part, a slice of Data, out of memory, where they
 // were mapped: what has been copied need not stay. They come back when they are
 // touched.

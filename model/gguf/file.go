@@ -149,6 +149,13 @@ func (f *File) Forget(name string) {
 	}
 }
 
+// InPlace implements [model.Forgetter].
+func (f *File) InPlace(name string) bool {
+	_, permuted := f.headsOf(name)
+	_, ok := f.byName[name]
+	return ok && !permuted && f.mapping.Mapped()
+}
+
 // headsOf returns the heads of a tensor whose rows are permuted.
 func (f *File) headsOf(name string) (heads int, permuted bool) { return headsOf(f.config, name) }
 

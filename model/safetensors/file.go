@@ -199,6 +199,12 @@ func (f *File) Forget(name string) {
 	}
 }
 
+// InPlace implements [model.Forgetter].
+func (f *File) InPlace(name string) bool {
+	_, ok := f.tensors[name]
+	return ok && !slices.ContainsFunc(f.maps, func(m *disk.Mapping) bool { return !m.Mapped() })
+}
+
 // Raw returns a tensor of any type of the format: the type's name there, such
 // as "I8", the shape, and the bytes, little-endian.
 func (f *File) Raw(name string) (dtype string, shape []int, data []byte, err error) {

@@ -57,6 +57,7 @@ func (b *Backend) storedPanels(p *product) (*stored, int) {
 		s.data = b.zeroBytes(o.weight, arrangedBytes(f, s.n, s.k))
 		b.arrange(s, o)
 		o.weight.few = s
+		o.weight.arranged()
 	}
 	return o.weight.few, o.first
 }

@@ -25,6 +25,7 @@ type memory struct {
 	panels [4]*panels // kept: as stored, transposed, and the same in 8 bits
 	scales []float32  // of its rows in 8 bits, once they are kept
 	few    *stored    // arranged for few rows
+	forget func()     // see Lent; nil: none
 	dead   bool
 	of     *memory // that a view shows
 }
@@ -80,6 +81,16 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 		m.raw = data
 	}
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, nil
+}
+
+// Lent implements [tensor.Borrower].
+func (b *Backend) Lent(t *tensor.Tensor, forget func()) { mem("lent", t).forget = forget }
+
+// arranged is called when panels or few were made of m.
+func (m *memory) arranged() {
+	if m.forget != nil {
+		m.forget()
+	}
 }
 
 // floats reads little-endian data as float32, in place where the processor

@@ -75,6 +75,7 @@ func (b *Backend) keptPanels(p *product, terms int, half bool) section {
 			b.pack(w, &all, p.transW, 0)
 			b.kept += w.bytes()
 			*slot = w
+			o.weight.arranged()
 		}
 	}
 	if s.w = *slot; s.w == nil || s.col%s.w.cols != 0 || s.term%s.w.depth != 0 || !p.transW && half && o.first%2 != 0 {

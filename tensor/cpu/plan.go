@@ -30,6 +30,7 @@ type planned struct {
 	purpose string
 	touched int64 // bytes that count so far
 	keep    bool  // made by Load
+	lent    int64 // bytes of it, that go when it was arranged; 0: they stay
 	half    bool
 	eight   bool
 	panels  [4]*panels
@@ -51,8 +52,10 @@ func (s *sizes) bytes() int64 {
 }
 
 var (
-	_ tensor.Planner = (*Backend)(nil)
-	_ tensor.Plan    = (*plan)(nil)
+	_ tensor.Planner  = (*Backend)(nil)
+	_ tensor.Plan     = (*plan)(nil)
+	_ tensor.Borrower = (*Backend)(nil)
+	_ tensor.Borrower = (*plan)(nil)
 )
 
 // Plan implements [tensor.Planner].
@@ -87,6 +90,31 @@ func (p *plan) touch(op string, t *tensor.Tensor) *planned {
 	return m
 }
 
+// weight is touch of the second operand of a product, but for data that was lent:
+// read counts that when the product reads it.
+func (p *plan) weight(op string, t *tensor.Tensor) *planned {
+	if m, ok := t.Mem.(*planned); ok && m.lent > 0 && !m.dead {
+		return m
+	}
+	return p.touch(op, t)
+}
+
+// read counts the lent data of w, and arranged that it was given back; w may be
+// nil.
+func (p *plan) read(w *planned) {
+	if w != nil && w.touched < w.lent {
+		p.tally.Add(w.purpose, w.lent-w.touched)
+		w.touched = w.lent
+	}
+}
+
+func (p *plan) arranged(w *planned) {
+	if w.lent > 0 {
+		p.tally.Add(w.purpose, -w.touched)
+		w.touched = 0
+	}
+}
+
 func (p *plan) use(op string, ts ...*tensor.Tensor) {
 	for _, t := range ts {
 		if t != nil {
@@ -118,12 +146,15 @@ func (p *plan) multiply(x *product, w *planned, all [2]int) {
 		more(&p.shared.rows, fewScratch(x.m, x.k))
 		more(&p.work.rows, fewMost*16*fewGroup)
 		if w.few == 0 {
+			p.read(w)
 			w.few = arrangedBytes(p.k.few(dt), all[0], all[1])
 			p.tally.Add(tensor.ForPanels, int64(w.few))
+			p.arranged(w)
 		}
 	case x.transA && !x.transW && !stored && min(x.m, x.n) <= skinny:
 		more(&p.work.rows, skinny*128)
 	case x.inPlace():
+		p.read(w)
 		if stored {
 			more(&p.work.rows, dotRows*x.k)
 		}
@@ -193,6 +224,7 @@ func (p *plan) keep(x *product, w *planned, all [2]int, half bool) (kept, packs 
 	if w.panels[which] != nil {
 		return true, false
 	}
+	p.read(w)
 	made := p.k.newPanels(p.k.terms(k, half), n, half)
 	if p.kept+made.bytes() > p.maxKept {
 		return false, true
@@ -200,6 +232,7 @@ func (p *plan) keep(x *product, w *planned, all [2]int, half bool) (kept, packs 
 	p.kept += made.bytes()
 	p.tally.Add(tensor.ForPanels, int64(made.bytes()))
 	w.panels[which] = made
+	p.arranged(w)
 	return true, true
 }
 
@@ -222,6 +255,11 @@ func (p *plan) Alloc(dt tensor.DType, shape ...int) (*tensor.Tensor, error) {
 func (p *plan) Load(dt tensor.DType, _ []byte, shape ...int) (*tensor.Tensor, error) {
 	checkShape("load", dt, shape)
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: &planned{purpose: tensor.ForWeights, keep: true}}, nil
+}
+
+// Lent implements [tensor.Borrower].
+func (p *plan) Lent(t *tensor.Tensor, _ func()) {
+	t.Mem.(*planned).lent = int64(t.DType.Bytes(t.Len()))
 }
 
 // Free implements [tensor.Memory].

@@ -62,7 +62,7 @@ func (p *plan) DoRANorm(ratio, c, w2, w, a, b, m *tensor.Tensor, _ float32) {
 	r, in, out := a.Rows(), a.Cols(), w.Rows()
 	more(&p.shared.values, r*out+r*r)
 	more(&p.work.rows, (normRows+1)*r)
-	weight := p.touch("dora norm", w)
+	weight := p.weight("dora norm", w)
 	p.multiply(&product{m: r, n: out, k: in, transW: true, uniform: true, w: operand{dt: w.DType, half: weight.half}}, weight, [2]int{out, in})
 	p.multiply(&product{m: r, n: r, k: in, transW: true, uniform: true}, nil, [2]int{})
 	p.grown()
@@ -121,7 +121,7 @@ func (p *plan) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, _ float32) {
 // product touches what belongs to a product.
 func (p *plan) product(dst, a, b *tensor.Tensor, o *tensor.MatMul) (*planned, *product) {
 	p.use("matmul", dst, a, o.ColScale, o.Bias)
-	w := p.touch("matmul", b)
+	w := p.weight("matmul", b)
 	x := &product{m: a.Rows(), k: a.Cols(), n: b.Cols(), transA: o.TransA, transW: o.TransB, uniform: o.Uniform, w: operand{dt: b.DType, half: w.half, eight: w.eight}}
 	if o.TransA {
 		x.m, x.k = x.k, x.m
@@ -170,7 +170,7 @@ func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 }
 
 func (p *plan) attention(o tensor.Attention) {
-	more(&p.work.probs, max(queryBlock*keyBlock, o.Heads/o.KVHeads*decodeBlock))
+	more(&p.work.probs, max(queryBlock*probStep, o.Heads/o.KVHeads*decodeBlock))
 	more(&p.work.more, 2*max(queryBlock, o.Heads))
 	more(&p.work.panels, keyBlock*o.HeadDim)
 	more(&p.work.rows, packRows*o.HeadDim)
@@ -180,7 +180,7 @@ func (p *plan) attention(o tensor.Attention) {
 func (p *plan) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
 	p.use("attention gradient", dq, dk, dv, q, k, v, dst, lse, dy)
 	p.attention(o)
-	more(&p.work.grads, queryBlock*keyBlock)
+	more(&p.work.grads, queryBlock*probStep)
 	more(&p.work.values, keyBlock*o.HeadDim)
 	more(&p.shared.more, q.Rows()*o.Heads)
 	keys := 0
@@ -267,8 +267,11 @@ func (p *plan) ExpertMatMul(dst, a, w *tensor.Tensor, r *tensor.Routing, o tenso
 		m = nil
 	}
 	for _, rows := range []int{min(smallM, a.Rows()), a.Rows()} {
-		x.m = rows
+		x.m, x.uniform = rows, o.Uniform
 		p.multiply(&x, m, [2]int{w.Rows(), w.Cols()})
+		if x.uniform = true; height%(16*fewGroup) != 0 { // some are not where products of few rows read
+			p.multiply(&x, m, [2]int{w.Rows(), w.Cols()})
+		}
 	}
 }
 

@@ -1,5 +1,7 @@
 package cpu
 
+import "runtime"
+
 // scratch is memory that operations reuse: it grows to what they need, so a
 // training step allocates nothing once it has run.
 type scratch struct {
@@ -9,10 +11,15 @@ type scratch struct {
 	out                                                [dotRows * dotCols]float32
 }
 
-// grow returns n elements of *s, which may hold anything.
+// grow returns n elements of *s, which may hold anything. What it held before is
+// collected first where it is much: a plan counts the larger of both, not the sum.
 func grow[T float32 | float64](s *[]T, n int) []T {
 	if cap(*s) < n {
-		*s = make([]T, n, n+n/4)
+		if large := cap(*s) >= leastPages; large {
+			*s = nil
+			runtime.GC()
+		}
+		*s = make([]T, n)
 	}
 	return (*s)[:n]
 }

@@ -20,6 +20,8 @@ func (b *Backend) multiplyPanels(ps []product, glu []float32) {
 	p := &ps[0]
 	half := p.halved()
 	terms := b.k.terms(p.k, half)
+	clear(b.op.tiles[:]) // they hold scratch of before, which may grow
+	clear(b.op.packed[:])
 	for q := range ps {
 		if p := &ps[q]; p.eight() && !p.transW {
 			p.w.scales = b.scalesOf(&p.w)

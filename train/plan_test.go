@@ -79,6 +79,7 @@ var planJobs = []job{
 	{dtype: tensor.BF16, rows: 16, seq: 768},
 	{dtype: tensor.Q8_0, rows: 4, seq: 192},
 	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, half: true},
+	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 768, half: true},
 	{dtype: tensor.F32, tune: "full", rows: 1, seq: 192, half: true},
 	{dtype: tensor.Q8_0, tune: "lora", rank: 16, rows: 2, seq: 384, recompute: true, half: true},
 	{dtype: tensor.Q8_0, rows: 8, seq: 384, half: true},
@@ -287,7 +288,7 @@ func measure(j job, dir string) (int64, error) {
 // the plan.
 func TestPlan(t *testing.T) {
 	if testing.Short() {
-		t.Skip("trains 21 models")
+		t.Skip("trains 22 models")
 	}
 	if _, err := status("VmHWM"); err != nil {
 		t.Skip("this system does not tell the peak of a process")

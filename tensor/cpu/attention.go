@@ -26,6 +26,7 @@ type heads struct {
 	tensor.Attention
 	q          []float32
 	k, v       operand // F32, or BF16 in place
+	pairs      *pairs  // operands of long segments as pairs; nil: none
 	group      int     // query heads of a key head
 	ldq, ldk   int
 	scale      float32
@@ -60,6 +61,9 @@ func (b *Backend) newHeads(op string, q, k, v *tensor.Tensor, o tensor.Attention
 	checkMatrix(op, q, h.queries, h.ldq)
 	checkMatrix(op, k, h.keys, h.ldk)
 	sameShape(op, k, v)
+	if b.k.pairs(o, k.DType) {
+		h.pairs = &b.op.pairs
+	}
 	if k.DType != v.DType {
 		bad("keys of %s, values of %s", k.DType, v.DType)
 	}
@@ -86,8 +90,10 @@ type strip struct {
 	rows, at, step     int // elements of q and dst: row r begins at at+r*step
 	lse, lseStep       int
 	keyRow, kvHead     int
+	pair, keyPair      int // first rows of pairs of its queries, and of all keys
 	visible, visibleUp int // keys that row r sees: visible + r*visibleUp
 	decode             bool
+	half               bool // products of pairs
 }
 
 func (s *strip) sees(r int) int { return s.visible + r*s.visibleUp }
@@ -96,7 +102,7 @@ func (s *strip) sees(r int) int { return s.visible + r*s.visibleUp }
 func (h *heads) strips(list []strip) []strip {
 	for s := range h.segments {
 		q0, n, keys := int(h.Q[s]), int(h.Q[s+1]-h.Q[s]), int(h.KLen[s])
-		if n <= decodeAtMost {
+		if n <= decodeAtMost && !h.halved(s) {
 			for i := range n {
 				for kv := range h.KVHeads {
 					list = append(list, strip{rows: h.group, at: (q0+i)*h.ldq + kv*h.group*h.HeadDim, step: h.HeadDim,
@@ -118,9 +124,13 @@ func (h *heads) strips(list []strip) []strip {
 // strip returns queries i..i+rows of a segment and head.
 func (h *heads) strip(s, head, i, rows int) strip {
 	q0, n := int(h.Q[s]), int(h.Q[s+1]-h.Q[s])
-	return strip{rows: rows, at: (q0+i)*h.ldq + head*h.HeadDim, step: h.ldq,
+	t := strip{rows: rows, at: (q0+i)*h.ldq + head*h.HeadDim, step: h.ldq,
 		lse: (q0+i)*h.Heads + head, lseStep: h.Heads, keyRow: int(h.K[s]), kvHead: head / h.group,
 		visible: int(h.KLen[s]) - n + i + 1, visibleUp: 1}
+	if t.half = h.halved(s); t.half {
+		t.pair, t.keyPair = h.pairs.queries[s]+i/2, h.pairs.keys[s]
+	}
+	return t
 }
 
 // Attention implements [tensor.Transformer], block by block of keys with a
@@ -133,6 +143,9 @@ func (b *Backend) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention
 	checkMatrix(op, lse, h.queries, o.Heads)
 	if b.err != nil {
 		return
+	}
+	if h.pairs != nil {
+		b.newPairs(h, nil)
 	}
 	b.op.strips = h.strips(b.op.strips[:0])
 	list := b.op.strips
@@ -157,12 +170,16 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 	for k0 := 0; k0 < s.sees(s.rows-1); k0 += block {
 		n := min(block, s.sees(s.rows-1)-k0)
 		b.scoreKeys(h, s, probs, step, k0, n, w)
+		whole := s.whole(n)
 		for r := range s.rows {
-			p := probs[r*step:][:n]
+			p := probs[r*step:][:whole]
 			seen := min(n, s.sees(r)-k0)
 			if seen <= 0 {
 				clear(p)
 				continue
+			}
+			if s.half { // whole vectors: what is not seen becomes 0
+				seen = hide(p, seen)
 			}
 			clear(p[seen:])
 			m := max(most[r], b.k.max(p[:seen]))
@@ -216,6 +233,11 @@ func (k *kernels) inPlace(d int) bool { return k.scores != nil && d%attendGroup 
 // scoreKeys sets p[r,j] to the scaled product of query row r and key k0+j.
 func (b *Backend) scoreKeys(h *heads, s *strip, p []float32, ldp, k0, n int, w *scratch) {
 	d := h.HeadDim
+	if x := h.pairs; s.half {
+		b.packKeys(&w.panels, x.k[((s.keyRow+k0)*h.ldk+s.kvHead*d)/2:], h.ldk/2, n, d/2, w)
+		b.timesKeys(b.k.halfTile, s, x.q[s.at/2:], s.step/2, w.panels, p, k0, n, d/2, h.scale)
+		return
+	}
 	if s.decode && h.k.dt == tensor.BF16 && b.k.inPlace(d) {
 		b.k.scores(s.rows, n, d, h.q[s.at:], s.step, h.k.at(s.keyRow+k0, n, s.kvHead*d), h.k.dt.Bytes(h.k.ld), p, ldp, h.scale)
 		return
@@ -226,18 +248,24 @@ func (b *Backend) scoreKeys(h *heads, s *strip, p []float32, ldp, k0, n int, w *
 		return
 	}
 	b.packKeys(&w.panels, keys, ld, n, d, w)
-	b.timesKeys(s, h.q[s.at:], w.panels, p, ldp, k0, n, d, h.scale)
+	b.timesKeys(b.k.tile, s, h.q[s.at:], s.step, w.panels, p, k0, n, d, h.scale)
 }
 
 // addValues adds the values of n keys from k0 on, weighted by p, to dst.
 func (b *Backend) addValues(h *heads, s *strip, p []float32, ldp, k0, n int, dst []float32, w *scratch) {
 	d := h.HeadDim
+	if x := h.pairs; s.half {
+		rows := b.rowPairs(&w.pairs, p, s, s.whole(n))
+		b.times(b.k.halfTile, s.rows, rows, keyBlock/2, 1, x.vs[(s.keyPair+k0/2)*h.ldk+s.kvHead*d:], h.ldk, dst[s.at:], s.step, d,
+			func(last int) (int, int) { return 0, (min(n, s.sees(last)-k0) + 1) / 2 })
+		return
+	}
 	if s.decode && b.k.inPlace(d) {
 		b.k.mix(s.rows, n, d, p, ldp, h.v.at(s.keyRow+k0, n, s.kvHead*d), h.v.dt.Bytes(h.v.ld), h.v.dt, dst[s.at:], s.step)
 		return
 	}
 	values, ld := s.inF32(b, &h.v, k0, n, d, w)
-	b.times(s.rows, p, ldp, 1, values, ld, dst[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
+	b.times(b.k.tile, s.rows, p, ldp, 1, values, ld, dst[s.at:], s.step, d, func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) })
 }
 
 // scoresInPlace is scoreKeys with keys ld apart.
@@ -285,22 +313,23 @@ func (b *Backend) packKeys(dst *[]float32, src []float32, ld, n, d int, w *scrat
 	}
 }
 
-// timesKeys sets c = alpha·a·panels for the rows of a strip and n keys from k0
-// on; what a row does not see may be left as it was.
-func (b *Backend) timesKeys(s *strip, a, panels, c []float32, ldc, k0, n, d int, alpha float32) {
+// timesKeys sets c = alpha·a·panels, of d terms of t, for the rows of a strip, lda
+// apart, and n keys from k0 on; what a row does not see may be left as it was.
+// Rows of c are probStep apart.
+func (b *Backend) timesKeys(t tile, s *strip, a []float32, lda int, panels, c []float32, k0, n, d int, alpha float32) {
 	cols := b.k.cols
 	for i, r := 0, 0; i < s.rows; i += r {
 		r = b.k.step(s.rows - i)
 		seen := min(n, s.sees(i+r-1)-k0)
 		for j := 0; j < seen; j += cols {
-			b.k.tile(r, min(cols, seen-j), d, a[i*s.step:], s.step, 1, panels[j*d:], cols, c[i*ldc+j:], ldc, alpha, false, ahead{})
+			t(r, min(cols, seen-j), d, a[i*lda:], lda, 1, panels[j*d:], cols, c[i*probStep+j:], probStep, alpha, false, ahead{})
 		}
 	}
 }
 
 // times adds a·x to c: rows of a, and rows of d elements of x in place, ld
-// apart. Row i of a is zero but for the terms lo..hi, which rise with i.
-func (b *Backend) times(rows int, a []float32, ar, ac int, x []float32, ld int, c []float32, ldc, d int, terms func(i int) (lo, hi int)) {
+// apart. Row i of a is zero but for the terms lo..hi of t, which rise with i.
+func (b *Backend) times(t tile, rows int, a []float32, ar, ac int, x []float32, ld int, c []float32, ldc, d int, terms func(i int) (lo, hi int)) {
 	cols := b.k.cols
 	for i, r := 0, 0; i < rows; i += r {
 		r = b.k.step(rows - i)
@@ -310,7 +339,7 @@ func (b *Backend) times(rows int, a []float32, ar, ac int, x []float32, ld int, 
 			continue
 		}
 		for j := 0; j < d; j += cols {
-			b.k.tile(r, min(cols, d-j), hi-lo, a[i*ar+lo*ac:], ar, ac, x[lo*ld+j:], ld, c[i*ldc+j:], ldc, 1, true, ahead{})
+			t(r, min(cols, d-j), hi-lo, a[i*ar+lo*ac:], ar, ac, x[lo*ld+j:], ld, c[i*ldc+j:], ldc, 1, true, ahead{})
 		}
 	}
 }

@@ -36,6 +36,9 @@ func (b *Backend) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor
 	if b.err != nil {
 		return
 	}
+	if g.pairs != nil {
+		b.newPairs(g.heads, g.dy)
+	}
 	d := o.HeadDim
 	g.delta = grow(&b.shared.more, g.queries*o.Heads)
 	b.split(g.queries*o.Heads, 1, float64(d)*0.5, args{dst: g.delta, x: g.dy, y: out, cols: d}, func(a *args, lo, hi, _ int) {
@@ -78,13 +81,25 @@ func (g *attentionGrad) plan() (size int) {
 // hold. Rows are probStep apart.
 func (b *Backend) scores(g *attentionGrad, s *strip, probs, grads []float32, k0, n int, w *scratch) {
 	d := g.HeadDim
-	b.timesKeys(s, g.q[s.at:], w.panels, probs, probStep, k0, n, d, g.scale)
-	b.timesKeys(s, g.dy[s.at:], w.values, grads, probStep, k0, n, d, 1)
+	if x := g.pairs; s.half {
+		b.timesKeys(b.k.halfTile, s, x.q[s.at/2:], s.step/2, w.panels, probs, k0, n, d/2, g.scale)
+		b.timesKeys(b.k.halfTile, s, x.dy[s.at/2:], s.step/2, w.values, grads, k0, n, d/2, 1)
+	} else {
+		b.timesKeys(b.k.tile, s, g.q[s.at:], s.step, w.panels, probs, k0, n, d, g.scale)
+		b.timesKeys(b.k.tile, s, g.dy[s.at:], s.step, w.values, grads, k0, n, d, 1)
+	}
+	whole := s.whole(n)
 	for r := range s.rows {
-		p, dp := probs[r*probStep:][:n], grads[r*probStep:][:n]
+		p, dp := probs[r*probStep:][:whole], grads[r*probStep:][:whole]
 		seen := max(0, min(n, s.sees(r)-k0))
-		clear(p[seen:])
-		clear(dp[seen:])
+		if s.half && seen > 0 {
+			clear(dp[seen:])
+			seen = hide(p, seen)
+			clear(p[seen:])
+		} else {
+			clear(p[seen:])
+			clear(dp[seen:])
+		}
 		p, dp = p[:seen], dp[:seen]
 		i := s.lse + r*s.lseStep
 		b.k.exp(p, p, g.lse[i])
@@ -106,19 +121,28 @@ func (b *Backend) headGrad(g *attentionGrad, segment, head int, w *scratch) {
 	for k0 := 0; k0 < keys; k0 += keyBlock {
 		n := min(keyBlock, keys-k0)
 		at := (int(g.K[segment])+k0)*g.ldk + head/g.group*d
-		b.packKeys(&w.panels, g.k.f[at:], g.ldk, n, d, w)
-		b.packKeys(&w.values, g.v.f[at:], g.ldk, n, d, w)
+		if x := g.pairs; g.halved(segment) {
+			b.packKeys(&w.panels, x.k[at/2:], g.ldk/2, n, d/2, w)
+			b.packKeys(&w.values, x.v[at/2:], g.ldk/2, n, d/2, w)
+		} else {
+			b.packKeys(&w.panels, g.k.f[at:], g.ldk, n, d, w)
+			b.packKeys(&w.values, g.v.f[at:], g.ldk, n, d, w)
+		}
 		for i := 0; i < queries; i += queryBlock {
 			s := g.strip(segment, head, i, min(queryBlock, queries-i))
 			if s.sees(s.rows-1) <= k0 {
 				continue
 			}
 			b.scores(g, &s, probs, grads, k0, n, w)
+			if s.half {
+				b.pairsGrad(g, &s, head, probs, grads, dk[k0*d:], dv[k0*d:], k0, n, w)
+				continue
+			}
 			seen := func(last int) (int, int) { return 0, min(n, s.sees(last)-k0) }
 			by := func(key int) (int, int) { return max(0, k0+key-s.visible+1), s.rows } // queries that see a key
-			b.times(s.rows, grads, probStep, 1, g.k.f[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
-			b.times(n, probs, 1, probStep, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
-			b.times(n, grads, 1, probStep, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
+			b.times(b.k.tile, s.rows, grads, probStep, 1, g.k.f[at:], g.ldk, g.dq[s.at:], s.step, d, seen)
+			b.times(b.k.tile, n, probs, 1, probStep, g.dy[s.at:], s.step, dv[k0*d:], d, d, by)
+			b.times(b.k.tile, n, grads, 1, probStep, g.q[s.at:], s.step, dk[k0*d:], d, d, by)
 		}
 	}
 }

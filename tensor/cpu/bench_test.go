@@ -134,7 +134,7 @@ func BenchmarkAttention(b *testing.B) {
 	q, k, v := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, kvHeads*d), benchTensor(b, be, tokens, kvHeads*d)
 	y, lse := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, heads)
 	dq, dk, dv := benchTensor(b, be, tokens, heads*d), benchTensor(b, be, tokens, kvHeads*d), benchTensor(b, be, tokens, kvHeads*d)
-	for _, lengths := range [][]int32{{tokens}, {233, 170, 109}} {
+	for _, lengths := range [][]int32{{tokens}, {256, 256}, {233, 170, 109}} {
 		o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0}, KLen: lengths}
 		product := 0.0 // of scores: half of the pairs of a document
 		for _, n := range lengths {
@@ -142,18 +142,21 @@ func BenchmarkAttention(b *testing.B) {
 			o.K, o.Q = append(o.K, last), append(o.Q, last+n)
 			product += float64(n) * float64(n+1) * heads * d
 		}
-		b.Run(fmt.Sprintf("forward/%d", len(lengths)), func(b *testing.B) {
-			for b.Loop() {
-				be.Attention(y, lse, q, k, v, o)
-			}
-			b.ReportMetric(2*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-		})
-		b.Run(fmt.Sprintf("backward/%d", len(lengths)), func(b *testing.B) {
-			for b.Loop() {
-				be.AttentionGrad(dq, dk, dv, q, k, v, y, lse, y, o)
-			}
-			b.ReportMetric(5*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
-		})
+		for _, o.Precision = range []tensor.DType{tensor.F32, tensor.BF16} {
+			name := fmt.Sprintf("/%s/%d", o.Precision, len(lengths))
+			b.Run("forward"+name, func(b *testing.B) {
+				for b.Loop() {
+					be.Attention(y, lse, q, k, v, o)
+				}
+				b.ReportMetric(2*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+			b.Run("backward"+name, func(b *testing.B) {
+				for b.Loop() {
+					be.AttentionGrad(dq, dk, dv, q, k, v, y, lse, y, o)
+				}
+				b.ReportMetric(5*product*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
 	}
 	b.Run("decode", func(b *testing.B) {
 		o := tensor.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: d, Q: []int32{0, 1}, K: []int32{0}, KLen: []int32{tokens}}

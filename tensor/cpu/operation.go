@@ -20,6 +20,7 @@ type operation struct {
 	terms    [2]panels // of lows
 	softmax  softmax
 	heads    heads
+	pairs    pairs   // of heads
 	strips   []strip // of heads
 	grad     attentionGrad
 	adamw    adamw

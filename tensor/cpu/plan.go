@@ -44,11 +44,11 @@ type planned struct {
 
 // sizes are the elements of the slices of a scratch.
 type sizes struct {
-	rows, row, probs, grads, panels, low, values, more, scales, wide, rotation int
+	rows, row, probs, grads, panels, low, values, more, scales, wide, rotation, pairs int
 }
 
 func (s *sizes) bytes() int64 {
-	return 4*int64(s.rows+s.row+s.probs+s.grads+s.panels+s.low+s.values+s.more+s.scales+s.rotation) + 8*int64(s.wide)
+	return 4*int64(s.rows+s.row+s.probs+s.grads+s.panels+s.low+s.values+s.more+s.scales+s.rotation+s.pairs) + 8*int64(s.wide)
 }
 
 var (

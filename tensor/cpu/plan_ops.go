@@ -158,7 +158,7 @@ func (p *plan) Project(a *tensor.Tensor, o *tensor.Projection) {
 // Attention implements [tensor.Transformer].
 func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	p.use("attention", dst, lse, q, k, v)
-	p.attention(o)
+	p.attention(o, q, k, false)
 	if k.DType == tensor.BF16 {
 		block := keyBlock
 		if !p.k.inPlace(o.HeadDim) {
@@ -169,7 +169,15 @@ func (p *plan) Attention(dst, lse, q, k, v *tensor.Tensor, o tensor.Attention) {
 	p.grown()
 }
 
-func (p *plan) attention(o tensor.Attention) {
+func (p *plan) attention(o tensor.Attention, q, k *tensor.Tensor, grad bool) {
+	if p.k.pairs(o, k.DType) {
+		keys := 0
+		for _, n := range o.KLen {
+			keys += int(n)
+		}
+		more(&p.shared.pairs, pairsScratch(q.Rows(), max(k.Rows(), keys), len(o.K), q.Cols(), k.Cols(), grad))
+		more(&p.work.pairs, stripPairs)
+	}
 	more(&p.work.probs, max(queryBlock*probStep, o.Heads/o.KVHeads*decodeBlock))
 	more(&p.work.more, 2*max(queryBlock, o.Heads))
 	more(&p.work.panels, keyBlock*o.HeadDim)
@@ -179,7 +187,7 @@ func (p *plan) attention(o tensor.Attention) {
 // AttentionGrad implements [tensor.Transformer].
 func (p *plan) AttentionGrad(dq, dk, dv, q, k, v, dst, lse, dy *tensor.Tensor, o tensor.Attention) {
 	p.use("attention gradient", dq, dk, dv, q, k, v, dst, lse, dy)
-	p.attention(o)
+	p.attention(o, q, k, true)
 	more(&p.work.grads, queryBlock*probStep)
 	more(&p.work.values, keyBlock*o.HeadDim)
 	more(&p.shared.more, q.Rows()*o.Heads)

@@ -6,7 +6,7 @@ import "runtime"
 // training step allocates nothing once it has run.
 type scratch struct {
 	rows, row, probs, grads, panels, low, values, more []float32
-	scales                                             []float32
+	scales, pairs                                      []float32
 	wide                                               []float64
 	out                                                [dotRows * dotCols]float32
 }

@@ -219,13 +219,9 @@ func dot64AVX2(x, y []float32) float64 {
 }
 
 func maxAVX2(x []float32) float32 {
-	whole := len(x) &^ 7
-	m := maxGo(x[whole:])
-	if whole > 0 {
-		low := float32(math.Inf(-1))
-		s := [8]float32{low, low, low, low, low, low, low, low}
-		max8(whole/8, &x[0], &s[0])
-		m = max(m, maxGo(s[:]))
+	m := float32(math.Inf(-1))
+	if len(x) > 0 {
+		max8(len(x), &x[0], &m)
 	}
 	return m
 }

@@ -174,14 +174,17 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 		for r := range s.rows {
 			p := probs[r*step:][:whole]
 			seen := min(n, s.sees(r)-k0)
+			if s.half { // whole vectors: what is not seen becomes 0
+				if seen > 0 {
+					seen = hide(p, seen)
+				}
+				clear(p[max(0, seen):])
+			} else {
+				b.clearUnseen(p, seen)
+			}
 			if seen <= 0 {
-				clear(p)
 				continue
 			}
-			if s.half { // whole vectors: what is not seen becomes 0
-				seen = hide(p, seen)
-			}
-			clear(p[seen:])
 			m := max(most[r], b.k.max(p[:seen]))
 			part := b.k.exp(p[:seen], p[:seen], m)
 			if k0 > 0 && m != most[r] {
@@ -199,6 +202,12 @@ func (b *Backend) attend(h *heads, s *strip, dst, lse []float32, w *scratch) {
 		b.k.scale(row, row, 1/sum[r])
 		lse[s.lse+r*s.lseStep] = float32(float64(most[r]) + math.Log(float64(sum[r])))
 	}
+}
+
+// clearUnseen clears what the rows of a tile read of a row that sees the first keys:
+// those that the other rows see.
+func (b *Backend) clearUnseen(p []float32, seen int) {
+	clear(p[max(0, seen):max(0, min(len(p), seen+b.k.rows))])
 }
 
 // at returns element col of row r of keys or values; rows r..r+n have it.

@@ -91,14 +91,21 @@ func (b *Backend) scores(g *attentionGrad, s *strip, probs, grads []float32, k0,
 	whole := s.whole(n)
 	for r := range s.rows {
 		p, dp := probs[r*probStep:][:whole], grads[r*probStep:][:whole]
-		seen := max(0, min(n, s.sees(r)-k0))
-		if s.half && seen > 0 {
+		seen := min(n, s.sees(r)-k0)
+		switch {
+		case s.half && seen > 0:
 			clear(dp[seen:])
 			seen = hide(p, seen)
 			clear(p[seen:])
-		} else {
-			clear(p[seen:])
-			clear(dp[seen:])
+		case s.half:
+			clear(p)
+			clear(dp)
+		default:
+			b.clearUnseen(p, seen)
+			b.clearUnseen(dp, seen)
+		}
+		if seen <= 0 {
+			continue
 		}
 		p, dp = p[:seen], dp[:seen]
 		i := s.lse + r*s.lseStep

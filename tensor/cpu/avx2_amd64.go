@@ -87,7 +87,7 @@ func dot32(n int, x *float32, y *float32, out *float32)
 //go:noescape
 func dot64(n int, x *float32, y *float32, out *float64)
 
-// max8 raises the eight lanes of out to the numbers of x; n is in groups of 8.
+// max8 raises out to the numbers of x.
 //
 //go:noescape
 func max8(n int, x *float32, out *float32)

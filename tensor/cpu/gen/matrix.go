@@ -176,11 +176,13 @@ func (w *writer) reductions() {
 	w.ret()
 
 	// A comparison with NaN yields the second source, which is the maximum.
-	arg = w.function("max8", "raises the eight lanes of out to the numbers of x; n is in groups of 8.",
+	arg = w.function("max8", "raises out to the numbers of x.",
 		param{"n", "int"}, param{"x", "*float32"}, param{"out", "*float32"})
-	w.p("MOVQ %s, CX\nMOVQ %s, SI\nMOVQ %s, DI\nVMOVUPS (DI), Y0", arg("n"), arg("x"), arg("out"))
-	loop := w.label()
-	w.p("%s:\nVMOVUPS (SI), Y1\nVMAXPS Y0, Y1, Y0\nADDQ $32, SI\nDECQ CX\nJNZ %s\nVMOVUPS Y0, (DI)", loop, loop)
+	w.p("MOVQ %s, CX\nMOVQ %s, SI\nMOVQ %s, DI\nVBROADCASTSS (DI), Y0", arg("n"), arg("x"), arg("out"))
+	loop, tail, one, done := w.label(), w.label(), w.label(), w.label()
+	w.p("SUBQ $8, CX\nJLT %s\n%s:\nVMOVUPS (SI), Y1\nVMAXPS Y0, Y1, Y0\nADDQ $32, SI\nSUBQ $8, CX\nJGE %s", tail, loop, loop)
+	w.p("%s:\nADDQ $8, CX\nJZ %s\n%s:\nVBROADCASTSS (SI), Y1\nVMAXPS Y0, Y1, Y0\nADDQ $4, SI\nDECQ CX\nJNZ %s", tail, done, one, one)
+	w.p("%s:\nVEXTRACTF128 $1, Y0, X1\nVMAXPS X1, X0, X0\nVPERMILPS $0x4E, X0, X1\nVMAXPS X1, X0, X0\nVPERMILPS $0xB1, X0, X1\nVMAXPS X1, X0, X0\nVMOVSS X0, (DI)", done)
 	w.ret()
 }
 

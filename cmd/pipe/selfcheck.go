@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"pipe/model/adapter"
 	"pipe/tensor"
 	"pipe/tensor/cpu"
+	"pipe/tensor/quant"
 )
 
 // selfCheck reports how b's numbers differ from the processor's by more than
@@ -18,7 +20,9 @@ import (
 // found out before results are made with it. It takes one small model with a DoRA
 // adapter through a training step in all precisions that b has, and compares the
 // log-probabilities, the gradients of the adapter and what the optimizer makes of
-// it; and a product and attention as generation has them, also repeated.
+// it; and, one by one, a product and attention as generation has them, also repeated,
+// products with weights in blocks, what a mixture of experts does, and the largest
+// logits.
 func selfCheck(b tensor.Backend) error {
 	processor := cpu.New(0)
 	defer processor.Close()
@@ -139,6 +143,13 @@ func checkPass(b tensor.Backend, precision tensor.DType) (c checked, err error) 
 		precision = tensor.BF16
 	}
 	few(b, p, d, keep, precision)
+	if err := inBlocks(b, p, keep, precision); err != nil {
+		return c, err
+	}
+	if err := experts(b, p, keep, precision); err != nil {
+		return c, err
+	}
+	c.vectors["the largest logits"] = largest(b, p)
 	return c, b.Sync()
 }
 
@@ -170,6 +181,120 @@ func few(b tensor.Backend, p *model.Pass, d *model.Decoder, keep func(string, *t
 		keep("a product of few rows"+name, y)
 		keep("the attention of one query"+name, out)
 	}
+}
+
+// checkedBlocks are the types of weights in blocks whose products are checked.
+var checkedBlocks = []tensor.DType{tensor.NF4, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1, tensor.Q5_0, tensor.Q5_1, tensor.Q4_K, tensor.Q6_K}
+
+// inBlocks keeps products of few and of many rows with weights in blocks, forward and
+// backward.
+func inBlocks(b tensor.Backend, p *model.Pass, keep func(string, *tensor.Tensor), precision tensor.DType) error {
+	const rows, out, in = 40, 64, 256
+	x, dy := p.New(rows, in), p.New(rows, out)
+	b.Upload(x, normals("rows", rows*in, 1))
+	b.Upload(dy, normals("gradient of rows", rows*out, 1))
+	y, dx := p.New(rows, out), p.New(rows, in)
+	for _, dt := range checkedBlocks {
+		data := make([]byte, dt.Bytes(out*in))
+		quant.Quantize(data, dt, normals(dt.String(), out*in, 1.0/16))
+		w, err := b.Load(dt, data, out, in)
+		if err != nil {
+			return err
+		}
+		b.Precision(w, precision)
+		three := b.View(y, 0, 3, out)
+		b.MatMul(three, b.View(x, 0, 3, in), w, tensor.MatMul{TransB: true, Alpha: 1})
+		keep(fmt.Sprintf("a product of few rows with a weight in %s", dt), three)
+		b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true})
+		keep(fmt.Sprintf("a product with a weight in %s", dt), y)
+		b.MatMul(dx, dy, w, tensor.MatMul{Alpha: 1})
+		keep(fmt.Sprintf("the gradient of a product with a weight in %s", dt), dx)
+		err = b.Sync()
+		b.Free(w)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// experts keeps what the operations of a mixture of experts give for few and for
+// many rows, of which two of four experts take each.
+func experts(b tensor.Backend, p *model.Pass, keep func(string, *tensor.Tensor), precision tensor.DType) error {
+	const of, top, width, inner = 4, 2, 256, 64
+	data := make([]byte, tensor.BF16.Bytes(of*inner*width))
+	quant.Quantize(data, tensor.BF16, normals("experts", of*inner*width, 1.0/16))
+	w, err := b.Load(tensor.BF16, data, of*inner, width)
+	if err != nil {
+		return err
+	}
+	defer b.Free(w)
+	b.Precision(w, precision)
+	dw := p.New(of*inner, width)
+	b.Zero(dw)
+	for _, n := range []int{3, 40} {
+		put := func(name string, rows, cols int) *tensor.Tensor {
+			t := p.New(rows, cols)
+			b.Upload(t, normals(fmt.Sprint(name, n), rows*cols, 1))
+			return t
+		}
+		say := func(what string, t *tensor.Tensor) { keep(fmt.Sprintf("%s of %d rows' experts", what, n), t) }
+		r := &tensor.Routing{Gating: tensor.Sigmoid, Experts: of, Gates: p.New(n * top),
+			Rows: p.Ints(make([]int32, n*top)), Slots: b.View(p.Ints(make([]int32, n*top)), 0, n, top), Starts: p.Ints(make([]int32, of+1))}
+		x, dy := put("rows", n, width), put("gradient", n*top, inner)
+		rows, y, back, sum := p.New(n*top, width), p.New(n*top, inner), p.New(n*top, width), p.New(n, width)
+		dgates, dlogits := p.New(n*top), p.New(n, of)
+		b.Route(r, put("logits", n, of))
+		say("the gates", r.Gates)
+		b.Dispatch(rows, x, r, true)
+		say("the input", rows)
+		b.ExpertMatMul(y, rows, w, r, tensor.MatMul{TransB: true, Alpha: 1})
+		say("the product", y)
+		b.ExpertMatMul(back, dy, w, r, tensor.MatMul{Alpha: 1})
+		say("the gradient of the product", back)
+		b.ExpertOuter(dw, dy, rows, r)
+		say("the gradient of the matrices", dw)
+		b.Combine(sum, back, nil, r, false)
+		say("the sum", sum)
+		b.GateGrad(dgates, back, x, r)
+		b.RouteGrad(dlogits, dgates, r)
+		say("the gradient of the logits", dlogits)
+		if err := b.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// largest returns the five largest of three rows of logits, and where they are.
+func largest(b tensor.Backend, p *model.Pass) (all []float32) {
+	const rows, words, k = 3, 3000, 5
+	x := normals("logits", rows*words, 3)
+	s, ok := b.(tensor.Sampler)
+	if ok {
+		logits, ids, z := p.New(rows, words), b.View(p.Ints(make([]int32, rows*k)), 0, rows, k), p.New(rows, k)
+		b.Upload(logits, x)
+		s.Largest(ids, z, logits)
+		at, most := make([]int32, rows*k), make([]float32, rows*k)
+		b.DownloadInts(at, ids)
+		b.Download(most, z)
+		for i := range at {
+			all = append(all, float32(at[i]), most[i])
+		}
+		return all
+	}
+	for row := range rows {
+		order := make([]int, words)
+		for i := range order {
+			order[i] = i
+		}
+		z := x[row*words:][:words]
+		slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(z[j], z[i]) })
+		for _, i := range order[:k] {
+			all = append(all, float32(i), z[i])
+		}
+	}
+	return all
 }
 
 // checkWeights are normal numbers in bfloat16.

@@ -85,6 +85,34 @@ func TestAttentionPairs(t *testing.T) {
 	}
 }
 
+// TestAttentionAllocates: nothing, once it has run.
+func TestAttentionAllocates(t *testing.T) {
+	for _, limit := range []string{"", "generic"} {
+		b := newBackend(2, choose(limit))
+		defer b.Close()
+		x := func(rows, cols int) *tensor.Tensor {
+			y, err := b.Alloc(tensor.F32, rows, cols)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return y
+		}
+		const n, heads, d = 300, 2, 16
+		for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+			o := tensor.Attention{Heads: heads, KVHeads: heads, HeadDim: d, Precision: precision, Q: []int32{0, 280, n}, K: []int32{0, 280}, KLen: []int32{280, 20}}
+			q, k, v, y, lse, dq, dk, dv := x(n, heads*d), x(n, heads*d), x(n, heads*d), x(n, heads*d), x(n, heads), x(n, heads*d), x(n, heads*d), x(n, heads*d)
+			step := func() {
+				b.Attention(y, lse, q, k, v, o)
+				b.AttentionGrad(dq, dk, dv, q, k, v, y, lse, y, o)
+			}
+			step()
+			if a := testing.AllocsPerRun(10, step); a > 0 {
+				t.Errorf("%s, %s: %v allocations a step", b.k.name, precision, a)
+			}
+		}
+	}
+}
+
 // TestAttentionAlone: the bits of a segment are the same beside others.
 func TestAttentionAlone(t *testing.T) {
 	for _, limit := range []string{"", "avx2", "generic"} {

@@ -109,6 +109,9 @@ func (b *Backend) Load(dt tensor.DType, data []byte, shape ...int) (*tensor.Tens
 	return &tensor.Tensor{DType: dt, Shape: slices.Clone(shape), Mem: m}, b.err
 }
 
+// Lent implements [tensor.Borrower]: Load has copied the data.
+func (b *Backend) Lent(_ *tensor.Tensor, forget func()) { forget() }
+
 // Precision implements [tensor.Memory].
 func (b *Backend) Precision(t *tensor.Tensor, dt tensor.DType) {
 	m := mem("precision", t)

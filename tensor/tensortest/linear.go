@@ -228,6 +228,40 @@ func (s *suite) project(types [3]tensor.DType, precision tensor.DType, m, head i
 
 // Products in bfloat16 are those of rounded operands, summed in float32. Of
 // weights in blocks the codes may be rounded instead of the elements.
+// testLent: a backend that has arranged a weight gives its data back, and computes
+// what it did before.
+func testLent(s *suite) {
+	b, ok := s.b.(tensor.Borrower)
+	if !ok {
+		s.Skip("this backend keeps its own copies of weights, or needs them where they lie")
+	}
+	const m, out, in = 40, 96, 64
+	for _, precision := range []tensor.DType{tensor.F32, tensor.BF16} {
+		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.Q8_0} {
+			data := s.stored(dt, out, in)
+			a, g := s.put(s.normal(m*in), m, in), s.put(s.normal(m*out), m, out)
+			products := func(w *tensor.Tensor) []float32 {
+				y, dx := s.garbage(m, out), s.garbage(m, in)
+				s.b.MatMul(y, a, w, tensor.MatMul{TransB: true, Alpha: 1, Uniform: true})
+				s.b.MatMul(dx, g, w, tensor.MatMul{Alpha: 1})
+				return append(s.get(y), s.get(dx)...)
+			}
+			kept, lent, given := s.load(dt, data, out, in), s.load(dt, slices.Clone(data), out, in), 0
+			b.Lent(lent, func() { given++ })
+			for _, w := range []*tensor.Tensor{kept, lent} {
+				s.b.Precision(w, precision)
+			}
+			want := products(kept)
+			for range 2 {
+				Close(s.T, fmt.Sprintf("%s in %s", dt, precision), products(lent), want, Exact)
+			}
+			if given == 0 {
+				s.Errorf("%s in %s: the weight was arranged, and its data not given back", dt, precision)
+			}
+		}
+	}
+}
+
 func testPrecision(s *suite) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_K} {
 		for _, z := range [][2]int{{1, 256}, {37, 256}, {64, 1280}} {

@@ -47,6 +47,7 @@ var conformance = []struct {
 	{"products in 8 bits are those in bfloat16 elsewhere", testFP8Elsewhere},
 	{"non-finite numbers in 8 bits", testFP8NonFinite},
 	{"uniform rows", testUniform},
+	{"weights that are lent", testLent},
 	{"matmul repeats exactly", testMatMulRepeats},
 	{"rows decoded together", testDecodeRows},
 	{"vectors and rows", testVectors},

@@ -35,7 +35,7 @@ func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	}
 	a.out, a.lse = p.Like(a.q), p.New(x.Rows(), a.Heads)
 	p.Attention(a.out, a.lse, a.q, a.k, a.v, a.shape(p))
-	return a.O.Forward(p, a.out)
+	return a.O.Forward(p, p.those(a.out))
 }
 
 // add adds a projection of queries or keys. What is normed after it is F32.
@@ -78,7 +78,13 @@ func (a *Attention) normedGrad(p *Pass, x, rstd, dy *tensor.Tensor) *tensor.Tens
 // Backward implements Module.
 func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dout := p.Like(a.out)
-	a.O.backward(p, dout, dy, nil, tensor.MatMul{})
+	if p.only == nil {
+		a.O.backward(p, dout, dy, nil, tensor.MatMul{})
+	} else {
+		some := p.Like(a.O.x)
+		a.O.backward(p, some, dy, nil, tensor.MatMul{})
+		p.spread(dout, some)
+	}
 	dq, dk, dv := p.Like(a.q), p.Like(a.k), p.Like(a.v)
 	p.AttentionGrad(dq, dk, dv, a.q, a.k, a.v, a.out, a.lse, dout, a.shape(p))
 	if a.tuned && p.heat != nil {

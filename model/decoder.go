@@ -27,6 +27,7 @@ type Decoder struct {
 
 	inputs []*tensor.Tensor // input of each layer, then of the head, when training
 	ids    *tensor.Tensor
+	only   *tensor.Tensor // I32: the rows that the last layer gave; nil: all
 	head   headState
 }
 
@@ -43,9 +44,9 @@ type Layer struct {
 
 // Forward implements Module.
 func (l *Layer) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
-	y := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H]
-	h := p.New(y.Shape...)                            // [tokens, H]
-	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, x, y))
+	y := l.Attn.Forward(p, l.InputNorm.Forward(p, x)) // [tokens, H], or fewer: see Pass.want
+	h := p.New(y.Shape...)
+	z := l.FF.Forward(p, l.PostNorm.forwardSum(p, h, p.those(x), y))
 	out := h
 	if p.Train {
 		out = p.New(h.Shape...)
@@ -63,9 +64,19 @@ func (l *Layer) rest(p *Pass, h, x *tensor.Tensor) *tensor.Tensor {
 
 // Backward implements Module; it returns dy's own memory.
 func (l *Layer) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	l.PostNorm.backwardAdd(p, dy, l.FF.Backward(p, dy))
-	l.InputNorm.backwardAdd(p, dy, l.Attn.Backward(p, dy))
+	l.backward(p, dy, dy)
 	return dy
+}
+
+// backward sets dx [tokens, H] to the gradient of the input. It is dy, unless this
+// is of fewer rows.
+func (l *Layer) backward(p *Pass, dx, dy *tensor.Tensor) {
+	l.PostNorm.backwardAdd(p, dy, l.FF.Backward(p, dy))
+	in := l.Attn.Backward(p, dy)
+	if p.only != nil {
+		p.spread(dx, dy)
+	}
+	l.InputNorm.backwardAdd(p, dx, in)
 }
 
 // Params implements Module.
@@ -230,19 +241,26 @@ func (d *Decoder) layers(p *Pass, ids *tensor.Tensor) *tensor.Tensor {
 		d.infer(p, h)
 		return h
 	}
-	d.inputs = d.inputs[:0]
-	for _, l := range d.Layers {
+	d.inputs, d.only = d.inputs[:0], nil
+	for i, l := range d.Layers {
 		d.inputs = append(d.inputs, h)
+		rows := h.Rows()
+		if i == len(d.Layers)-1 && len(p.wants) > 0 {
+			rows = len(p.wants)
+			d.only = p.Ints(p.wants)
+			p.only = d.only
+		}
 		if !p.Recompute {
 			h = l.Forward(p, h)
 			continue
 		}
-		out := p.New(h.Shape...)
+		out := p.New(rows, h.Cols())
 		m := p.Mark()
 		p.Copy(out, l.Forward(p, h))
 		p.Release(m)
 		h = out
 	}
+	p.only = nil
 	d.inputs = append(d.inputs, h)
 	return h
 }
@@ -268,15 +286,17 @@ func (d *Decoder) infer(p *Pass, h *tensor.Tensor) {
 	}
 }
 
-// back takes the gradient dh of what run returned back through the layers;
-// dh is overwritten.
-func (d *Decoder) back(p *Pass, dh *tensor.Tensor) {
+// back takes the gradient dy of what run returned back through the layers, and
+// sets dh [tokens, H], which is dy unless that is of fewer rows.
+func (d *Decoder) back(p *Pass, dh, dy *tensor.Tensor) {
+	p.only = d.only
 	for i := len(d.Layers) - 1; i >= 0; i-- {
 		m := p.Mark()
 		if p.Recompute {
 			d.Layers[i].Forward(p, d.inputs[i])
 		}
-		dh = d.Layers[i].Backward(p, dh)
+		d.Layers[i].backward(p, dh, dy)
+		p.only, dy = nil, dh
 		p.Release(m)
 	}
 	if d.Embedding.Grad != nil {

@@ -28,12 +28,16 @@ func (d *Decoder) LogProb(p *Pass, b Batch) (s Scores, err error) {
 	}
 	defer catch(&err)
 	p.start(len(b.IDs), b.Starts)
+	rows := b.Rows
+	if len(rows) > 0 {
+		rows = p.want(len(b.IDs), rows)
+	}
 	h := d.run(p, b.IDs)
 	if len(b.Rows) == 0 {
 		d.head = headState{}
 		return s, p.Sync()
 	}
-	return d.logProb(p, h, b.Rows, b.Targets)
+	return d.logProb(p, h, rows, b.Targets)
 }
 
 // logProb scores targets after the rows of the residual stream h.
@@ -95,16 +99,20 @@ func (d *Decoder) Backward(p *Pass, dlogp []float32) (err error) {
 	defer catch(&err)
 	n, width := len(dlogp), d.Config.Hidden
 	dh := p.New(d.ids.Len(), width) // [tokens, H]
+	out := dh                       // of the last layer
+	if d.only != nil {
+		out = p.New(d.only.Len(), width)
+	}
 	m := p.Mark()
 	dy := p.New(n)
 	p.Upload(dy, dlogp)
 	dx := p.New(n, width)
 	d.headGrad(p, dx, dy)
 	dx = d.Norm.Backward(p, dx)
-	p.Zero(dh)
-	p.ScatterAddRows(dh, dx, d.head.rows)
+	p.Zero(out)
+	p.ScatterAddRows(out, dx, d.head.rows)
 	p.Release(m)
-	d.back(p, dh)
+	d.back(p, dh, out)
 	return nil
 }
 

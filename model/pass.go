@@ -52,6 +52,8 @@ type Pass struct {
 	cache *cache         // keys and values of earlier tokens; nil: none
 	fill  bool           // only fill the cache: compute nothing else in the last layer
 	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
+	wants []int32        // rows of the residual stream that are read of the last layer, ascending; none: all
+	only  *tensor.Tensor // I32: of the layer that is run now; nil: all
 	half  bool           // activations are BF16
 	f32   arena
 	bf16  arena
@@ -63,6 +65,7 @@ type Pass struct {
 
 	pos    []int32 // what Positions was made from
 	sent   []int32 // by threeInts
+	wanted []int32 // by want
 	scores Scores  // of the latest LogProb
 
 	// Of a Llama 4.
@@ -103,11 +106,14 @@ func (p *Pass) passing(shape ...int) *tensor.Tensor {
 }
 
 // Like is New with the shape and the type of t.
-func (p *Pass) Like(t *tensor.Tensor) *tensor.Tensor {
-	if t.DType == tensor.BF16 {
-		return p.bf16.get(p.Backend, t.Shape)
+func (p *Pass) Like(t *tensor.Tensor) *tensor.Tensor { return p.of(t.DType, t.Shape...) }
+
+// of is New of F32 or BF16.
+func (p *Pass) of(dt tensor.DType, shape ...int) *tensor.Tensor {
+	if dt == tensor.BF16 {
+		return p.bf16.get(p.Backend, shape)
 	}
-	return p.New(t.Shape...)
+	return p.New(shape...)
 }
 
 // heads shows x [tokens, heads·d], a tensor of the workspace, as a matrix of heads [tokens·heads, d]. Like the
@@ -197,8 +203,46 @@ func (p *Pass) start(n int, starts []int32) {
 			p.pos = append(p.pos, j)
 		}
 	}
-	p.cache, p.keys, p.fill = nil, nil, false
+	p.cache, p.keys, p.fill, p.wants = nil, nil, false, p.wants[:0]
 	p.Positions = p.Ints(p.pos)
+}
+
+// want says of a training pass of n tokens that only these rows are read of what
+// the layers give, in any order. It returns where they are then: attention of the
+// last layer, which reads all tokens, is followed by no other rows.
+func (p *Pass) want(n int, rows []int32) []int32 {
+	if !p.Train {
+		return rows // of few rows products round in another way
+	}
+	p.wants = append(p.wants[:0], rows...)
+	slices.Sort(p.wants)
+	p.wants = slices.Compact(p.wants)
+	if len(p.wants) > n-n/8 {
+		p.wants = p.wants[:0]
+		return rows
+	}
+	p.wanted = slices.Grow(p.wanted[:0], len(rows))[:len(rows)]
+	for i, r := range rows {
+		at, _ := slices.BinarySearch(p.wants, r)
+		p.wanted[i] = int32(at)
+	}
+	return p.wanted
+}
+
+// those returns the rows of x that the layer goes on with.
+func (p *Pass) those(x *tensor.Tensor) *tensor.Tensor {
+	if p.only == nil {
+		return x
+	}
+	y := p.of(x.DType, p.only.Len(), x.Cols())
+	p.GatherRows(y, x, p.only)
+	return y
+}
+
+// spread sets x to the gradient of the rows that those returned, dy, and zeros.
+func (p *Pass) spread(x, dy *tensor.Tensor) {
+	p.Zero(x)
+	p.ScatterRows(x, dy, p.only)
 }
 
 // An arena hands out views of a few large slabs, as a stack. It keeps the views

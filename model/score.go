@@ -75,7 +75,7 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 func (d *Decoder) score(p *Pass, f *forest) (s Scores, err error) {
 	defer catch(&err)
 	p.Release(Mark{})
-	p.cache, p.keys, p.fill = nil, nil, false
+	p.cache, p.keys, p.fill, p.wants = nil, nil, false, p.wants[:0]
 	p.pos = append(p.pos[:0], f.pos...)
 	p.Segments, p.Positions = f.Segments, p.Ints(p.pos)
 	if f.shares {

@@ -9,16 +9,23 @@ import (
 )
 
 // pairs are the operands of attention in bfloat16, an element of memory a pair:
-// of neighbours in a row, or of two rows of a segment, the first of which is the
-// first of the segment.
+// of neighbours in a row, or of two rows of a segment, of which the first pair has
+// the segment's first two.
 type pairs struct {
-	q, k, v, dy      []float32 // of neighbours, [queries or keys, width/2]
-	qs, ks, vs, dys  []float32 // of rows, [rows of pairs, width]
-	queries, keys    []int     // where the rows of pairs of each segment begin
-	last, first      []int32   // of the operation in progress: bounds of its segments
-	from, into       []float32 // of it: [rows, width] and what is made of it
-	at               []int
-	width, rowsOfAll int
+	q, k, v, dy    []float32 // of neighbours, [queries or keys, width/2]
+	qs, ks, vs, ds []float32 // of rows, those of dy last, [rows of pairs, width]
+	queries, keys  []int     // where the rows of pairs of each segment begin
+	rows           twoRows   // that are made now
+}
+
+// twoRows are rows of pairs in the making, of rows of so many elements. Segment s
+// has count[s] rows from first[s] on, or those up to first[s+1], and its rows of
+// pairs begin at at[s].
+type twoRows struct {
+	dst, src     []float32
+	first, count []int32
+	at           []int
+	width        int
 }
 
 // pairsFrom is the length of segments, in keys, whose products are of pairs: for
@@ -37,11 +44,10 @@ func (h *heads) halved(segment int) bool { return h.pairs != nil && h.KLen[segme
 // pairsScratch is what newPairs takes, of so many queries and keys in so many
 // segments.
 func pairsScratch(queries, keys, segments, ldq, ldk int, grad bool) int {
-	const more = 1 // row of pairs for a segment of odd length
-	qs, ks := (queries+more*segments+1)/2*ldq, (keys+more*segments+1)/2*ldk
-	n := queries*ldq/2 + keys*ldk/2 + ks // q, k and vs
+	qs, ks := (queries+segments+1)/2*ldq, (keys+segments+1)/2*ldk // a segment of odd length has one more
+	n := queries*ldq/2 + keys*ldk/2 + ks                          // q, k and vs
 	if grad {
-		n += queries*ldq/2 + keys*ldk/2 + 2*qs // dy and v, qs and dys; ks instead of vs
+		n += queries*ldq/2 + keys*ldk/2 + 2*qs // dy and v, qs and ds; ks instead of vs
 	}
 	return n
 }
@@ -56,55 +62,58 @@ func (b *Backend) newPairs(h *heads, dy []float32) {
 		x.keys = append(x.keys, x.keys[s]+int(h.KLen[s]+1)/2)
 		keys += int(h.KLen[s])
 	}
-	qs, ks := x.queries[h.segments]*h.ldq, x.keys[h.segments]*h.ldk
 	buf := grow(&b.shared.pairs, pairsScratch(h.queries, max(h.keys, keys), h.segments, h.ldq, h.ldk, dy != nil))
 	take := func(n int) []float32 {
 		s := buf[:n:n]
 		buf = buf[n:]
 		return s
 	}
-	x.q, x.k = b.neighbours(take, h.q, h.queries, h.ldq), b.neighbours(take, h.k.f, h.keys, h.ldk)
+	ofKeys := func(src []float32) []float32 {
+		return b.twoRows(twoRows{take(x.keys[h.segments] * h.ldk), src, h.K, h.KLen, x.keys, h.ldk})
+	}
+	ofQueries := func(src []float32) []float32 {
+		return b.twoRows(twoRows{take(x.queries[h.segments] * h.ldq), src, h.Q, nil, x.queries, h.ldq})
+	}
+	x.q = b.neighbours(take(h.queries*h.ldq/2), h.q, h.queries, h.ldq)
+	x.k = b.neighbours(take(h.keys*h.ldk/2), h.k.f, h.keys, h.ldk)
 	if dy == nil {
-		x.vs = b.twoRows(x, take(ks), h.v.f, h.K, h.KLen, x.keys, h.ldk)
+		x.vs = ofKeys(h.v.f)
 		return
 	}
-	x.v, x.dy = b.neighbours(take, h.v.f, h.keys, h.ldk), b.neighbours(take, dy, h.queries, h.ldq)
-	x.ks = b.twoRows(x, take(ks), h.k.f, h.K, h.KLen, x.keys, h.ldk)
-	x.qs = b.twoRows(x, take(qs), h.q, h.Q, nil, x.queries, h.ldq)
-	x.dys = b.twoRows(x, take(qs), dy, h.Q, nil, x.queries, h.ldq)
+	x.v = b.neighbours(take(h.keys*h.ldk/2), h.v.f, h.keys, h.ldk)
+	x.dy = b.neighbours(take(h.queries*h.ldq/2), dy, h.queries, h.ldq)
+	x.ks, x.qs, x.ds = ofKeys(h.k.f), ofQueries(h.q), ofQueries(dy)
 }
 
-// neighbours returns rows of an even width as pairs of neighbours.
-func (b *Backend) neighbours(take func(int) []float32, src []float32, rows, width int) []float32 {
-	dst := take(rows * width / 2)
+// neighbours sets dst to rows of an even width as pairs of neighbours.
+func (b *Backend) neighbours(dst, src []float32, rows, width int) []float32 {
 	b.split(rows, 1, float64(width)*0.05, args{dst: dst, x: src, cols: width / 2}, func(a *args, lo, hi, _ int) {
 		a.b.k.halves(a.dst[lo*a.cols:hi*a.cols], a.x[2*lo*a.cols:2*hi*a.cols])
 	})
 	return dst
 }
 
-// twoRows sets dst to pairs of rows of the segments that begin at first, and have
-// so many rows, nil: up to the next. The rows of pairs of segment s begin at at[s].
-func (b *Backend) twoRows(x *pairs, dst, src []float32, first, count []int32, at []int, width int) []float32 {
-	x.first, x.last, x.from, x.into, x.at, x.width = first, count, src, dst, at, width
-	b.split(at[len(at)-1], 1, float64(width)*0.1, args{}, func(a *args, lo, hi, _ int) {
-		x := &a.b.op.pairs
-		s := sort.SearchInts(x.at, lo+1) - 1
+// twoRows makes what r says.
+func (b *Backend) twoRows(r twoRows) []float32 {
+	b.op.pairs.rows = r
+	b.split(r.at[len(r.at)-1], 1, float64(r.width)*0.1, args{}, func(a *args, lo, hi, _ int) {
+		r := &a.b.op.pairs.rows
+		s := sort.SearchInts(r.at, lo+1) - 1
 		for ; lo < hi; lo++ {
-			for x.at[s+1] <= lo {
+			for r.at[s+1] <= lo {
 				s++
 			}
-			i := lo - x.at[s]
-			n, row := 0, int(x.first[s])+2*i
-			if x.last == nil {
-				n = int(x.first[s+1]) - row
+			i := 2 * (lo - r.at[s])
+			row, left := int(r.first[s])+i, 0
+			if r.count == nil {
+				left = int(r.first[s+1]) - row
 			} else {
-				n = int(x.last[s]) - 2*i
+				left = int(r.count[s]) - i
 			}
-			a.b.twoRowsOf(x.into[lo*x.width:][:x.width], x.from[row*x.width:], x.width, n)
+			a.b.twoRowsOf(r.dst[lo*r.width:][:r.width], r.src[row*r.width:], r.width, left)
 		}
 	})
-	return dst
+	return r.dst
 }
 
 // twoRowsOf sets dst to pairs of the two rows that src, with rows ld apart, begins
@@ -171,6 +180,6 @@ func (b *Backend) pairsGrad(g *attentionGrad, s *strip, head int, probs, grads, 
 	by := func(key int) (int, int) { return max(0, k0+key-s.visible+1) / 2, queries } // that see a key
 	at := s.pair*g.ldq + head*d
 	b.times(b.k.halfTile, s.rows, rows, keyBlock/2, 1, x.ks[(s.keyPair+k0/2)*g.ldk+s.kvHead*d:], g.ldk, g.dq[s.at:], s.step, d, seen)
-	b.times(b.k.halfTile, n, ps, 1, keyBlock, x.dys[at:], g.ldq, dv, d, d, by)
+	b.times(b.k.halfTile, n, ps, 1, keyBlock, x.ds[at:], g.ldq, dv, d, d, by)
 	b.times(b.k.halfTile, n, dps, 1, keyBlock, x.qs[at:], g.ldq, dk, d, d, by)
 }

@@ -27,7 +27,27 @@ func Quantize(src model.Source) (model.Source, error) {
 
 type quantized struct{ src model.Source }
 
-var _ model.Describer = quantized{}
+var (
+	_ model.Describer = quantized{}
+	_ model.Forgetter = quantized{}
+)
+
+// Forget implements model.Forgetter.
+func (q quantized) Forget(name string) {
+	if f, ok := q.src.(model.Forgetter); ok {
+		f.Forget(name)
+	}
+}
+
+// InPlace implements model.Forgetter: what is quantised is a copy.
+func (q quantized) InPlace(name string) bool {
+	f, ok := q.src.(model.Forgetter)
+	if !ok || !f.InPlace(name) {
+		return false
+	}
+	w, err := model.Describe(q.src, name)
+	return err == nil && !Quantizes(name, w.Shape)
+}
 
 // Names implements model.Source.
 func (q quantized) Names() []string { return q.src.Names() }
@@ -45,7 +65,9 @@ func (q quantized) Weight(name string) (model.Weight, error) {
 	if err != nil {
 		return model.Weight{}, fmt.Errorf("quantise tensor %s: %w", name, err)
 	}
-	return quantize(x, w.Shape[0], w.Shape[1], "").weight(), nil
+	codes := quantize(x, w.Shape[0], w.Shape[1], "").weight()
+	q.Forget(name)
+	return codes, nil
 }
 
 // Describe implements model.Describer; Data is nil for what is quantised.

@@ -319,7 +319,9 @@ func TestPlan(t *testing.T) {
 		}
 		t.Logf("%-55s planned %6.1f MB, measured %6.1f, ratio %.3f %v", j, mb(want.Bytes), mb(got), ratio, parts(want))
 		least := 0.95
-		if j.experts { // a plan does not know how many tokens go to which
+		// A plan does not know how many tokens go to which expert: where few rows have
+		// kernels, it counts the weights that these read too.
+		if j.experts && strings.Contains(b.Name(), "+few") {
 			least = 0.9
 		}
 		if !(ratio >= least && ratio <= 1.05) {

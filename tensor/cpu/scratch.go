@@ -11,15 +11,19 @@ type scratch struct {
 	out                                                [dotRows * dotCols]float32
 }
 
-// grow returns n elements of *s, which may hold anything. What it held before is
-// collected first where it is much: a plan counts the larger of both, not the sum.
+// muchScratch is how many elements are collected before more take their place: a
+// plan counts the larger of both, not the sum.
+const muchScratch = 1 << 18
+
+// grow returns n elements of *s, which may hold anything, with a little room to
+// grow, so that work of rising sizes seldom does.
 func grow[T float32 | float64](s *[]T, n int) []T {
 	if cap(*s) < n {
-		if large := cap(*s) >= leastPages; large {
+		if cap(*s) >= muchScratch {
 			*s = nil
 			runtime.GC()
 		}
-		*s = make([]T, n)
+		*s = make([]T, n, n+n/8)
 	}
 	return (*s)[:n]
 }

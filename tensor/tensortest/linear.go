@@ -226,8 +226,6 @@ func (s *suite) project(types [3]tensor.DType, precision tensor.DType, m, head i
 	s.same(name+", swiglu", s.get(y), s.get(want))
 }
 
-// Products in bfloat16 are those of rounded operands, summed in float32. Of
-// weights in blocks the codes may be rounded instead of the elements.
 // testLent: a backend that has arranged a weight gives its data back, and computes
 // what it did before.
 func testLent(s *suite) {
@@ -262,6 +260,8 @@ func testLent(s *suite) {
 	}
 }
 
+// Products in bfloat16 are those of rounded operands, summed in float32. Of
+// weights in blocks the codes may be rounded instead of the elements.
 func testPrecision(s *suite) {
 	for _, dt := range []tensor.DType{tensor.F32, tensor.F16, tensor.BF16, tensor.Q8_0, tensor.Q4_K} {
 		for _, z := range [][2]int{{1, 256}, {37, 256}, {64, 1280}} {

@@ -75,8 +75,8 @@ func open(o Options) (*Backend, error) {
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	b.steps.off = on(switchPlain)
-	if on(switchProfile) {
-		b.profile = newProfile(os.Stderr)
+	if shapes := os.Getenv(switches[switchProfile].variable) == "shapes"; shapes || on(switchProfile) {
+		b.profile = newProfile(os.Stderr, shapes)
 	}
 	const sharedOptin = cu.DeviceAttribute(97) // gorgonia.org/cu has no name for it
 	if b.shared, err = dev.Attribute(sharedOptin); err != nil {

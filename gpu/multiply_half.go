@@ -233,6 +233,7 @@ func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
 	}
 	items, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), b.splitTiles(g, ceil(int(g.k), 64)+ceil(int(g.k2), 64), whole)
 	t.g, t.group = *g, int32(max(group/cluster, 1))
+	b.profileShape(g)
 	launch(b, k, dim{x: cluster * min(items*parts, b.sms/cluster)}, 384, shared+128, t)
 	if parts > 1 {
 		b.addParts(g, parts)

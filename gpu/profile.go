@@ -12,13 +12,22 @@ import (
 	"pipe/gpu/cux"
 )
 
-// A profile adds up the time of each kernel on the device (PIPE_CUDA_PROFILE=1).
-// Close prints it. Launches take longer with it, kernels do not.
+// A profile adds up the time of each kernel on the device (PIPE_CUDA_PROFILE=1), or
+// of each shape of products too (PIPE_CUDA_PROFILE=shapes). Close prints it. Launches
+// take longer with it, kernels do not.
 type profile struct {
 	to      io.Writer
+	shapes  bool
+	shape   string      // of what is launched next
 	events  []cux.Event // two for a launch, used again once they are read
-	pending []*kernel   // launches whose events are not read yet
-	total   map[*kernel]kernelTime
+	pending []profiled  // launches whose events are not read yet
+	total   map[profiled]kernelTime
+}
+
+// profiled is what times are added up for.
+type profiled struct {
+	kernel *kernel
+	shape  string // of a product: see profileShape
 }
 
 type kernelTime struct {
@@ -29,7 +38,38 @@ type kernelTime struct {
 // mostPending bounds the events that there are.
 const mostPending = 1 << 14
 
-func newProfile(to io.Writer) *profile { return &profile{to: to, total: map[*kernel]kernelTime{}} }
+func newProfile(to io.Writer, shapes bool) *profile {
+	return &profile{to: to, shapes: shapes, total: map[profiled]kernelTime{}}
+}
+
+// profileShape notes the sizes of the product that is launched next, and what is done with its
+// sums: m x n x terms, those of low rank behind a plus sign.
+func (b *Backend) profileShape(g *gemmArgs) {
+	p := b.profile
+	if p == nil || !p.shapes {
+		return
+	}
+	s := fmt.Sprintf(" %dx%dx%d", g.m, g.n, g.k)
+	if g.k2 > 0 {
+		s += fmt.Sprintf("+%d", g.k2)
+	}
+	if g.flags&gemmOutHalf == 0 {
+		s += " f32"
+	}
+	if g.beta != 0 {
+		s += " added"
+	}
+	if g.half != 0 {
+		s += " rotated"
+	}
+	if g.dgate != 0 {
+		s += " swiglu"
+	}
+	if g.parts != 0 {
+		s += " parts"
+	}
+	p.shape = s
+}
 
 // mark records event i of the launch that is queued next or was queued last.
 func (p *profile) mark(s *cux.Stream, i int) error {
@@ -49,7 +89,8 @@ func (p *profile) launched(s *cux.Stream, k *kernel) error {
 	if err := p.mark(s, 1); err != nil {
 		return err
 	}
-	if p.pending = append(p.pending, k); len(p.pending) == mostPending {
+	p.pending = append(p.pending, profiled{k, p.shape})
+	if p.shape = ""; len(p.pending) == mostPending {
 		return p.read(s)
 	}
 	return nil
@@ -80,15 +121,15 @@ func (p *profile) print() {
 	for _, t := range p.total {
 		sum += t.ms
 	}
-	fmt.Fprintf(p.to, "%-28s %9s %10s %9s %6s\n", "kernel", "launches", "ms", "us each", "%")
-	order := slices.SortedFunc(maps.Keys(p.total), func(a, b *kernel) int {
-		return cmp.Or(cmp.Compare(p.total[b].ms, p.total[a].ms), cmp.Compare(a.index, b.index))
+	fmt.Fprintf(p.to, "%-48s %9s %10s %9s %6s\n", "kernel", "launches", "ms", "us each", "%")
+	order := slices.SortedFunc(maps.Keys(p.total), func(a, b profiled) int {
+		return cmp.Or(cmp.Compare(p.total[b].ms, p.total[a].ms), cmp.Compare(a.kernel.index, b.kernel.index), cmp.Compare(a.shape, b.shape))
 	})
 	for _, k := range order {
 		t := p.total[k]
-		fmt.Fprintf(p.to, "%-28s %9d %10.3f %9.1f %6.1f\n", k.name, t.launches, t.ms, 1e3*t.ms/float64(t.launches), 100*t.ms/sum)
+		fmt.Fprintf(p.to, "%-48s %9d %10.3f %9.1f %6.1f\n", k.kernel.name+k.shape, t.launches, t.ms, 1e3*t.ms/float64(t.launches), 100*t.ms/sum)
 	}
-	fmt.Fprintf(p.to, "%-28s %9s %10.3f\n", "all", "", sum)
+	fmt.Fprintf(p.to, "%-48s %9s %10.3f\n", "all", "", sum)
 }
 
 func (p *profile) close() {

@@ -34,12 +34,9 @@ log=$OUT/log.txt
 model=${PIPE_BENCH_MODEL:-}
 python=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 PIPE_REQUIRE_CUDA=1
-for packed in "$run"/*.gz; do
-	program=${packed%.gz}
-	if [ -e "$packed" ] && ! [ "$program" -nt "$packed" ]; then
-		gunzip -c "$packed" >"$program" && chmod +x "$program" || exit
-	fi
-done
+if [ "$run/programs.tar.xz" -nt "$run/unpacked" ]; then
+	"$python" -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter="data")' "$run/programs.tar.xz" "$run" && touch "$run/unpacked" || exit
+fi
 : >>"$results"
 
 # The tests' fixtures lie where they were compiled.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -21,6 +22,7 @@ func loadCommand(f *flag.FlagSet, args []string) error {
 	name := f.String("model", "8b", "1b, 8b or tiny")
 	base := f.String("base", "bf16", "type of the weights: bf16, nf4, q8_0, …")
 	dir := f.String("dir", os.TempDir(), "where the file is put that is mapped")
+	steps := f.Bool("steps", false, "measure what loading consists of as well")
 	f.Parse(args)
 	c, err := configOf(*name)
 	if err != nil {
@@ -40,6 +42,11 @@ func loadCommand(f *flag.FlagSet, args []string) error {
 		return err
 	}
 	weights := newCheckpoint(c, dt)
+	if *steps {
+		if err := loadSteps(b, weights); err != nil {
+			return err
+		}
+	}
 	for _, mapped := range []bool{false, true} {
 		name := fmt.Sprintf("load %s %s", *name, *base)
 		var src model.Source = weights
@@ -65,6 +72,90 @@ func loadCommand(f *flag.FlagSet, args []string) error {
 			return err
 		}
 		d.Close()
+	}
+	return nil
+}
+
+// loadSteps measures what loading consists of, each by itself: memory for the weights, copies
+// from ordinary memory into pinned memory by several goroutines, and both together with
+// the copies to the device, into memory that is there.
+func loadSteps(b device, weights *checkpoint) error {
+	s := streamOf(b.Backend)
+	rate := func(name string, bytes int, f func() error) error {
+		start := time.Now()
+		err := f()
+		d := time.Since(start).Seconds()
+		return report(record{Side: "pipe", Name: name, Value: float64(bytes) / d / 1e9, Unit: "GB/s", Note: fmt.Sprintf("%.3f s", d)}, name, err)
+	}
+	var sizes []int
+	total := 0
+	for _, name := range weights.Names() {
+		dt, shape := weights.describe(name)
+		sizes = append(sizes, dt.Bytes(elements(shape)))
+		total += sizes[len(sizes)-1]
+	}
+	at := make([]uint64, len(sizes))
+	err := rate(fmt.Sprintf("allocate %d tensors", len(sizes)), total, func() (err error) {
+		for i, n := range sizes {
+			if at[i], err = s.Alloc(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = rate("free them", total, func() error {
+		for _, p := range at {
+			s.Free(p)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	host, err := s.Pinned(64 << 20)
+	if err != nil {
+		return err
+	}
+	defer s.FreePinned(host)
+	source := make([]byte, 1<<30)
+	for i := range source {
+		source[i] = byte(i)
+	}
+	for _, n := range []int{1, 2, 4, 8, 16} {
+		err := rate(fmt.Sprintf("copy into pinned memory, %d at a time", n), len(source), func() error {
+			var wg sync.WaitGroup
+			part, room := len(source)/n, len(host)/n
+			for i := range n {
+				wg.Go(func() {
+					from, to := source[i*part:(i+1)*part], host[i*room:(i+1)*room]
+					for len(from) > 0 {
+						from = from[copy(to, from):]
+					}
+				})
+			}
+			wg.Wait()
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	dst, err := b.Alloc(tensor.U8, len(source))
+	if err != nil {
+		return err
+	}
+	defer b.Free(dst)
+	for range 2 {
+		err := rate("upload into memory that is there", len(source), func() error {
+			b.UploadBytes(dst, source)
+			return b.Sync()
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -22,7 +22,9 @@ for program in bench-cuda pipe-cuda gpu.test; do
 	newest=$(grep -aoE 'GLIBC_2\.[0-9]+' "$run/$program" | sort -uV | tail -1)
 	printf '%-12s %4d MiB, needs %s\n' "$program" $(($(stat -c %s "$run/$program") >> 20)) "$newest"
 done
-gzip "$run/bench-cuda" "$run/pipe-cuda" "$run/gpu.test"
+# One archive: they hold the same kernels, which it keeps once.
+tar -C "$run" -c bench-cuda pipe-cuda gpu.test | xz -T1 --lzma2=preset=1,dict=192MiB >"$run/programs.tar.xz"
+rm "$run/bench-cuda" "$run/pipe-cuda" "$run/gpu.test"
 size=$(du -sm "$run" | cut -f1)
 if [ "$size" -gt "$limit" ]; then
 	echo "bench/cuda/prepare.sh: $run has $size MiB, more than $limit" >&2

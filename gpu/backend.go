@@ -31,7 +31,7 @@ type Backend struct {
 	// What the environment switches: see switches.
 	profile *profile // nil: none
 	each    bool
-	choice  tiledChoice
+	group   int // rows of tiles that are taken together; 0: as many as is best
 	noWgmma bool
 	noThin  bool
 	noEight error // why there are no products in 8 bits; nil: there are
@@ -71,7 +71,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(), emulated: info.emulated(),
-		each: on(switchSync), choice: tiledChoice{pairs: on(switchPairs)}, noWgmma: on(switchMMA), noThin: on(switchSkinny), noEight: info.HasPrecision(tensor.FP8),
+		each: on(switchSync), noWgmma: on(switchMMA), noThin: on(switchSkinny), noEight: info.HasPrecision(tensor.FP8),
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	b.steps.off = on(switchPlain)

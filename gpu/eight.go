@@ -48,8 +48,8 @@ var (
 	kEightRows = kernelsOf("fp8_prep", "fp8_rows_", "")
 	kEightTurn = newKernel("fp8_prep", "fp8_turn")
 	kEightMMA  = newKernel("gemm_fp8", "gemm_fp8_mma")
-	// For tiles of 128 and of 256 columns, and these in clusters of two.
-	kEightTiled = [3]*kernel{newKernel("gemm_fp8_tma", "gemm_fp8_tma_128"), newKernel("gemm_fp8_tma", "gemm_fp8_tma_256"), newKernel("gemm_fp8_tma", "gemm_fp8_tma_256x2")}
+	// For tiles of 128 and of 256 columns.
+	kEightTiled = [2]*kernel{newKernel("gemm_fp8_tma", "gemm_fp8_tma_128"), newKernel("gemm_fp8_tma", "gemm_fp8_tma_256")}
 )
 
 // eight reports whether p is a product in 8 bits.
@@ -148,7 +148,7 @@ func (b *Backend) multiplyEight(p *product) {
 	if p.low.r > 0 {
 		low := *p
 		low.transW = true // its right operand is to be stored so, whatever w is
-		b.lowHalf(&low, &g)
+		b.lowHalf(&low, &g, 0)
 	}
 	if !b.wgmma() {
 		g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, 128))
@@ -165,24 +165,22 @@ func (b *Backend) multiplyEight(p *product) {
 func (b *Backend) eightTiled(g *gemmArgs, sa, sb uint64, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	cluster, group := b.tiling(width)
 	if b.eight == nil {
 		b.eight = new(eightArgs) // C must not see pointers of Go beside it
 	}
 	t := b.eight
 	if b.counts == nil && b.err == nil && g.k > 0 {
 		b.check("matmul", t.a.SetBytes(g.a, int(g.m), int(g.k), int(g.lda), 128))
-		b.check("matmul", t.b.SetBytes(g.b, int(g.n), int(g.k), int(g.ldb), width/cluster))
+		b.check("matmul", t.b.SetBytes(g.b, int(g.n), int(g.k), int(g.ldb), width))
 	}
 	if b.counts == nil && b.err == nil && g.k2 > 0 {
 		b.check("matmul", t.a2.Set(g.a2, int(g.m), int(g.k2), 2*int(g.lda2), 128))
-		b.check("matmul", t.b2.Set(g.b2, int(g.n), int(g.k2), 2*int(g.ldb2), width/cluster))
+		b.check("matmul", t.b2.Set(g.b2, int(g.n), int(g.k2), 2*int(g.ldb2), width))
 	}
 	steps := ceil(int(g.k), 128) + ceil(int(g.k2), 64)
 	parts := b.splitTiles(g, steps, whole)
-	t.g, t.sa, t.sb, t.group = *g, sa, sb, int32(max(group/cluster, 1))
-	items := ceil(int(g.tilesM), cluster) * int(g.tilesN) * parts
-	launch(b, kEightTiled[width/256*cluster], dim{x: cluster * min(items, b.sms/cluster)}, 384, shared+128, t)
+	t.g, t.sa, t.sb, t.group = *g, sa, sb, b.tileRows()
+	launch(b, kEightTiled[width/256], dim{x: min(int(g.tilesM*g.tilesN)*parts, b.sms)}, 384, shared+128, t)
 	if parts > 1 {
 		b.addParts(g, parts)
 	}

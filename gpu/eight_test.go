@@ -89,10 +89,10 @@ func TestEightProducts(t *testing.T) {
 				}
 			}
 			var tiles [2][]float32 // whole, and in parts
-			for _, kind := range []string{"tiles", "pairs", "mma"} {
-				s.b.noWgmma, s.b.choice = kind == "mma", tiledChoice{}
-				if kind == "pairs" {
-					s.b.choice = tiledChoice{pairs: true, group: 1}
+			for _, kind := range []string{"tiles", "other tiles", "mma"} {
+				s.b.noWgmma, s.b.group = kind == "mma", 0
+				if kind == "other tiles" {
+					s.b.group = 1
 				}
 				for i := range tiles {
 					if o.Uniform = i == 0; !o.Uniform && k < 2048 {
@@ -106,12 +106,12 @@ func TestEightProducts(t *testing.T) {
 					switch kind {
 					case "tiles":
 						tiles[i] = got
-					case "pairs":
+					case "other tiles":
 						s.same(name, got, tiles[i])
 					}
 				}
 			}
-			s.b.noWgmma, s.b.choice = false, tiledChoice{}
+			s.b.noWgmma, s.b.group = false, 0
 		}
 	}
 }

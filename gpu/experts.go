@@ -392,23 +392,14 @@ func (b *Backend) expertsTiled(p *expertProduct, lo, hi int, w uint64, ldw int) 
 	t := b.tiledOf(&g)
 	t.tiles = tiles
 	if b.counts == nil {
-		b.check("expert matmul", t.a.Set(p.a, p.m, p.k, 2*p.lda, 128))
+		b.check("expert matmul", t.a[0].Set(p.a, p.m, p.k, 2*p.lda, 128))
 		if p.transW {
-			b.check("expert matmul", t.b.Set(w, (hi-lo)*p.height, p.k, 2*ldw, width))
+			b.check("expert matmul", t.b[0].Set(w, (hi-lo)*p.height, p.k, 2*ldw, width))
 		} else {
-			b.check("expert matmul", t.b.Set(w, (hi-lo)*p.height, p.n, 2*ldw, 64))
+			b.check("expert matmul", t.b[0].Set(w, (hi-lo)*p.height, p.n, 2*ldw, 64))
 		}
 	}
 	launch(b, kExpertsTiled[width/256][index(p.transW)], dim{x: min(most*int(g.tilesN), b.sms)}, 384, shared+128, t)
-}
-
-// tiledOf returns arguments for g, whose matrices are to be set.
-func (b *Backend) tiledOf(g *gemmArgs) *tiledArgs {
-	if b.tiled == nil {
-		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
-	}
-	b.tiled.g, b.tiled.group = *g, 16
-	return b.tiled
 }
 
 // ExpertOuter implements [tensor.Experts].
@@ -436,8 +427,8 @@ func (b *Backend) ExpertOuter(dw, dy, x *tensor.Tensor, r *tensor.Routing) {
 		t := b.tiledOf(g)
 		t.experts, t.rows, t.starts = int32(r.Experts), a.rows, a.starts
 		if b.counts == nil {
-			b.check(op, t.a.Set(left.ptr, n*k, p.m, 2*left.cols, 64))
-			b.check(op, t.b.Set(right.ptr, n*k, p.n, 2*right.cols, 64))
+			b.check(op, t.a[0].Set(left.ptr, n*k, p.m, 2*left.cols, 64))
+			b.check(op, t.b[0].Set(right.ptr, n*k, p.n, 2*right.cols, 64))
 		}
 		launch(b, kExpertsSums[width/256], dim{x: min(r.Experts*int(g.tilesM*g.tilesN), b.sms)}, 384, shared+128, t)
 		return

@@ -111,9 +111,9 @@ func BenchmarkTiled(b *testing.B) {
 			w := s.weight(tensor.BF16, tensor.BF16, out, in)
 			s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1})
 			work := 2e-12 * tokens * float64(out) * float64(in)
-			for _, c := range tiledChoices {
-				s.b.choice = c
-				name := fmt.Sprintf("pairs %v group %d", c.pairs, c.group)
+			for _, group := range []int{8, 16, 32} {
+				s.b.group = group
+				name := fmt.Sprintf("group %d", group)
 				rate(b, s.b, name+"/NT bf16", "TFLOP/s", work, func() { s.b.MatMul(y, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
 				rate(b, s.b, name+"/NT f32", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1}) })
 				rate(b, s.b, name+"/NT f32 added", "TFLOP/s", work, func() { s.b.MatMul(y32, x, w, tensor.MatMul{TransB: true, Alpha: 1, Beta: 1}) })
@@ -122,8 +122,6 @@ func BenchmarkTiled(b *testing.B) {
 		})
 	}
 }
-
-var tiledChoices = []tiledChoice{{false, 16}, {true, 8}, {true, 16}, {true, 32}}
 
 // Products of adapters, which read an activation once; rates are of that.
 func BenchmarkAdapters(b *testing.B) {

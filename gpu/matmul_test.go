@@ -164,14 +164,8 @@ var lowHalf = tensortest.Tolerance{Abs: 1e-4, Rel: 1e-4}
 func TestHalfProducts(t *testing.T) {
 	s := newBench(t)
 	for _, z := range [][3]int{{1, 1, 1}, {17, 63, 8}, {63, 64, 72}, {64, 130, 257}, {130, 257, 64}, {257, 63, 130}, {40, 1024, 24}, {130, 1030, 200}, {129, 256, 328}, {20, 72, 1544}} {
-		for _, kind := range []string{"tiles", "pairs", "mma"} {
-			if kind == "pairs" && z[1] < 256 {
-				continue
-			}
-			s.b.noWgmma, s.b.choice = kind == "mma", tiledChoice{}
-			if kind == "pairs" {
-				s.b.choice = tiledChoice{pairs: true, group: 3}
-			}
+		for _, kind := range []string{"tiles", "mma"} {
+			s.b.noWgmma = kind == "mma"
 			for i, r := range []int{0, 3, 40} {
 				s.halfProduct(fmt.Sprintf("%s %v rank %d", kind, z, r), z[0], z[1], z[2], r, i%2 == 0)
 			}
@@ -191,16 +185,14 @@ func TestTiles(t *testing.T) {
 		x, _ := s.half(s.normal(m*k), m, k)
 		y := s.put(nan(m*n), m, n)
 		var first []float32
-		for _, pairs := range []bool{false, true} {
-			for _, group := range []int{0, 1, 2} {
-				s.b.Tiles(pairs, group)
-				s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
-				got := s.get(y)
-				if first == nil {
-					first = got
-				}
-				s.same(fmt.Sprintf("%v, pairs %v, groups of %d", z, pairs, group), got, first)
+		for _, group := range []int{0, 1, 2} {
+			s.b.Tiles(group)
+			s.b.MatMul(y, x, wt, tensor.MatMul{TransB: true, Alpha: 1})
+			got := s.get(y)
+			if first == nil {
+				first = got
 			}
+			s.same(fmt.Sprintf("%v, groups of %d", z, group), got, first)
 		}
 	}
 }

@@ -24,6 +24,7 @@ const (
 	gemmTrans2
 	gemmOutHalf
 	gemmWideC
+	gemmStaged
 )
 
 // The kernels of products: indices say whether a and w are transposed.

@@ -101,13 +101,17 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), w, int64(ldw)
 	if p.low.r > 0 {
-		b.lowHalf(p, &g)
+		b.lowHalf(p, &g, 0)
 	}
 	if b.wgmma() {
 		if p.fused {
 			b.fuse(p, &g)
+			if g.dgate != 0 && g.flags&gemmOutHalf != 0 && g.scale|g.bias == 0 {
+				g.flags |= gemmStaged
+			}
 		}
-		b.gemmTiled(&g, p.transA, p.transW, p.uniform || p.fused)
+		of := [...]summand{{g.a, g.b, g.lda, g.ldb, g.k}, {g.a2, g.b2, g.lda2, g.ldb2, g.k2}}
+		b.gemmTiled(&g, of[:], p.transA, p.transW, p.uniform || p.fused)
 		return
 	}
 	g.tilesM, g.tilesN = int32(ceil(p.m, 128)), int32(ceil(p.n, 128))
@@ -123,35 +127,41 @@ func tileColumns(n int) (width, shared int) {
 	return 128, 6 * (16<<10 + 16<<10)
 }
 
+// mostSummands is MOST_SUMMANDS of gemm_tma.cu: products that are added, and their updates
+// of low rank.
+const mostSummands = 2 * mostProducts
+
 // tiledArgs is GemmTmaArgs of gemm_tma.cu.
 type tiledArgs struct {
-	a, b, a2, b2 cux.TileMap
-	g            gemmArgs
-	group        int32
-	experts      int32 // the following are of products of experts
-	rows, _      int32
-	tiles        uint64
-	starts       uint64
-	_            [3]uint64 // to whole 64 bytes
+	a, b             [mostSummands]cux.TileMap
+	gate, up         cux.TileMap
+	g                gemmArgs
+	ends             [mostSummands]int32
+	group            int32
+	experts, rows, _ int32 // the following are of products of experts
+	tiles, starts    uint64
 }
 
-// tiledChoice says how gemmTiled divides a product. It changes no result.
-type tiledChoice struct {
-	pairs bool // of blocks, one below the other, which share what they copy of w
-	group int  // rows of tiles that are taken together; 0: 16
+// A summand is a product of which gemmTiled computes the sum: k terms of a and b, which have
+// that many elements from one row to the next.
+type summand struct {
+	a, b     uint64
+	lda, ldb int64
+	k        int32
 }
 
-// Tiles sets how products by descriptors are divided, for who measures it: with
-// pairs, two blocks share what they copy of w; group rows of tiles are taken
-// together, 0 are as many as without this. It changes no result.
-func (b *Backend) Tiles(pairs bool, group int) { b.choice = tiledChoice{pairs, group} }
+// Tiles sets how many rows of tiles products by descriptors take together, for who
+// measures it; 0 are as many as without this. It changes no result.
+func (b *Backend) Tiles(group int) { b.group = group }
 
-// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, and
-// these in clusters of two, by how a and w are stored.
-var kTiled = [3][3]*kernel{
+// tileRows is how many rows of tiles are taken together.
+func (b *Backend) tileRows() int32 { return int32(cmp.Or(b.group, 16)) }
+
+// kTiled are the kernels with descriptors: for tiles of 128 and of 256 columns, by how a
+// and w are stored.
+var kTiled = [2][3]*kernel{
 	{newKernel("gemm_tma", "gemm_tma_nn_128"), newKernel("gemm_tma", "gemm_tma_nt_128"), newKernel("gemm_tma", "gemm_tma_tn_128")},
 	{newKernel("gemm_tma", "gemm_tma_nn_256"), newKernel("gemm_tma", "gemm_tma_nt_256"), newKernel("gemm_tma", "gemm_tma_tn_256")},
-	{newKernel("gemm_tma", "gemm_tma_nn_256x2"), newKernel("gemm_tma", "gemm_tma_nt_256x2"), newKernel("gemm_tma", "gemm_tma_tn_256x2")},
 }
 
 // fuses reports whether rotation and gradient of p are for the kernel that stores c.
@@ -194,60 +204,59 @@ func (b *Backend) fuse(p *product, g *gemmArgs) {
 // splitSteps is the least depth of a part of a sum, in steps of 64 terms.
 const splitSteps = 8
 
-// gemmTiled computes a product with descriptors of its operands. Unless whole, the
-// sums of few tiles are split into parts, so that all of the device works: as many
-// with pairs as without, since the bits depend on it.
-func (b *Backend) gemmTiled(g *gemmArgs, transA, transW, whole bool) {
+// gemmTiled computes a product, or the sum of several, with descriptors of the operands.
+// Unless whole, the sums of few tiles are split into parts, so that all of the device works.
+func (b *Backend) gemmTiled(g *gemmArgs, of []summand, transA, transW, whole bool) {
 	width, shared := tileColumns(int(g.n))
 	g.tilesM, g.tilesN = int32(ceil(int(g.m), 128)), int32(ceil(int(g.n), width))
-	cluster, group := b.tiling(width)
-	k := kTiled[width/256*cluster][index(transW)]
+	k := kTiled[width/256][index(transW)]
 	if transA {
-		k = kTiled[width/256*cluster][2]
+		k = kTiled[width/256][2]
 	}
-	if b.tiled == nil {
-		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
-	}
-	t := b.tiled
-	left := func(m *cux.TileMap, p uint64, ld int64, k int32) {
-		if transA {
-			b.check("matmul", m.Set(p, int(k), int(g.m), 2*int(ld), 64))
-		} else {
-			b.check("matmul", m.Set(p, int(g.m), int(k), 2*int(ld), 128))
+	t := b.tiledOf(nil)
+	steps := 0
+	for i := range t.ends {
+		if i < len(of) {
+			x := &of[i]
+			steps += ceil(int(x.k), 64)
+			if b.counts == nil && x.k > 0 {
+				b.describe(&t.a[i], x.a, x.lda, int(g.m), int(x.k), !transA, 128)
+				b.describe(&t.b[i], x.b, x.ldb, int(g.n), int(x.k), transW, width)
+			}
 		}
+		t.ends[i] = int32(steps)
 	}
-	right := func(m *cux.TileMap, p uint64, ld int64, k int32) {
-		if transW {
-			b.check("matmul", m.Set(p, int(g.n), int(k), 2*int(ld), width/cluster))
-		} else {
-			b.check("matmul", m.Set(p, int(k), int(g.n), 2*int(ld), 64))
-		}
+	if g.flags&gemmStaged != 0 && b.counts == nil {
+		b.describe(&t.gate, g.gate, g.ldc, int(g.m), int(g.n), true, 128)
+		b.describe(&t.up, g.up, g.ldc, int(g.m), int(g.n), true, 128)
 	}
-	if b.counts == nil && g.k > 0 {
-		left(&t.a, g.a, g.lda, g.k)
-		right(&t.b, g.b, g.ldb, g.k)
-	}
-	if b.counts == nil && g.k2 > 0 {
-		left(&t.a2, g.a2, g.lda2, g.k2)
-		right(&t.b2, g.b2, g.ldb2, g.k2)
-	}
-	items, parts := ceil(int(g.tilesM), cluster)*int(g.tilesN), b.splitTiles(g, ceil(int(g.k), 64)+ceil(int(g.k2), 64), whole)
-	t.g, t.group = *g, int32(max(group/cluster, 1))
-	b.profileShape(g)
-	launch(b, k, dim{x: cluster * min(items*parts, b.sms/cluster)}, 384, shared+128, t)
+	parts := b.splitTiles(g, steps, whole)
+	t.g = *g
+	b.profileShape(g, of)
+	launch(b, k, dim{x: min(int(g.tilesM*g.tilesN)*parts, b.sms)}, 384, shared+128, t)
 	if parts > 1 {
 		b.addParts(g, parts)
 	}
 }
 
-// tiling returns how many blocks share what they copy of w, and how many rows of tiles
-// are taken together.
-func (b *Backend) tiling(width int) (cluster, group int) {
-	cluster, group = 1, cmp.Or(b.choice.group, 16)
-	if width == 256 && b.choice.pairs {
-		cluster = 2
+// describe makes m the map of a matrix of n rows with k terms along them, or, unless along, of
+// its transpose, in boxes of so many rows, or of 64.
+func (b *Backend) describe(m *cux.TileMap, p uint64, ld int64, n, k int, along bool, rows int) {
+	if !along {
+		n, k, rows = k, n, 64
 	}
-	return cluster, group
+	b.check("matmul", m.Set(p, n, k, 2*int(ld), rows))
+}
+
+// tiledOf returns arguments for g, whose matrices are to be set.
+func (b *Backend) tiledOf(g *gemmArgs) *tiledArgs {
+	if b.tiled == nil {
+		b.tiled = new(tiledArgs) // C must not see pointers of Go beside it
+	}
+	if b.tiled.group = b.tileRows(); g != nil {
+		b.tiled.g = *g
+	}
+	return b.tiled
 }
 
 // splitTiles splits the sums of few tiles, unless they are to be whole, and returns in
@@ -266,8 +275,9 @@ func (b *Backend) splitTiles(g *gemmArgs, steps int, whole bool) (parts int) {
 // wgmma reports whether the device has the products of warpgroups of sm_90a.
 func (b *Backend) wgmma() bool { return b.major == 9 && !b.noWgmma }
 
-// lowHalf makes the update of low rank of p further terms in bfloat16.
-func (b *Backend) lowHalf(p *product, g *gemmArgs) {
+// lowHalf makes the update of low rank of p further terms in bfloat16, which lie so many bytes
+// behind the beginning of that scratch, and returns where they end.
+func (b *Backend) lowHalf(p *product, g *gemmArgs, from int) (end int) {
 	l := &p.low
 	r8, ldn := roundUp(l.r, 8), roundUp(p.n, 8)
 	a := lowArgs{u: l.u, v: l.v, sj: 1, st: int64(p.lowWidth()), m: int32(p.m), n: int32(p.n), r: int32(l.r), r8: int32(r8), ldn: int32(ldn), nk: int32(index(p.transW)), scale: l.alpha}
@@ -283,13 +293,15 @@ func (b *Backend) lowHalf(p *product, g *gemmArgs) {
 	if !p.transW {
 		rows = ldn
 	}
-	a.left = b.scratch(scratchLow, 2*k2*(p.m+rows))
+	end = from + 2*k2*(p.m+rows)
+	a.left = b.scratch(scratchLow, end) + uint64(from)
 	a.right = a.left + uint64(2*k2*p.m)
 	launch(b, kLowRank, dim{x: min(ceil(k2*(p.m+rows), 256), 16*b.sms)}, 256, 0, &a)
 	g.a2, g.lda2, g.b2, g.ldb2, g.k2 = a.left, int64(k2), a.right, int64(k2), int32(k2)
 	if !p.transW {
 		g.ldb2 = int64(ldn)
 	}
+	return end
 }
 
 // multiplyOuterHalf computes aᵀ·w of bfloat16 operands, which loses nothing, if
@@ -300,6 +312,6 @@ func (b *Backend) multiplyOuterHalf(p *product) bool {
 	}
 	g := p.gemm()
 	g.a, g.lda, g.b, g.ldb = p.a, int64(p.lda), p.w.ptr, int64(p.w.cols)
-	b.gemmTiled(&g, true, false, p.uniform)
+	b.gemmTiled(&g, []summand{{g.a, g.b, g.lda, g.ldb, g.k}}, true, false, p.uniform)
 	return true
 }

@@ -45,7 +45,7 @@ func (b *Backend) Plan() tensor.Plan {
 	c := &counts{purpose: tensor.ForWeights, taken: map[uint64]piece{}}
 	c.tally.Add(forKernels, kernelBytes)
 	return &plan{&Backend{
-		name: b.name, sms: b.sms, major: b.major, shared: b.shared, choice: b.choice, noWgmma: b.noWgmma, noThin: b.noThin, noEight: b.noEight, // which decide what is allocated
+		name: b.name, sms: b.sms, major: b.major, shared: b.shared, group: b.group, noWgmma: b.noWgmma, noThin: b.noThin, noEight: b.noEight, // which decide what is allocated
 		steps:  steps{off: b.steps.off},
 		counts: c, live: map[*memory]struct{}{},
 	}}

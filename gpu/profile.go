@@ -43,15 +43,17 @@ func newProfile(to io.Writer, shapes bool) *profile {
 }
 
 // profileShape notes the sizes of the product that is launched next, and what is done with its
-// sums: m x n x terms, those of low rank behind a plus sign.
-func (b *Backend) profileShape(g *gemmArgs) {
+// sums: m x n x terms of each summand.
+func (b *Backend) profileShape(g *gemmArgs, of []summand) {
 	p := b.profile
 	if p == nil || !p.shapes {
 		return
 	}
-	s := fmt.Sprintf(" %dx%dx%d", g.m, g.n, g.k)
-	if g.k2 > 0 {
-		s += fmt.Sprintf("+%d", g.k2)
+	s := fmt.Sprintf(" %dx%d", g.m, g.n)
+	for i, x := range of {
+		if x.k > 0 {
+			s += fmt.Sprintf("%c%d", "x+"[min(i, 1)], x.k)
+		}
 	}
 	if g.flags&gemmOutHalf == 0 {
 		s += " f32"

@@ -7,7 +7,6 @@ func TestNames(t *testing.T) {
 	hopper, ampere := Info{Device: "a device", Major: 9, SMs: 132}, Info{Device: "a device", Major: 8, SMs: 108}
 	for _, c := range []struct{ variable, value, hopper, ampere string }{
 		{"PIPE_CUDA_SYNC", "1", "", ""},
-		{"PIPE_CUDA_PAIRS", "1", "", ""},
 		{"PIPE_CUDA_GRAPHS", "0", "", ""},
 		{"PIPE_CUDA_WGMMA", "1", "", ""},
 		{"PIPE_CUDA_WGMMA", "0", "+mma", ""},

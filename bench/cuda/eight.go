@@ -26,12 +26,6 @@ func (l *lab) eights() {
 	for _, back := range []bool{false, true} {
 		l.gemm("fp8 of nf4 ", linears[2], tensor.NF4, tensor.FP8, back)
 	}
-	b := l.b.(interface{ Tiles(pairs bool, group int) })
-	for _, x := range linears {
-		b.Tiles(true, 0)
-		l.gemm("fp8, pairs ", x, tensor.BF16, tensor.FP8, false)
-		b.Tiles(false, 0)
-	}
 	runtime.LockOSThread() // whose context is current
 	defer runtime.UnlockOSThread()
 	if _, _, err := l.stream.Memory(); err != nil {

@@ -48,18 +48,13 @@ func (l *lab) gemms() {
 
 // tiles measures products with the ways to divide them among blocks.
 func (l *lab) tiles() {
-	b := l.b.(interface{ Tiles(pairs bool, group int) })
+	b := l.b.(interface{ Tiles(group int) })
 	for _, x := range l.linears()[:4] {
-		for _, pairs := range []bool{false, true} {
-			for _, group := range []int{4, 8, 16, 32} {
-				b.Tiles(pairs, group)
-				kind := fmt.Sprintf("groups of %d ", group)
-				if pairs {
-					kind = "pairs, " + kind
-				}
-				l.gemm(kind, x, tensor.BF16, tensor.BF16, false)
-				l.gemm(kind, x, tensor.BF16, tensor.BF16, true)
-			}
+		for _, group := range []int{4, 8, 16, 32} {
+			b.Tiles(group)
+			kind := fmt.Sprintf("groups of %d ", group)
+			l.gemm(kind, x, tensor.BF16, tensor.BF16, false)
+			l.gemm(kind, x, tensor.BF16, tensor.BF16, true)
 		}
 	}
 }

@@ -1,4 +1,5 @@
 // Operations on each element, and sums over columns.
+#include "swiglu.cuh"
 #include "walk.cuh"
 
 struct PointwiseArgs {
@@ -26,9 +27,6 @@ KERNEL(add_dst_x, PointwiseArgs, 256) { add<17>(a); }
 KERNEL(add_dst_y, PointwiseArgs, 256) { add<18>(a); }
 KERNEL(add_dst_xy, PointwiseArgs, 256) { add<19>(a); }
 
-// sigmoid is 1/(1+e^-x): 0 at -Inf, and NaN stays.
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 template <int HALF> __device__ __forceinline__ void swiglu(const PointwiseArgs& a) {
     void* const dst[] = {a.dst};
     const void* const src[] = {a.x, a.y};
@@ -42,9 +40,7 @@ template <int HALF> __device__ __forceinline__ void swiglu_grad(const PointwiseA
     void* const dst[] = {a.dst, a.more};
     const void* const src[] = {a.x, a.y, a.z}; // gate, up, dy
     pointwise<3, 2, HALF>(dst, src, a.n, a.vec, [](float* out, const float* in, long long) {
-        const float g = in[0], u = in[1], dy = in[2], s = sigmoid(g);
-        out[0] = dy * u * s * (1.0f + g * (1.0f - s));
-        out[1] = dy * (g * s);
+        swiglu_grad(out[0], out[1], in[2], in[0], in[1], HALF ? near_sigmoid(in[0]) : sigmoid(in[0]));
     });
 }
 

@@ -2,6 +2,7 @@
 // the order of tiles, and what becomes of sums.
 #pragma once
 #include "common.cuh"
+#include "swiglu.cuh"
 #include "wgmma.cuh"
 
 // GemmArgs is c [m,n] = scale * (alpha * a.b + low + beta * c) + bias with row
@@ -31,6 +32,7 @@ enum GemmFlags {
     GEMM_TRANS_2 = 8,  // b2 is stored [n,k2]
     GEMM_OUT_HALF = 16, // c is bfloat16; then beta is 0
     GEMM_WIDE_C = 32,   // rows of c begin at, and are, whole chunks of 16 bytes
+    GEMM_STAGED = 64,   // gate and up come through shared memory; scale and bias are null
 };
 
 // gemm_tile turns a number into a tile: `group` rows of tiles are taken together,
@@ -139,22 +141,6 @@ template <int BN, int H> __device__ __forceinline__ void gemm_rotate(const GemmA
         }
 }
 
-// gemm_sigmoid is 1/(1+e^-x): 0 at -Inf, and NaN stays.
-__device__ __forceinline__ float gemm_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-// swiglu_grad2 makes of two bfloat16 of dy, gate and up those of dgate and dup.
-__device__ __forceinline__ void swiglu_grad2(uint32_t& dgate, uint32_t& dup, uint32_t dy, uint32_t gate, uint32_t up) {
-    float a[2], b[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float y = __uint_as_float(i ? dy & 0xffff0000u : dy << 16), g = __uint_as_float(i ? gate & 0xffff0000u : gate << 16);
-        const float u = __uint_as_float(i ? up & 0xffff0000u : up << 16), s = gemm_sigmoid(g);
-        a[i] = y * u * s * (1.0f + g * (1.0f - s));
-        b[i] = y * (g * s);
-    }
-    dgate = pack_bf16(a[0], a[1]), dup = pack_bf16(b[0], b[1]);
-}
-
 // gemm_store_tile sets the 64 rows from m0 and BN columns from n0 to what becomes of
 // the sums that a warpgroup holds (see wgmma). In memory that allows it, lanes of a
 // row trade elements first, so that each stores 16 bytes of a row.
@@ -258,11 +244,7 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
                 const float dy[4] = {y.x, y.y, y.z, y.w}, gs[4] = {gate.x, gate.y, gate.z, gate.w}, us[4] = {up.x, up.y, up.z, up.w};
                 float a[4], b[4];
 #pragma unroll
-                for (int q = 0; q < 4; q++) {
-                    const float s = gemm_sigmoid(gs[q]);
-                    a[q] = dy[q] * us[q] * s * (1.0f + gs[q] * (1.0f - s));
-                    b[q] = dy[q] * (gs[q] * s);
-                }
+                for (int q = 0; q < 4; q++) swiglu_grad(a[q], b[q], dy[q], gs[q], us[q], sigmoid(gs[q]));
                 *(float4*)((float*)g.dgate + at) = make_float4(a[0], a[1], a[2], a[3]);
                 *(float4*)((float*)g.dup + at) = make_float4(b[0], b[1], b[2], b[3]);
             }

@@ -10,7 +10,7 @@
 #include "tma.cuh"
 
 struct GemmFp8TmaArgs {
-    TileMap a, b, a2, b2; // boxes of 128 rows, and of BN / CLUSTER rows
+    TileMap a, b, a2, b2; // boxes of 128 rows, and of BN rows
     GemmArgs g;
     const float *sa, *sb; // [m], [n] or null
     int group;            // of gemm_tile
@@ -29,60 +29,56 @@ template <int BN> __device__ __forceinline__ void fp8_scale(const GemmFp8TmaArgs
     }
 }
 
-template <int BN, int STAGES, int CLUSTER> __device__ __forceinline__ void gemm_fp8_tma(const GemmFp8TmaArgs& args, unsigned char* smem) {
+template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const GemmFp8TmaArgs& args, unsigned char* smem) {
 #ifdef HAVE_WGMMA
     const int BM = 128, A_BYTES = BM * 128, STAGE = A_BYTES + BN * 128;
     const GemmArgs& g = args.g;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
-    const int group = threadIdx.x / 128, lane = threadIdx.x % 32, rank = CLUSTER > 1 ? cluster_rank() : 0;
-    const int tiles_m = (g.tiles_m + CLUSTER - 1) / CLUSTER, tiles = tiles_m * g.tiles_n; // of clusters
+    const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
+    const int tiles = g.tiles_m * g.tiles_n;
     const int steps8 = (g.k + 127) / 128, steps = steps8 + (g.k2 + 63) / 64;
     const int split = g.parts ? g.split : steps, items = g.parts ? (steps + split - 1) / split * tiles : tiles; // tiles of a part, then the next part
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i, 1);
-            barrier_init(empty + i, 8 * CLUSTER); // warps that read
+            barrier_init(empty + i, 8); // warps that read
         }
         barrier_fence();
     }
-    if (CLUSTER > 1)
-        cluster_sync();
-    else
-        __syncthreads();
+    __syncthreads();
     int at = 0, phase = 0; // of the ring
     if (group == 0) {
-        registers_shrink<CLUSTER == 1 ? 24 : 40>();
+        registers_shrink<24>();
         if (threadIdx.x == 0) {
             tile_prefetch(&args.a);
             tile_prefetch(&args.b);
-            for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+            for (int item = blockIdx.x; item < items; item += gridDim.x) {
                 int ti, tj;
-                gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
-                const int m0 = (ti * CLUSTER + rank) * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
+                gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj, args.group);
+                const int m0 = ti * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
                 for (int s = s0; s < s1; s++) {
                     barrier_wait(empty + at, phase ^ 1); // passes in the first round
                     barrier_expect(full + at, STAGE);
                     const TileMap *a = s < steps8 ? &args.a : &args.a2, *b = s < steps8 ? &args.b : &args.b2;
-                    const int k = s < steps8 ? s * 128 : (s - steps8) * 64, part = BN / CLUSTER * rank;
+                    const int k = s < steps8 ? s * 128 : (s - steps8) * 64;
                     unsigned char* to = smem + at * STAGE;
                     tile_copy(to, a, k, m0, full + at);
-                    tile_copy_all<CLUSTER>(to + A_BYTES + part * 128, b, k, n0 + part, full + at);
+                    tile_copy(to + A_BYTES, b, k, n0, full + at);
                     if (++at == STAGES) at = 0, phase ^= 1;
                 }
             }
         }
-        if (CLUSTER > 1) cluster_sync(); // the others may still copy and arrive here
         return;
     }
-    registers_grow<CLUSTER == 1 ? 240 : 232>();
+    registers_grow<240>();
     const int row = (group - 1) * 64;
     const uint64_t a0 = wgmma_descriptor(smem + row * 128, 0), b0 = wgmma_descriptor(smem + A_BYTES, 0);
     float sum[BN / 2], d[64];
-    for (int item = blockIdx.x / CLUSTER; item < items; item += gridDim.x / CLUSTER) {
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
         const int s0 = item / tiles * split, s1 = min(steps, s0 + split), end8 = min(s1, steps8);
         int ti, tj, s = s0;
-        gemm_tile(item % tiles, tiles_m, g.tiles_n, ti, tj, args.group);
-        const int m0 = (ti * CLUSTER + rank) * BM + row, n0 = tj * BN;
+        gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj, args.group);
+        const int m0 = ti * BM + row, n0 = tj * BN;
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) sum[i] = 0;
         for (; s < end8; s++) {
@@ -97,7 +93,7 @@ template <int BN, int STAGES, int CLUSTER> __device__ __forceinline__ void gemm_
                 wgmma_commit();
                 wgmma_wait<0>();
                 wgmma_hold(d);
-                if (h == BN / 128 - 1 && lane < CLUSTER) barrier_arrive_at<CLUSTER>(empty + at, lane);
+                if (h == BN / 128 - 1 && lane == 0) barrier_arrive(empty + at);
 #pragma unroll
                 for (int i = 0; i < 64; i++) sum[64 * h + i] += d[i];
             }
@@ -114,7 +110,7 @@ template <int BN, int STAGES, int CLUSTER> __device__ __forceinline__ void gemm_
             wgmma_commit();
             wgmma_wait<0>();
             wgmma_hold(sum);
-            if (lane < CLUSTER) barrier_arrive_at<CLUSTER>(empty + at, lane);
+            if (lane == 0) barrier_arrive(empty + at);
             if (++at == STAGES) at = 0, phase ^= 1;
         }
         wgmma_hold(sum); // else some are added to later, when there is no room for their parts
@@ -123,15 +119,13 @@ template <int BN, int STAGES, int CLUSTER> __device__ __forceinline__ void gemm_
         else
             gemm_store_tile<BN>(g, sum, m0, n0);
     }
-    if (CLUSTER > 1) cluster_sync();
 #endif
 }
 
-#define GEMM_FP8_TMA(name, BN, STAGES, CLUSTER)           \
-    KERNEL_CLUSTER(name, GemmFp8TmaArgs, 384, CLUSTER) {  \
-        DYNAMIC_SHARED(smem);                             \
-        gemm_fp8_tma<BN, STAGES, CLUSTER>(a, smem);       \
+#define GEMM_FP8_TMA(name, BN, STAGES)   \
+    KERNEL(name, GemmFp8TmaArgs, 384) {  \
+        DYNAMIC_SHARED(smem);            \
+        gemm_fp8_tma<BN, STAGES>(a, smem); \
     }
-GEMM_FP8_TMA(gemm_fp8_tma_256x2, 256, 4, 2)
-GEMM_FP8_TMA(gemm_fp8_tma_256, 256, 4, 1)
-GEMM_FP8_TMA(gemm_fp8_tma_128, 128, 6, 1)
+GEMM_FP8_TMA(gemm_fp8_tma_256, 256, 4)
+GEMM_FP8_TMA(gemm_fp8_tma_128, 128, 6)

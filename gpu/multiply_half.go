@@ -118,6 +118,86 @@ func (b *Backend) gemmHalf(p *product, w uint64, ldw int) {
 	launch(b, kMMA[index(p.transW)], dim{x: int(g.tilesM * g.tilesN)}, 256, 4*(8<<10+8<<10), &g)
 }
 
+// inPlace reports whether the product reads its first operand, and its weight, where they lie.
+func (p *product) inPlace() (a, w bool) {
+	return p.aHalf && chunks(p.a, p.lda, p.k), p.w.dt == tensor.BF16 && chunks(p.w.ptr, p.w.cols, p.w.cols)
+}
+
+// joins reports whether multiplyJoined takes the products.
+func (b *Backend) joins(ps []product) bool {
+	for i := range ps {
+		p := &ps[i]
+		if _, there := p.inPlace(); !p.w.half || p.eight() || p.m == 0 || p.n == 0 || p.k == 0 || p.outHalf || !there && p.pieceRows(2) < p.w.rows {
+			return false
+		}
+	}
+	return b.wgmma()
+}
+
+// multiplyJoined sets the result of the first of several products dy·W to the sum of all of
+// them: as one product, whose terms are those of all.
+func (b *Backend) multiplyJoined(ps []product) {
+	var left, right, low int // bytes of scratch
+	for i := range ps {
+		p := &ps[i]
+		a, w := p.inPlace()
+		if !a {
+			left += 2 * p.m * roundUp(p.k, 8)
+		}
+		if !w {
+			if _, ok := b.kept(&p.w); !ok {
+				right += 2 * p.w.rows * roundUp(p.w.cols, 8)
+			}
+		}
+		low += p.lowBytes()
+	}
+	var lefts, rights uint64
+	if left > 0 {
+		lefts = b.scratch(scratchLeft, left)
+	}
+	if right > 0 {
+		rights = b.scratch(scratchRight, right)
+	}
+	if low > 0 {
+		b.scratch(scratchLow, low)
+	}
+	g := ps[0].gemm()
+	var of [mostSummands]summand
+	low = 0
+	for i := range ps {
+		p := &ps[i]
+		x := &of[i]
+		*x = summand{a: p.a, b: p.w.ptr, lda: int64(p.lda), ldb: int64(p.w.cols), k: int32(p.k)}
+		a, w := p.inPlace()
+		if !a {
+			src := operand{dt: tensor.F32, ptr: p.a, rows: p.m, cols: p.lda}
+			if p.aHalf {
+				src.dt = tensor.BF16
+			}
+			ld := roundUp(p.k, 8)
+			x.a, x.lda = lefts, int64(ld)
+			b.unpack(lefts, ld, src, p.k, true)
+			lefts += uint64(2 * p.m * ld)
+		}
+		if !w {
+			ld := roundUp(p.w.cols, 8)
+			kept, ok := b.kept(&p.w)
+			if !ok {
+				kept = rights
+				b.unpack(kept, ld, p.w, p.w.cols, true)
+				rights += uint64(2 * p.w.rows * ld)
+			}
+			x.b, x.ldb = kept, int64(ld)
+		}
+		if p.low.r > 0 {
+			h := p.gemm()
+			low = b.lowHalf(p, &h, low)
+			of[len(ps)+i] = summand{h.a2, h.b2, h.lda2, h.ldb2, h.k2}
+		}
+	}
+	b.gemmTiled(&g, of[:], false, false, false)
+}
+
 // tileColumns returns the width of the tiles of n columns in products by descriptors,
 // and the shared memory of the stages.
 func tileColumns(n int) (width, shared int) {
@@ -274,6 +354,15 @@ func (b *Backend) splitTiles(g *gemmArgs, steps int, whole bool) (parts int) {
 
 // wgmma reports whether the device has the products of warpgroups of sm_90a.
 func (b *Backend) wgmma() bool { return b.major == 9 && !b.noWgmma }
+
+// lowBytes is what lowHalf needs for p.
+func (p *product) lowBytes() int {
+	rows := p.n
+	if !p.transW {
+		rows = roundUp(p.n, 8)
+	}
+	return 2 * 3 * roundUp(p.low.r, 8) * (p.m + rows)
+}
 
 // lowHalf makes the update of low rank of p further terms in bfloat16, which lie so many bytes
 // behind the beginning of that scratch, and returns where they end.

@@ -68,6 +68,32 @@ func (b *Backend) Project(a *tensor.Tensor, o *tensor.Projection) {
 	}
 }
 
+// ProjectGrad implements [tensor.Linear]: one kernel adds the products where it can.
+func (b *Backend) ProjectGrad(dst *tensor.Tensor, of []tensor.GradProduct) {
+	n := len(of)
+	if n == 0 || n > mostProducts {
+		panic("gpu: gradient of project: needs one to three products")
+	}
+	var ps [mostProducts]product
+	for i := range of {
+		o := tensor.MatMul{Alpha: 1, Beta: float32(min(i, 1)), LowRank: of[i].LowRank}
+		if o.LowRank != nil && o.LowRank.A != nil {
+			panic("gpu: gradient of project: an update of low rank cannot have A")
+		}
+		ps[i] = b.product(dst, of[i].DY, of[i].W, &o)
+	}
+	if b.err != nil {
+		return
+	}
+	if n > 1 && b.joins(ps[:n]) {
+		b.multiplyJoined(ps[:n])
+		return
+	}
+	for i := range ps[:n] {
+		b.multiply(&ps[i])
+	}
+}
+
 // together returns how many of ps, from the first on, one kernel computes.
 func together(ps []product) (n int) {
 	for n < len(ps) && ps[n].codes() && ps[n].w.dt == ps[0].w.dt && ps[n].m > 0 && ps[n].n > 0 {

@@ -96,10 +96,11 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 			p.Rope(x, p.Positions, a.InvFreq, true)
 		}
 	}
-	dx := a.Q.backwardOver(p, dq)
-	a.K.backward(p, dx, dk, dk, tensor.MatMul{Beta: 1})
-	a.V.backward(p, dx, dv, dv, tensor.MatMul{Beta: 1})
-	return dx
+	s := p.projectGrad(dq.Rows(), a.Q.In())
+	s.add(a.Q, dq)
+	s.add(a.K, dk)
+	s.add(a.V, dv)
+	return s.run()
 }
 
 // Params implements Module.

@@ -29,9 +29,10 @@ func (f *SwiGLU) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	dgate, dup := p.Like(f.gate), p.Like(f.up)
 	f.grad = tensor.SwiGLUGrad{DGate: dgate, DUp: dup, Gate: f.gate, Up: f.up}
 	f.Down.backward(p, dgate, dy, nil, tensor.MatMul{SwiGLUGrad: &f.grad}) // sets both
-	dx := f.Gate.backwardOver(p, dgate)
-	f.Up.backward(p, dx, dup, dup, tensor.MatMul{Beta: 1})
-	return dx
+	s := p.projectGrad(dgate.Rows(), f.Gate.In())
+	s.add(f.Gate, dgate)
+	s.add(f.Up, dup)
+	return s.run()
 }
 
 // Params implements Module.

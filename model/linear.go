@@ -19,10 +19,14 @@ type Adapter interface {
 	// Forward sets y to the adapted output, without the bias, where one product
 	// cannot.
 	Forward(p *Pass, l *Linear, y, x *tensor.Tensor)
-	// Backward sets dx, as o says, to the gradient of the input for dy, through
-	// both W and the adapter, and adds to the adapter's gradients. When p.Train was
-	// set, y is again what Forward or the product made it. spare, like dy, may be
-	// overwritten; it may be dy, or nil.
+	// Gradient adds to the adapter's gradients for dy. When p.Train was set, y is again
+	// what Forward or the product made it. spare, like dy, may be overwritten; it may be
+	// dy, or nil. The gradient of the input is then the product dz·W with low, which live
+	// as long as what p makes. Where it is no such product, ok is false and nothing is
+	// done: Backward does it.
+	Gradient(p *Pass, l *Linear, x, dy, spare *tensor.Tensor) (dz *tensor.Tensor, low *tensor.LowRank, ok bool)
+	// Backward is Gradient that sets dx, as o says, to the gradient of the input through
+	// both W and the adapter.
 	Backward(p *Pass, l *Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul)
 	// Params calls visit for each parameter, with names such as "lora_A.weight".
 	Params(visit func(name string, p *Param))
@@ -129,29 +133,84 @@ func (l *Linear) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	return dx
 }
 
-// backwardOver is Backward that may overwrite dy.
-func (l *Linear) backwardOver(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
-	dx := p.New(dy.Rows(), l.In()) // [tokens, in]
-	l.backward(p, dx, dy, dy, tensor.MatMul{})
-	return dx
-}
-
 // backward is Backward with dx, of which o says what it is added to or what
 // follows. spare is memory like dy that may be overwritten: dy itself when nobody
 // needs it later, nil when there is none.
 func (l *Linear) backward(p *Pass, dx, dy, spare *tensor.Tensor, o tensor.MatMul) {
+	mark := p.Mark()
+	defer p.Release(mark)
 	o.Alpha = 1
+	dz, low, ok := l.gradient(p, dy, spare)
+	if !ok {
+		l.Adapter.Backward(p, l, dx, l.x, dy, spare, o)
+		return
+	}
+	o.LowRank = low
+	p.MatMul(dx, dz, l.W.Value, o)
+}
+
+// gradient adds to the gradients of the parameters, and is Gradient of the adapter, if
+// there is one.
+func (l *Linear) gradient(p *Pass, dy, spare *tensor.Tensor) (dz *tensor.Tensor, low *tensor.LowRank, ok bool) {
 	if l.B != nil && l.B.Grad != nil {
 		p.ColSum(l.B.Grad, dy)
 	}
 	if l.Adapter != nil && !p.Base {
-		l.Adapter.Backward(p, l, dx, l.x, dy, spare, o)
-		return
+		return l.Adapter.Gradient(p, l, l.x, dy, spare)
 	}
 	if l.W.Grad != nil {
 		p.AddOuter(l.W.Grad, dy, l.x, 1)
 	}
-	p.MatMul(dx, dy, l.W.Value, o)
+	return dy, nil, true
+}
+
+// A projectionGrad collects linear layers of one input, whose gradient is computed
+// together.
+type projectionGrad struct {
+	p        *Pass
+	dx       *tensor.Tensor // [tokens, in]
+	mark     Mark
+	products []tensor.GradProduct
+	others   []gradOf // adapters that take more than one product
+}
+
+type gradOf struct {
+	l  *Linear
+	dy *tensor.Tensor
+}
+
+// projectGrad begins the gradient of an input [tokens, in]. It lives until the next one.
+func (p *Pass) projectGrad(tokens, in int) *projectionGrad {
+	s := &p.gradients
+	s.p, s.products, s.others = p, s.products[:0], s.others[:0]
+	s.dx = p.New(tokens, in)
+	s.mark = p.Mark()
+	return s
+}
+
+// add adds what arrives through l for dy, which may be overwritten.
+func (s *projectionGrad) add(l *Linear, dy *tensor.Tensor) {
+	dz, low, ok := l.gradient(s.p, dy, dy)
+	if !ok {
+		s.others = append(s.others, gradOf{l, dy})
+		return
+	}
+	s.products = append(s.products, tensor.GradProduct{DY: dz, W: l.W.Value, LowRank: low})
+}
+
+// run returns the gradient.
+func (s *projectionGrad) run() *tensor.Tensor {
+	o := tensor.MatMul{Alpha: 1}
+	if len(s.products) > 0 {
+		s.p.ProjectGrad(s.dx, s.products)
+		o.Beta = 1
+	}
+	for _, x := range s.others {
+		x.l.Adapter.Backward(s.p, x.l, s.dx, x.l.x, x.dy, x.dy, o)
+		o.Beta = 1
+	}
+	s.p.Release(s.mark)
+	return s.dx
 }
 
 // AddOuter adds scale·dyᵀ·x to the gradient dw [out, in].

@@ -62,6 +62,7 @@ type Pass struct {
 	out   [2]arena // one output at a time that nobody reads again, F32 and BF16
 
 	projection projection
+	gradients  projectionGrad
 
 	pos    []int32 // what Positions was made from
 	sent   []int32 // by threeInts

@@ -182,6 +182,9 @@ type Linear interface {
 	MatMul(dst, a, b *Tensor, o MatMul)
 	// Project computes up to three products of one matrix a, as MatMul does.
 	Project(a *Tensor, o *Projection)
+	// ProjectGrad sets dst [n,in], F32, to the sum of up to three products dy·W, each with
+	// its update of low rank: the gradient of the matrix that Project was given.
+	ProjectGrad(dst *Tensor, of []GradProduct)
 	// LowRankGrad is the gradient of y = scale·u·vᵀ for dy [n,out], with v [out,r]: it
 	// sets du [n,r] to scale·dy·v and adds scale·dyᵀ·u to dv.
 	LowRankGrad(du, dv, dy, u, v *Tensor, scale float32)
@@ -250,6 +253,23 @@ type Projection struct {
 type Product struct {
 	Dst, W *Tensor
 	MatMul
+}
+
+// A GradProduct is DY·W, with an update of low rank that has no A.
+type GradProduct struct {
+	DY, W   *Tensor  // [n,out], [out,in]
+	LowRank *LowRank // nil: none
+}
+
+// ProjectGradByMatMul is ProjectGrad for backends that compute one product after the other.
+func ProjectGradByMatMul(b Linear, dst *Tensor, of []GradProduct) {
+	for i := range of {
+		o := MatMul{Alpha: 1, LowRank: of[i].LowRank}
+		if i > 0 {
+			o.Beta = 1
+		}
+		b.MatMul(dst, of[i].DY, of[i].W, o)
+	}
 }
 
 // LowRank adds Alpha*U*op(V) to a product, in F32 whatever the precision of

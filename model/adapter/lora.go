@@ -83,28 +83,45 @@ func (a *lora) dropped(p *model.Pass, x *tensor.Tensor) *tensor.Tensor {
 
 func (a *lora) seed(p *model.Pass) uint64 { return model.Stream(p.Seed).At(a.id) }
 
-// Backward implements model.Adapter. The magnitude's gradient is the dot product
-// of dy with the rescaled output, divided by the magnitude: the norms are
-// constants for the gradient (Liu et al. 2024, section 4.3).
-func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul) {
-	mark := p.Mark()
-	defer p.Release(mark)
-	u, dz := a.dropped(p, x), dy // the gradient of W·u + scale·B·A·u
+// Gradient implements model.Adapter. With dropout the gradient of the input is more than
+// one product.
+func (a *lora) Gradient(p *model.Pass, _ *model.Linear, x, dy, spare *tensor.Tensor) (dz *tensor.Tensor, low *tensor.LowRank, ok bool) {
+	if p.Drops() && a.drop > 0 {
+		return nil, nil, false
+	}
+	dz, dau := a.gradients(p, x, dy, spare)
+	a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}
+	return dz, &a.low, true
+}
+
+// gradients adds to the gradients for dy of the output of u, and returns those of
+// W·u + scale·B·A·u and of A·u. The magnitude's gradient is the dot product of dy with
+// the rescaled output, divided by the magnitude: the norms are constants for the gradient
+// (Liu et al. 2024, section 4.3).
+func (a *lora) gradients(p *model.Pass, u, dy, spare *tensor.Tensor) (dz, dau *tensor.Tensor) {
+	dz = dy
 	if a.m != nil {
-		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
+		if dz = spare; dz == nil {
 			dz = p.Like(a.scaled)
 		}
 		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
-	dau := p.New(a.au.Shape...) // [tokens, r]
+	dau = p.New(a.au.Shape...) // [tokens, r]
 	p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
 	p.AddOuter(a.a.Grad, dau, u, 1)
-	if u == x {
-		a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}
-		o.LowRank = &a.low
+	return dz, dau
+}
+
+// Backward implements model.Adapter.
+func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor.Tensor, o tensor.MatMul) {
+	mark := p.Mark()
+	defer p.Release(mark)
+	if dz, low, ok := a.Gradient(p, l, x, dy, spare); ok {
+		o.LowRank = low
 		p.MatMul(dx, dz, l.W.Value, o)
 		return
 	}
+	dz, dau := a.gradients(p, a.dropped(p, x), dy, nil) // dy is needed to the end
 	p.MatMul(dx, dy, l.W.Value, tensor.MatMul{Alpha: 1, Beta: o.Beta})
 	du := p.New(x.Shape...) // [tokens, in]
 	p.MatMul(du, dau, a.a.Value, tensor.MatMul{Alpha: 1})

@@ -167,6 +167,11 @@ func (r Reference) Project(a *tensor.Tensor, o *tensor.Projection) {
 	}
 }
 
+// ProjectGrad implements tensor.Linear.
+func (r Reference) ProjectGrad(dst *tensor.Tensor, of []tensor.GradProduct) {
+	tensor.ProjectGradByMatMul(r, dst, of)
+}
+
 // LowRankGrad implements tensor.Linear.
 func (r Reference) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, scale float32) {
 	r.MatMul(dv, dy, u, tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})

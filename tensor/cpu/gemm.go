@@ -135,6 +135,21 @@ func (b *Backend) down(a *tensor.Tensor, o *tensor.MatMul) bool {
 	return true
 }
 
+// ProjectGrad implements [tensor.Linear].
+func (b *Backend) ProjectGrad(dst *tensor.Tensor, of []tensor.GradProduct) {
+	if len(of) == 0 || len(of) > mostProducts {
+		panic("cpu: gradient of project: needs one to three products")
+	}
+	for i := range of { // all are checked before one is computed
+		x := &of[i]
+		if x.LowRank != nil && x.LowRank.A != nil {
+			panic("cpu: gradient of project: an update of low rank cannot have A")
+		}
+		b.product(i, dst, x.DY, x.W, &tensor.MatMul{Alpha: 1, LowRank: x.LowRank})
+	}
+	tensor.ProjectGradByMatMul(b, dst, of)
+}
+
 // LowRankGrad implements [tensor.Linear].
 func (b *Backend) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, scale float32) {
 	b.MatMul(dv, dy, u, tensor.MatMul{TransA: true, Alpha: scale, Beta: 1})

@@ -112,6 +112,11 @@ func (p *plan) down(a *tensor.Tensor, o *tensor.MatMul) {
 	}
 }
 
+// ProjectGrad implements [tensor.Linear].
+func (p *plan) ProjectGrad(dst *tensor.Tensor, of []tensor.GradProduct) {
+	tensor.ProjectGradByMatMul(p, dst, of)
+}
+
 // LowRankGrad implements [tensor.Linear].
 func (p *plan) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, _ float32) {
 	p.MatMul(dv, dy, u, tensor.MatMul{TransA: true})

@@ -180,6 +180,13 @@ func testPanics(s *suite) {
 		"matmul low rank a": func() {
 			s.b.MatMul(d, sq, m, tensor.MatMul{Alpha: 1, LowRank: &tensor.LowRank{U: sq, V: m, A: m}})
 		},
+		"gradient of project of nothing": func() { s.b.ProjectGrad(d, nil) },
+		"gradient of project of other sizes": func() {
+			s.b.ProjectGrad(d, []tensor.GradProduct{{DY: sq, W: m}, {DY: m, W: m}})
+		},
+		"gradient of project with a": func() {
+			s.b.ProjectGrad(d, []tensor.GradProduct{{DY: sq, W: m, LowRank: &tensor.LowRank{U: sq, V: m, A: m}}})
+		},
 		"project of nothing": func() { s.b.Project(sq, &tensor.Projection{}) },
 		"project and beta": func() {
 			s.b.Project(sq, &tensor.Projection{Products: []tensor.Product{{Dst: d, W: m, MatMul: tensor.MatMul{Alpha: 1, Beta: 1}}}})

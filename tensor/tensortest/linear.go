@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // Sizes around the edges of blocks: 6, 16, 192, 256, 384 and 16 rows.
@@ -153,6 +154,72 @@ func testProject(s *suite) {
 				}
 			}
 		}
+	}
+}
+
+// The gradient of a projection is the sum of its products, whatever the types and precisions
+// of the weights, with and without updates of low rank.
+func testProjectGrad(s *suite) {
+	types := [][]tensor.DType{
+		{tensor.F32, tensor.F32, tensor.F32}, {tensor.BF16}, {tensor.BF16, tensor.BF16}, {tensor.BF16, tensor.BF16, tensor.BF16},
+		{tensor.Q8_0, tensor.NF4, tensor.BF16}, {tensor.F16, tensor.F32, tensor.Q4_0},
+	}
+	sizes := [][4]int{ // rows, columns, terms of the products
+		{5, 256, 64, 32}, {130, 320, 192, 64}, {70, 576, 72, 24}, {1, 512, 320, 96}, {40, 64, 1100, 8},
+	}
+	for i, dts := range types {
+		for _, z := range sizes {
+			for _, precision := range []tensor.DType{tensor.F32, tensor.BF16, tensor.FP8} {
+				for _, half := range []bool{false, true} {
+					if half && !tensor.Halves(s.b) || precision == tensor.FP8 && (dts[0] == tensor.F32 || tensor.HasPrecision(s.b, precision) != nil) {
+						continue
+					}
+					s.projectGrad(dts, precision, z, half, i%2 == 0 || z[0] == 130)
+				}
+			}
+		}
+	}
+}
+
+func (s *suite) projectGrad(types []tensor.DType, precision tensor.DType, z [4]int, half, adapted bool) {
+	s.Helper()
+	m, n := z[0], z[1]
+	name := fmt.Sprintf("%v in %s, %v, half %v", types, precision, z, half)
+	var of []tensor.GradProduct
+	exact := make([]float64, m*n)
+	for i, dt := range types {
+		k := z[2+min(i, 1)]
+		data := s.stored(dt, k, n)
+		w := s.load(dt, data, k, n)
+		s.b.Precision(w, precision)
+		dy := s.normal(m * k)
+		roundAll(dy)
+		p := tensor.GradProduct{DY: (&activations{suite: s, half: half}).act(dy, m, k), W: w}
+		numbers := make([]float32, k*n)
+		quant.Dequantize(numbers, dt, data)
+		for j, x := range refMatMul(nil, dy, float64s(numbers), m, n, k, tensor.MatMul{Alpha: 1}) {
+			exact[j] += x
+		}
+		if adapted && i != 1 {
+			r := 3 + 8*i
+			u, v := s.normal(m*r), s.normal(r*n)
+			p.LowRank = &tensor.LowRank{U: s.put(u, m, r), V: s.put(v, r, n), Alpha: 0.5}
+			for j, x := range refMatMul(nil, u, v, m, n, r, tensor.MatMul{Alpha: 0.5}) {
+				exact[j] += x
+			}
+		}
+		of = append(of, p)
+	}
+	dst, one := s.garbage(m, n), s.garbage(m, n)
+	s.b.ProjectGrad(dst, of)
+	if precision == tensor.F32 {
+		s.check(name, dst, exact, F32)
+		return
+	}
+	tensor.ProjectGradByMatMul(s.b, one, of)
+	Close(s, name+", one by one", s.get(dst), s.get(one), Tolerance{Abs: 2e-3, Rel: 1e-4})
+	if precision == tensor.BF16 {
+		s.check(name, dst, exact, BF16)
 	}
 }
 

@@ -40,6 +40,7 @@ var conformance = []struct {
 	{"matmul weights of every type", testMatMulTypes},
 	{"matmul with an update and factors", testMatMulEpilogue},
 	{"projections", testProject},
+	{"gradient of projections", testProjectGrad},
 	{"low rank gradient", testLowRankGrad},
 	{"matmul in bfloat16", testPrecision},
 	{"matmul in 8 bits", testFP8},

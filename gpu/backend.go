@@ -36,8 +36,9 @@ type Backend struct {
 	noThin  bool
 	noEight error // why there are no products in 8 bits; nil: there are
 
-	tiled     *tiledArgs // of the last product
-	eight     *eightArgs // of the last one in 8 bits
+	tiled     *tiledArgs  // of the last product
+	eight     *eightArgs  // of the last one in 8 bits
+	streamed  *streamArgs // of the last of few rows
 	emulated  bool
 	modules   map[string]cu.Module
 	functions []function // by index of kernel

@@ -209,6 +209,10 @@ func (b *Backend) codesKernel(c *chunk, m int) (i, shared int) {
 // multiplyCodes computes products of few rows, whose first operands and types of
 // weights are the same, as many rows at a time as there are kernels for.
 func (b *Backend) multiplyCodes(ps []product) {
+	if b.streams(&ps[0]) {
+		b.multiplyTiles(ps)
+		return
+	}
 	m := ps[0].m
 	kernel, shared := b.codesKernel(&chunksOf[ps[0].w.dt], m)
 	if most := 8 << kernel; m > most {

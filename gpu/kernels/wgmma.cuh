@@ -94,6 +94,39 @@ inline void fence_async() {}
 #define WGMMA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define WGMMA_D8(i) WGMMA_D4(i), WGMMA_D4(i + 4)
 #define WGMMA_D32(i) WGMMA_D8(i), WGMMA_D8(i + 8), WGMMA_D8(i + 16), WGMMA_D8(i + 24)
+template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_8(float (&d)[4], uint64_t a, uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3"
+        "}, %4, %5, 1, 1, 1, %6, %7;"
+        : WGMMA_D4(0)
+        : "l"(a), "l"(b), "n"(mMajor ? 1 : 0), "n"(nMajor ? 1 : 0));
+}
+template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_16(float (&d)[8], uint64_t a, uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7"
+        "}, %8, %9, 1, 1, 1, %10, %11;"
+        : WGMMA_D8(0)
+        : "l"(a), "l"(b), "n"(mMajor ? 1 : 0), "n"(nMajor ? 1 : 0));
+}
+template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_32(float (&d)[16], uint64_t a, uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+        "}, %16, %17, 1, 1, 1, %18, %19;"
+        : WGMMA_D8(0), WGMMA_D8(8)
+        : "l"(a), "l"(b), "n"(mMajor ? 1 : 0), "n"(nMajor ? 1 : 0));
+}
+template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_64(float (&d)[32], uint64_t a, uint64_t b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, %32, %33, 1, 1, 1, %34, %35;"
+        : WGMMA_D32(0)
+        : "l"(a), "l"(b), "n"(mMajor ? 1 : 0), "n"(nMajor ? 1 : 0));
+}
 template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_128(float (&d)[64], uint64_t a, uint64_t b) {
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -123,8 +156,16 @@ template <bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma_256(fl
 template <int N, bool mMajor, bool nMajor> __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b) {
     if constexpr (N == 256)
         wgmma_256<mMajor, nMajor>(d, a, b);
-    else
+    else if constexpr (N == 128)
         wgmma_128<mMajor, nMajor>(d, a, b);
+    else if constexpr (N == 64)
+        wgmma_64<mMajor, nMajor>(d, a, b);
+    else if constexpr (N == 32)
+        wgmma_32<mMajor, nMajor>(d, a, b);
+    else if constexpr (N == 16)
+        wgmma_16<mMajor, nMajor>(d, a, b);
+    else
+        wgmma_8<mMajor, nMajor>(d, a, b);
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -22,16 +22,17 @@ type belt struct {
 	none bool                   // there is no memory for buffers
 }
 
-// The sizes suit a bus of 55 GB/s and 16 cores that copy 4 to 7 GB/s each. The bus
-// needs 38 µs for a buffer, beside which queuing it is little, and a core about 50
-// for a piece. At the end of an upload cores wait so long for the last piece; until
-// the next has filled a buffer the bus has the 8 or more that are on their way, 300
-// µs. Pinning takes 0.6 ms a MiB, which is why there are not more.
+// The sizes suit a bus of 55 GB/s and 16 cores that copy 4 GB/s each when all do. The
+// bus needs 38 µs for a buffer, beside which queuing it is little, and a core about 30
+// for a piece: so long, at the end of an upload, cores wait for the last one. Until the
+// next upload has filled a buffer the bus has those that are on their way, 190 µs.
+// Pinning takes 0.6 ms a MiB, and what is in the processor's caches is soonest there:
+// more buffers do not help.
 const (
-	beltBuffers = 12
+	beltBuffers = 8
 	beltBytes   = 2 << 20   // of a buffer
-	beltAhead   = 4         // buffers that are filled at least: two pieces for each core
-	beltPiece   = 256 << 10 // below 1 MiB Go copies through the caches, where the device finds it
+	beltAhead   = 3         // buffers that are filled at least: three pieces for each core
+	beltPiece   = 128 << 10 // from 1 MiB on Go copies past the caches
 	beltPieces  = beltBytes / beltPiece
 	beltCores   = 16
 )
@@ -49,6 +50,11 @@ func (p *belt) upload(to *cux.Stream, dst uint64, data []byte) error {
 	if p.none {
 		return uploadPlain(to, dst, data)
 	}
+	return p.carry(to, dst, data)
+}
+
+// carry is upload when there are buffers.
+func (p *belt) carry(to *cux.Stream, dst uint64, data []byte) error {
 	first, pieces := p.next, ceil(len(data), beltPiece)
 	move := func(i int) {
 		at := (first+i/beltPieces)%beltBuffers*beltBytes + i%beltPieces*beltPiece

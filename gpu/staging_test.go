@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"pipe/gpu/cux"
@@ -149,6 +150,12 @@ func TestBeltFails(t *testing.T) {
 		s.b.UploadBytes(x, data)
 		t.Setenv("PIPE_EMU_FAIL", "")
 		clear(data)
+		for range 5000 { // they may not quite have ended
+			if runtime.NumGoroutine() <= goroutines {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
 		if n := runtime.NumGoroutine(); n > goroutines {
 			t.Errorf("%s: %d goroutines are left", fail, n-goroutines)
 		}

@@ -4,10 +4,15 @@ package gpu
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
+	"pipe/gpu/cux"
 	"pipe/tensor"
 )
 
@@ -72,9 +77,11 @@ func TestUploads(t *testing.T) {
 		{"coherent", "1", ""},
 		{"no buffer", "1", "cuMemAllocHost_v2:1"},
 		{"one buffer", "1", "cuMemAllocHost_v2:2"},
-		{"no large buffer", "1", "cuMemAllocHost_v2:3"},
+		{"no belt", "1", "cuMemAllocHost_v2:3"},
 		{"no event", "1", "cuEventCreate:1"},
 		{"one event", "1", "cuEventCreate:2"},
+		{"no event for the belt", "1", "cuEventCreate:3"},
+		{"some events for the belt", "1", "cuEventCreate:7"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newBench(t)
@@ -85,6 +92,79 @@ func TestUploads(t *testing.T) {
 			t.Setenv("PIPE_EMU_FAIL", c.fail)
 			s.uploads()
 		})
+	}
+}
+
+// TestBelt uploads data of sizes around those of pieces and buffers, one after the
+// other, overwrites its source at once, and checks what has arrived.
+func TestBelt(t *testing.T) {
+	const row = beltBuffers * beltBytes
+	sizes := []int{largeData - 1, largeData, row + beltBytes + 3*beltPiece + 77, 3*row + 12345, 5 << 20}
+	for _, n := range []int{beltBytes, row} {
+		for _, d := range []int{-beltPiece, -1, 0, 1, beltPiece, beltPiece + 1} {
+			sizes = append(sizes, n+d)
+		}
+	}
+	const apart = 1001
+	data := make([]byte, slices.Max(sizes)+apart*len(sizes))
+	for at := range data {
+		data[at] = byte(uint32(at) * 2654435761 >> 13)
+	}
+	source, got := make([]byte, len(data)), make([]byte, len(data))
+	for _, cores := range []int{1, 3, 40} {
+		t.Run(fmt.Sprint(cores), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
+			s := newBench(t)
+			var tensors []*tensor.Tensor
+			for i, n := range sizes {
+				x := s.alloc(tensor.U8, n)
+				copy(source, data[i*apart:][:n])
+				s.b.UploadBytes(x, source[:n])
+				clear(source[:n])
+				tensors = append(tensors, x)
+			}
+			for i, n := range sizes {
+				if s.b.DownloadBytes(got[:n], tensors[i]); !bytes.Equal(got[:n], data[i*apart:][:n]) {
+					t.Errorf("%d: other data than %d bytes that were uploaded", i, n)
+				}
+			}
+			if err := s.b.Sync(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestBeltFails: when an upload fails halfway, the error is reported, nobody reads the
+// data any more, and Close gives everything back.
+func TestBeltFails(t *testing.T) {
+	for _, fail := range []string{"cuMemcpyHtoDAsync_v2:1", "cuMemcpyHtoDAsync_v2:15", "cuEventRecord:2", "cuEventSynchronize:1", "cuEventSynchronize:9"} {
+		s := newBench(t)
+		if !s.b.emulated {
+			t.Skip("only the emulator fails on demand")
+		}
+		data := make([]byte, 3*beltBuffers*beltBytes)
+		x := s.alloc(tensor.U8, len(data))
+		goroutines := runtime.NumGoroutine()
+		t.Setenv("PIPE_EMU_FAIL", fail)
+		s.b.UploadBytes(x, data)
+		t.Setenv("PIPE_EMU_FAIL", "")
+		clear(data)
+		for range 5000 { // they may not quite have ended
+			if runtime.NumGoroutine() <= goroutines {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if n := runtime.NumGoroutine(); n > goroutines {
+			t.Errorf("%s: %d goroutines are left", fail, n-goroutines)
+		}
+		if err := s.b.Sync(); !errors.Is(err, cux.ErrOutOfMemory) {
+			t.Errorf("%s: %v", fail, err)
+		}
+		if err := s.b.Close(); err != nil {
+			t.Errorf("%s: %v", fail, err)
+		}
 	}
 }
 

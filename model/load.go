@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"pipe/tensor"
 )
@@ -24,6 +25,7 @@ func Load(b tensor.Backend, c Config, src Source, trainable bool) (d *Decoder, e
 	}
 	d = &Decoder{Config: c, backend: b, owned: &l.owned}
 	defer func() {
+		l.finish()
 		if err != nil {
 			for _, t := range l.owned {
 				b.Free(t)
@@ -44,7 +46,7 @@ func Load(b tensor.Backend, c Config, src Source, trainable bool) (d *Decoder, e
 	if !c.Tied {
 		d.Head = l.matrix("lm_head.weight")
 	}
-	if l.err != nil {
+	if l.settle(); l.err != nil {
 		return nil, l.err
 	}
 	return d, b.Sync()
@@ -59,7 +61,22 @@ type loader struct {
 	owned  []*tensor.Tensor
 	one    *tensor.Tensor // see ones
 	err    error
+
+	spent    []spent
+	waiting  int            // bytes of spent
+	beside   sync.WaitGroup // for tensors that are being forgotten
+	finished bool
 }
+
+// spent is a tensor that was expanded, and its name.
+type spent struct {
+	name string
+	t    *tensor.Tensor
+}
+
+// mostSpent is how many bytes of these are freed together. It means to wait for the
+// device, which would be idle after each of many norms.
+const mostSpent = 4 << 20
 
 // unexpected refuses a layer's tensor that the configuration does not have:
 // leaving it out would silently run another model.
@@ -136,7 +153,7 @@ func (l *loader) linear(name string) *Linear {
 	li := &Linear{W: *l.matrix(weight)}
 	if b, ok := l.b.(tensor.Borrower); ok && !l.train && l.err == nil {
 		if f, ok := l.src.(Forgetter); ok && f.InPlace(weight) {
-			b.Lent(li.W.Value, func() { f.Forget(weight) })
+			b.Lent(li.W.Value, func() { l.forget(f, weight) })
 		}
 	}
 	if _, ok := l.shapes[name+".bias"]; ok {
@@ -168,17 +185,14 @@ func (l *loader) param(name string, expand bool) *Param {
 	p := &Param{Value: t}
 	tensor.For(l.b, tensor.ForWeights)
 	if expand {
+		l.spent = append(l.spent, spent{name, t})
 		p.Value = l.alloc(tensor.F32, w.Shape...)
 		if l.err != nil {
 			return &Param{}
 		}
 		l.b.Dequantize(p.Value, t)
-		if err := l.b.Sync(); err != nil {
-			l.fail(fmt.Errorf("load tensor %s: %w", name, err))
-		}
-		l.b.Free(t)
-		if f, ok := l.src.(Forgetter); ok {
-			f.Forget(name)
+		if l.waiting += len(w.Data); l.waiting > mostSpent {
+			l.settle()
 		}
 	} else {
 		l.owned = append(l.owned, t)
@@ -188,6 +202,41 @@ func (l *loader) param(name string, expand bool) *Param {
 		p.Grad = l.alloc(tensor.F32, w.Shape...)
 	}
 	return p
+}
+
+// settle frees what was expanded, when the backend is done with it.
+func (l *loader) settle() {
+	if len(l.spent) == 0 {
+		return
+	}
+	if err := l.b.Sync(); err != nil {
+		l.fail(fmt.Errorf("load tensor %s: %w", l.spent[len(l.spent)-1].name, err))
+	}
+	f, mapped := l.src.(Forgetter)
+	for _, s := range l.spent {
+		l.b.Free(s.t)
+		if mapped {
+			l.forget(f, s.name)
+		}
+	}
+	l.spent, l.waiting = l.spent[:0], 0
+}
+
+// forget takes the data of a tensor out of memory: while others are loaded, because
+// the system needs 0.1 µs for each page.
+func (l *loader) forget(f Forgetter, name string) {
+	if l.finished {
+		f.Forget(name)
+		return
+	}
+	l.beside.Go(func() { f.Forget(name) })
+}
+
+// finish leaves nothing behind that Load began.
+func (l *loader) finish() {
+	l.settle()
+	l.beside.Wait()
+	l.finished = true
 }
 
 // weight reads a tensor and checks it against the configuration.

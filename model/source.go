@@ -66,6 +66,7 @@ func Describe(src Source, name string) (Weight, error) {
 // A Forgetter is a Source of mapped files. Forget takes the data of a tensor,
 // which has been copied, out of memory: it is read again from the file when it is
 // touched. InPlace reports whether the data that Weight returns is of the file.
+// Forget may be called beside other methods and itself.
 type Forgetter interface {
 	Source
 	Forget(name string)

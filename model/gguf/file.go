@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"pipe/model"
 	"pipe/model/disk"
@@ -170,15 +171,19 @@ func (f *File) Close() error {
 func moveRows(data []byte, heads, headDim int, permute bool) []byte {
 	out := make([]byte, len(data))
 	row := len(data) / (heads * headDim)
+	var all sync.WaitGroup
 	for h := range heads {
-		for i := range headDim {
-			hf, gguf := h*headDim+i, h*headDim+i%(headDim/2)*2+i/(headDim/2)
-			if permute {
-				hf, gguf = gguf, hf
+		all.Go(func() {
+			for i := range headDim {
+				hf, gguf := h*headDim+i, h*headDim+i%(headDim/2)*2+i/(headDim/2)
+				if permute {
+					hf, gguf = gguf, hf
+				}
+				copy(out[hf*row:(hf+1)*row], data[gguf*row:])
 			}
-			copy(out[hf*row:(hf+1)*row], data[gguf*row:])
-		}
+		})
 	}
+	all.Wait()
 	return out
 }
 

@@ -166,7 +166,7 @@ func (g *generator) unread() []*sequence {
 		if s.done < s.prefill {
 			g.share(s)
 		}
-		if s.done == s.prefill || slices.ContainsFunc(g.order, func(t *sequence) bool { return common(s, t) > s.done }) {
+		if s.done >= s.prefill || slices.ContainsFunc(g.order, func(t *sequence) bool { return common(s, t) > s.done }) {
 			continue
 		}
 		g.order = append(g.order, s)

@@ -27,7 +27,7 @@ func (p *passes) Embed(dst, table, ids *tensor.Tensor) {
 }
 
 // TestModelReads: tokens of a request are the same alone and in any company, with
-// adapters, in each precision, and prompts are read in few passes, each token once.
+// adapters, in each precision, and prompts are read in few passes, what they share once.
 func TestModelReads(t *testing.T) {
 	for _, x := range precisions {
 		b := &passes{device(t).(*gpu.Backend), 2048, 0, 0}
@@ -59,13 +59,39 @@ func TestModelReads(t *testing.T) {
 			if !slices.EqualFunc(got, want, slices.Equal) {
 				t.Errorf("in %s, %d rows: %v, alone %v", x.dt, rows, got, want)
 			}
-			if b.tokens >= alone || rows == 2048 && b.passes != 3+2 {
+			if b.tokens >= alone || rows == 2048 && b.passes != 3+3 {
 				t.Errorf("in %s: %d tokens in %d passes; %d alone", x.dt, b.tokens, b.passes, alone)
 			}
 		}
 		b.rows = 200
 		if got := generate(t, d, reqs, model.GenerateOptions{Batch: 3, CacheTokens: 700}); !slices.EqualFunc(got, want, slices.Equal) {
 			t.Errorf("in %s, 3 at a time: %v, alone %v", x.dt, got, want)
+		}
+	}
+}
+
+// TestLlama4Reads: the same of experts, and of attention in chunks.
+func TestLlama4Reads(t *testing.T) {
+	for _, name := range []string{"one", "two"} {
+		for _, dt := range []tensor.DType{tensor.F32, tensor.BF16} {
+			d := llama4(t, device(t), name, "dora", dt)
+			var reqs []model.Request
+			for i := range 9 {
+				r := model.Request{MaxTokens: 6, Seed: uint64(i), StopIDs: []int32{-1}, Sampling: model.Sampling{Temperature: 1.2}}
+				for j := range 3 + 17*i%50 {
+					r.Prompt = append(r.Prompt, int32((5*j+j*j)%53))
+					if i%2 == 1 && j > 33 {
+						r.Prompt[j] = int32(i)
+					}
+				}
+				reqs = append(reqs, r)
+			}
+			all := generate(t, d, reqs, model.GenerateOptions{})
+			for i, got := range all {
+				if alone := generate(t, d, reqs[i:i+1], model.GenerateOptions{})[0]; !slices.Equal(got, alone) {
+					t.Errorf("%s in %s, request %d: %v, alone %v", name, dt, i, got, alone)
+				}
+			}
 		}
 	}
 }

@@ -24,7 +24,7 @@ type generator struct {
 	idle    []*sequence // ended; their prompts are still in the cache, longest unused first
 	sampler sampler
 
-	read int // most rows of a pass that read prompts together
+	most int // rows of the largest pass that read prompts together
 
 	// What forward repeats.
 	ids, z *tensor.Tensor // I32 [tokens]; [tokens, V], or nil
@@ -191,9 +191,9 @@ func (g *generator) readSome(list []*sequence) error {
 			g.add(s, n)
 		}
 	}
-	if n := len(g.tokens.ids); rows > 0 && n > g.read { // memory for the largest pass alone, whatever came before
+	if n := len(g.tokens.ids); rows > 0 && n > g.most { // memory for the largest pass alone, whatever came before
 		g.p.Close()
-		g.read = n
+		g.most = n
 	}
 	g.p.apart, g.p.fill = rows > 0, true
 	g.forward(nil)

@@ -16,6 +16,13 @@ const (
 // DecodeRows implements [tensor.Together].
 func (b *Backend) DecodeRows() int { return fewRows }
 
+// promptRows is how many rows of prompts a pass has: enough that the products are
+// bound by arithmetic, and no more, as activations grow with it.
+const promptRows = 2048
+
+// PromptRows implements [tensor.PromptReader].
+func (b *Backend) PromptRows() int { return promptRows }
+
 // gemvArgs is GemvArgs of gemv.cuh.
 type gemvArgs struct {
 	c, x, w                  uint64

@@ -242,6 +242,7 @@ type onHost struct{ tensor.Backend }
 
 func (b onHost) HalfActivations() bool { return tensor.Halves(b.Backend) }
 func (b onHost) DecodeRows() int       { return tensor.RowsTogether(b.Backend) }
+func (b onHost) PromptRows() int       { return tensor.PromptRows(b.Backend) }
 
 // TestModelSampler: tokens that are chosen by what the device finds are those that
 // the host chooses by all logits, of more sequences than a group has, too.

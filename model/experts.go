@@ -21,10 +21,10 @@ func (f *Experts) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	y := f.Shared.Forward(p, x)
 	n, experts, width := x.Rows(), f.Router.Value.Rows(), f.Gate.Value.Rows()/f.Router.Value.Rows()
 	z := p.New(n, experts)
-	p.MatMul(z, x, f.Router.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
+	p.MatMul(z, x, f.Router.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Uniform()})
 	f.route(p, n)
 	p.Route(&f.r, z)
-	k, o := n*f.Top, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}
+	k, o := n*f.Top, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Uniform()}
 	f.x, f.rows = x, p.Activation(k, x.Cols())
 	p.Dispatch(f.rows, x, &f.r, true)
 	f.gate, f.up = p.Activation(k, width), p.Activation(k, width)

@@ -90,7 +90,7 @@ func (s *projection) addTo(y *tensor.Tensor, l *Linear, invFreq *tensor.Tensor) 
 	p := s.p
 	l.x = s.x
 	n := len(s.all.Products)
-	s.all.Products = append(s.all.Products, tensor.Product{Dst: y, W: l.W.Value, MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}})
+	s.all.Products = append(s.all.Products, tensor.Product{Dst: y, W: l.W.Value, MatMul: tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Uniform()}})
 	o := &s.all.Products[n].MatMul
 	if l.Adapter != nil && !p.Base && !l.Adapter.Product(p, l, y, s.x, o) {
 		s.all.Products = s.all.Products[:n]

@@ -50,6 +50,7 @@ type Pass struct {
 	Seed uint64
 
 	cache *cache         // keys and values of earlier tokens; nil: none
+	apart bool           // bits of a row do not depend on the other rows
 	fill  bool           // only fill the cache: compute nothing else in the last layer
 	keys  *tensor.Tensor // I32: the row of the pass that each key row of Segments is; nil: itself
 	wants []int32        // rows of the residual stream that are read of the last layer, ascending; none: all
@@ -167,6 +168,9 @@ type Mark struct{ f32, bf16, i32, u8 spot }
 
 // Drops reports whether layers apply dropout.
 func (p *Pass) Drops() bool { return p.Train && !p.NoDropout }
+
+// Uniform reports whether products are to be Uniform (see [tensor.MatMul]).
+func (p *Pass) Uniform() bool { return p.Train || p.apart }
 
 // Mark returns the present height of the workspace.
 func (p *Pass) Mark() Mark { return Mark{p.f32.at, p.bf16.at, p.i32.at, p.u8.at} }

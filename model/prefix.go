@@ -7,14 +7,15 @@ import (
 
 // # Shared prefixes
 //
-// A prompt is read in pieces whose ends lie at fixed positions, one piece a
-// pass; only the last piece ends where the prompt does, before its last token,
-// which is decoded like those that follow. So the keys and values of a piece
-// are a function of the tokens up to its end alone: they came from the same
-// passes, of the same shapes, whoever asked for them. That is what makes it
-// safe to copy them between sequences, whole pieces at a time, however the
-// backend rounds: a result does not depend on whether there was someone to
-// copy from.
+// A prompt is read in pieces whose ends lie at fixed positions; only the last piece
+// ends where the prompt does, before its last token, which is decoded like those
+// that follow. A piece is a pass of its own, or, on a backend that computes it as if
+// it were (see tensor.PromptReader), a segment of a pass with other pieces, of the
+// same prompt and of others. So the keys and values of a piece are a function of the
+// tokens up to its end alone: they came from the same computation, whoever asked
+// for them. That is what makes it safe to copy them between sequences, whole pieces
+// at a time, however the backend rounds: a result does not depend on whether there
+// was someone to copy from.
 
 // Pieces end at 32, 64, 128 and every further 128 tokens: short ones at the
 // beginning, where a system prompt may end, then long ones, which run faster.
@@ -45,9 +46,16 @@ func wholePieces(n int) int {
 
 // shared returns how many tokens of the prompt of s, in whole pieces, have
 // their keys and values in the rows of t.
-func shared(s, t *sequence) int {
+func shared(s, t *sequence) int { return alike(s, t, t.done) }
+
+// common returns how many there will be when t is read.
+func common(s, t *sequence) int { return alike(s, t, t.prefill) }
+
+// alike returns how many tokens, in whole pieces, the prompt of s and the first tokens of
+// that of t have in common.
+func alike(s, t *sequence, tokens int) int {
 	n := 0
-	for most := min(s.prefill, t.prefill, t.done); n < most && s.ids[n] == t.ids[n]; {
+	for most := min(s.prefill, t.prefill, tokens); n < most && s.ids[n] == t.ids[n]; {
 		n++
 	}
 	if n == s.prefill && n == t.prefill {

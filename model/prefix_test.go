@@ -33,6 +33,18 @@ func (c *counting) Embed(dst, table, ids *tensor.Tensor) {
 // load returns a random model of c whose matrices are of type dt.
 func load(t testing.TB, c model.Config, dt tensor.DType) (*model.Decoder, *counting) {
 	t.Helper()
+	b := &counting{Backend: backend(t)}
+	d, err := model.Load(b, c, weights(t, c, dt), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d, b
+}
+
+// weights returns those of a random model of c, matrices of type dt.
+func weights(t testing.TB, c model.Config, dt tensor.DType) model.Weights {
+	t.Helper()
 	src, w := model.Random(c, 1), model.Weights{}
 	for _, name := range src.Names() {
 		x, err := src.Weight(name)
@@ -49,13 +61,7 @@ func load(t testing.TB, c model.Config, dt tensor.DType) (*model.Decoder, *count
 		}
 		w[name] = x
 	}
-	b := &counting{Backend: backend(t)}
-	d, err := model.Load(b, c, w, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(d.Close)
-	return d, b
+	return w
 }
 
 // An outcome is a result and a digest of the logits of each of its tokens.

@@ -10,9 +10,9 @@ import (
 	"pipe/tensor"
 )
 
-// A generator schedules sequences: those that have just started are read one
-// after the other, then all that run are extended together, token by token, and
-// the place of one that ends goes to the next that waits.
+// A generator schedules sequences: those that have just started are read, one
+// after the other or together, then all that run are extended together, token by
+// token, and the place of one that ends goes to the next that waits.
 type generator struct {
 	d       *Decoder
 	o       GenerateOptions
@@ -23,6 +23,8 @@ type generator struct {
 	running []*sequence
 	idle    []*sequence // ended; their prompts are still in the cache, longest unused first
 	sampler sampler
+
+	most int // rows of the largest pass that read prompts together
 
 	// What forward repeats.
 	ids, z *tensor.Tensor // I32 [tokens]; [tokens, V], or nil
@@ -101,6 +103,9 @@ func (g *generator) run(ctx context.Context, next func(wait bool) (Request, bool
 
 // admit starts waiting sequences, in order, while there is room.
 func (g *generator) admit() error {
+	if g.later() {
+		return nil
+	}
 	for len(g.waiting) > 0 && len(g.running) < g.o.Batch {
 		s := g.waiting[0]
 		if g.cache == nil || len(g.running) == 0 && s.limit > int(g.cache.rows) {
@@ -117,19 +122,29 @@ func (g *generator) admit() error {
 	return nil
 }
 
-// step reads the prompts of sequences that have just started, so that the
-// batch is full, or else extends every running sequence by a token.
-func (g *generator) step() error {
-	for _, s := range g.running {
-		if s.done < s.prefill {
-			g.share(s)
-		}
-		if s.done < s.prefill {
-			return g.read(s)
-		}
+// later reports whether those that wait had better wait until more can start, since
+// the prompts of few are a pass that costs as much as one of many.
+func (g *generator) later() bool {
+	rows, free := tensor.PromptRows(g.d.backend), g.o.Batch-len(g.running)
+	if rows == 0 || len(g.running) == 0 || len(g.waiting) <= free || free >= g.o.Batch/8 {
+		return false
 	}
-	// A backend may round differently for few rows and for many: a pass reads a
-	// piece of one prompt or extends at most RowsTogether sequences, never both.
+	unread := 0
+	for _, s := range g.waiting[:free] {
+		_, n := g.source(s, 0)
+		unread += s.prefill - n
+	}
+	return unread > 0 && unread < rows/4
+}
+
+// step reads prompts of sequences that have just started, so that the batch is
+// full, or else extends every running sequence by a token.
+func (g *generator) step() error {
+	if some := g.unread(); len(some) > 0 {
+		return g.readSome(some)
+	}
+	// A backend may round differently for few rows and for many: a pass reads
+	// prompts or extends at most RowsTogether sequences, never both.
 	g.order = append(g.order[:0], g.running...)
 	for rest := g.order; len(rest) > 0; {
 		n := min(len(rest), tensor.RowsTogether(g.p.Backend))
@@ -141,11 +156,46 @@ func (g *generator) step() error {
 	return nil
 }
 
-// read takes the next piece of a prompt through the model.
-func (g *generator) read(s *sequence) error {
+// unread returns sequences whose prompts are to be read in the next pass: one, or as
+// many as have its rows. One that has more in common with another of them waits
+// for it.
+func (g *generator) unread() []*sequence {
+	rows := tensor.PromptRows(g.d.backend)
+	g.order = g.order[:0]
+	for _, s := range g.running {
+		if s.done < s.prefill {
+			g.share(s)
+		}
+		if s.done >= s.prefill || slices.ContainsFunc(g.order, func(t *sequence) bool { return common(s, t) > s.done }) {
+			continue
+		}
+		g.order = append(g.order, s)
+		if rows -= s.prefill - s.done; rows <= 0 {
+			break
+		}
+	}
+	return g.order
+}
+
+// readSome takes the next pieces of prompts through the model, one piece, or as many as
+// a pass has rows for.
+func (g *generator) readSome(list []*sequence) error {
 	g.start()
-	g.add(s, min(pieceEnd(s.done), s.prefill)-s.done)
-	g.p.fill = true
+	rows := tensor.PromptRows(g.d.backend)
+	for _, s := range list {
+		for s.done < s.prefill {
+			n, have := min(pieceEnd(s.done), s.prefill)-s.done, len(g.tokens.ids)
+			if have > 0 && have+n > rows {
+				break
+			}
+			g.add(s, n)
+		}
+	}
+	if n := len(g.tokens.ids); rows > 0 && n > g.most { // memory for the largest pass alone, whatever came before
+		g.p.Close()
+		g.most = n
+	}
+	g.p.apart, g.p.fill = rows > 0, true
 	g.forward(nil)
 	return g.p.Sync()
 }
@@ -269,7 +319,7 @@ func (g *generator) penalize(b tensor.Sampler, group []*sequence, z *tensor.Tens
 // start begins a pass.
 func (g *generator) start() {
 	g.p.Release(Mark{})
-	g.p.fill = false
+	g.p.apart, g.p.fill = false, false
 	seg, t := &g.p.Segments, &g.tokens
 	seg.Q, seg.K, seg.KLen = append(seg.Q[:0], 0), seg.K[:0], seg.KLen[:0]
 	t.ids, t.pos, t.at = t.ids[:0], t.pos[:0], t.at[:0]
@@ -294,7 +344,7 @@ func (g *generator) forward(z *tensor.Tensor) {
 	p.cache, g.z = g.cache, z
 	p.pos = append(p.pos[:0], t.pos...)
 	p.Positions, g.cache.at, g.ids = p.threeInts(t.pos, t.at, t.ids)
-	if !g.d.arrange(p) {
+	if !g.d.arrange(p) || p.apart { // passes of several prompts are hardly ever alike
 		g.layers()
 		return
 	}

@@ -75,6 +75,24 @@ func RowsTogether(b Backend) int {
 	return DecodeRows
 }
 
+// PromptReader is a backend on which many rows cost little more than few, so that a
+// pass reads several prompts. What else is in a pass changes no bit: products with Uniform
+// give each row, and Attention each segment, the bits that it has alone, and segments
+// may share keys.
+type PromptReader interface {
+	// PromptRows returns how many rows a pass has at most.
+	PromptRows() int
+}
+
+// PromptRows returns how many rows a pass of prompts has at most, on b; 0: it reads one
+// piece of one prompt.
+func PromptRows(b Backend) int {
+	if r, ok := b.(PromptReader); ok {
+		return r.PromptRows()
+	}
+	return 0
+}
+
 // Sampler is a backend that chooses tokens, so that logits [n,V] need not leave the
 // device.
 type Sampler interface {

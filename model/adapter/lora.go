@@ -35,7 +35,7 @@ func (a *lora) Product(p *model.Pass, l *model.Linear, y, x *tensor.Tensor, o *t
 	a.lowRank(p, x)
 	if u := a.dropped(p, x); u != x {
 		a.low.A = nil
-		p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train})
+		p.MatMul(a.au, u, a.a.Value, tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Uniform()})
 	}
 	o.LowRank = &a.low
 	if a.m != nil {
@@ -57,7 +57,7 @@ func (a *lora) Forward(p *model.Pass, l *model.Linear, y, x *tensor.Tensor) {
 	u := a.dropped(p, x)
 	a.lowRank(p, u)
 	a.scaled = p.Like(y)
-	o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Train}
+	o := tensor.MatMul{TransB: true, Alpha: 1, Uniform: p.Uniform()}
 	if u != x {
 		z := p.Like(y)
 		p.MatMul(z, u, l.W.Value, o)

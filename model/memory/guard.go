@@ -136,18 +136,48 @@ func Score(ctx context.Context, d *model.Decoder, cs []model.Continuation, o mod
 }
 
 // Generate plans [model.Decoder.Generate] of reqs on d, a decoder of the plan:
-// of the longest requests, each up to its first token.
+// of the longest requests, each up to its first token. What prompts have in common
+// counts as often as it comes, where several are read together.
 func Generate(ctx context.Context, d *model.Decoder, reqs []model.Request, o model.GenerateOptions) error {
 	limit := func(r model.Request) int { return len(r.Prompt) + r.MaxTokens }
 	most, tokens := slices.SortedStableFunc(slices.Values(reqs), func(a, b model.Request) int {
 		return cmp.Compare(limit(b), limit(a))
 	}), 0
 	for i := range most {
-		most[i].Stop = func([]int32) bool { return true }
 		if tokens += limit(most[i]); tokens > 2*max(o.CacheTokens, 16384) && i >= max(o.Batch, tensor.RowsTogether(d.Backend())) {
 			most = most[:i+1]
 			break
 		}
 	}
+	if rows := tensor.PromptRows(d.Backend()); rows > 0 {
+		most = apart(append(longest(reqs, rows), most...), d.Config.VocabSize)
+	}
+	for i := range most {
+		most[i].Stop = func([]int32) bool { return true }
+	}
 	return d.Generate(ctx, most, o, func(int, model.Result) error { return nil })
+}
+
+// longest returns the requests with the longest prompts that fill a pass of so many rows.
+func longest(reqs []model.Request, rows int) []model.Request {
+	list := slices.SortedStableFunc(slices.Values(reqs), func(a, b model.Request) int {
+		return cmp.Compare(len(b.Prompt), len(a.Prompt))
+	})
+	for i, r := range list {
+		if rows -= len(r.Prompt) - 1; rows <= 0 {
+			return list[:i+1]
+		}
+	}
+	return list
+}
+
+// apart gives prompts that have nothing in common, in place of those of reqs.
+func apart(reqs []model.Request, vocabulary int) []model.Request {
+	for i := range reqs {
+		if p := slices.Clone(reqs[i].Prompt); len(p) > 0 {
+			p[0] = int32(i % vocabulary)
+			reqs[i].Prompt = p
+		}
+	}
+	return reqs
 }

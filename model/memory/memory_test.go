@@ -205,6 +205,58 @@ func TestLargest(t *testing.T) {
 	near(t, "generate", some, all)
 }
 
+// reading is a backend, or a plan of one, that reads several prompts in a pass.
+type reading struct{ *cpu.Backend }
+
+func (r reading) Plan() tensor.Plan { return readingPlan{r.Backend.Plan()} }
+
+type readingPlan struct{ tensor.Plan }
+
+func (readingPlan) PromptRows() int { return 2048 }
+
+// TestReading: a plan has the largest pass of prompts, though others are longer with
+// their answers, and as if prompts had nothing in common.
+func TestReading(t *testing.T) {
+	c := model.Config{VocabSize: 300, Hidden: 256, Intermediate: 1024, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16,
+		MaxPositions: 4096, NormEps: 1e-5, InitRange: 0.02, Tied: true, Rope: model.Rope{Theta: 10000}}
+	var reqs []model.Request
+	for i := range 200 {
+		r := model.Request{Prompt: make([]int32, 20), MaxTokens: 900}
+		if i%4 == 3 {
+			r = model.Request{Prompt: make([]int32, 400+i), MaxTokens: 4}
+		}
+		r.Prompt[0] = int32(i)
+		reqs = append(reqs, r)
+	}
+	o := model.GenerateOptions{Batch: 16, CacheTokens: 20000}
+	peak := func(work func(d *model.Decoder) error) tensor.Usage {
+		b := cpu.New(1)
+		defer b.Close()
+		g := NewGuard(reading{b})
+		d, err := g.Decoder(c, model.Random(c, 1), "", tensor.F32)
+		if err == nil {
+			err = work(d)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.Plan.Peak()
+	}
+	ctx := context.Background()
+	all := peak(func(d *model.Decoder) error {
+		rs := slices.Clone(reqs)
+		for i := range rs { // what comes first, and how long answers are, changes nothing
+			rs[i].Stop = func([]int32) bool { return true }
+		}
+		return d.Generate(ctx, rs, o, func(int, model.Result) error { return nil })
+	})
+	near(t, "generate", peak(func(d *model.Decoder) error { return Generate(ctx, d, reqs, o) }), all)
+	for i := range reqs {
+		reqs[i].Prompt[0] = 7
+	}
+	near(t, "generate with a common beginning", peak(func(d *model.Decoder) error { return Generate(ctx, d, reqs, o) }), all)
+}
+
 func near(t *testing.T, name string, some, all tensor.Usage) {
 	t.Helper()
 	r := float64(some.Bytes) / float64(all.Bytes)

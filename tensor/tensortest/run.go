@@ -51,6 +51,7 @@ var conformance = []struct {
 	{"weights that are lent", testLent},
 	{"matmul repeats exactly", testMatMulRepeats},
 	{"rows decoded together", testDecodeRows},
+	{"prompts read together", testPrompts},
 	{"vectors and rows", testVectors},
 	{"bias gradient", testBias},
 	{"dropout", testDropout},

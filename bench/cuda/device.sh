@@ -16,7 +16,8 @@
 #   peer_decode    generation with them
 #   peer_compiled  training with torch.compile, which takes its time
 #   program    pipe-cuda says which device it found
-#   recipes    the quickstart on the processor and on the device, and the metrics that differ
+#   recipes    the quickstart on the processor and on the device, and the metrics that differ; the
+#              legal recipe on the device, a short way through it, if its model was fetched
 #
 # Without arguments: suite kernels. The parts run in the order given; what one
 # has measured when its time is over counts. Logs and results.jsonl are written
@@ -184,6 +185,12 @@ recipes() {
 		"$run/pipe-cuda" ls pipelines/quickstart.hcl --device "$on" --store "$store" >"$OUT/recipe.$on.txt" 2>>"$log"
 	done
 	"$run/pipe-cuda" metrics pipelines/quickstart.hcl --store "$store" 2>>"$log" | grep -E 'accuracy|exact_match|perplexity'
+	if [ -e pipelines/legal/cache/SmolLM2-135M-Instruct.Q4_1.gguf ]; then
+		limited 150 "$run/pipe-cuda" run pipelines/legal.hcl --device cuda --store "$store" \
+			--var dialogues=12 --var steps=3 --var limit=6 --var needles=1 --var out="$OUT/legal" >/dev/null
+		"$run/pipe-cuda" metrics pipelines/legal.hcl --store "$store" 2>>"$log" | grep -E 'accuracy|exact_match|perplexity'
+		rm -rf "$OUT/legal"
+	fi
 	rm -rf "$store"
 }
 

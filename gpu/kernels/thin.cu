@@ -266,7 +266,9 @@ THIN_TALL(thin_tall_f32_3, 3, false)
 
 // GradArgs are the parts of sums over rows, g[j,i] = sum of x[t,j] * u[t,i], and, with
 // du, of sums over columns, d[t,i] = sum of x[t,j] * w[j,i]: i < r, at most 8 NT.
-// They are as the fragments of mma_bf16 hold them.
+// They are as the fragments of mma_bf16 hold them. With y, x is multiplied with s
+// first, which sets z, and column sums of the products of both as they were, those of
+// a part in c, go with it.
 struct GradArgs {
     const void* x;  // [m,n]
     const float* u; // [m,r]
@@ -277,17 +279,24 @@ struct GradArgs {
     int rows;   // of a part of g, a multiple of 16 and of the groups
     int stages; // of copies, at least 2
     int unused;
+    const uint16_t* y; // [m,n], as z, of rows like those of x
+    uint16_t* z;       // may be x
+    const float* s;    // [n]
+    float* c;          // [parts,n]
 };
 
 // A group of 8 warps has 512 columns (blockIdx.x), a warp 64 of them; of the rows of
 // a part (blockIdx.y) a group takes 16 at a time, in turn with the other group if
 // there is one. A warp copies its tiles of 16 x 64 to shared memory itself, some
-// steps ahead, and takes each of them for both products.
-template <int NT, bool half, bool both> struct Grad {
-    static const int TILE = half ? 2048 : 4096;
-    static const bool late = both && !half && NT == 2; // has no registers to load u some time ahead
+// steps ahead, and takes each of them for both products. Where they are scaled, the
+// tiles of y, which those of z replace, lie before those of x, and half is of z.
+enum Scaled { UNSCALED, SCALED_HALF, SCALED_FLOAT }; // by the type of x
+template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
+    static const int TILE = (half ? 2048 : 4096) + (scaled == UNSCALED ? 0 : scaled == SCALED_HALF ? 2048 : 4096);
+    static const bool late = both && (!half || scaled != UNSCALED) && NT == 2; // has no registers to load u some time ahead
     const GradArgs& a;
     float d[4][NT][4]; // of 16 columns each
+    float sums[8];     // of products with y: lane % 8 has 8 columns, lane / 8 every fourth row
 
     // place returns where 16 bytes of a tile lie: such that neither rows nor columns
     // that lanes read at a time meet in a bank.
@@ -297,15 +306,56 @@ template <int NT, bool half, bool both> struct Grad {
 
     // copy begins to copy the tile of rows from t and columns from j.
     __device__ __forceinline__ void copy(unsigned char* tile, int t, int j) const {
-        const int lane = threadIdx.x % 32, CHUNKS = half ? 8 : 16, PER = half ? 8 : 4, STEP = 32 / CHUNKS;
-        const int r = lane / CHUNKS, c = lane % CHUNKS, left = j + c * PER < a.n ? a.m - t - r : 0; // rows that exist
-        const unsigned char* from = (const unsigned char*)a.x + ((t + r) * a.ldx + j + c * PER) * (half ? 2 : 4);
-#pragma unroll
-        for (int e = 0; e < 16; e += STEP) {
-            cp_async16(tile + place(r + e, c), e < left ? from : a.x, e < left);
-            from += STEP * a.ldx * (half ? 2 : 4);
+        if constexpr (scaled == UNSCALED) {
+            rows_of<half>(tile, a.x, t, j);
+        } else {
+            rows_of<true>(tile, a.y, t, j);
+            rows_of<scaled == SCALED_HALF>(tile + 2048, a.x, t, j);
         }
         cp_async_commit();
+    }
+    template <bool narrow> __device__ __forceinline__ void rows_of(unsigned char* tile, const void* x, int t, int j) const {
+        const int lane = threadIdx.x % 32, CHUNKS = narrow ? 8 : 16, PER = narrow ? 8 : 4, STEP = 32 / CHUNKS;
+        const int r = lane / CHUNKS, c = lane % CHUNKS, left = j + c * PER < a.n ? a.m - t - r : 0; // rows that exist
+        const unsigned char* from = (const unsigned char*)x + ((t + r) * a.ldx + j + c * PER) * (narrow ? 2 : 4);
+#pragma unroll
+        for (int e = 0; e < 16; e += STEP) {
+            const int at = narrow == half ? place(r + e, c) : c % 2 * 2048 + place(r + e, c / 2); // as scale reads it
+            cp_async16(tile + at, e < left ? from : x, e < left);
+            from += STEP * a.ldx * (narrow ? 2 : 4);
+        }
+    }
+
+    // scale puts z in the place of y, and stores its rows before end. A lane has 8
+    // columns of every fourth row.
+    __device__ __forceinline__ void scale(unsigned char* tile, const float* by, int t, int end, int j) {
+        const int lane = threadIdx.x % 32, r = lane / 8, c = lane % 8, left = j + c * 8 < a.n ? end - t - r : 0;
+        const float4 lo = *(const float4*)(by + 8 * c), hi = *(const float4*)(by + 8 * c + 4);
+        uint16_t* to = a.z + ((t + r) * a.ldx + j + c * 8);
+#pragma unroll
+        for (int e = 0; e < 16; e += 4) {
+            uint4* at = (uint4*)(tile + place(r + e, c));
+            const uint4 q = *at;
+            const uint32_t y[4] = {q.x, q.y, q.z, q.w};
+            float x[8];
+            const uint4 p = at[128], o = scaled == SCALED_FLOAT ? at[256] : p;
+            if (scaled == SCALED_FLOAT) {
+                x[0] = __uint_as_float(p.x), x[1] = __uint_as_float(p.y), x[2] = __uint_as_float(p.z), x[3] = __uint_as_float(p.w);
+                x[4] = __uint_as_float(o.x), x[5] = __uint_as_float(o.y), x[6] = __uint_as_float(o.z), x[7] = __uint_as_float(o.w);
+            } else {
+                x[0] = __uint_as_float(p.x << 16), x[1] = __uint_as_float(p.x & 0xffff0000u), x[2] = __uint_as_float(p.y << 16), x[3] = __uint_as_float(p.y & 0xffff0000u);
+                x[4] = __uint_as_float(p.z << 16), x[5] = __uint_as_float(p.z & 0xffff0000u), x[6] = __uint_as_float(p.w << 16), x[7] = __uint_as_float(p.w & 0xffff0000u);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) sums[i] = fmaf(x[i], i % 2 ? __uint_as_float(y[i / 2] & 0xffff0000u) : __uint_as_float(y[i / 2] << 16), sums[i]);
+            uint4 z = {0, 0, 0, 0}; // of rows that there are not, whatever s is
+            if (e < left) {
+                z = {pack_bf16(x[0] * lo.x, x[1] * lo.y), pack_bf16(x[2] * lo.z, x[3] * lo.w), pack_bf16(x[4] * hi.x, x[5] * hi.y), pack_bf16(x[6] * hi.z, x[7] * hi.w)};
+                *(uint4*)to = z;
+            }
+            *at = z;
+            to += 4 * a.ldx;
+        }
     }
 
     // Of 16 rows of a tile of float as terms, a lane has those from lane % 4 on, 4
@@ -359,12 +409,20 @@ template <int NT, bool half, bool both> struct Grad {
         const int j0 = blockIdx.x * 512 + warp % 8 * 64, first = blockIdx.y * a.rows, end = min(a.m, first + a.rows), step = 16 * groups;
         unsigned char* ring = smem + warp * a.stages * TILE;
         float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT * 4][32]
+        float* by = swap + 2 * groups * 8 * NT * 128 + warp % 8 * 64;  // s of the warp's columns
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
         int t = first + group * 16;
         for (int s = 0; s + 1 < a.stages; s++) copy(ring + s * TILE, s * step + t < end ? s * step + t : a.m, j0);
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) sums[i] = 0;
+            if (group == 0)
+                for (int i = lane; i < 64; i += 32) by[i] = j0 + i < a.n ? __ldg(a.s + j0 + i) : 0;
+            __syncthreads();
+        }
         ThinFragment<2, 3> w[both ? 4 : 1][NT];
         if constexpr (both) {
 #pragma unroll
@@ -383,19 +441,23 @@ template <int NT, bool half, bool both> struct Grad {
         rows(u, t < end ? t : a.m);
         int at = 0, flip = 0; // where in the ring, and which half of swap
         for (int base = first; base < end; base += step, t += step, flip ^= 1) {
-            ThinFragment<2, 3> b[NT];
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
             wait();
             __syncwarp();
-            const unsigned char* tile = ring + at * TILE;
+            unsigned char* tile = ring + at * TILE;
             {
                 const int next = t + (a.stages - 1) * step, to = at == 0 ? a.stages - 1 : at - 1;
                 copy(ring + to * TILE, next < end ? next : a.m, j0);
             }
             at = at + 1 == a.stages ? 0 : at + 1;
+            if constexpr (scaled != UNSCALED) {
+                scale(tile, by, t, end, j0);
+                __syncwarp();
+            }
+            ThinFragment<2, 3> b[NT];
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
             const int parts = half ? 1 : 3;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -439,21 +501,39 @@ template <int NT, bool half, bool both> struct Grad {
             }
         }
         cp_async_wait<0>();
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 8);
+                sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 16);
+            }
+        }
         if (groups > 1) { // the first adds what the second has
             __syncthreads();
             float4* all = (float4*)smem + warp % 8 * 4 * NT * 32 + lane;
+            float* columns = (float*)smem + 8 * 4 * NT * 128 + warp % 8 * 64 + lane * 8;
             if (group == 1) {
+                if (scaled != UNSCALED && lane < 8)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) columns[i] = sums[i];
 #pragma unroll
                 for (int e = 0; e < 4 * NT; e++) all[e * 32] = make_float4(d[e / NT][e % NT][0], d[e / NT][e % NT][1], d[e / NT][e % NT][2], d[e / NT][e % NT][3]);
             }
             __syncthreads();
             if (group == 1) return;
+            if (scaled != UNSCALED && lane < 8)
+#pragma unroll
+                for (int i = 0; i < 8; i++) sums[i] += columns[i];
 #pragma unroll
             for (int e = 0; e < 4 * NT; e++) {
                 const float4 f = all[e * 32];
                 float* s = d[e / NT][e % NT];
                 s[0] += f.x, s[1] += f.y, s[2] += f.z, s[3] += f.w;
             }
+        }
+        if (scaled != UNSCALED && lane < 8 && j0 + lane * 8 < a.n) {
+            float4* c = (float4*)(a.c + (long long)blockIdx.y * a.n + j0 + lane * 8);
+            c[0] = make_float4(sums[0], sums[1], sums[2], sums[3]), c[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
         }
         float4* to = (float4*)a.g + (((long long)blockIdx.y * gridDim.x + blockIdx.x) * 8 + warp % 8) * 4 * NT * 32 + lane;
 #pragma unroll
@@ -470,30 +550,37 @@ template <int NT, bool half, bool both> struct Grad {
     }
 };
 
-#define THIN_GRAD(name, NT, half, both, threads) \
-    KERNEL(name, GradArgs, threads) {              \
-        DYNAMIC_SHARED(smem);                      \
-        Grad<NT, half, both> grad = {a};           \
-        grad.run(smem);                            \
+#define THIN_GRAD(name, NT, threads, ...) \
+    KERNEL(name, GradArgs, threads) {       \
+        DYNAMIC_SHARED(smem);               \
+        Grad<NT, __VA_ARGS__> grad = {a};   \
+        grad.run(smem);                     \
     }
-THIN_GRAD(thin_outer_bf16_1, 1, true, false, 512)
-THIN_GRAD(thin_outer_bf16_2, 2, true, false, 512)
-THIN_GRAD(thin_outer_bf16_4, 4, true, false, 256)
-THIN_GRAD(thin_outer_f32_1, 1, false, false, 512)
-THIN_GRAD(thin_outer_f32_2, 2, false, false, 512)
-THIN_GRAD(thin_outer_f32_4, 4, false, false, 256)
-THIN_GRAD(thin_both_bf16_1, 1, true, true, 512)
-THIN_GRAD(thin_both_bf16_2, 2, true, true, 512)
-THIN_GRAD(thin_both_bf16_4, 4, true, true, 256)
-THIN_GRAD(thin_both_f32_1, 1, false, true, 512)
-THIN_GRAD(thin_both_f32_2, 2, false, true, 512)
-THIN_GRAD(thin_both_f32_4, 4, false, true, 256)
+THIN_GRAD(thin_outer_bf16_1, 1, 512, true, false)
+THIN_GRAD(thin_outer_bf16_2, 2, 512, true, false)
+THIN_GRAD(thin_outer_bf16_4, 4, 256, true, false)
+THIN_GRAD(thin_outer_f32_1, 1, 512, false, false)
+THIN_GRAD(thin_outer_f32_2, 2, 512, false, false)
+THIN_GRAD(thin_outer_f32_4, 4, 256, false, false)
+THIN_GRAD(thin_both_bf16_1, 1, 512, true, true)
+THIN_GRAD(thin_both_bf16_2, 2, 512, true, true)
+THIN_GRAD(thin_both_bf16_4, 4, 256, true, true)
+THIN_GRAD(thin_both_f32_1, 1, 512, false, true)
+THIN_GRAD(thin_both_f32_2, 2, 512, false, true)
+THIN_GRAD(thin_both_f32_4, 4, 256, false, true)
+THIN_GRAD(thin_scaled_bf16_1, 1, 512, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_bf16_2, 2, 512, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_bf16_4, 4, 256, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_f32_1, 1, 512, true, true, SCALED_FLOAT)
+THIN_GRAD(thin_scaled_f32_2, 2, 512, true, true, SCALED_FLOAT)
+THIN_GRAD(thin_scaled_f32_4, 4, 256, true, true, SCALED_FLOAT)
 
 // GradSumArgs add the parts of GradArgs in their order: out[j*sj + i*si] = alpha * sum
-// + beta * out for the sums over rows, and du = alpha * sum, unless it is null.
+// + beta * out for the sums over rows, and du = alpha * sum, unless it is null; with
+// c, dm[j] += sum / scale[j], where 0/0 counts as 0.
 struct GradSumArgs {
-    const float *g, *d;
-    float *out, *du;
+    const float *g, *d, *c, *scale;
+    float *out, *du, *dm;
     long long sj, si, ldu;
     int m, n, r, nt;
     int parts, blocks; // of rows, of columns
@@ -501,11 +588,21 @@ struct GradSumArgs {
 };
 KERNEL(thin_grad_sum, GradSumArgs, 256) {
     const int own = a.nt * 32;
-    const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, all = sums + (a.du ? tiles * own : 0);
+    const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, both = sums + (a.du ? tiles * own : 0), all = both + (a.c ? a.n : 0);
     for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
         const int lane = e % 32, c = lane % 4 * 2;
         float v[4] = {0, 0, 0, 0};
+        if (e >= both) {
+            const long long j = e - both;
+            double sum = 0;
+#pragma unroll 8
+            for (int z = 0; z < a.parts; z++) sum += (double)__ldg(a.c + (long long)z * a.n + j);
+            const double m = (double)__ldg(a.scale + j);
+            if (m != 0 || sum != 0) a.dm[j] += (float)(sum / m);
+            continue;
+        }
         if (e < sums) {
+#pragma unroll 8
             for (int z = 0; z < a.parts; z++) {
                 const float4 f = __ldg((const float4*)a.g + z * sums + e);
                 v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
@@ -524,6 +621,7 @@ KERNEL(thin_grad_sum, GradSumArgs, 256) {
         }
         const long long f = e - sums, tile = f / own;
         const int n = f % own / 32;
+#pragma unroll 8
         for (int z = 0; z < a.blocks; z++)
 #pragma unroll
             for (int q = 0; q < 4; q++) v[q] += __ldg(a.d + (z * tiles + tile) * (own * 4) + (n * 4 + q) * 32 + lane);

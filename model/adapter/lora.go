@@ -94,10 +94,16 @@ func (a *lora) Backward(p *model.Pass, l *model.Linear, dx, x, dy, spare *tensor
 		if dz = spare; dz == nil || u != x { // with dropout dy is needed to the end
 			dz = p.Like(a.scaled)
 		}
-		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
 	dau := p.New(a.au.Shape...) // [tokens, r]
-	p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
+	if a.m != nil {
+		p.DoRAGrad(tensor.DoRAGrad{
+			DZ: dz, DM: a.m.Grad, DY: dy, Y: a.scaled, Ratio: a.ratio, M: a.m.Value,
+			DU: dau, DV: a.b.Grad, U: a.au, V: a.b.Value, Scale: a.scale,
+		})
+	} else {
+		p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
+	}
 	p.AddOuter(a.a.Grad, dau, u, 1)
 	if u == x {
 		a.low = tensor.LowRank{U: dau, V: a.a.Value, Alpha: 1}

@@ -4,7 +4,7 @@
 // the parts are multiplied by tensor cores, and the sums are float32; of products of
 // two cut operands those below 2^-22 are left out. An infinite term makes the sum
 // NaN, but thin_tall then computes it again without cutting.
-#include "common.cuh"
+#include "walk.cuh"
 
 // thin_cut cuts two floats into pairs of bfloat16, the highest first: each takes
 // the next 8 bits.
@@ -327,33 +327,31 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
     }
 
     // scale puts z in the place of y, and stores its rows before end. A lane has 8
-    // columns of every fourth row.
+    // columns of every fourth row, of which it takes 4 at a time.
     __device__ __forceinline__ void scale(unsigned char* tile, const float* by, int t, int end, int j) {
         const int lane = threadIdx.x % 32, r = lane / 8, c = lane % 8, left = j + c * 8 < a.n ? end - t - r : 0;
-        const float4 lo = *(const float4*)(by + 8 * c), hi = *(const float4*)(by + 8 * c + 4);
         uint16_t* to = a.z + ((t + r) * a.ldx + j + c * 8);
 #pragma unroll
         for (int e = 0; e < 16; e += 4) {
-            uint4* at = (uint4*)(tile + place(r + e, c));
-            const uint4 q = *at;
-            const uint32_t y[4] = {q.x, q.y, q.z, q.w};
-            float x[8];
-            const uint4 p = at[128], o = scaled == SCALED_FLOAT ? at[256] : p;
-            if (scaled == SCALED_FLOAT) {
-                x[0] = __uint_as_float(p.x), x[1] = __uint_as_float(p.y), x[2] = __uint_as_float(p.z), x[3] = __uint_as_float(p.w);
-                x[4] = __uint_as_float(o.x), x[5] = __uint_as_float(o.y), x[6] = __uint_as_float(o.z), x[7] = __uint_as_float(o.w);
-            } else {
-                x[0] = __uint_as_float(p.x << 16), x[1] = __uint_as_float(p.x & 0xffff0000u), x[2] = __uint_as_float(p.y << 16), x[3] = __uint_as_float(p.y & 0xffff0000u);
-                x[4] = __uint_as_float(p.z << 16), x[5] = __uint_as_float(p.z & 0xffff0000u), x[6] = __uint_as_float(p.w << 16), x[7] = __uint_as_float(p.w & 0xffff0000u);
-            }
+            unsigned char* at = tile + place(r + e, c);
+            uint32_t z[4];
 #pragma unroll
-            for (int i = 0; i < 8; i++) sums[i] = fmaf(x[i], i % 2 ? __uint_as_float(y[i / 2] & 0xffff0000u) : __uint_as_float(y[i / 2] << 16), sums[i]);
-            uint4 z = {0, 0, 0, 0}; // of rows that there are not, whatever s is
-            if (e < left) {
-                z = {pack_bf16(x[0] * lo.x, x[1] * lo.y), pack_bf16(x[2] * lo.z, x[3] * lo.w), pack_bf16(x[4] * hi.x, x[5] * hi.y), pack_bf16(x[6] * hi.z, x[7] * hi.w)};
-                *(uint4*)to = z;
+            for (int h = 0; h < 2; h++) {
+                float x[4], y[4];
+                load<4>(y, (const uint16_t*)at + 4 * h);
+                if (scaled == SCALED_FLOAT)
+                    load<4>(x, (const float*)(at + 2048 + 2048 * h));
+                else
+                    load<4>(x, (const uint16_t*)(at + 2048) + 4 * h);
+                const float4 s = *(const float4*)(by + 8 * c + 4 * h);
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[4 * h + i] = fmaf(x[i], y[i], sums[4 * h + i]);
+                z[2 * h] = z[2 * h + 1] = 0; // of rows that there are not, whatever s is
+                if (e < left) z[2 * h] = pack_bf16(x[0] * s.x, x[1] * s.y), z[2 * h + 1] = pack_bf16(x[2] * s.z, x[3] * s.w);
             }
-            *at = z;
+            const uint4 q = {z[0], z[1], z[2], z[3]};
+            *(uint4*)at = q;
+            if (e < left) *(uint4*)to = q;
             to += 4 * a.ldx;
         }
     }

@@ -109,6 +109,18 @@ type Repeater interface {
 	Repeat(s Step, o Attention, f func())
 }
 
+// DoRANorms is a backend that computes norms of many weights at less cost together.
+type DoRANorms interface {
+	// DoRANorms is DoRANorm of each.
+	DoRANorms(ns []DoRANorm)
+}
+
+// DoRANorm is what [Linear.DoRANorm] sets and reads.
+type DoRANorm struct {
+	Ratio, C, W2, W, A, B, M *Tensor
+	Scale                    float32
+}
+
 // A Step names what is repeated. Equal ones ask for the same operations of the same
 // tensors.
 type Step struct {

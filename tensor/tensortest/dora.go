@@ -86,3 +86,39 @@ func (s *suite) alike(name string, got, want *tensor.Tensor, tol Tolerance) {
 	}
 	Close(s, name, x, y, tol)
 }
+
+// Norms of many weights are those of each, whatever their types and ranks are.
+func testDoRANorms(s *suite) {
+	together, ok := s.b.(tensor.DoRANorms)
+	if !ok {
+		s.Skip("this backend computes norms one at a time")
+	}
+	var ns []tensor.DoRANorm
+	var norms, ratios [][]float64
+	for i, z := range [][3]int{{40, 72, 4}, {300, 64, 4}, {1, 200, 4}, {257, 136, 4}, {20, 9, 4}, {30, 64, 33}, {60, 32, 4}, {0, 8, 4}, {33, 256, 4}} {
+		out, in, r := z[0], z[1], z[2]
+		dt := tensor.BF16
+		if i == 6 {
+			dt = tensor.Q8_0
+		}
+		w := s.load(dt, s.stored(dt, out, in), out, in)
+		if i < 8 {
+			s.b.Precision(w, tensor.BF16)
+		}
+		n := tensor.DoRANorm{
+			Ratio: s.garbage(out), C: s.garbage(out), W2: s.garbage(out), W: w,
+			A: s.put(s.normal(r*in), r, in), B: s.put(s.normal(out*r), out, r), M: s.put(s.normal(out), out), Scale: 0.5,
+		}
+		s.b.RowSquares(n.W2, w)
+		s.b.DoRANorm(n.Ratio, n.C, n.W2, n.W, n.A, n.B, n.M, n.Scale)
+		norms, ratios = append(norms, float64s(s.get(n.C))), append(ratios, float64s(s.get(n.Ratio)))
+		n.Ratio, n.C = s.garbage(out), s.garbage(out)
+		ns = append(ns, n)
+	}
+	together.DoRANorms(nil)
+	together.DoRANorms(ns)
+	for i, n := range ns {
+		s.check(fmt.Sprintf("norms of %v", n.W.Shape), n.C, norms[i], F32)
+		s.check(fmt.Sprintf("ratios of %v", n.W.Shape), n.Ratio, ratios[i], F32)
+	}
+}

@@ -406,7 +406,7 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, groups = blockDim.x / 256, group = warp / 8;
         const int j0 = blockIdx.x * 512 + warp % 8 * 64, first = blockIdx.y * a.rows, end = min(a.m, first + a.rows), step = 16 * groups;
         unsigned char* ring = smem + warp * a.stages * TILE;
-        float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT * 4][32]
+        float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT][32][4]
         float* by = swap + 2 * groups * 8 * NT * 128 + warp % 8 * 64;  // s of the warp's columns
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -483,9 +483,7 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
                 if (late) rows(u, t + step < end ? t + step : a.m);
                 float* mine = swap + (flip * groups + group) * (8 * NT * 128);
 #pragma unroll
-                for (int n = 0; n < NT; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) mine[((warp % 8 * NT + n) * 4 + e) * 32 + lane] = v[n][e];
+                for (int n = 0; n < NT; n++) ((float4*)mine)[(warp % 8 * NT + n) * 32 + lane] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
                 __syncthreads();
                 const int tiles = (a.m + 15) / 16;
                 for (int e = threadIdx.x % 256; e < NT * 128 && t < end; e += 256) {
@@ -586,10 +584,8 @@ struct GradSumArgs {
 };
 KERNEL(thin_grad_sum, GradSumArgs, 256) {
     const int own = a.nt * 32;
-    const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, both = sums + (a.du ? tiles * own : 0), all = both + (a.c ? a.n : 0);
+    const long long sums = (long long)a.blocks * 32 * own, rows = (a.m + 15) / 16 * own, both = sums + (a.du ? rows : 0), all = both + (a.c ? a.n : 0);
     for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
-        const int lane = e % 32, c = lane % 4 * 2;
-        float v[4] = {0, 0, 0, 0};
         if (e >= both) {
             const long long j = e - both;
             double sum = 0;
@@ -599,35 +595,31 @@ KERNEL(thin_grad_sum, GradSumArgs, 256) {
             if (m != 0 || sum != 0) a.dm[j] += (float)(sum / m);
             continue;
         }
-        if (e < sums) {
-#pragma unroll 8
-            for (int z = 0; z < a.parts; z++) {
-                const float4 f = __ldg((const float4*)a.g + z * sums + e);
-                v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
-            }
-            const int n = e / 32 % a.nt;
-            const long long j0 = e / own * 16 + lane / 4;
+        const bool down = e < sums;
+        const float4* from = down ? (const float4*)a.g + e : (const float4*)a.d + (e - sums);
+        const long long step = down ? sums : rows;
+        const int count = down ? a.parts : a.blocks;
+        float v[4] = {0, 0, 0, 0};
+        for (int z = 0; z < count; z += 8) { // that many are on their way
+            float4 f[8];
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const long long j = j0 + q / 2 * 8;
-                const int i = 8 * n + c + q % 2;
-                if (j >= a.n || i >= a.r) continue;
-                float* to = a.out + j * a.sj + i * a.si;
-                *to = a.beta != 0 ? fmaf(a.beta, *to, a.alpha * v[q]) : a.alpha * v[q];
-            }
-            continue;
+            for (int q = 0; q < 8; q++) f[q] = z + q < count ? __ldg(from + (z + q) * step) : float4{0, 0, 0, 0};
+#pragma unroll
+            for (int q = 0; q < 8; q++) v[0] += f[q].x, v[1] += f[q].y, v[2] += f[q].z, v[3] += f[q].w;
         }
-        const long long f = e - sums, tile = f / own;
-        const int n = f % own / 32;
-#pragma unroll 8
-        for (int z = 0; z < a.blocks; z++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) v[q] += __ldg(a.d + (z * tiles + tile) * (own * 4) + (n * 4 + q) * 32 + lane);
+        const long long at = down ? e : e - sums, i0 = at / own * 16 + at % 32 / 4;
+        const int c = at % own / 32 * 8 + at % 4 * 2;
 #pragma unroll
         for (int q = 0; q < 4; q++) {
-            const long long t = tile * 16 + lane / 4 + q / 2 * 8;
-            const int i = 8 * n + c + q % 2;
-            if (t < a.m && i < a.r) a.du[t * a.ldu + i] = a.alpha * v[q];
+            const long long j = i0 + q / 2 * 8;
+            const int i = c + q % 2;
+            if (j >= (down ? a.n : a.m) || i >= a.r) continue;
+            if (!down) {
+                a.du[j * a.ldu + i] = a.alpha * v[q];
+                continue;
+            }
+            float* to = a.out + j * a.sj + i * a.si;
+            *to = a.beta != 0 ? fmaf(a.beta, *to, a.alpha * v[q]) : a.alpha * v[q];
         }
     }
 }

@@ -285,6 +285,15 @@ struct GradArgs {
     float* c;          // [parts,n]
 };
 
+// thin_wait is the barrier of a group.
+__device__ __forceinline__ void thin_wait(int group) {
+#ifdef PIPE_EMU
+    emu::named(1 + group, 256);
+#else
+    asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
+#endif
+}
+
 // A group of 8 warps has 512 columns (blockIdx.x), a warp 64 of them; of the rows of
 // a part (blockIdx.y) a group takes 16 at a time, in turn with the other group if
 // there is one. A warp copies its tiles of 16 x 64 to shared memory itself, some
@@ -362,14 +371,14 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
 
     // rows loads what of u belongs to the tile: 4 rows of a column a lane.
     __device__ __forceinline__ void rows(float (&u)[NT][4], int t) const {
-        const int lane = threadIdx.x % 32;
+        const int first = t + term(0), left = a.m - first, i = threadIdx.x % 32 / 4;
+        const float* from = a.u + first * a.ldu + i;
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+        for (int e = 0; e < 4; e++) {
+            const int r = half ? e % 2 + e / 2 * 8 : 4 * e; // term(e) - term(0)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int r = t + term(e), i = 8 * n + lane / 4;
-                u[n][e] = r < a.m && i < a.r ? __ldg(a.u + r * a.ldu + i) : 0;
-            }
+            for (int n = 0; n < NT; n++) u[n][e] = r < left && 8 * n + i < a.r ? __ldg(from + r * a.ldu + 8 * n) : 0;
+        }
     }
 
     // across and down are elements 16 i to 16 i + 15 of 16 rows of the tile, as the first
@@ -484,7 +493,7 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
                 float* mine = swap + (flip * groups + group) * (8 * NT * 128);
 #pragma unroll
                 for (int n = 0; n < NT; n++) ((float4*)mine)[(warp % 8 * NT + n) * 32 + lane] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
-                __syncthreads();
+                thin_wait(group);
                 const int tiles = (a.m + 15) / 16;
                 for (int e = threadIdx.x % 256; e < NT * 128 && t < end; e += 256) {
                     float sum = mine[e];

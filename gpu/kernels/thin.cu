@@ -294,6 +294,15 @@ __device__ __forceinline__ void thin_wait(int group) {
 #endif
 }
 
+// thin_store stores 16 bytes at once, which the compiler would not everywhere.
+__device__ __forceinline__ void thin_store(void* to, uint4 v) {
+#ifdef PIPE_EMU
+    *(uint4*)to = v;
+#else
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#endif
+}
+
 // A group of 8 warps has 512 columns (blockIdx.x), a warp 64 of them; of the rows of
 // a part (blockIdx.y) a group takes 16 at a time, in turn with the other group if
 // there is one. A warp copies its tiles of 16 x 64 to shared memory itself, some
@@ -360,7 +369,7 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
             }
             const uint4 q = {z[0], z[1], z[2], z[3]};
             *(uint4*)at = q;
-            if (e < left) *(uint4*)to = q;
+            if (e < left) thin_store(to, q);
             to += 4 * a.ldx;
         }
     }

@@ -432,12 +432,10 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
             for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
         int t = first + group * 16;
         for (int s = 0; s + 1 < a.stages; s++) copy(ring + s * TILE, s * step + t < end ? s * step + t : a.m, j0);
+        float s[2]; // on its way with w
         if constexpr (scaled != UNSCALED) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) sums[i] = 0;
-            if (group == 0)
-                for (int i = lane; i < 64; i += 32) by[i] = j0 + i < a.n ? __ldg(a.s + j0 + i) : 0;
-            __syncthreads();
+            for (int i = 0; i < 2; i++) s[i] = j0 + lane + 32 * i < a.n ? __ldg(a.s + j0 + lane + 32 * i) : 0;
         }
         ThinFragment<2, 3> w[both ? 4 : 1][NT];
         if constexpr (both) {
@@ -455,6 +453,12 @@ template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
         }
         float u[NT][4];
         rows(u, t < end ? t : a.m);
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) sums[i] = 0;
+            if (group == 0) by[lane] = s[0], by[lane + 32] = s[1];
+            __syncthreads();
+        }
         int at = 0, flip = 0; // where in the ring, and which half of swap
         for (int base = first; base < end; base += step, t += step, flip ^= 1) {
             wait();
@@ -600,7 +604,17 @@ struct GradSumArgs {
     int parts, blocks; // of rows, of columns
     float alpha, beta;
 };
-KERNEL(thin_grad_sum, GradSumArgs, 256) {
+
+// thin_add adds N parts that are step apart, which are all on their way at a time.
+template <int N> __device__ __forceinline__ void thin_add(float (&v)[4], const float4* from, long long step) {
+    float4 f[N];
+#pragma unroll
+    for (int q = 0; q < N; q++) f[q] = __ldg(from + q * step);
+#pragma unroll
+    for (int q = 0; q < N; q++) v[0] += f[q].x, v[1] += f[q].y, v[2] += f[q].z, v[3] += f[q].w;
+}
+
+KERNEL_BOUNDS(thin_grad_sum, GradSumArgs, 256, 2) {
     const int own = a.nt * 32;
     const long long sums = (long long)a.blocks * 32 * own, rows = (a.m + 15) / 16 * own, both = sums + (a.du ? rows : 0), all = both + (a.c ? a.n : 0);
     for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
@@ -618,13 +632,11 @@ KERNEL(thin_grad_sum, GradSumArgs, 256) {
         const long long step = down ? sums : rows;
         const int count = down ? a.parts : a.blocks;
         float v[4] = {0, 0, 0, 0};
-        for (int z = 0; z < count; z += 8) { // that many are on their way
-            float4 f[8];
-#pragma unroll
-            for (int q = 0; q < 8; q++) f[q] = z + q < count ? __ldg(from + (z + q) * step) : float4{0, 0, 0, 0};
-#pragma unroll
-            for (int q = 0; q < 8; q++) v[0] += f[q].x, v[1] += f[q].y, v[2] += f[q].z, v[3] += f[q].w;
-        }
+        int z = 0;
+        for (; z + 16 <= count; z += 16) thin_add<16>(v, from + z * step, step);
+        if (z + 8 <= count) thin_add<8>(v, from + z * step, step), z += 8;
+        if (z + 4 <= count) thin_add<4>(v, from + z * step, step), z += 4;
+        for (; z < count; z++) thin_add<1>(v, from + z * step, step);
         const long long at = down ? e : e - sums, i0 = at / own * 16 + at % 32 / 4;
         const int c = at % own / 32 * 8 + at % 4 * 2;
 #pragma unroll

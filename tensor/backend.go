@@ -36,16 +36,17 @@ type Backend interface {
 	Close() error
 }
 
-// HalfActivations is a backend that takes activations of BF16 as well as of F32:
-// what a product makes and reads (a of MatMul and Project, also with TransA, b of
-// MatMul with TransA, their Dst with Beta 0, dy of LowRankGrad, DZ, DY and Y of DoRAGrad, and the tensors of
-// SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
-// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst and x of ScaleRows, dst, a and b of
-// Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
-// everything but lse of Attention and AttentionGrad. Tensors of one operation that
-// are named here together are of one type, but those of Add, of AddRMSNorm, of
-// ScaleColsGrad and of DoRAGrad may differ. Numbers are rounded when they are stored, to nearest,
-// ties to even; what is computed is as with F32.
+// HalfActivations is a backend that takes activations of BF16 as well as of F32: what
+// a product makes and reads (a of MatMul and Project, also with TransA, b of MatMul
+// with TransA, their Dst with Beta 0, dy of LowRankGrad, DZ, DY and Y of DoRAGrad, and
+// the tensors of SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate,
+// up and gradients of Rope, Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of
+// ScaleColsGrad, dst and x of ScaleRows, dst, a and b of Add, x of AddRow and ColSum,
+// sources of ScatterRows to BF16, GatherRows, and everything but lse of Attention and
+// AttentionGrad. Tensors of one operation that are named here together are of one
+// type, but those of Add, of AddRMSNorm, of ScaleColsGrad and of DoRAGrad may differ.
+// Numbers are rounded when they are stored, to nearest, ties to even; what is computed
+// is as with F32.
 type HalfActivations interface {
 	// HalfActivations reports that it does.
 	HalfActivations() bool

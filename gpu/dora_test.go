@@ -64,3 +64,45 @@ func testDoRANorm(p *pair) {
 		p.same(name+"ratio", ratio, tensortest.F32)
 	}
 }
+
+// TestDoRANorms: norms of many weights together, more than there are at a time, for
+// kernels that copy A ahead and that do not, with parts of tiles and of chunks.
+func TestDoRANorms(t *testing.T) {
+	p := newPair(t)
+	b := p.on[0].(*Backend)
+	own, sms := b.major, b.sms
+	for i := range 16 {
+		major, half, r := 8+i&1, i&2 > 0, []int{1, 16, 20, 40}[i>>2]
+		if major > own {
+			continue // the device has too little shared memory
+		}
+		b.major, b.sms = major, []int{1, 7, 40, 132}[i*5%16/4]
+		name := fmt.Sprintf("sm_%d0, half %v, rank %d, %d multiprocessors: ", major, half, r, b.sms)
+		var ns []tensor.DoRANorm
+		var norms, ratios []both
+		for at := range doraMost + 2 {
+			out, in := []int{8, 300, 256, 30, 513}[at%5], []int{64, 72, 200, 8}[at%4]
+			w := p.load(tensor.BF16, p.stored(tensor.BF16, out*in), out, in)
+			x, y, m := p.skewed(at%3/2, r, in), p.put(out, r), p.put(out)
+			sq, c, ratio := p.put(out), p.put(out), p.put(out)
+			p.run(func(on tensor.Backend, i int) {
+				if half {
+					on.Precision(w[i], tensor.BF16)
+				}
+				on.RowSquares(sq[i], w[i])
+				if n := (tensor.DoRANorm{Ratio: ratio[i], C: c[i], W2: sq[i], W: w[i], A: x[i], B: y[i], M: m[i], Scale: 0.1}); i == 0 {
+					ns = append(ns, n)
+				} else {
+					on.DoRANorm(n.Ratio, n.C, n.W2, n.W, n.A, n.B, n.M, n.Scale)
+				}
+			})
+			norms, ratios = append(norms, c), append(ratios, ratio)
+		}
+		b.DoRANorms(ns)
+		for at := range ns {
+			p.same(fmt.Sprintf("%snorm %d", name, at), norms[at], tensortest.F32)
+			p.same(fmt.Sprintf("%sratio %d", name, at), ratios[at], tensortest.F32)
+		}
+	}
+	b.major, b.sms = own, sms
+}

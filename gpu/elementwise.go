@@ -230,19 +230,34 @@ func (b *Backend) ColSum(dst, x *tensor.Tensor) {
 	b.sumColumns(kSumPlain[half], d, 0, rows, cols, partArgs{x: v})
 }
 
-// ScaleColsGrad implements [tensor.Linear].
-func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
-	const op = "scale columns gradient"
-	a := partArgs{s: input(op, s)}
+// scaledArgs are the operands of [Backend.ScaleColsGrad] on the device.
+type scaledArgs struct {
+	dx, dm, x, y, s, m uint64
+	rows, cols         int
+	types              int // which of x, y and dx are BF16, in bits
+}
+
+func scaled(op string, dx, dm, dy, y, s, m *tensor.Tensor) scaledArgs {
+	a := scaledArgs{s: input(op, s), m: input(op, m)}
 	var from, by, to int
 	a.x, from = numbers(op, dy)
 	a.y, by = numbers(op, y)
 	a.dx, to = numbersOut(op, dx)
-	d, w := output(op, dm), input(op, m)
+	a.dm, a.types = output(op, dm), from|by<<1|to<<2
 	sameShape(op, dx, dy, y)
-	rows, cols := matrix(op, dy)
-	checkLen(op, dm.Len(), cols)
-	checkLen(op, s.Len(), cols)
-	checkLen(op, m.Len(), cols)
-	b.sumColumns(kSumScaled[from|by<<1|to<<2], d, w, rows, cols, a)
+	a.rows, a.cols = matrix(op, dy)
+	for _, t := range [...]*tensor.Tensor{dm, s, m} {
+		checkLen(op, t.Len(), a.cols)
+	}
+	return a
+}
+
+// ScaleColsGrad implements [tensor.Linear].
+func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
+	a := scaled("scale columns gradient", dx, dm, dy, y, s, m)
+	b.scaleColsGrad(&a)
+}
+
+func (b *Backend) scaleColsGrad(a *scaledArgs) {
+	b.sumColumns(kSumScaled[a.types], a.dm, a.m, a.rows, a.cols, partArgs{dx: a.dx, x: a.x, y: a.y, s: a.s})
 }

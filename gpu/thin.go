@@ -27,11 +27,13 @@ type gradArgs struct {
 	x, u, w, g, d                 uint64
 	ldx, ldu, ldw                 int64
 	m, n, r, rows, stages, unused int32
+	y, z, s, c                    uint64
 }
 
 // gradSumArgs is GradSumArgs of thin.cu.
 type gradSumArgs struct {
-	g, d, out, du              uint64
+	g, d, c, scale             uint64
+	out, du, dm                uint64
 	sj, si, ldu                int64
 	m, n, r, nt, parts, blocks int32
 	alpha, beta                float32
@@ -42,6 +44,7 @@ const (
 	tallParts  = 4    // of a sum, at most
 	gradTiles  = 4    // of 8 columns that a kernel takes
 	gradCols   = 512  // of a block
+	gradStages = 5    // of copies, at most
 	thinFloat  = 128  // columns up to which a product of float32 is a thin one
 	thinHalf   = 256  // and one of bfloat16
 	mostTicket = 4096 // blocks of rows that take tickets, at first
@@ -60,6 +63,10 @@ var (
 	kBoth = [2][3]*kernel{
 		{newKernel("thin", "thin_both_f32_1"), newKernel("thin", "thin_both_f32_2"), newKernel("thin", "thin_both_f32_4")},
 		{newKernel("thin", "thin_both_bf16_1"), newKernel("thin", "thin_both_bf16_2"), newKernel("thin", "thin_both_bf16_4")},
+	}
+	kScaled = [2][3]*kernel{
+		{newKernel("thin", "thin_scaled_f32_1"), newKernel("thin", "thin_scaled_f32_2"), newKernel("thin", "thin_scaled_f32_4")},
+		{newKernel("thin", "thin_scaled_bf16_1"), newKernel("thin", "thin_scaled_bf16_2"), newKernel("thin", "thin_scaled_bf16_4")},
 	}
 	kGradSum = newKernel("thin", "thin_grad_sum")
 )
@@ -193,41 +200,67 @@ func (b *Backend) tickets(n int) uint64 {
 	return p
 }
 
-// thinGrad computes sums over rows and, if g.w is set, over columns.
+// thinGrad computes sums over rows and, if g.w is set, over columns, and if g.y is set
+// scales before.
 func (b *Backend) thinGrad(g *gradArgs, s *gradSumArgs, half bool) {
-	nt, i, both := 1, 0, g.w != 0
-	for nt < ceil(int(g.r), 8) {
-		nt, i = 2*nt, i+1
+	l := b.gradLayout(int(g.r), half, g.w != 0, g.y != 0)
+	m, blocks := int(g.m), ceil(int(g.n), gradCols)
+	parts := max(1, min(b.sms/blocks, ceil(m, 32*l.groups)))
+	g.rows = int32(roundUp(ceil(m, parts), 16*l.groups))
+	parts = ceil(m, int(g.rows))
+	sums, tiles, cols := blocks*gradCols*8*l.nt, 0, 0
+	if g.w != 0 {
+		tiles = ceil(m, 16) * l.nt * 128
 	}
-	groups, tile, stages := 1, 4<<10, 2
+	if g.y != 0 {
+		cols = int(g.n)
+	}
+	g.g = b.scratch(scratchParts, 4*(parts*(sums+cols)+blocks*tiles))
+	g.d = g.g + uint64(4*parts*sums)
+	g.stages = int32(l.stages)
+	if g.y != 0 {
+		g.c = g.d + uint64(4*blocks*tiles)
+	}
+	launch(b, l.kernel, dim{x: blocks, y: parts}, 256*l.groups, l.shared, g)
+	s.g, s.d, s.c, s.m, s.n, s.r, s.nt, s.parts, s.blocks = g.g, g.d, g.c, g.m, g.n, g.r, int32(l.nt), int32(parts), int32(blocks)
+	launch(b, kGradSum, dim{x: min(ceil((sums+tiles+4*cols)/4, 256), 8*b.sms)}, 256, 0, s)
+}
+
+// A gradLayout is how a kernel of [Backend.thinGrad] is launched.
+type gradLayout struct {
+	*kernel
+	nt, groups, stages, shared int
+}
+
+func (b *Backend) gradLayout(r int, half, both, scaled bool) gradLayout {
+	l, i := gradLayout{nt: 1, groups: 1}, 0
+	for l.nt < ceil(r, 8) {
+		l.nt, i = 2*l.nt, i+1
+	}
+	tile, more := 4<<10, 0
+	l.stages = 2
 	if half {
-		tile, stages = 2<<10, 4
+		tile, l.stages = 2<<10, 4
 	}
 	if b.major == 9 { // which has the most shared memory
-		stages++
-		if nt <= 2 {
-			groups = 2
+		l.stages++
+		if l.nt <= 2 {
+			l.groups = 2
 		}
 	}
-	k, shared := kOuter[index(half)][i], groups*8*stages*tile
+	l.kernel = kOuter[index(half)][i]
 	if both {
-		k = kBoth[index(half)][i]
-		shared += 2 * groups * 8 * nt * 512
+		l.kernel = kBoth[index(half)][i]
+		more = 2 * l.groups * 8 * l.nt * 512
 	}
-	m, blocks := int(g.m), ceil(int(g.n), gradCols)
-	parts := max(1, min(b.sms/blocks, ceil(m, 32*groups)))
-	g.rows = int32(roundUp(ceil(m, parts), 16*groups))
-	parts = ceil(m, int(g.rows))
-	sums, tiles := blocks*gradCols*8*nt, 0
-	if both {
-		tiles = ceil(m, 16) * nt * 128
+	if scaled {
+		l.kernel = kScaled[index(half)][i]
+		tile += 2 << 10
+		more += 4 * gradCols
+		l.stages = min(gradStages, (b.shared-more)/(l.groups*8*tile))
 	}
-	g.g = b.scratch(scratchParts, 4*(parts*sums+blocks*tiles))
-	g.d = g.g + uint64(4*parts*sums)
-	g.stages = int32(stages)
-	launch(b, k, dim{x: blocks, y: parts}, 256*groups, shared, g)
-	s.g, s.d, s.m, s.n, s.r, s.nt, s.parts, s.blocks = g.g, g.d, g.m, g.n, g.r, int32(nt), int32(parts), int32(blocks)
-	launch(b, kGradSum, dim{x: min(ceil((sums+tiles)/4, 256), 8*b.sms)}, 256, 0, s)
+	l.shared = l.groups*8*l.stages*tile + more
+	return l
 }
 
 // LowRankGrad implements [tensor.Linear].
@@ -237,19 +270,61 @@ func (b *Backend) LowRankGrad(du, dv, dy, u, v *tensor.Tensor, scale float32) {
 	if b.err != nil {
 		return
 	}
-	x := long{tall.a, tall.lda, tall.aHalf}
-	r := tall.n
-	if b.noThin || !tall.plain() || !outer.plain() || outer.w.dt != tensor.F32 || tall.w.dt != tensor.F32 || tall.w.half || !x.whole(tall.k) || !x.thin(r) {
+	if !b.both(&outer, &tall) {
 		b.multiply(&outer)
 		b.multiply(&tall)
 		return
 	}
-	for lo := 0; lo < r; lo += 8 * gradTiles {
-		cols, at := min(r-lo, 8*gradTiles), uint64(4*lo)
-		g := gradArgs{x: x.ptr, u: outer.w.ptr + at, w: tall.w.ptr + at, ldx: int64(x.ld), ldu: int64(r), ldw: int64(r), m: int32(tall.m), n: int32(tall.k), r: int32(cols)}
-		s := gradSumArgs{out: outer.c + at, du: tall.c + at, sj: int64(r), si: 1, ldu: int64(r), alpha: scale, beta: 1}
-		b.thinGrad(&g, &s, x.half)
+	b.thinBoth(&outer, &tall, 0)
+}
+
+// both reports whether the products of [Backend.LowRankGrad] are computed together.
+func (b *Backend) both(outer, tall *product) bool {
+	x := long{tall.a, tall.lda, tall.aHalf}
+	return !b.noThin && tall.plain() && outer.plain() && outer.w.dt == tensor.F32 && tall.w.dt == tensor.F32 && !tall.w.half && x.whole(tall.k) && x.thin(tall.n)
+}
+
+// thinBoth computes the products of [Backend.LowRankGrad] for columns from lo on.
+func (b *Backend) thinBoth(outer, tall *product, lo int) {
+	for ; lo < tall.n; lo += 8 * gradTiles {
+		g, s := gradsOf(outer, tall, lo)
+		b.thinGrad(&g, &s, tall.aHalf)
 	}
+}
+
+// gradsOf returns what sets up to 32 columns from lo on.
+func gradsOf(outer, tall *product, lo int) (gradArgs, gradSumArgs) {
+	r, at := int64(tall.n), uint64(4*lo)
+	g := gradArgs{x: tall.a, u: outer.w.ptr + at, w: tall.w.ptr + at, ldx: int64(tall.lda), ldu: r, ldw: r, m: int32(tall.m), n: int32(tall.k), r: int32(min(tall.n-lo, 8*gradTiles))}
+	return g, gradSumArgs{out: outer.c + at, du: tall.c + at, sj: r, si: 1, ldu: r, alpha: outer.alpha, beta: 1}
+}
+
+// DoRAGrad implements [tensor.Linear].
+func (b *Backend) DoRAGrad(o tensor.DoRAGrad) {
+	a := scaled("dora gradient", o.DZ, o.DM, o.DY, o.Y, o.Ratio, o.M)
+	outer := b.product(o.DV, o.DZ, o.U, &tensor.MatMul{TransA: true, Alpha: o.Scale, Beta: 1})
+	tall := b.product(o.DU, o.DZ, o.V, &tensor.MatMul{Alpha: o.Scale})
+	if b.err != nil {
+		return
+	}
+	if !b.scales(&a, &outer, &tall) {
+		b.scaleColsGrad(&a)
+		b.LowRankGrad(o.DU, o.DV, o.DZ, o.U, o.V, o.Scale)
+		return
+	}
+	g, s := gradsOf(&outer, &tall, 0)
+	g.x, g.y, g.z, g.s = a.x, a.y, a.dx, a.s
+	s.dm, s.scale = a.dm, a.m
+	b.thinGrad(&g, &s, a.types&1 == 1)
+	b.thinBoth(&outer, &tall, 8*gradTiles)
+}
+
+// scales reports whether there is a kernel that scales and computes both products.
+func (b *Backend) scales(a *scaledArgs, outer, tall *product) bool {
+	half := a.types&1 == 1
+	x, y := long{a.x, a.cols, half}, long{a.y, a.cols, true}
+	return a.types>>1 == 3 && b.both(outer, tall) && x.whole(a.cols) && y.whole(a.cols) &&
+		b.gradLayout(min(tall.n, 8*gradTiles), half, true, true).stages >= 2
 }
 
 // down returns the product that sets the u of an update of low rank.

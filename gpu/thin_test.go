@@ -86,6 +86,53 @@ func TestThinGradients(t *testing.T) {
 	s.b.major, s.b.sms = own, sms
 }
 
+// The gradient of an update with a magnitude in one kernel is that of its two steps.
+func TestThinScaled(t *testing.T) {
+	s := newBench(t)
+	own, sms := s.b.major, s.b.sms
+	for _, z := range [][3]int{{1, 8, 8}, {16, 5, 64}, {100, 16, 520}, {130, 17, 72}, {70, 40, 1032}, {257, 33, 16}, {200, 9, 136}} {
+		m, r, n := z[0], z[1], z[2]
+		for i := range 16 {
+			half, major, place := i&1 > 0, 8+i>>1&1, i&9 == 9
+			if major > own {
+				continue // the device has too little shared memory
+			}
+			s.b.major, s.b.sms = major, 1+63*(i>>2&1)
+			name := fmt.Sprintf("%v, half %v, in place %v, sm_%d0, %d multiprocessors", z, half, place, major, s.b.sms)
+			dy, ys, ratio, mag, u, v, g, dm := s.normal(m*n), s.normal(m*n), s.normal(n), s.normal(n), s.normal(m*r), s.normal(n*r), s.normal(n*r), s.normal(n)
+			y, _ := s.half(ys, m, n)
+			run := func(grad func(tensor.DoRAGrad)) (all [4][]float32) {
+				o := tensor.DoRAGrad{
+					DM: s.put(dm, n), Y: y, Ratio: s.put(ratio, n), M: s.put(mag, n),
+					DU: s.put(nan(m*r), m, r), DV: s.put(g, n, r), U: s.put(u, m, r), V: s.put(v, n, r), Scale: 0.7,
+				}
+				o.DY = s.put(dy, m, n)
+				if half {
+					o.DY, _ = s.half(dy, m, n)
+				}
+				if o.DZ = o.DY; !place {
+					o.DZ, _ = s.half(nan(m*n), m, n)
+				}
+				grad(o)
+				z := s.alloc(tensor.F32, m, n)
+				s.b.Add(z, o.DZ, o.DZ, 0)
+				return [4][]float32{s.get(z), s.get(o.DU), s.get(o.DV), s.get(o.DM)}
+			}
+			want := run(func(o tensor.DoRAGrad) {
+				s.b.ScaleColsGrad(o.DZ, o.DM, o.DY, o.Y, o.Ratio, o.M)
+				s.b.LowRankGrad(o.DU, o.DV, o.DZ, o.U, o.V, o.Scale)
+			})
+			got, again := run(s.b.DoRAGrad), run(s.b.DoRAGrad)
+			s.same(name+", dz", got[0], want[0])
+			for i, what := range []string{", columns", ", rows", ", magnitude"} {
+				tensortest.Close(s, name+what, got[i+1], want[i+1], tensortest.F32)
+				s.same(name+what+" again", again[i+1], got[i+1])
+			}
+		}
+	}
+	s.b.major, s.b.sms = own, sms
+}
+
 // Numbers that are not finite are what a sum of float32 makes of them, and those of
 // any size are as exact as others.
 func TestThinExtremes(t *testing.T) {

@@ -36,16 +36,17 @@ type Backend interface {
 	Close() error
 }
 
-// HalfActivations is a backend that takes activations of BF16 as well as of F32:
-// what a product makes and reads (a of MatMul and Project, also with TransA, b of
-// MatMul with TransA, their Dst with Beta 0, dy of LowRankGrad, and the tensors of
-// SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate, up and gradients of Rope,
-// Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of ScaleColsGrad, dst and x of ScaleRows, dst, a and b of
-// Add, x of AddRow and ColSum, sources of ScatterRows to BF16, GatherRows, and
-// everything but lse of Attention and AttentionGrad. Tensors of one operation that
-// are named here together are of one type, but those of Add, of AddRMSNorm and of
-// ScaleColsGrad may differ. Numbers are rounded when they are stored, to nearest,
-// ties to even; what is computed is as with F32.
+// HalfActivations is a backend that takes activations of BF16 as well as of F32: what
+// a product makes and reads (a of MatMul and Project, also with TransA, b of MatMul
+// with TransA, their Dst with Beta 0, dy of LowRankGrad, DZ, DY and Y of DoRAGrad, and
+// the tensors of SwiGLUGrad), dst of RMSNorm, dst and y of AddRMSNorm, dst, x, gate,
+// up and gradients of Rope, Dropout, SwiGLU and SwiGLUGrad, dx, dy and y of
+// ScaleColsGrad, dst and x of ScaleRows, dst, a and b of Add, x of AddRow and ColSum,
+// sources of ScatterRows to BF16, GatherRows, and everything but lse of Attention and
+// AttentionGrad. Tensors of one operation that are named here together are of one
+// type, but those of Add, of AddRMSNorm, of ScaleColsGrad and of DoRAGrad may differ.
+// Numbers are rounded when they are stored, to nearest, ties to even; what is computed
+// is as with F32.
 type HalfActivations interface {
 	// HalfActivations reports that it does.
 	HalfActivations() bool
@@ -127,6 +128,18 @@ type Repeater interface {
 	Repeat(s Step, o Attention, f func())
 }
 
+// DoRANorms is a backend that computes norms of many weights at less cost together.
+type DoRANorms interface {
+	// DoRANorms is DoRANorm of each.
+	DoRANorms(ns []DoRANorm)
+}
+
+// DoRANorm is what [Linear.DoRANorm] sets and reads.
+type DoRANorm struct {
+	Ratio, C, W2, W, A, B, M *Tensor
+	Scale                    float32
+}
+
 // A Step names what is repeated. Equal ones ask for the same operations of the same
 // tensors.
 type Step struct {
@@ -206,6 +219,8 @@ type Linear interface {
 	// LowRankGrad is the gradient of y = scale·u·vᵀ for dy [n,out], with v [out,r]: it
 	// sets du [n,r] to scale·dy·v and adds scale·dyᵀ·u to dv.
 	LowRankGrad(du, dv, dy, u, v *Tensor, scale float32)
+	// DoRAGrad is ScaleColsGrad and then LowRankGrad of what that sets.
+	DoRAGrad(g DoRAGrad)
 	// Add sets dst = a + scale*b. dst may be a or b.
 	Add(dst, a, b *Tensor, scale float32)
 	// AddRow adds the vector r [cols] to each row of dst: a bias.
@@ -299,6 +314,15 @@ type LowRank struct {
 	A      *Tensor // F32; nil: U is given
 	TransV bool
 	Alpha  float32
+}
+
+// DoRAGrad is what [Linear.DoRAGrad] sets and reads: dx, dm, dy, y, s and m of
+// ScaleColsGrad, DZ being dx and Ratio s, and du, dv, u, v and scale of LowRankGrad,
+// whose dy is DZ. DZ may be DY.
+type DoRAGrad struct {
+	DZ, DM, DY, Y, Ratio, M *Tensor
+	DU, DV, U, V            *Tensor
+	Scale                   float32
 }
 
 // Transformer is the set of layers of a decoder, each with its gradient.

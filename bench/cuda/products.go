@@ -286,10 +286,46 @@ func (l *lab) dora() {
 	for _, r := range []int{4 * l.rank, 16 * l.rank} {
 		l.doraNorm(out, in, r)
 	}
+	l.doraNorms()
 	l.measure("pipe", fmt.Sprintf("dora scale gradient %dx%d", t, out), func() job {
 		dx, dy, y := l.act(t, out), l.act(t, out), l.act(t, out)
 		dm, s, m := l.f32(out), l.f32(out), l.f32(out)
 		return job{bytes: float64(l.half.Bytes(3 * t * out)), op: func(int) { l.b.ScaleColsGrad(dx, dm, dy, y, s, m) }}
+	})
+	for _, n := range []int{l.kv, l.hidden, l.ff} {
+		l.doraGrad(l.half, n)
+	}
+	l.doraGrad(tensor.F32, l.hidden)
+}
+
+// doraGrad measures the gradients of an update with a magnitude, for dy of type dt.
+func (l *lab) doraGrad(dt tensor.DType, n int) {
+	t, r := l.tokens, l.rank
+	l.measure("pipe", fmt.Sprintf("dora %s gradient %dx%d rank %d", dt, t, n, r), func() job {
+		g := tensor.DoRAGrad{
+			DZ: l.act(t, n), DM: l.f32(n), DY: l.normal(dt, []int{t, n}), Y: l.act(t, n), Ratio: l.f32(n), M: l.f32(n),
+			DU: l.f32(t, r), DV: l.empty(tensor.F32, n, r), U: l.f32(t, r), V: l.f32(n, r), Scale: 2,
+		}
+		return job{bytes: float64(dt.Bytes(t*n) + l.half.Bytes(2*t*n) + 12*r*n + 8*t*r), op: func(int) { l.b.DoRAGrad(g) }}
+	})
+}
+
+// doraNorms measures the norms of all weights of a layer.
+func (l *lab) doraNorms() {
+	together, ok := l.b.(tensor.DoRANorms)
+	if !ok {
+		return
+	}
+	l.measure("pipe", fmt.Sprintf("dora norms of bf16 of a layer, rank %d", l.rank), func() job {
+		var ns []tensor.DoRANorm
+		bytes := 0
+		for _, z := range [][2]int{{l.hidden, l.hidden}, {l.kv, l.hidden}, {l.kv, l.hidden}, {l.hidden, l.hidden}, {l.ff, l.hidden}, {l.ff, l.hidden}, {l.hidden, l.ff}} {
+			out, in := z[0], z[1]
+			n := tensor.DoRANorm{Ratio: l.f32(out), C: l.f32(out), W2: l.f32(out), W: l.weight(tensor.BF16, tensor.BF16, out, in), A: l.f32(l.rank, in), B: l.f32(out, l.rank), M: l.f32(out), Scale: 0.01}
+			l.b.RowSquares(n.W2, n.W)
+			ns, bytes = append(ns, n), bytes+2*out*in
+		}
+		return job{bytes: float64(bytes), op: func(int) { together.DoRANorms(ns) }}
 	})
 }
 

@@ -4,7 +4,7 @@
 // the parts are multiplied by tensor cores, and the sums are float32; of products of
 // two cut operands those below 2^-22 are left out. An infinite term makes the sum
 // NaN, but thin_tall then computes it again without cutting.
-#include "common.cuh"
+#include "walk.cuh"
 
 // thin_cut cuts two floats into pairs of bfloat16, the highest first: each takes
 // the next 8 bits.
@@ -266,7 +266,9 @@ THIN_TALL(thin_tall_f32_3, 3, false)
 
 // GradArgs are the parts of sums over rows, g[j,i] = sum of x[t,j] * u[t,i], and, with
 // du, of sums over columns, d[t,i] = sum of x[t,j] * w[j,i]: i < r, at most 8 NT.
-// They are as the fragments of mma_bf16 hold them.
+// They are as the fragments of mma_bf16 hold them. With y, x is multiplied with s
+// first, which sets z, and column sums of the products of both as they were, those of
+// a part in c, go with it.
 struct GradArgs {
     const void* x;  // [m,n]
     const float* u; // [m,r]
@@ -277,17 +279,42 @@ struct GradArgs {
     int rows;   // of a part of g, a multiple of 16 and of the groups
     int stages; // of copies, at least 2
     int unused;
+    const uint16_t* y; // [m,n], as z, of rows like those of x
+    uint16_t* z;       // may be x
+    const float* s;    // [n]
+    float* c;          // [parts,n]
 };
+
+// thin_wait is the barrier of a group.
+__device__ __forceinline__ void thin_wait(int group) {
+#ifdef PIPE_EMU
+    emu::named(1 + group, 256);
+#else
+    asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
+#endif
+}
+
+// thin_store stores 16 bytes at once, which the compiler would not everywhere.
+__device__ __forceinline__ void thin_store(void* to, uint4 v) {
+#ifdef PIPE_EMU
+    *(uint4*)to = v;
+#else
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#endif
+}
 
 // A group of 8 warps has 512 columns (blockIdx.x), a warp 64 of them; of the rows of
 // a part (blockIdx.y) a group takes 16 at a time, in turn with the other group if
 // there is one. A warp copies its tiles of 16 x 64 to shared memory itself, some
-// steps ahead, and takes each of them for both products.
-template <int NT, bool half, bool both> struct Grad {
-    static const int TILE = half ? 2048 : 4096;
-    static const bool late = both && !half && NT == 2; // has no registers to load u some time ahead
+// steps ahead, and takes each of them for both products. Where they are scaled, the
+// tiles of y, which those of z replace, lie before those of x, and half is of z.
+enum Scaled { UNSCALED, SCALED_HALF, SCALED_FLOAT }; // by the type of x
+template <int NT, bool half, bool both, Scaled scaled = UNSCALED> struct Grad {
+    static const int TILE = (half ? 2048 : 4096) + (scaled == UNSCALED ? 0 : scaled == SCALED_HALF ? 2048 : 4096);
+    static const bool late = both && (!half || scaled != UNSCALED) && NT == 2; // has no registers to load u some time ahead
     const GradArgs& a;
     float d[4][NT][4]; // of 16 columns each
+    float sums[8];     // of products with y: lane % 8 has 8 columns, lane / 8 every fourth row
 
     // place returns where 16 bytes of a tile lie: such that neither rows nor columns
     // that lanes read at a time meet in a bank.
@@ -297,15 +324,54 @@ template <int NT, bool half, bool both> struct Grad {
 
     // copy begins to copy the tile of rows from t and columns from j.
     __device__ __forceinline__ void copy(unsigned char* tile, int t, int j) const {
-        const int lane = threadIdx.x % 32, CHUNKS = half ? 8 : 16, PER = half ? 8 : 4, STEP = 32 / CHUNKS;
-        const int r = lane / CHUNKS, c = lane % CHUNKS, left = j + c * PER < a.n ? a.m - t - r : 0; // rows that exist
-        const unsigned char* from = (const unsigned char*)a.x + ((t + r) * a.ldx + j + c * PER) * (half ? 2 : 4);
-#pragma unroll
-        for (int e = 0; e < 16; e += STEP) {
-            cp_async16(tile + place(r + e, c), e < left ? from : a.x, e < left);
-            from += STEP * a.ldx * (half ? 2 : 4);
+        if constexpr (scaled == UNSCALED) {
+            rows_of<half>(tile, a.x, t, j);
+        } else {
+            rows_of<true>(tile, a.y, t, j);
+            rows_of<scaled == SCALED_HALF>(tile + 2048, a.x, t, j);
         }
         cp_async_commit();
+    }
+    template <bool narrow> __device__ __forceinline__ void rows_of(unsigned char* tile, const void* x, int t, int j) const {
+        const int lane = threadIdx.x % 32, CHUNKS = narrow ? 8 : 16, PER = narrow ? 8 : 4, STEP = 32 / CHUNKS;
+        const int r = lane / CHUNKS, c = lane % CHUNKS, left = j + c * PER < a.n ? a.m - t - r : 0; // rows that exist
+        const unsigned char* from = (const unsigned char*)x + ((t + r) * a.ldx + j + c * PER) * (narrow ? 2 : 4);
+#pragma unroll
+        for (int e = 0; e < 16; e += STEP) {
+            const int at = narrow == half ? place(r + e, c) : c % 2 * 2048 + place(r + e, c / 2); // as scale reads it
+            cp_async16(tile + at, e < left ? from : x, e < left);
+            from += STEP * a.ldx * (narrow ? 2 : 4);
+        }
+    }
+
+    // scale puts z in the place of y, and stores its rows before end. A lane has 8
+    // columns of every fourth row, of which it takes 4 at a time.
+    __device__ __forceinline__ void scale(unsigned char* tile, const float* by, int t, int end, int j) {
+        const int lane = threadIdx.x % 32, r = lane / 8, c = lane % 8, left = j + c * 8 < a.n ? end - t - r : 0;
+        uint16_t* to = a.z + ((t + r) * a.ldx + j + c * 8);
+#pragma unroll
+        for (int e = 0; e < 16; e += 4) {
+            unsigned char* at = tile + place(r + e, c);
+            uint32_t z[4];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float x[4], y[4];
+                load<4>(y, (const uint16_t*)at + 4 * h);
+                if (scaled == SCALED_FLOAT)
+                    load<4>(x, (const float*)(at + 2048 + 2048 * h));
+                else
+                    load<4>(x, (const uint16_t*)(at + 2048) + 4 * h);
+                const float4 s = *(const float4*)(by + 8 * c + 4 * h);
+#pragma unroll
+                for (int i = 0; i < 4; i++) sums[4 * h + i] = fmaf(x[i], y[i], sums[4 * h + i]);
+                z[2 * h] = z[2 * h + 1] = 0; // of rows that there are not, whatever s is
+                if (e < left) z[2 * h] = pack_bf16(x[0] * s.x, x[1] * s.y), z[2 * h + 1] = pack_bf16(x[2] * s.z, x[3] * s.w);
+            }
+            const uint4 q = {z[0], z[1], z[2], z[3]};
+            *(uint4*)at = q;
+            if (e < left) thin_store(to, q);
+            to += 4 * a.ldx;
+        }
     }
 
     // Of 16 rows of a tile of float as terms, a lane has those from lane % 4 on, 4
@@ -314,14 +380,14 @@ template <int NT, bool half, bool both> struct Grad {
 
     // rows loads what of u belongs to the tile: 4 rows of a column a lane.
     __device__ __forceinline__ void rows(float (&u)[NT][4], int t) const {
-        const int lane = threadIdx.x % 32;
+        const int first = t + term(0), left = a.m - first, i = threadIdx.x % 32 / 4;
+        const float* from = a.u + first * a.ldu + i;
 #pragma unroll
-        for (int n = 0; n < NT; n++)
+        for (int e = 0; e < 4; e++) {
+            const int r = half ? e % 2 + e / 2 * 8 : 4 * e; // term(e) - term(0)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int r = t + term(e), i = 8 * n + lane / 4;
-                u[n][e] = r < a.m && i < a.r ? __ldg(a.u + r * a.ldu + i) : 0;
-            }
+            for (int n = 0; n < NT; n++) u[n][e] = r < left && 8 * n + i < a.r ? __ldg(from + r * a.ldu + 8 * n) : 0;
+        }
     }
 
     // across and down are elements 16 i to 16 i + 15 of 16 rows of the tile, as the first
@@ -358,13 +424,19 @@ template <int NT, bool half, bool both> struct Grad {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, groups = blockDim.x / 256, group = warp / 8;
         const int j0 = blockIdx.x * 512 + warp % 8 * 64, first = blockIdx.y * a.rows, end = min(a.m, first + a.rows), step = 16 * groups;
         unsigned char* ring = smem + warp * a.stages * TILE;
-        float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT * 4][32]
+        float* swap = (float*)(smem + groups * 8 * a.stages * TILE); // [2][groups][8][NT][32][4]
+        float* by = swap + 2 * groups * 8 * NT * 128 + warp % 8 * 64;  // s of the warp's columns
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int n = 0; n < NT; n++) d[i][n][0] = d[i][n][1] = d[i][n][2] = d[i][n][3] = 0;
         int t = first + group * 16;
         for (int s = 0; s + 1 < a.stages; s++) copy(ring + s * TILE, s * step + t < end ? s * step + t : a.m, j0);
+        float s[2]; // on its way with w
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) s[i] = j0 + lane + 32 * i < a.n ? __ldg(a.s + j0 + lane + 32 * i) : 0;
+        }
         ThinFragment<2, 3> w[both ? 4 : 1][NT];
         if constexpr (both) {
 #pragma unroll
@@ -381,21 +453,31 @@ template <int NT, bool half, bool both> struct Grad {
         }
         float u[NT][4];
         rows(u, t < end ? t : a.m);
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) sums[i] = 0;
+            if (group == 0) by[lane] = s[0], by[lane + 32] = s[1];
+            __syncthreads();
+        }
         int at = 0, flip = 0; // where in the ring, and which half of swap
         for (int base = first; base < end; base += step, t += step, flip ^= 1) {
-            ThinFragment<2, 3> b[NT];
-#pragma unroll
-            for (int n = 0; n < NT; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
             wait();
             __syncwarp();
-            const unsigned char* tile = ring + at * TILE;
+            unsigned char* tile = ring + at * TILE;
             {
                 const int next = t + (a.stages - 1) * step, to = at == 0 ? a.stages - 1 : at - 1;
                 copy(ring + to * TILE, next < end ? next : a.m, j0);
             }
             at = at + 1 == a.stages ? 0 : at + 1;
+            if constexpr (scaled != UNSCALED) {
+                scale(tile, by, t, end, j0);
+                __syncwarp();
+            }
+            ThinFragment<2, 3> b[NT];
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) b[n].cut(e, u[n][2 * e], u[n][2 * e + 1]);
             const int parts = half ? 1 : 3;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -423,10 +505,8 @@ template <int NT, bool half, bool both> struct Grad {
                 if (late) rows(u, t + step < end ? t + step : a.m);
                 float* mine = swap + (flip * groups + group) * (8 * NT * 128);
 #pragma unroll
-                for (int n = 0; n < NT; n++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) mine[((warp % 8 * NT + n) * 4 + e) * 32 + lane] = v[n][e];
-                __syncthreads();
+                for (int n = 0; n < NT; n++) ((float4*)mine)[(warp % 8 * NT + n) * 32 + lane] = make_float4(v[n][0], v[n][1], v[n][2], v[n][3]);
+                thin_wait(group);
                 const int tiles = (a.m + 15) / 16;
                 for (int e = threadIdx.x % 256; e < NT * 128 && t < end; e += 256) {
                     float sum = mine[e];
@@ -439,21 +519,39 @@ template <int NT, bool half, bool both> struct Grad {
             }
         }
         cp_async_wait<0>();
+        if constexpr (scaled != UNSCALED) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 8);
+                sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 16);
+            }
+        }
         if (groups > 1) { // the first adds what the second has
             __syncthreads();
             float4* all = (float4*)smem + warp % 8 * 4 * NT * 32 + lane;
+            float* columns = (float*)smem + 8 * 4 * NT * 128 + warp % 8 * 64 + lane * 8;
             if (group == 1) {
+                if (scaled != UNSCALED && lane < 8)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) columns[i] = sums[i];
 #pragma unroll
                 for (int e = 0; e < 4 * NT; e++) all[e * 32] = make_float4(d[e / NT][e % NT][0], d[e / NT][e % NT][1], d[e / NT][e % NT][2], d[e / NT][e % NT][3]);
             }
             __syncthreads();
             if (group == 1) return;
+            if (scaled != UNSCALED && lane < 8)
+#pragma unroll
+                for (int i = 0; i < 8; i++) sums[i] += columns[i];
 #pragma unroll
             for (int e = 0; e < 4 * NT; e++) {
                 const float4 f = all[e * 32];
                 float* s = d[e / NT][e % NT];
                 s[0] += f.x, s[1] += f.y, s[2] += f.z, s[3] += f.w;
             }
+        }
+        if (scaled != UNSCALED && lane < 8 && j0 + lane * 8 < a.n) {
+            float4* c = (float4*)(a.c + (long long)blockIdx.y * a.n + j0 + lane * 8);
+            c[0] = make_float4(sums[0], sums[1], sums[2], sums[3]), c[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
         }
         float4* to = (float4*)a.g + (((long long)blockIdx.y * gridDim.x + blockIdx.x) * 8 + warp % 8) * 4 * NT * 32 + lane;
 #pragma unroll
@@ -470,68 +568,88 @@ template <int NT, bool half, bool both> struct Grad {
     }
 };
 
-#define THIN_GRAD(name, NT, half, both, threads) \
-    KERNEL(name, GradArgs, threads) {              \
-        DYNAMIC_SHARED(smem);                      \
-        Grad<NT, half, both> grad = {a};           \
-        grad.run(smem);                            \
+#define THIN_GRAD(name, NT, threads, ...) \
+    KERNEL(name, GradArgs, threads) {       \
+        DYNAMIC_SHARED(smem);               \
+        Grad<NT, __VA_ARGS__> grad = {a};   \
+        grad.run(smem);                     \
     }
-THIN_GRAD(thin_outer_bf16_1, 1, true, false, 512)
-THIN_GRAD(thin_outer_bf16_2, 2, true, false, 512)
-THIN_GRAD(thin_outer_bf16_4, 4, true, false, 256)
-THIN_GRAD(thin_outer_f32_1, 1, false, false, 512)
-THIN_GRAD(thin_outer_f32_2, 2, false, false, 512)
-THIN_GRAD(thin_outer_f32_4, 4, false, false, 256)
-THIN_GRAD(thin_both_bf16_1, 1, true, true, 512)
-THIN_GRAD(thin_both_bf16_2, 2, true, true, 512)
-THIN_GRAD(thin_both_bf16_4, 4, true, true, 256)
-THIN_GRAD(thin_both_f32_1, 1, false, true, 512)
-THIN_GRAD(thin_both_f32_2, 2, false, true, 512)
-THIN_GRAD(thin_both_f32_4, 4, false, true, 256)
+THIN_GRAD(thin_outer_bf16_1, 1, 512, true, false)
+THIN_GRAD(thin_outer_bf16_2, 2, 512, true, false)
+THIN_GRAD(thin_outer_bf16_4, 4, 256, true, false)
+THIN_GRAD(thin_outer_f32_1, 1, 512, false, false)
+THIN_GRAD(thin_outer_f32_2, 2, 512, false, false)
+THIN_GRAD(thin_outer_f32_4, 4, 256, false, false)
+THIN_GRAD(thin_both_bf16_1, 1, 512, true, true)
+THIN_GRAD(thin_both_bf16_2, 2, 512, true, true)
+THIN_GRAD(thin_both_bf16_4, 4, 256, true, true)
+THIN_GRAD(thin_both_f32_1, 1, 512, false, true)
+THIN_GRAD(thin_both_f32_2, 2, 512, false, true)
+THIN_GRAD(thin_both_f32_4, 4, 256, false, true)
+THIN_GRAD(thin_scaled_bf16_1, 1, 512, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_bf16_2, 2, 512, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_bf16_4, 4, 256, true, true, SCALED_HALF)
+THIN_GRAD(thin_scaled_f32_1, 1, 512, true, true, SCALED_FLOAT)
+THIN_GRAD(thin_scaled_f32_2, 2, 512, true, true, SCALED_FLOAT)
+THIN_GRAD(thin_scaled_f32_4, 4, 256, true, true, SCALED_FLOAT)
 
 // GradSumArgs add the parts of GradArgs in their order: out[j*sj + i*si] = alpha * sum
-// + beta * out for the sums over rows, and du = alpha * sum, unless it is null.
+// + beta * out for the sums over rows, and du = alpha * sum, unless it is null; with
+// c, dm[j] += sum / scale[j], where 0/0 counts as 0.
 struct GradSumArgs {
-    const float *g, *d;
-    float *out, *du;
+    const float *g, *d, *c, *scale;
+    float *out, *du, *dm;
     long long sj, si, ldu;
     int m, n, r, nt;
     int parts, blocks; // of rows, of columns
     float alpha, beta;
 };
-KERNEL(thin_grad_sum, GradSumArgs, 256) {
-    const int own = a.nt * 32;
-    const long long sums = (long long)a.blocks * 32 * own, tiles = (a.m + 15) / 16, all = sums + (a.du ? tiles * own : 0);
-    for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
-        const int lane = e % 32, c = lane % 4 * 2;
-        float v[4] = {0, 0, 0, 0};
-        if (e < sums) {
-            for (int z = 0; z < a.parts; z++) {
-                const float4 f = __ldg((const float4*)a.g + z * sums + e);
-                v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
-            }
-            const int n = e / 32 % a.nt;
-            const long long j0 = e / own * 16 + lane / 4;
+
+// thin_add adds N parts that are step apart, which are all on their way at a time.
+template <int N> __device__ __forceinline__ void thin_add(float (&v)[4], const float4* from, long long step) {
+    float4 f[N];
 #pragma unroll
-            for (int q = 0; q < 4; q++) {
-                const long long j = j0 + q / 2 * 8;
-                const int i = 8 * n + c + q % 2;
-                if (j >= a.n || i >= a.r) continue;
-                float* to = a.out + j * a.sj + i * a.si;
-                *to = a.beta != 0 ? fmaf(a.beta, *to, a.alpha * v[q]) : a.alpha * v[q];
-            }
+    for (int q = 0; q < N; q++) f[q] = __ldg(from + q * step);
+#pragma unroll
+    for (int q = 0; q < N; q++) v[0] += f[q].x, v[1] += f[q].y, v[2] += f[q].z, v[3] += f[q].w;
+}
+
+KERNEL_BOUNDS(thin_grad_sum, GradSumArgs, 256, 2) {
+    const int own = a.nt * 32;
+    const long long sums = (long long)a.blocks * 32 * own, rows = (a.m + 15) / 16 * own, both = sums + (a.du ? rows : 0), all = both + (a.c ? a.n : 0);
+    for (long long e = blockIdx.x * 256ll + threadIdx.x; e < all; e += gridDim.x * 256ll) {
+        if (e >= both) {
+            const long long j = e - both;
+            double sum = 0;
+#pragma unroll 8
+            for (int z = 0; z < a.parts; z++) sum += (double)__ldg(a.c + (long long)z * a.n + j);
+            const double m = (double)__ldg(a.scale + j);
+            if (m != 0 || sum != 0) a.dm[j] += (float)(sum / m);
             continue;
         }
-        const long long f = e - sums, tile = f / own;
-        const int n = f % own / 32;
-        for (int z = 0; z < a.blocks; z++)
-#pragma unroll
-            for (int q = 0; q < 4; q++) v[q] += __ldg(a.d + (z * tiles + tile) * (own * 4) + (n * 4 + q) * 32 + lane);
+        const bool down = e < sums;
+        const float4* from = down ? (const float4*)a.g + e : (const float4*)a.d + (e - sums);
+        const long long step = down ? sums : rows;
+        const int count = down ? a.parts : a.blocks;
+        float v[4] = {0, 0, 0, 0};
+        int z = 0;
+        for (; z + 16 <= count; z += 16) thin_add<16>(v, from + z * step, step);
+        if (z + 8 <= count) thin_add<8>(v, from + z * step, step), z += 8;
+        if (z + 4 <= count) thin_add<4>(v, from + z * step, step), z += 4;
+        for (; z < count; z++) thin_add<1>(v, from + z * step, step);
+        const long long at = down ? e : e - sums, i0 = at / own * 16 + at % 32 / 4;
+        const int c = at % own / 32 * 8 + at % 4 * 2;
 #pragma unroll
         for (int q = 0; q < 4; q++) {
-            const long long t = tile * 16 + lane / 4 + q / 2 * 8;
-            const int i = 8 * n + c + q % 2;
-            if (t < a.m && i < a.r) a.du[t * a.ldu + i] = a.alpha * v[q];
+            const long long j = i0 + q / 2 * 8;
+            const int i = c + q % 2;
+            if (j >= (down ? a.n : a.m) || i >= a.r) continue;
+            if (!down) {
+                a.du[j * a.ldu + i] = a.alpha * v[q];
+                continue;
+            }
+            float* to = a.out + j * a.sj + i * a.si;
+            *to = a.beta != 0 ? fmaf(a.beta, *to, a.alpha * v[q]) : a.alpha * v[q];
         }
     }
 }

@@ -62,6 +62,7 @@ type Set struct {
 	d      *model.Decoder
 	paths  []string // module paths, in the order of the decoder
 	linear map[string]*model.Linear
+	norms  norms
 }
 
 // Attach puts new adapters on d, whose weights must be frozen. A fresh adapter
@@ -146,6 +147,8 @@ func (s *Set) attach(path string, rank int, scale float32) (*lora, error) {
 	}
 	if s.Config.DoRA {
 		s.d.Backend().RowSquares(a.w2, l.W.Value)
+		a.norms = &s.norms
+		s.norms.of, s.norms.w = append(s.norms.of, a), append(s.norms.w, l)
 	}
 	l.Adapter = a
 	s.paths = append(s.paths, path)

@@ -18,6 +18,7 @@ type lora struct {
 	w2       *tensor.Tensor // [out] squared row norms of W
 	c, ratio *tensor.Tensor // [out] row norms of W + scale·B·A, and m/c
 	stale    bool           // the parameters changed since c and ratio were computed
+	norms    *norms
 
 	// Of the latest Forward: u·Aᵀ, and, with a magnitude, the part of the output
 	// that is rescaled.
@@ -104,10 +105,16 @@ func (a *lora) gradients(p *model.Pass, u, dy, spare *tensor.Tensor) (dz, dau *t
 		if dz = spare; dz == nil {
 			dz = p.Like(a.scaled)
 		}
-		p.ScaleColsGrad(dz, a.m.Grad, dy, a.scaled, a.ratio, a.m.Value)
 	}
 	dau = p.New(a.au.Shape...) // [tokens, r]
-	p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
+	if a.m != nil {
+		p.DoRAGrad(tensor.DoRAGrad{
+			DZ: dz, DM: a.m.Grad, DY: dy, Y: a.scaled, Ratio: a.ratio, M: a.m.Value,
+			DU: dau, DV: a.b.Grad, U: a.au, V: a.b.Value, Scale: a.scale,
+		})
+	} else {
+		p.LowRankGrad(dau, a.b.Grad, dz, a.au, a.b.Value, a.scale)
+	}
 	p.AddOuter(a.a.Grad, dau, u, 1)
 	return dz, dau
 }
@@ -152,10 +159,35 @@ func (a *lora) KeepsOutput() bool { return a.m != nil }
 func (a *lora) Changed() { a.stale = a.m != nil }
 
 // norm brings the row norms of W + scale·B·A up to date. Before W is multiplied,
-// which finds W in the caches then, is the time for it.
+// which finds W in the caches then, is the time for it, but for a backend that
+// computes those of all layers together.
 func (a *lora) norm(b tensor.Backend, l *model.Linear) {
-	if a.stale {
-		b.DoRANorm(a.ratio, a.c, a.w2, l.W.Value, a.a.Value, a.b.Value, a.m.Value, a.scale)
-		a.stale = false
+	if !a.stale {
+		return
 	}
+	if together, ok := b.(tensor.DoRANorms); ok {
+		together.DoRANorms(a.norms.stale())
+		return
+	}
+	b.DoRANorm(a.ratio, a.c, a.w2, l.W.Value, a.a.Value, a.b.Value, a.m.Value, a.scale)
+	a.stale = false
+}
+
+// norms are the norms of all adapters of a set that have a magnitude.
+type norms struct {
+	of   []*lora
+	w    []*model.Linear
+	list []tensor.DoRANorm // the memory of stale
+}
+
+// stale returns those that are to be computed; then they count as such that are not.
+func (n *norms) stale() []tensor.DoRANorm {
+	n.list = n.list[:0]
+	for i, a := range n.of {
+		if a.stale {
+			n.list = append(n.list, tensor.DoRANorm{Ratio: a.ratio, C: a.c, W2: a.w2, W: n.w[i].W.Value, A: a.a.Value, B: a.b.Value, M: a.m.Value, Scale: a.scale})
+			a.stale = false
+		}
+	}
+	return n.list
 }

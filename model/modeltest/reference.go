@@ -252,6 +252,12 @@ func (Reference) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	}
 }
 
+// DoRAGrad implements tensor.Linear.
+func (r Reference) DoRAGrad(g tensor.DoRAGrad) {
+	r.ScaleColsGrad(g.DZ, g.DM, g.DY, g.Y, g.Ratio, g.M)
+	r.LowRankGrad(g.DU, g.DV, g.DZ, g.U, g.V, g.Scale)
+}
+
 // RowSquares implements tensor.Linear.
 func (r Reference) RowSquares(dst, w *tensor.Tensor) {
 	n := w.Cols()

@@ -39,6 +39,12 @@ func (b *Backend) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	})
 }
 
+// DoRAGrad implements [tensor.Linear].
+func (b *Backend) DoRAGrad(g tensor.DoRAGrad) {
+	b.ScaleColsGrad(g.DZ, g.DM, g.DY, g.Y, g.Ratio, g.M)
+	b.LowRankGrad(g.DU, g.DV, g.DZ, g.U, g.V, g.Scale)
+}
+
 func (a *args) scaleColsGrad(block, _, _ int) {
 	part := a.dst2[block*a.cols:][:a.cols]
 	clear(part)

@@ -82,6 +82,12 @@ func (p *plan) ScaleColsGrad(dx, dm, dy, y, s, m *tensor.Tensor) {
 	p.grown()
 }
 
+// DoRAGrad implements [tensor.Linear].
+func (p *plan) DoRAGrad(g tensor.DoRAGrad) {
+	p.ScaleColsGrad(g.DZ, g.DM, g.DY, g.Y, g.Ratio, g.M)
+	p.LowRankGrad(g.DU, g.DV, g.DZ, g.U, g.V, g.Scale)
+}
+
 func (p *plan) RowSquares(dst, w *tensor.Tensor) {
 	p.use("row squares", dst, w)
 	more(&p.work.rows, w.Cols())

@@ -39,6 +39,7 @@ func testEmpty(s *suite) {
 	s.b.MatMul(g, e, e, tensor.MatMul{TransA: true, Alpha: 1, Beta: 1})
 	s.b.ColSum(h, e)
 	s.b.ScaleColsGrad(e, h, e, e, v, v)
+	s.b.DoRAGrad(tensor.DoRAGrad{DZ: e, DM: h, DY: e, Y: e, Ratio: v, M: v, DU: e, DV: g, U: e, V: g, Scale: 1})
 	s.b.EmbedGrad(g, i, e)
 	s.b.ScatterRows(g, e, i)
 	s.b.ScatterAddRows(g, e, i)

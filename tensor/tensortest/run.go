@@ -56,6 +56,8 @@ var conformance = []struct {
 	{"bias gradient", testBias},
 	{"dropout", testDropout},
 	{"dora norm", testDoRA},
+	{"dora norms together", testDoRANorms},
+	{"dora gradient", testDoRAGrad},
 	{"row squares of every type", testRowSquares},
 	{"embed and gather", testRows},
 	{"rmsnorm", testRMSNorm},

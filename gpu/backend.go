@@ -33,7 +33,7 @@ type Backend struct {
 	each    bool
 	group   int // rows of tiles that are taken together; 0: as many as is best
 	noWgmma bool
-	noThin  bool
+	noThin  bool  // products of few columns without the kernels of thin.cu; a test sets it
 	noEight error // why there are no products in 8 bits; nil: there are
 
 	tiled     *tiledArgs  // of the last product
@@ -72,7 +72,7 @@ func open(o Options) (*Backend, error) {
 	}
 	b := &Backend{
 		device: dev, sms: info.SMs, major: info.Major, name: info.Name(), emulated: info.emulated(),
-		each: on(switchSync), noWgmma: on(switchMMA), noThin: on(switchSkinny), noEight: info.HasPrecision(tensor.FP8),
+		each: on(switchSync), noWgmma: on(switchMMA), noEight: info.HasPrecision(tensor.FP8),
 		modules: map[string]cu.Module{}, functions: make([]function, len(kernels)), live: map[*memory]struct{}{},
 	}
 	b.steps.off = on(switchPlain)

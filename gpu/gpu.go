@@ -51,12 +51,15 @@ type Info struct {
 	SMs          int    // multiprocessors
 }
 
-// Name is that of the backend, such as "cuda:sm_90:132". It has what the bits of
+// revision is raised when kernels compute other bits than before.
+const revision = 2
+
+// Name is that of the backend, such as "cuda:sm_90:132:2". It has what the bits of
 // results depend on, as it is part of their keys: the architecture, the number of
-// multiprocessors (sums are split so that all have work), and marks of what the
-// environment switches.
+// multiprocessors (sums are split so that all have work), the revision of the kernels,
+// and marks of what the environment switches.
 func (i Info) Name() string {
-	name := fmt.Sprintf("cuda:sm_%d%d:%d", i.Major, i.Minor, i.SMs)
+	name := fmt.Sprintf("cuda:sm_%d%d:%d:%d", i.Major, i.Minor, i.SMs, revision)
 	if i.emulated() {
 		name = "cuda:emulator"
 	}

@@ -366,6 +366,7 @@ func TestFewChains(t *testing.T) {
 		x := s.normal(m * k)
 		xt := s.put(x, m, k)
 		want := refProduct(nil, rounded(x), codesRounded(dt, w), m, n, k, tensor.MatMul{TransB: true, Alpha: 1})
+		s.b.noWgmma = true
 		for _, busyBlocks = range []int{1, 4, 12, 24} { // 1, 2, 4 and 8 chains
 			y, one := s.put(nan(m*n), m, n), s.put(nan(n), 1, n)
 			s.b.MatMul(y, xt, wt, tensor.MatMul{TransB: true, Alpha: 1})
@@ -373,6 +374,54 @@ func TestFewChains(t *testing.T) {
 			got := s.get(y)
 			tensortest.Close(s, fmt.Sprintf("%s, %d blocks", dt, busyBlocks), got, want, tensortest.F32)
 			s.same(fmt.Sprintf("%s, %d blocks, one row", dt, busyBlocks), s.get(one), got[n:2*n])
+		}
+	}
+}
+
+// Products of few rows by descriptors: right however many blocks there are, and a row has
+// the bits that it has alone, and beside the products of other weights.
+func TestFewTiles(t *testing.T) {
+	s := newBench(t)
+	sms := s.b.sms
+	defer func() { s.b.sms = sms }()
+	for _, z := range [][2]int{{1, 8}, {130, 72}, {300, 1160}, {700, 520}, {128, 2304}} {
+		n, k := z[0], z[1]
+		const most, r = fewRows, 3
+		wt, w := s.load(tensor.BF16, s.normal(n*k), n, k)
+		other, _ := s.load(tensor.BF16, s.normal(200*k), 200, k)
+		s.b.Precision(wt, tensor.BF16)
+		s.b.Precision(other, tensor.BF16)
+		x, u, v, scale, bias := s.normal(most*k), s.normal(most*r), s.normal(n*r), s.normal(n), s.normal(n)
+		xt, ut, vt := s.put(x, most, k), s.put(u, most, r), s.put(v, n, r)
+		want := refProduct(nil, rounded(x), rounded(w), most, n, k, tensor.MatMul{TransB: true, Alpha: 0.5})
+		for i, l := range refProduct(nil, u, v, most, n, r, tensor.MatMul{TransB: true, Alpha: 2}) {
+			want[i] = (want[i]+l)*float64(scale[i%n]) + float64(bias[i%n])
+		}
+		factors, added := s.put(scale, n), s.put(bias, n)
+		for _, s.b.sms = range []int{1, 2, 5, 132} {
+			var all []float32
+			for _, m := range []int{most, most - 1, 33, 17, 8, 3, 1} {
+				name := fmt.Sprintf("%v, %d blocks, %d rows", z, s.b.sms, m)
+				some := s.b.View(xt, 0, m, k)
+				o := tensor.MatMul{TransB: true, Alpha: 0.5, ColScale: factors, Bias: added, LowRank: &tensor.LowRank{U: s.b.View(ut, 0, m, r), V: vt, TransV: true, Alpha: 2}}
+				y, beside := s.put(nan(m*n), m, n), s.put(nan(m*n), m, n)
+				p := s.b.product(y, some, wt, &o)
+				if !p.codes() || !s.b.streams(&p) {
+					t.Fatalf("%s: of another kernel", name)
+				}
+				s.b.MatMul(y, some, wt, o)
+				got := s.get(y)
+				if all == nil {
+					all = got
+					tensortest.Close(s, name, got, want, tensortest.F32)
+				}
+				s.same(name, got, all[:m*n])
+				plain := tensor.MatMul{TransB: true, Alpha: 1}
+				s.b.Project(some, &tensor.Projection{Products: []tensor.Product{
+					{Dst: s.put(nan(m*200), m, 200), W: other, MatMul: plain}, {Dst: beside, W: wt, MatMul: o}, {Dst: s.put(nan(m*200), m, 200), W: other, MatMul: plain},
+				}})
+				s.same(name+", beside others", s.get(beside), got)
+			}
 		}
 	}
 }
@@ -492,7 +541,10 @@ func TestFused(t *testing.T) {
 				if half > 0 && n%(2*half) != 0 {
 					continue
 				}
-				s.fused(fmt.Sprintf("%s, %d columns, heads of %d", dt, n, 2*half), dt, tol, n, half)
+				s.fused(fmt.Sprintf("%s, %d columns, heads of %d", dt, n, 2*half), dt, tol, n, half, true)
+				if half == 0 {
+					s.fused(fmt.Sprintf("%s, %d columns, no factors", dt, n), dt, tol, n, 0, false)
+				}
 			}
 		}
 	}
@@ -528,9 +580,9 @@ func TestFusedPieces(t *testing.T) {
 	}
 }
 
-func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n, half int) {
+func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n, half int, factors bool) {
 	s.Helper()
-	const m, k = 70, 72
+	const m, k = 170, 72
 	act := func(x []float32) *tensor.Tensor {
 		if dt == tensor.BF16 {
 			t, _ := s.half(x, m, n)
@@ -541,7 +593,10 @@ func (s *bench) fused(name string, dt tensor.DType, tol tensortest.Tolerance, n,
 	w, _ := s.load(tensor.BF16, s.normal(n*k), n, k)
 	s.b.Precision(w, tensor.BF16)
 	x := s.put(s.normal(m*k), m, k)
-	o := tensor.MatMul{TransB: true, Alpha: 0.5, Uniform: true, ColScale: s.put(s.normal(n), n), Bias: s.put(s.normal(n), n)}
+	o := tensor.MatMul{TransB: true, Alpha: 0.5, Uniform: true}
+	if factors {
+		o.ColScale, o.Bias = s.put(s.normal(n), n), s.put(s.normal(n), n)
+	}
 	gate, up := s.normal(m*n), s.normal(m*n)
 	if half > 0 {
 		pos := make([]int32, m)

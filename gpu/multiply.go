@@ -39,13 +39,13 @@ var (
 )
 
 const (
-	skinny      = 32   // up to here, the large operand is read once
+	fewColumns  = 32   // up to here, the large operand is read once
 	tallTerms   = 1024 // of a part of a sum of few columns
 	outerTerms  = 64   // of a part of an outer sum, at least
 	splitTerms  = 256  // of a part of another sum, at least
 	tallRows    = 64   // of a block
 	outerCols   = 512  // of a block
-	skinnyGroup = 16   // columns, or rows, of a block
+	columnGroup = 16   // columns, or rows, of a block
 )
 
 // panelBytes is how much of a weight is expanded at a time; a test makes it small.
@@ -206,18 +206,15 @@ func (b *Backend) multiplyFloat(p *product) {
 	if b.multiplyThin(p) {
 		return
 	}
-	if p.transA && p.aHalf && !p.transW && p.w.dt == tensor.BF16 && p.low.r == 0 && min(p.m, p.n) > skinny && b.multiplyOuterHalf(p) {
+	if p.transA && p.aHalf && !p.transW && p.w.dt == tensor.BF16 && p.low.r == 0 && min(p.m, p.n) > fewColumns && b.multiplyOuterHalf(p) {
 		return
 	}
-	if b.skinnyTall(p) || b.skinnyOuter(p) {
-		return
-	}
-	outer := p.transA && !p.transW && !p.uniform && p.low.r == 0 && min(p.m, p.n) <= skinny && p.k > 0
+	outer := p.transA && !p.transW && !p.uniform && p.low.r == 0 && min(p.m, p.n) <= fewColumns && p.k > 0
 	if outer && (p.w.dt == tensor.F32 || p.w.dt == tensor.BF16) {
 		b.multiplyOuter(p)
 		return
 	}
-	tall := !p.transA && p.n <= skinny && p.low.r == 0 && p.k > 0
+	tall := !p.transA && p.n <= fewColumns && p.low.r == 0 && p.k > 0
 	if p.aHalf && !tall {
 		rows, cols := p.m, p.k
 		if p.transA {
@@ -304,7 +301,7 @@ func (b *Backend) gemmTall(p *product, w uint64, ldw int) {
 	if rowVectors(w, ldw, false) {
 		g.flags |= gemmVectorB
 	}
-	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, skinnyGroup)}, 512, 0, ceil(p.k, tallTerms), tallTerms)
+	b.gemmParts(&g, kGemmTall[index(p.aHalf)][index(p.transW)], dim{x: ceil(p.m, tallRows), y: ceil(p.n, columnGroup)}, 512, 0, ceil(p.k, tallTerms), tallTerms)
 }
 
 // multiplyOuter computes aᵀ·w where c has few rows or few columns.
@@ -331,6 +328,6 @@ func (b *Backend) multiplyOuter(p *product) {
 	if rowVectors(g.b, ld, half) {
 		g.flags |= gemmVectorB
 	}
-	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, skinnyGroup)}
+	grid := dim{x: ceil(cols, outerCols), y: ceil(rows, columnGroup)}
 	b.gemmParts(&g, kGemmOuter[index(half)], grid, 128, 0, min(ceil(p.k, outerTerms), ceil(2*b.sms, grid.x*grid.y)), 8)
 }

@@ -8,7 +8,6 @@ const (
 	switchProfile = iota // print the time of each kernel on the device
 	switchSync           // wait after each kernel, to tell which one failed
 	switchMMA            // products of bfloat16 and attention as before sm_90a
-	switchSkinny         // products of adapters as others of few columns
 	switchPlain          // steps that are repeated as others
 )
 
@@ -20,7 +19,6 @@ var switches = [...]struct {
 	switchProfile: {variable: "PIPE_CUDA_PROFILE", value: "1"},
 	switchSync:    {variable: "PIPE_CUDA_SYNC", value: "1"},
 	switchMMA:     {variable: "PIPE_CUDA_WGMMA", value: "0", mark: "+mma", major: 9},
-	switchSkinny:  {variable: "PIPE_CUDA_THIN", value: "0", mark: "+skinny"},
 	switchPlain:   {variable: "PIPE_CUDA_GRAPHS", value: "0"},
 }
 

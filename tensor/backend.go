@@ -24,7 +24,7 @@ type Backend interface {
 	Experts
 	Optimizer
 
-	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132". Two
+	// Name identifies the numerics, such as "cpu" or "cuda:sm_90:132:2". Two
 	// backends that may round differently have different names: the name is
 	// part of the cache key of every stage that computes.
 	Name() string

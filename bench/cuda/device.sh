@@ -9,8 +9,9 @@
 #   fp8        products in 8 bits beside those in bfloat16 and cublasLt's, and training with them
 #   products   the same products and attention in PyTorch
 #   train      adapters on models with made-up weights
+#   profile    where the time of these steps, and of generation, goes: by kernels and sizes, to profile.txt
 #   decode     generation with them
-#   load       loading them
+#   load       loading them, and what that consists of
 #   paging     updates whose moments lie in the machine's memory, and training all weights so
 #   peer       training with PyTorch, transformers and PEFT
 #   peer_decode    generation with them
@@ -136,6 +137,19 @@ train() {
 	bench 60 train -model "$big" -adapter lora -recompute true "$@"
 }
 
+profile() {
+	local log=$OUT/profile.txt # where limited puts what a program says
+	: >"$log"
+	export PIPE_CUDA_PROFILE=shapes
+	set -- $(small -seq 128)
+	bench 30 train -model "$(size 8b)" -adapter lora -steps 2 -warm 1 "$@"
+	bench 30 train -model "$(size 8b)" -adapter dora -steps 2 -warm 1 "$@"
+	bench 30 train -model "$(size 1b)" -adapter lora -steps 2 -warm 1 "$@"
+	bench 30 decode -model "$(size 8b)" -batch 1 -prompt 64 -new 16
+	bench 30 decode -model "$(size 8b)" -batch 64 -prompt 64 -new 16
+	unset PIPE_CUDA_PROFILE
+}
+
 decode() {
 	set -- $(small -prompt 32 -new 8)
 	bench 60 decode -model "$(size 8b)" -base bf16 "$@"
@@ -144,7 +158,7 @@ decode() {
 	bench 40 decode -model "$(size 1b)" -base bf16 "$@"
 }
 
-load() { bench 60 load -model "$(size 8b)" -dir "${TMPDIR:-/tmp}"; }
+load() { bench 60 load -model "$(size 8b)" -dir "${TMPDIR:-/tmp}" $([ -n "$model" ] || echo -steps); }
 
 paging() {
 	bench 90 paging $(small -n 65536 -samples 2)
@@ -203,7 +217,7 @@ for part in "$@"; do
 	suite) seconds=120 ;;
 	memcheck) seconds=90 ;;
 	kernels) seconds=120 ;;
-	products | load | program) seconds=60 ;;
+	products | load | profile | program) seconds=60 ;;
 	recipes) seconds=180 ;;
 	train | decode | fp8) seconds=150 ;;
 	peer | peer_decode) seconds=150 ;;

@@ -172,9 +172,20 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
             if (g.half == 128) gemm_rotate<BN, 16>(g, d, i0);
         alpha = 1, scale = bias = 0;
     }
+    // What is read of memory is asked for early, for several stores together: they may not be
+    // exchanged with it, and would each wait for it.
     if (g.flags & GEMM_OUT_HALF) {
 #pragma unroll
         for (int x = 0; x < BN / 8; x += 4) {
+            uint4 gates[2], ups[2];
+            if (g.dgate) {
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const int i = i0 + 8 * r, j = n0 + 8 * (x + t);
+                    if (i >= g.m || j >= g.n) continue;
+                    gates[r] = *(const uint4*)((const uint16_t*)g.gate + i * g.ldc + j), ups[r] = *(const uint4*)((const uint16_t*)g.up + i * g.ldc + j);
+                }
+            }
             uint32_t v[2][4]; // rows i0 and i0 + 8, blocks of 8 columns
 #pragma unroll
             for (int q = 0; q < 4; q++) {
@@ -202,7 +213,7 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
                 const long long at = i * g.ldc + j;
                 if (g.dgate != g.c) *(uint4*)((uint16_t*)g.c + at) = uint4{v[r][0], v[r][1], v[r][2], v[r][3]};
                 if (g.dgate) {
-                    const uint4 gate = *(const uint4*)((const uint16_t*)g.gate + at), up = *(const uint4*)((const uint16_t*)g.up + at);
+                    const uint4 gate = gates[r], up = ups[r];
                     uint4 a, b;
                     swiglu_grad2(a.x, b.x, v[r][0], gate.x, up.x), swiglu_grad2(a.y, b.y, v[r][1], gate.y, up.y);
                     swiglu_grad2(a.z, b.z, v[r][2], gate.z, up.z), swiglu_grad2(a.w, b.w, v[r][3], gate.w, up.w);
@@ -212,8 +223,18 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
         }
         return;
     }
+    float4 olds[2][2];
 #pragma unroll
-    for (int x = 0; x < BN / 8; x += 2)
+    for (int x = 0; x < BN / 8; x += 2) {
+        if (g.beta != 0 && x % 4 == 0) {
+#pragma unroll
+            for (int q = 0; q < 2; q++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const int i = i0 + 8 * r, j = n0 + 8 * (x + 2 * q + t % 2) + t / 2 * 4;
+                    if (i < g.m && j < g.n) olds[q][r] = *(const float4*)((const float*)g.c + i * g.ldc + j);
+                }
+        }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             uint32_t v[4];
@@ -226,7 +247,7 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
             float4* to = (float4*)((float*)g.c + i * g.ldc + j);
             float4 y = {alpha * __uint_as_float(v[0]), alpha * __uint_as_float(v[1]), alpha * __uint_as_float(v[2]), alpha * __uint_as_float(v[3])};
             if (g.beta != 0) {
-                const float4 old = *to;
+                const float4 old = olds[x / 2 % 2][r];
                 y.x = fmaf(g.beta, old.x, y.x), y.y = fmaf(g.beta, old.y, y.y), y.z = fmaf(g.beta, old.z, y.z), y.w = fmaf(g.beta, old.w, y.w);
             }
             if (scale) {
@@ -249,4 +270,5 @@ template <int BN> __device__ __forceinline__ void gemm_store_tile(const GemmArgs
                 *(float4*)((float*)g.dup + at) = make_float4(b[0], b[1], b[2], b[3]);
             }
         }
+    }
 }

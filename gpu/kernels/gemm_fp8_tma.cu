@@ -38,15 +38,8 @@ template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const
     const int tiles = g.tiles_m * g.tiles_n;
     const int steps8 = (g.k + 127) / 128, steps = steps8 + (g.k2 + 63) / 64;
     const int split = g.parts ? g.split : steps, items = g.parts ? (steps + split - 1) / split * tiles : tiles; // tiles of a part, then the next part
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(full + i, 1);
-            barrier_init(empty + i, 8); // warps that read
-        }
-        barrier_fence();
-    }
-    __syncthreads();
-    int at = 0, phase = 0; // of the ring
+    ring_begin<STAGES>(full, empty, 8);
+    Ring<STAGES> ring;
     if (group == 0) {
         registers_shrink<24>();
         if (threadIdx.x == 0) {
@@ -57,14 +50,14 @@ template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const
                 gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj, args.group);
                 const int m0 = ti * BM, n0 = tj * BN, s0 = item / tiles * split, s1 = min(steps, s0 + split);
                 for (int s = s0; s < s1; s++) {
-                    barrier_wait(empty + at, phase ^ 1); // passes in the first round
-                    barrier_expect(full + at, STAGE);
+                    barrier_wait(empty + ring.at, ring.phase ^ 1); // passes in the first round
+                    barrier_expect(full + ring.at, STAGE);
                     const TileMap *a = s < steps8 ? &args.a : &args.a2, *b = s < steps8 ? &args.b : &args.b2;
                     const int k = s < steps8 ? s * 128 : (s - steps8) * 64;
-                    unsigned char* to = smem + at * STAGE;
-                    tile_copy(to, a, k, m0, full + at);
-                    tile_copy(to + A_BYTES, b, k, n0, full + at);
-                    if (++at == STAGES) at = 0, phase ^= 1;
+                    unsigned char* to = smem + ring.at * STAGE;
+                    tile_copy(to, a, k, m0, full + ring.at);
+                    tile_copy(to + A_BYTES, b, k, n0, full + ring.at);
+                    ring.next();
                 }
             }
         }
@@ -82,8 +75,8 @@ template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const
 #pragma unroll
         for (int i = 0; i < BN / 2; i++) sum[i] = 0;
         for (; s < end8; s++) {
-            barrier_wait(full + at, phase);
-            const int from = at * (STAGE >> 4);
+            barrier_wait(full + ring.at, ring.phase);
+            const int from = ring.at * (STAGE >> 4);
 #pragma unroll
             for (int h = 0; h < BN / 128; h++) {
                 wgmma_fence();
@@ -93,16 +86,16 @@ template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const
                 wgmma_commit();
                 wgmma_wait<0>();
                 wgmma_hold(d);
-                if (h == BN / 128 - 1 && lane == 0) barrier_arrive(empty + at);
+                if (h == BN / 128 - 1 && lane == 0) barrier_arrive(empty + ring.at);
 #pragma unroll
                 for (int i = 0; i < 64; i++) sum[64 * h + i] += d[i];
             }
-            if (++at == STAGES) at = 0, phase ^= 1;
+            ring.next();
         }
         if (end8 > s0) fp8_scale<BN>(args, sum, m0, n0);
         for (; s < s1; s++) {
-            barrier_wait(full + at, phase);
-            const int from = at * (STAGE >> 4);
+            barrier_wait(full + ring.at, ring.phase);
+            const int from = ring.at * (STAGE >> 4);
             wgmma_hold(sum);
             wgmma_fence();
 #pragma unroll
@@ -110,8 +103,8 @@ template <int BN, int STAGES> __device__ __forceinline__ void gemm_fp8_tma(const
             wgmma_commit();
             wgmma_wait<0>();
             wgmma_hold(sum);
-            if (lane == 0) barrier_arrive(empty + at);
-            if (++at == STAGES) at = 0, phase ^= 1;
+            if (lane == 0) barrier_arrive(empty + ring.at);
+            ring.next();
         }
         wgmma_hold(sum); // else some are added to later, when there is no room for their parts
         if (g.parts)

@@ -28,27 +28,10 @@ struct GemmTmaArgs {
 
 enum Whose { OF_ALL, ROWS_OF_EXPERTS, SUMS_OF_EXPERTS };
 
-// gemm_wait is the barrier of the warpgroups that multiply.
-__device__ __forceinline__ void gemm_wait() {
-#ifdef PIPE_EMU
-    emu::named(1, 256);
-#else
-    asm volatile("bar.sync 1, 256;" ::: "memory");
-#endif
-}
-
 // gemm_clear sets the rows of 128 bytes from `rest` on, of 64, to zero. A warpgroup does.
 __device__ __forceinline__ void gemm_clear(unsigned char* rows, int rest) {
     for (int i = rest * 128 + threadIdx.x % 128 * 16; i < 8192; i += 128 * 16) *(uint4*)(rows + i) = uint4{0, 0, 0, 0};
 }
-
-// A Ring is where a thread is in the ring of buffers.
-template <int STAGES> struct Ring {
-    int at = 0, phase = 0;
-    __device__ __forceinline__ void next() {
-        if (++at == STAGES) at = 0, phase ^= 1;
-    }
-};
 
 // gemm_store_staged is gemm_store_tile where 64 columns of gate and, 16 KiB behind them,
 // of up are in each of the buffers that come next: 128 rows, of which this warpgroup has
@@ -110,14 +93,7 @@ template <int BN, int STAGES, bool transA, bool transB, Whose WHOSE = OF_ALL> __
         else
             gemm_tile(item % tiles, g.tiles_m, g.tiles_n, ti, tj, args.group);
     };
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(full + i, 1);
-            barrier_init(empty + i, 8); // warps that read
-        }
-        barrier_fence();
-    }
-    __syncthreads();
+    ring_begin<STAGES>(full, empty, 8);
     Ring<STAGES> ring;
     if (group == 0) {
         registers_shrink<24>();
@@ -166,15 +142,17 @@ template <int BN, int STAGES, bool transA, bool transB, Whose WHOSE = OF_ALL> __
                     }
                     ring.next();
                 }
-                if (!staged) continue;
+                if constexpr (WHOSE == OF_ALL && !transA) {
+                    const int end = staged ? n0 + BN : n0;
 #pragma unroll 1
-                for (int j = n0; j < n0 + BN; j += 64) {
-                    barrier_wait(empty + ring.at, ring.phase ^ 1);
-                    barrier_expect(full + ring.at, 2 * 16384);
-                    unsigned char* to = smem + ring.at * STAGE;
-                    tile_copy(to, &args.gate, j, m0, full + ring.at);
-                    tile_copy(to + 16384, &args.up, j, m0, full + ring.at);
-                    ring.next();
+                    for (int j = n0; j < end; j += 64) {
+                        barrier_wait(empty + ring.at, ring.phase ^ 1);
+                        barrier_expect(full + ring.at, 2 * 16384);
+                        unsigned char* to = smem + ring.at * STAGE;
+                        tile_copy(to, &args.gate, j, m0, full + ring.at);
+                        tile_copy(to + 16384, &args.up, j, m0, full + ring.at);
+                        ring.next();
+                    }
                 }
             }
         }
@@ -204,7 +182,7 @@ template <int BN, int STAGES, bool transA, bool transB, Whose WHOSE = OF_ALL> __
                     gemm_clear(stage + row * 128, (hi - lo) % 64);
                     for (int i = group - 1; i < BN / 64; i += 2) gemm_clear(stage + A_BYTES + 8192 * i, (hi - lo) % 64);
                     fence_async();
-                    gemm_wait();
+                    pair_sync();
                 }
             }
             wgmma_fence();
@@ -212,12 +190,12 @@ template <int BN, int STAGES, bool transA, bool transB, Whose WHOSE = OF_ALL> __
             for (int i = 0; i < 4; i++) wgmma<BN, transA, !transB>(d, a0 + (from + (transA ? 128 : 2) * i), b0 + (from + (transB ? 2 : 128) * i));
             wgmma_commit();
             wgmma_wait<1>(); // the step before is done
-            if (!first && lane == 0) barrier_arrive(empty + (ring.at == 0 ? STAGES - 1 : ring.at - 1));
+            if (!first && lane == 0) barrier_arrive(empty + ring.before());
             ring.next();
         }
         wgmma_wait<0>();
         wgmma_hold(d);
-        if (lane == 0) barrier_arrive(empty + (ring.at == 0 ? STAGES - 1 : ring.at - 1));
+        if (lane == 0) barrier_arrive(empty + ring.before());
         int ti, tj;
         place(item, ti, tj);
         const int m0 = ti * BM + row;

@@ -34,15 +34,6 @@ struct StreamArgs {
 
 constexpr int STREAM_ROWS = 128;
 
-// stream_wait is the barrier of the warpgroups that multiply.
-__device__ __forceinline__ void stream_wait() {
-#ifdef PIPE_EMU
-    emu::named(1, 256);
-#else
-    asm volatile("bar.sync 1, 256;" ::: "memory");
-#endif
-}
-
 // A StreamPart is what block number `block` of a weight takes of its steps.
 struct StreamPart {
     int tile, step; // the first
@@ -76,15 +67,8 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
     constexpr int WEIGHTS = STREAM_ROWS * 128, STAGE = WEIGHTS + 8 * NT * 128;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(full + i, 1);
-            barrier_init(empty + i, 8); // warps that read
-        }
-        barrier_fence();
-    }
-    __syncthreads();
-    int at = 0, phase = 0; // of the ring
+    ring_begin<STAGES>(full, empty, 8);
+    Ring<STAGES> ring;
     if (group == 2) {
         if (threadIdx.x != 256) return;
         for (int x = 0; x < a.count; x++) {
@@ -93,12 +77,12 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
             if (block >= w.blocks) continue;
             StreamPart part(w, a.steps, block);
             for (; part.left > 0; part.left--) {
-                unsigned char* to = smem + at * STAGE;
-                barrier_wait(empty + at, phase ^ 1); // passes in the first round
-                barrier_expect(full + at, STAGE);
-                tile_copy(to, &w.map, part.step * 64, part.tile * STREAM_ROWS, full + at);
-                tile_copy(to + WEIGHTS, &a.x, part.step * 64, 0, full + at);
-                if (++at == STAGES) at = 0, phase ^= 1;
+                unsigned char* to = smem + ring.at * STAGE;
+                barrier_wait(empty + ring.at, ring.phase ^ 1); // passes in the first round
+                barrier_expect(full + ring.at, STAGE);
+                tile_copy(to, &w.map, part.step * 64, part.tile * STREAM_ROWS, full + ring.at);
+                tile_copy(to + WEIGHTS, &a.x, part.step * 64, 0, full + ring.at);
+                ring.next();
                 if (++part.step == a.steps) part.step = 0, part.tile++;
             }
         }
@@ -119,19 +103,19 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
             for (int q = 0; q < 4 * NT; q++) d[q] = 0;
             wgmma_hold(d);
             for (int s = 0; s < steps; s++) {
-                barrier_wait(full + at, phase);
-                const int from = at * (STAGE >> 4);
+                barrier_wait(full + ring.at, ring.phase);
+                const int from = ring.at * (STAGE >> 4);
                 wgmma_fence();
 #pragma unroll
                 for (int q = 0; q < 4; q++) wgmma<8 * NT, false, false>(d, w0 + (from + 2 * q), x0 + (from + 2 * q));
                 wgmma_commit();
                 wgmma_wait<1>(); // the step before is done
-                if (s > 0 && lane == 0) barrier_arrive(empty + (at == 0 ? STAGES - 1 : at - 1));
-                if (++at == STAGES) at = 0, phase ^= 1;
+                if (s > 0 && lane == 0) barrier_arrive(empty + ring.before());
+                ring.next();
             }
             wgmma_wait<0>();
             wgmma_hold(d);
-            if (lane == 0) barrier_arrive(empty + (at == 0 ? STAGES - 1 : at - 1));
+            if (lane == 0) barrier_arrive(empty + ring.before());
             const int j0 = part.tile * STREAM_ROWS;
             if (steps == a.steps) {
 #pragma unroll
@@ -153,9 +137,9 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
                 }
             const int b0 = stream_block(w, a.steps, (long long)part.tile * a.steps), b1 = stream_block(w, a.steps, (long long)(part.tile + 1) * a.steps - 1);
             __threadfence();
-            stream_wait();
+            pair_sync();
             if (threadIdx.x == 0) *last = atomicAdd(w.counters + part.tile, 1u);
-            stream_wait();
+            pair_sync();
             if (*last != (unsigned)(b1 - b0)) continue;
             __threadfence();
             for (int o = threadIdx.x; o < a.m * STREAM_ROWS; o += 256) {

@@ -125,3 +125,36 @@ __device__ __forceinline__ void tile_prefetch(const TileMap* map) { asm volatile
 template <int n> __device__ __forceinline__ void registers_grow() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n)); }
 template <int n> __device__ __forceinline__ void registers_shrink() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n)); }
 #endif
+
+// A Ring is where a thread is in a ring of buffers. Of each, `full` ends a phase when its copies
+// have arrived, and `empty` when all that read it have: one thread of each of so many
+// warps says so. ring_begin makes these barriers; all threads of a block call it.
+template <int STAGES> struct Ring {
+    int at = 0, phase = 0;
+    __device__ __forceinline__ void next() {
+        if (++at == STAGES) at = 0, phase ^= 1;
+    }
+    __device__ __forceinline__ int before() const { return at == 0 ? STAGES - 1 : at - 1; }
+};
+
+#ifdef HAVE_WGMMA
+template <int STAGES> __device__ __forceinline__ void ring_begin(Barrier* full, Barrier* empty, int warps) {
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(full + i, 1);
+            barrier_init(empty + i, warps);
+        }
+        barrier_fence();
+    }
+    __syncthreads();
+}
+
+// pair_sync is the barrier of two warpgroups of a block that has more.
+__device__ __forceinline__ void pair_sync() {
+#ifdef PIPE_EMU
+    emu::named(1, 256);
+#else
+    asm volatile("bar.sync 1, 256;" ::: "memory");
+#endif
+}
+#endif

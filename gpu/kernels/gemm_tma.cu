@@ -12,7 +12,7 @@
 #include "experts.cuh"
 #include "tma.cuh"
 
-constexpr int MOST_SUMMANDS = 6; // of tiledSummands
+constexpr int MOST_SUMMANDS = 6; // mostSummands of multiply_half.go
 
 struct GemmTmaArgs {
     TileMap a[MOST_SUMMANDS], b[MOST_SUMMANDS]; // of [m,k] boxes of 128 rows, of [n,k] BN rows, else of 64 rows

@@ -6,6 +6,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 limit=${1:-50}
 run=out/cuda-run
+command -v xz >/dev/null || {
+	echo "bench/cuda/prepare.sh: xz is not installed: apt-get install xz-utils" >&2
+	exit 1
+}
 
 bash gpu/build.sh kernels >/dev/null
 eval "$(bash gpu/build.sh env)"

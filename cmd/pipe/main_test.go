@@ -3,16 +3,19 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,7 +44,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": code, "waitfor": waitFor, "count": countLines, "hub": startHub, "tinymodel": copyTiny, "teacher": startTeacher, "damage": damage,
-			"commit": commitAll, "expand": expandFile, "edit": editCheckout,
+			"commit": commitAll, "expand": expandFile, "edit": editCheckout, "near": nearMetrics,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
@@ -188,6 +191,48 @@ func countLines(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if n := bytes.Count([]byte(ts.ReadFile(args[0])), []byte("\n")); strconv.Itoa(n) != args[1] {
 		ts.Fatalf("%s has %d lines, want %s", args[0], n, args[1])
+	}
+}
+
+// nearMetrics compares what two runs measured, as pipe metrics --json prints it: the same
+// metrics, whose values and base values differ by at most a share of themselves:
+// near SHARE FILE FILE.
+func nearMetrics(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: near SHARE FILE FILE")
+	}
+	share, err := strconv.ParseFloat(args[0], 64)
+	ts.Check(err)
+	type metric struct {
+		Stage, Metric string
+		N             int
+		Value, Base   *float64
+	}
+	var all [2][]metric
+	for i, name := range args[1:] {
+		d := json.NewDecoder(strings.NewReader(ts.ReadFile(name)))
+		for d.More() {
+			var m metric
+			ts.Check(d.Decode(&m))
+			all[i] = append(all[i], m)
+		}
+	}
+	near := func(a, b *float64) bool {
+		if a == nil || b == nil {
+			return a == b
+		}
+		return math.Abs(*a-*b) <= share*math.Max(math.Abs(*a), math.Abs(*b)) // NaN is near nothing
+	}
+	if len(all[0]) == 0 || len(all[0]) != len(all[1]) {
+		ts.Fatalf("%d and %d metrics", len(all[0]), len(all[1]))
+	}
+	for i, a := range all[0] {
+		b := all[1][i]
+		if a.Stage != b.Stage || a.Metric != b.Metric || a.N != b.N || !near(a.Value, b.Value) || !near(a.Base, b.Base) {
+			ja, _ := json.Marshal(a)
+			jb, _ := json.Marshal(b)
+			ts.Fatalf("metrics differ:\n%s\n%s", ja, jb)
+		}
 	}
 }
 

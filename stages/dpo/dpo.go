@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"math"
 	"slices"
 
 	"pipe/model/adapter"
@@ -20,7 +21,7 @@ var doc string
 
 // Kind is the stage kind "dpo".
 var Kind = stage.Kind{
-	Name: "dpo", Doc: doc, Version: 6, Compute: true,
+	Name: "dpo", Doc: doc, Version: 7, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Doc: "Loss, rewards, learning rate and gradient norm of each step (artifact.Point)"},
@@ -221,14 +222,38 @@ func (s *spec) options(env *stage.Env) train.Options {
 	return o
 }
 
+// referred returns which of n pairs need a reference: those that a step learns from, and
+// none with a loss that has none.
+func (s *spec) referred(o train.Options, n int) (at []int) {
+	if s.Loss == train.LossORPO {
+		return nil
+	}
+	for i, steps := range o.Seen(n) {
+		if len(steps) > 0 {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+// pick returns the pairs of these numbers.
+func pick(pairs []train.Preference, at []int) []train.Preference {
+	picked := make([]train.Preference, len(at))
+	for k, i := range at {
+		picked[k] = pairs[i]
+	}
+	return picked
+}
+
 // train runs the loop. The reference is the policy before the first step: its
 // log-probabilities are computed once and kept in the checkpoints.
 func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preferences, paged int, held []train.Preference) (*train.Result, error) {
 	o := s.options(env)
 	o.Paged = paged
+	at := s.referred(o, len(task.Pairs))
 	o.Setup = func() (map[string][]float64, error) {
-		ref, err := train.SumLogProbs(ctx, task.Model, task.Pairs, false, func(done int) {
-			env.Progress(int64(done), int64(len(task.Pairs)), "reference pairs")
+		ref, err := train.SumLogProbs(ctx, task.Model, pick(task.Pairs, at), false, func(done int) {
+			env.Progress(int64(done), int64(len(at)), "reference pairs")
 		})
 		if err != nil {
 			return nil, err
@@ -237,9 +262,16 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 		return map[string][]float64{"reference": flatten(ref), "held": flatten(before)}, err
 	}
 	o.Ready = func(before map[string][]float64) error {
-		task.Ref = unflatten(before["reference"])
-		if len(task.Ref) != len(task.Pairs) {
+		ref := unflatten(before["reference"])
+		if len(ref) != len(at) {
 			return errors.New("the checkpoint belongs to other pairs; remove it to start again")
+		}
+		task.Ref = make([]train.Pair, len(task.Pairs))
+		for i := range task.Ref {
+			task.Ref[i] = train.Pair{Chosen: math.NaN(), Rejected: math.NaN()} // no step learns from it
+		}
+		for k, i := range at {
+			task.Ref[i] = ref[k]
 		}
 		return nil
 	}

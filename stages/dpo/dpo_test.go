@@ -1,12 +1,14 @@
 package dpo
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +103,58 @@ func TestLosses(t *testing.T) {
 	var fe *stage.FieldError
 	if !errors.As(err, &fe) || fe.Field != "adapter" {
 		t.Errorf("an adapter block over an adapter: %v", err)
+	}
+}
+
+// TestReferred: the reference scores what a step learns from and nothing else, and the
+// steps are those of a run in which it scores more.
+func TestReferred(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, c := range []struct {
+		loss          string
+		steps, scored int64
+	}{
+		{train.LossSigmoid, 0, 18}, {train.LossSigmoid, 3, 6}, {train.LossIPO, 12, 18}, {train.LossORPO, 0, 0},
+	} {
+		scored, losses := int64(0), []float64{}
+		once := func(steps int) {
+			losses = losses[:0]
+			_, err := runIn(t, context.Background(), t.TempDir(), block(func(s *spec) {
+				s.Loss, s.MaxSteps, s.Schedule, s.BatchSize, s.GradAccum, s.WarmupRatio = c.loss, steps, "constant", 2, 1, 0
+			}), base, "", rows(24), func(env *stage.Env) {
+				env.Progress = func(_, total int64, unit string) {
+					if unit == "reference pairs" {
+						scored = total
+					}
+				}
+				env.Metric = func(series string, _ int64, v float64) {
+					if series == "loss" {
+						losses = append(losses, v)
+					}
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		once(0)
+		want := slices.Clone(losses)
+		if c.steps > 0 {
+			scored = 0
+			once(int(c.steps))
+			want = want[:c.steps]
+		}
+		if scored != c.scored {
+			t.Errorf("%s, %d steps: the reference scored %d pairs, want %d", c.loss, c.steps, scored, c.scored)
+		}
+		if len(losses) != len(want) {
+			t.Fatalf("%s, %d steps: %d losses, want %d", c.loss, c.steps, len(losses), len(want))
+		}
+		for i, w := range want {
+			if !(math.Abs(losses[i]-w) < 1e-5) {
+				t.Errorf("%s, %d steps: loss %d is %g, want %g", c.loss, c.steps, i+1, losses[i], w)
+			}
+		}
 	}
 }
 

@@ -36,9 +36,10 @@ func (s *spec) firstStep(ctx context.Context, env *stage.Env, p tensor.Plan, pag
 		return nil, err
 	}
 	d, o := shadow.Decoder, s.options(env)
+	referred := pick(learn, s.referred(o, len(learn)))
 	o.Dir, o.MaxSteps, o.Paged = "", 1, paged
 	o.Setup = func() (map[string][]float64, error) {
-		for _, pairs := range [][]train.Preference{learn, held} {
+		for _, pairs := range [][]train.Preference{referred, held} {
 			if _, err := train.SumLogProbs(ctx, d, train.LargestPairs(pairs, 64), false, nil); err != nil {
 				return nil, err
 			}

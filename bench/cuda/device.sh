@@ -17,13 +17,15 @@
 #   peer_decode    generation with them
 #   peer_compiled  training with torch.compile, which takes its time
 #   program    pipe-cuda says which device it found
-#   recipes    the quickstart on the processor and on the device, and the metrics that differ; the
+#   recipes    the quickstart on the processor and on the device, and its metrics on both; the
 #              legal recipe on the device, a short way through it, if its model was fetched
 #
-# Without arguments: suite kernels. The parts run in the order given; what one
-# has measured when its time is over counts. Logs and results.jsonl are written
-# to $OUT, by default out/cuda-bench. PIPE_BENCH_MODEL=tiny tries it all out on
-# any machine, where PIPE_CUDA_DRIVER can name the emulated driver.
+# Without arguments: what the backend promises, in ten minutes: the suite, the recipes,
+# training, generation and loading, and PyTorch's beside them. The parts run in the order
+# given; what one has measured when its time is over counts. Logs and results.jsonl are
+# written to $OUT, by default out/cuda-bench. PIPE_BENCH_MODEL=tiny tries it all out on any
+# machine, where PIPE_CUDA_DRIVER can name the emulated driver and PIPE_BENCH_RECIPE a
+# recipe that is shorter than the quickstart.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
@@ -190,26 +192,38 @@ program() {
 	timeout 60 "$run/pipe-cuda" doctor 2>&1 | tee -a "$log"
 }
 
+# recipe FILE SECONDS FLAG...: run it on the device; its metrics go to the table and, with what it made, to recipes.txt.
+recipe() {
+	limited "$2" "$run/pipe-cuda" run "$1" --device cuda --store "$store" "${@:3}" >/dev/null
+	tail -1 "$log" | grep -q 'exit 0' || return 1
+	"$run/pipe-cuda" ls "$1" --device cuda --store "$store" "${@:3}" >>"$OUT/recipes.txt" 2>>"$log"
+}
+
 recipes() {
-	local store=$OUT/store on
+	store=$OUT/store
+	local quick=${PIPE_BENCH_RECIPE:-pipelines/quickstart.hcl} compared='^ *[a-z_]+\.(loss|acc|accuracy|exact_match|nll) '
 	rm -rf "$store"
-	for on in cpu cuda; do
-		limited 120 "$run/pipe-cuda" run pipelines/quickstart.hcl --device "$on" --store "$store" >/dev/null
-		tail -1 "$log" | grep -q 'exit 0' || return 0
-		"$run/pipe-cuda" ls pipelines/quickstart.hcl --device "$on" --store "$store" >"$OUT/recipe.$on.txt" 2>>"$log"
-	done
-	"$run/pipe-cuda" metrics pipelines/quickstart.hcl --store "$store" 2>>"$log" | grep -E 'accuracy|exact_match|perplexity'
+	: >"$OUT/recipes.txt"
+	limited 60 "$run/pipe-cuda" run "$quick" --device cpu --store "$store" --var out="$store/out" >/dev/null
+	if recipe "$quick" 90 --var out="$store/out"; then
+		"$run/pipe-cuda" metrics diff last~1 last "$quick" --store "$store" >"$store/diff" 2>>"$log"
+		cat "$store/diff" >>"$OUT/recipes.txt"
+		echo "quickstart: on the processor, on the device"
+		grep -E "$compared" "$store/diff"
+	fi
 	if [ -e pipelines/legal/cache/SmolLM2-135M-Instruct.Q4_1.gguf ]; then
-		limited 150 "$run/pipe-cuda" run pipelines/legal.hcl --device cuda --store "$store" \
-			--var dialogues=12 --var steps=3 --var limit=6 --var needles=1 --var out="$OUT/legal" >/dev/null
-		"$run/pipe-cuda" metrics pipelines/legal.hcl --store "$store" 2>>"$log" | grep -E 'accuracy|exact_match|perplexity'
-		rm -rf "$OUT/legal"
+		if recipe pipelines/legal.hcl 150 --var dialogues=12 --var steps=3 --var limit=6 --var needles=1 --var out="$store/out"; then
+			"$run/pipe-cuda" metrics pipelines/legal.hcl --store "$store" >"$store/metrics" 2>>"$log"
+			cat "$store/metrics" >>"$OUT/recipes.txt"
+			echo "legal, a short way through it: on the device"
+			grep -E "$compared" "$store/metrics"
+		fi
 	fi
 	rm -rf "$store"
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv,noheader 2>/dev/null
-[ $# -gt 0 ] || set -- suite kernels
+[ $# -gt 0 ] || set -- suite=100 train=50 decode=75 load=20 recipes=75 peer=90 peer_decode=40 peer_compiled=120
 before=$(wc -l <"$results")
 for part in "$@"; do
 	name=${part%%=*}

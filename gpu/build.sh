@@ -172,7 +172,7 @@ kernels() {
 		*) oldest=80 ;;
 		esac
 		flags=(-O3 -std=c++17 -gencode arch=compute_$oldest,code=sm_$oldest -gencode arch=compute_90a,code=sm_90a
-			-gencode arch=compute_$oldest,code=compute_$oldest -Xptxas -v -I gpu/kernels)
+			-gencode arch=compute_$oldest,code=compute_$oldest -fmad=false -Xptxas -v -I gpu/kernels)
 		key=$( (printf '%s\n' "$nvcc" "${flags[@]}" && cat "$cu" "${headers[@]}") | digest)
 		entry=$cache/kernels/$name-$key
 		if [ ! -f "$entry.fatbin" ]; then

@@ -52,9 +52,9 @@ type Info struct {
 }
 
 // revision is raised when kernels compute other bits than before.
-const revision = 2
+const revision = 3
 
-// Name is that of the backend, such as "cuda:sm_90:132:2". It has what the bits of
+// Name is that of the backend, such as "cuda:sm_90:132:3". It has what the bits of
 // results depend on, as it is part of their keys: the architecture, the number of
 // multiprocessors (sums are split so that all have work), the revision of the kernels,
 // and marks of what the environment switches.

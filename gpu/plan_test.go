@@ -10,7 +10,7 @@ import (
 
 // planned returns a plan of a backend on no device.
 func planned() *plan {
-	return (&Backend{name: "cuda:sm_90:132:2", sms: 132, major: 9, shared: 227 << 10}).Plan().(*plan)
+	return (&Backend{name: "cuda:sm_90:132:3", sms: 132, major: 9, shared: 227 << 10}).Plan().(*plan)
 }
 
 // part returns the bytes for a purpose at the peak.

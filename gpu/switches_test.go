@@ -12,7 +12,7 @@ func TestNames(t *testing.T) {
 		{"PIPE_CUDA_WGMMA", "0", "+mma", ""},
 	} {
 		t.Setenv(c.variable, c.value)
-		if got, want := hopper.Name(), "cuda:sm_90:132:2"+c.hopper; got != want {
+		if got, want := hopper.Name(), "cuda:sm_90:132:3"+c.hopper; got != want {
 			t.Errorf("%s=%s: got %s, want %s", c.variable, c.value, got, want)
 		}
 		if got, want := ampere.Name(), "cuda:sm_80:108:2"+c.ampere; got != want {

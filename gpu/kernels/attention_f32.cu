@@ -177,7 +177,7 @@ __device__ __forceinline__ void grad_step(const AttentionGradArgs& a, const floa
         for (int j = 0; j < C; j++) {
             const int row = y * R + i, col = x + 16 * j, query = KEYS ? col : row;
             const bool seen = sees(row, col);
-            const float p = seen ? exp2f(s[i][j] * (a.scale * LOG2E) - lse[query]) : 0;
+            const float p = seen ? exp2f(fmaf(s[i][j], a.scale * LOG2E, -lse[query])) : 0;
             if (KEYS) probs[row * (N + 4) + col] = p;
             grads[row * (N + 4) + col] = seen ? p * (dp[i][j] - delta[query]) * a.scale : 0;
         }

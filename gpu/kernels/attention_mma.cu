@@ -89,13 +89,13 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
                 x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
                 grown |= x > most[m][h];
                 const float base = x == -INFINITY ? 0 : x * scale;
-                less[m][h] = exp2_fast(most[m][h] * scale - base);
+                less[m][h] = exp2_fast(fmaf(most[m][h], scale, -base));
                 most[m][h] = x;
                 float part = 0;
 #pragma unroll
                 for (int n = 0; n < N / 8; n++) {
-                    s[m][n][2 * h] = exp2_fast(s[m][n][2 * h] * scale - base);
-                    s[m][n][2 * h + 1] = exp2_fast(s[m][n][2 * h + 1] * scale - base);
+                    s[m][n][2 * h] = exp2_fast(fmaf(s[m][n][2 * h], scale, -base));
+                    s[m][n][2 * h + 1] = exp2_fast(fmaf(s[m][n][2 * h + 1], scale, -base));
                     part += s[m][n][2 * h] + s[m][n][2 * h + 1];
                 }
                 sum[m][h] = sum[m][h] * less[m][h] + part;
@@ -191,7 +191,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
             for (int n = 0; n < N / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    s[m][n][i] = exp2_fast(s[m][n][i] * scale - lse[m][i >> 1]) * (dp[m][n][i] - delta[m][i >> 1]);
+                    s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale, -lse[m][i >> 1])) * (dp[m][n][i] - delta[m][i >> 1]);
                     const int row = first + m * 16 + (i >> 1) * 8 + (lane >> 2), key = k0 + n * 8 + (lane & 3) * 2 + (i & 1);
                     if (masked && key >= t.sees + row) s[m][n][i] = 0;
                 }
@@ -279,7 +279,7 @@ template <int D, int DK_KEYS> __device__ __forceinline__ void key_grad(const Att
             const float2 l = *(const float2*)(lse + n * 8), d = *(const float2*)(delta + n * 8);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                s[0][n][i] = exp2_fast(s[0][n][i] * scale - (i & 1 ? l.y : l.x));
+                s[0][n][i] = exp2_fast(fmaf(s[0][n][i], scale, -(i & 1 ? l.y : l.x)));
                 const int key = (i >> 1) * 8 + (lane >> 2), query = n * 8 + (lane & 3) * 2 + (i & 1);
                 if (masked && key + diagonal > query) s[0][n][i] = 0;
                 dp[0][n][i] = s[0][n][i] * (dp[0][n][i] - (i & 1 ? d.y : d.x));

@@ -58,13 +58,13 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
             x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
             grown |= x > most[h];
             const float base = x == -INFINITY ? 0 : x * scale;
-            less[h] = exp2_fast(most[h] * scale - base);
+            less[h] = exp2_fast(fmaf(most[h], scale, -base));
             most[h] = x;
             float part[2] = {0, 0};
 #pragma unroll
             for (int i = 2 * h; i < N / 2; i += 4) {
-                s[i] = exp2_fast(s[i] * scale - base);
-                s[i + 1] = exp2_fast(s[i + 1] * scale - base);
+                s[i] = exp2_fast(fmaf(s[i], scale, -base));
+                s[i + 1] = exp2_fast(fmaf(s[i + 1], scale, -base));
                 part[0] += s[i];
                 part[1] += s[i + 1];
             }
@@ -173,7 +173,7 @@ template <int D> __device__ __forceinline__ void query_grad(const AttentionGradA
     // differentiate sets s to the gradients of the scores of keys k0...
     auto differentiate = [&](int k0) {
 #pragma unroll
-        for (int i = 0; i < N / 2; i++) s[i] = exp2_fast(s[i] * scale - lse[i >> 1 & 1]) * (dp[i] - delta[i >> 1 & 1]);
+        for (int i = 0; i < N / 2; i++) s[i] = exp2_fast(fmaf(s[i], scale, -lse[i >> 1 & 1])) * (dp[i] - delta[i >> 1 & 1]);
         if (k0 + N > t.sees + group * 64) {
             const int bound = t.sees + first - k0 - column;
 #pragma unroll
@@ -325,7 +325,7 @@ template <int D> __device__ __forceinline__ void key_grad(const AttentionGradArg
         for (int n = 0; n < M / 8; n++) {
             const float2 l = *(const float2*)(lse + n * 8);
 #pragma unroll
-            for (int i = 4 * n; i < 4 * n + 4; i++) s[i] = exp2_fast(s[i] * scale - (i & 1 ? l.y : l.x));
+            for (int i = 4 * n; i < 4 * n + 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? l.y : l.x)));
         }
         mask(s, turn);
     };

@@ -2,6 +2,9 @@
 // memory, 16-bit floats, sums over a warp and a block, and the few instructions
 // that need PTX (asynchronous copies, matrix products). Everything exists
 // twice: for the device, and with PIPE_EMU for the emulator in ../emu.
+//
+// The compiler joins no product with a sum (-fmad=false): kernels that compute the same
+// say the same, and fmaf is written where it is meant.
 #pragma once
 
 #ifdef PIPE_EMU

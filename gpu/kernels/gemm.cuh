@@ -2,6 +2,7 @@
 // the order of tiles, and what becomes of sums.
 #pragma once
 #include "common.cuh"
+#include "rope.cuh"
 #include "swiglu.cuh"
 #include "wgmma.cuh"
 
@@ -134,9 +135,7 @@ template <int BN, int H> __device__ __forceinline__ void gemm_rotate(const GemmA
 #pragma unroll
             for (int x = q; x < BN / 8; x += 2 * H) {
                 float *lo = d + 4 * x + 2 * r, *hi = lo + 4 * H;
-                const float x0 = lo[0], x1 = lo[1], y0 = hi[0], y1 = hi[1];
-                lo[0] = x0 * c.x - y0 * s.x, lo[1] = x1 * c.y - y1 * s.y;
-                hi[0] = y0 * c.x + x0 * s.x, hi[1] = y1 * c.y + x1 * s.y;
+                rotate(lo[0], hi[0], c.x, s.x), rotate(lo[1], hi[1], c.y, s.y);
             }
         }
 }

@@ -67,6 +67,7 @@ __device__ __forceinline__ void gemm_store_staged(const GemmArgs& g, float (&d)[
             *(uint4*)((uint16_t*)g.dgate + to) = a, *(uint4*)((uint16_t*)g.dup + to) = b;
         }
         if (x % 8 == 4) {
+            fence_async(); // before copies that overwrite what was read
             __syncwarp();
             if (lane == 0) barrier_arrive(empty + ring.at);
             ring.next();

@@ -67,6 +67,10 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
     constexpr int WEIGHTS = STREAM_ROWS * 128, STAGE = WEIGHTS + 8 * NT * 128;
     Barrier *full = (Barrier*)(smem + STAGES * STAGE), *empty = full + STAGES;
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
+    if (threadIdx.x == 256) {
+        tile_prefetch(&a.x);
+        for (int x = 0; x < a.count; x++) tile_prefetch(&a.weights[x].map);
+    }
     ring_begin<STAGES>(full, empty, 8);
     Ring<STAGES> ring;
     if (group == 2) {
@@ -142,9 +146,12 @@ template <int NT, int STAGES> __device__ __forceinline__ void gemv_tma(const Str
             pair_sync();
             if (*last != (unsigned)(b1 - b0)) continue;
             __threadfence();
+            const float *first = stream_sums(a, w, b0, part.tile), *others = w.sums + 2ll * (b0 + 1) * a.m * STREAM_ROWS; // the tile is the first of those
             for (int o = threadIdx.x; o < a.m * STREAM_ROWS; o += 256) {
-                float sum = __ldcg(stream_sums(a, w, b0, part.tile) + o);
-                for (int b = b0 + 1; b <= b1; b++) sum += __ldcg(stream_sums(a, w, b, part.tile) + o);
+                float sum = __ldcg(first + o);
+                const float* next = others + o;
+#pragma unroll 4
+                for (int b = b0; b < b1; b++, next += 2ll * a.m * STREAM_ROWS) sum += __ldcg(next);
                 const int n = j0 + o % STREAM_ROWS;
                 if (n < w.n) gemv_store(w, o / STREAM_ROWS, n, sum);
             }

@@ -120,7 +120,7 @@ KERNEL(penalize, PenalizeArgs, 256) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= a.n) return;
     float* z = a.logits + a.at[i];
-    *z = *z > 0 ? __fdiv_rn(*z, a.by[i]) : __fmul_rn(*z, a.by[i]);
+    *z = *z > 0 ? *z / a.by[i] : *z * a.by[i];
 }
 
 // Weights, bit for bit as the host has them: every step is rounded.

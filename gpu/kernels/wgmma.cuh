@@ -174,6 +174,7 @@ template <int n> __device__ __forceinline__ void wgmma_hold(float (&d)[n]) {
 #pragma unroll
     for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
-// fence_async makes what this thread wrote to shared memory visible to wgmma.
+// fence_async makes what this thread wrote to shared memory visible to wgmma, and has
+// what it read there read before a tile copy writes.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 #endif

@@ -123,18 +123,7 @@ template <int M> struct QueryBlock {
     }
 };
 
-// exp2_fast has a relative error of 2^-22 and takes 0 for numbers below 2^-126.
-__device__ __forceinline__ float exp2_fast(float x) {
-#ifdef PIPE_EMU
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
-constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+constexpr float LN2 = 0.6931471805599453f;
 
 // Tiles of D bfloat16 a row. The 16-byte pieces of a row are permuted by the
 // row, so that the same piece of eight rows lies in different banks.

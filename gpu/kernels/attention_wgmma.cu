@@ -68,7 +68,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
                 part[0] += s[i];
                 part[1] += s[i + 1];
             }
-            sum[h] = sum[h] * less[h] + (part[0] + part[1]);
+            sum[h] = fmaf(sum[h], less[h], part[0] + part[1]);
             grown |= !(sum[h] >= 0); // never; keeps the compiler from putting all this behind the wait
         }
         return __any_sync(~0u, grown);

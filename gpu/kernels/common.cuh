@@ -77,6 +77,30 @@ __device__ __forceinline__ float half_float(uint16_t v) {
 #endif
 }
 
+constexpr float LOG2E = 1.4426950408889634f;
+
+// exp2_fast and inverse_fast, 2^x and 1/x, have a relative error of 2^-22 and take 0 for
+// numbers below 2^-126.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef PIPE_EMU
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+__device__ __forceinline__ float inverse_fast(float x) {
+#ifdef PIPE_EMU
+  return fabsf(x) > 0x1p126f ? 0 : 1 / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // warp_sum and warp_max reduce over the 32 lanes in a fixed order and give the
 // result to all. A NaN in any lane makes both NaN.
 template <class T>

@@ -5,7 +5,7 @@
 // sigmoid is 1/(1+e^-x): 0 at -Inf, and NaN stays. near_sigmoid is that within a few
 // units of the last place, for what is rounded to bfloat16.
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-__device__ __forceinline__ float near_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ __forceinline__ float near_sigmoid(float x) { return inverse_fast(1.0f + exp2_fast(-LOG2E * x)); }
 
 // swiglu_grad sets dgate and dup for a gradient dy, s being the sigmoid of gate.
 __device__ __forceinline__ void swiglu_grad(float& dgate, float& dup, float dy, float gate, float up, float s) {

@@ -15,7 +15,7 @@ func TestNames(t *testing.T) {
 		if got, want := hopper.Name(), "cuda:sm_90:132:3"+c.hopper; got != want {
 			t.Errorf("%s=%s: got %s, want %s", c.variable, c.value, got, want)
 		}
-		if got, want := ampere.Name(), "cuda:sm_80:108:2"+c.ampere; got != want {
+		if got, want := ampere.Name(), "cuda:sm_80:108:3"+c.ampere; got != want {
 			t.Errorf("%s=%s: got %s, want %s", c.variable, c.value, got, want)
 		}
 	}

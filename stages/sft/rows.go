@@ -12,14 +12,22 @@ import (
 	"pipe/train"
 )
 
-// rows reads the packed rows to learn from and those held out.
-func (s *spec) rows(env *stage.Env, c model.Config) (learn, held []model.Batch, err error) {
+// rows reads the packed rows to learn from and those held out. It refuses rows
+// that were packed for another model.
+func (s *spec) rows(env *stage.Env, student *train.Student, paths stage.ModelPath) (learn, held []model.Batch, err error) {
+	c := student.Config
 	if learn, err = read(env, s.Data, "data", c); err != nil {
+		return nil, nil, err
+	}
+	if err := s.packedFor(env, student, paths, s.Data, "data", learn); err != nil {
 		return nil, nil, err
 	}
 	switch {
 	case s.EvalData != nil:
 		if held, err = read(env, *s.EvalData, "eval_data", c); err != nil {
+			return nil, nil, err
+		}
+		if err := s.packedFor(env, student, paths, *s.EvalData, "eval_data", held); err != nil {
 			return nil, nil, err
 		}
 		if n := len(shared(learn, held)); n > 0 {

@@ -169,7 +169,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	defer student.Close()
-	rows, held, err := s.rows(env, student.Config)
+	rows, held, err := s.rows(env, student, paths)
 	if err != nil {
 		return err
 	}

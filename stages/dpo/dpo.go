@@ -46,8 +46,8 @@ type spec struct {
 	GradAccum   int       `hcl:"grad_accum,optional" doc:"Micro-batches of an optimizer step"`
 	LR          float64   `hcl:"lr,optional" doc:"Highest learning rate"`
 	Schedule    string    `hcl:"schedule,optional" doc:"cosine, linear or constant"`
-	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0"`
-	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps; it wins over warmup_ratio"`
+	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0, at most all but one"`
+	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps, which a run may be too short for; it wins over warmup_ratio"`
 	Optimizer   string    `hcl:"optimizer,optional" doc:"adamw, or adamw_8bit: moments of 8 bits, 2 bytes a trained parameter instead of 8"`
 	WeightDecay float64   `hcl:"weight_decay,optional" doc:"AdamW's decay, of all but norms and biases"`
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
@@ -280,6 +280,9 @@ func (s *spec) train(ctx context.Context, env *stage.Env, task *train.Preference
 			env.Metric(p.Series, p.Step, p.Value)
 		}
 		env.Progress(int64(done), int64(total), "steps")
+	}
+	if note := o.ShortOfRate(len(task.Pairs)); note != "" {
+		env.Note("%s", note)
 	}
 	r, err := train.Run(ctx, task.Model, task, o)
 	if err != nil {

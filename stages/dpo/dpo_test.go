@@ -250,3 +250,26 @@ func TestSplit(t *testing.T) {
 		t.Errorf("a single prompt: %d to learn, %d held out", len(learn), len(held))
 	}
 }
+
+// TestOneStep: a run of one step learns, and one that is over before its warm-up
+// says so.
+func TestOneStep(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, c := range []struct {
+		warmup int
+		note   string
+	}{{0, ""}, {1, "warmup_steps = 1 is not over after the one step of this run"}} {
+		var notes []string
+		s := block(func(s *spec) { s.Epochs, s.GradAccum, s.WarmupSteps = 1, 100, c.warmup })
+		out, err := runIn(t, context.Background(), t.TempDir(), s, base, "", rows(12), func(env *stage.Env) {
+			env.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		learned := metrics(t, out["metrics"]).Metrics["eval.margin"].Value != 0
+		if said := strings.Contains(strings.Join(notes, "\n"), "warmup_steps"); learned == said || !strings.Contains(strings.Join(notes, "\n"), c.note) {
+			t.Errorf("warmup_steps %d: learned %t, notes %q", c.warmup, learned, notes)
+		}
+	}
+}

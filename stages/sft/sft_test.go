@@ -357,3 +357,27 @@ func TestSplit(t *testing.T) {
 		t.Errorf("one row: %d to learn, %d held out", len(learn), len(held))
 	}
 }
+
+// TestOneStep: a run of one step learns, and one that is over before its warm-up
+// says so.
+func TestOneStep(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, c := range []struct {
+		warmup int
+		note   string
+	}{{0, ""}, {1, "warmup_steps = 1 is not over after the one step of this run"}} {
+		var notes []string
+		s := block(func(s *spec) { s.Epochs, s.GradAccum, s.WarmupSteps = 1, 100, c.warmup })
+		out, err := runIn(t, context.Background(), t.TempDir(), s, base, "", packedRows(15), func(env *stage.Env) {
+			env.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := metrics(t, out["metrics"])
+		learned := m.Metrics["eval.loss"].Value != m.Baseline["eval.loss"].Value
+		if said := strings.Contains(strings.Join(notes, "\n"), "warmup_steps"); learned == said || !strings.Contains(strings.Join(notes, "\n"), c.note) {
+			t.Errorf("warmup_steps %d: learned %t, notes %q", c.warmup, learned, notes)
+		}
+	}
+}

@@ -101,9 +101,11 @@ func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
-		if reqs[i], err = r.request(ctx, u.MaxTokens); err != nil {
+		var lost cut
+		if reqs[i], lost, err = r.request(ctx, u.MaxTokens); err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		r.count(lost)
 		if r.subject.Template == nil {
 			reqs[i].Stop = r.untilNext()
 		}
@@ -136,17 +138,17 @@ func (r *runner) untilNext() func(ids []int32) bool {
 
 // request is a greedy continuation of a prompt, whose beginning is cut when
 // there is no room for the answer.
-func (r *runner) request(ctx string, most int) (model.Request, error) {
+func (r *runner) request(ctx string, most int) (q model.Request, lost cut, err error) {
 	ids := r.subject.encodePrompt(ctx)
 	if len(ids) == 0 {
 		ids = r.subject.start()
 	}
 	room := r.subject.Config.MaxPositions - most
 	if room < 1 {
-		return model.Request{}, fmt.Errorf("answers of %d tokens do not fit the model's context of %d", most, r.subject.Config.MaxPositions)
+		return q, lost, fmt.Errorf("answers of %d tokens do not fit the model's context of %d", most, r.subject.Config.MaxPositions)
 	}
 	if len(ids) > room {
-		ids = ids[len(ids)-room:]
+		ids, lost.question = ids[len(ids)-room:], true
 	}
-	return model.Request{Prompt: ids, MaxTokens: most, StopIDs: r.subject.EOS}, nil
+	return model.Request{Prompt: ids, MaxTokens: most, StopIDs: r.subject.EOS}, lost, nil
 }

@@ -101,13 +101,15 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		var lost cut
 		for _, choice := range row.Choices {
-			c, err := r.subject.continuation(ctx, delimiter+choice)
+			c, l, err := r.subject.continuation(ctx, delimiter+choice)
 			if err != nil {
 				return nil, fmt.Errorf("row %s: %w", row.ID, err)
 			}
-			cs = append(cs, c)
+			cs, lost = append(cs, c), lost.or(l)
 		}
+		r.count(lost)
 	}
 	scores, err := r.score(cs)
 	if err != nil {
@@ -146,13 +148,15 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 		if r.blind {
 			q = []artifact.Message{{Role: "user"}}
 		}
+		var lost cut
 		for _, a := range [][]artifact.Message{row.Chosen, row.Rejected} {
-			c, err := r.reply(q, a)
+			c, l, err := r.reply(q, a)
 			if err != nil {
 				return nil, fmt.Errorf("row %s: %w", row.ID, err)
 			}
-			cs = append(cs, c)
+			cs, lost = append(cs, c), lost.or(l)
 		}
+		r.count(lost)
 	}
 	scores, err := r.score(cs)
 	if err != nil {
@@ -174,22 +178,22 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 }
 
 // reply is an assistant's answer, end of turn included, after a conversation.
-func (r *runner) reply(question, answer []artifact.Message) (model.Continuation, error) {
+func (r *runner) reply(question, answer []artifact.Message) (c model.Continuation, lost cut, err error) {
 	if r.subject.Template == nil {
 		ctx := plain(question)
 		return r.subject.continuation(ctx, space(ctx)+plain(answer))
 	}
 	ctx, err := r.subject.chatText(question, true)
 	if err != nil {
-		return model.Continuation{}, err
+		return c, lost, err
 	}
 	full, err := r.subject.chatText(append(slices.Clone(question), answer...), false)
 	if err != nil {
-		return model.Continuation{}, err
+		return c, lost, err
 	}
 	rest, ok := strings.CutPrefix(full, ctx)
 	if !ok {
-		return model.Continuation{}, fmt.Errorf("the chat template renders the answer into another prompt")
+		return c, lost, fmt.Errorf("the chat template renders the answer into another prompt")
 	}
 	return r.subject.continuation(ctx, rest)
 }

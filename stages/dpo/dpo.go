@@ -24,7 +24,7 @@ var Kind = stage.Kind{
 	Name: "dpo", Doc: doc, Version: 7, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
-		{Name: "series", Type: artifact.Dataset, Doc: "Loss, rewards, learning rate and gradient norm of each step (artifact.Point)"},
+		{Name: "series", Type: artifact.Dataset, Rows: artifact.PointRows, Doc: "Loss, rewards, learning rate and gradient norm of each step (artifact.Point)"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "eval.accuracy, eval.reward_accuracy and eval.margin on the held-out pairs, after and (as baseline) before training"},
 	},
 	New: newStage,

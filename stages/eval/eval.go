@@ -26,7 +26,7 @@ var Kind = stage.Kind{
 	Name: "eval", Doc: doc, Version: 6, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "metrics", Type: artifact.Metrics, Doc: "SUITE.METRIC of the model, its base and a blind guesser; the needle grid"},
-		{Name: "items", Type: artifact.Dataset, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
+		{Name: "items", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
 		{Name: "model", Type: artifact.Model, Doc: "The evaluated model, passed on", Alias: "model"},
 	},
 	New: newStage,

@@ -21,7 +21,7 @@ var doc string
 var Kind = stage.Kind{
 	Name: "pack", Doc: doc, Version: 2,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PackedRows, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "Rows, tokens, density, and what was truncated or dropped"},
 	},
 	New: newStage,

@@ -17,7 +17,7 @@ import (
 // packedFor refuses rows in whose tokens the student would read something else
 // than what was packed, and notes another chat template, which may be meant. Rows
 // that do not say what they were packed with are taken as they are.
-func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.ModelPath, d stage.Dataset, field string, rows []model.Batch) error {
+func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.ModelPath, d stage.PackedDataset, field string, rows []model.Batch) error {
 	a, err := env.Store.Open(d.Ref)
 	if err != nil || !a.Has(artifact.PackedFile) {
 		return err

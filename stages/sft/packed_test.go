@@ -21,7 +21,7 @@ import (
 )
 
 // packedWith stores rows as pack does with the model at base.
-func packedWith(t *testing.T, b *stagetest.Bench, base string, talk bool, rows []artifact.Packed) stage.Dataset {
+func packedWith(t *testing.T, b *stagetest.Bench, base string, talk bool, rows []artifact.Packed) stage.PackedDataset {
 	t.Helper()
 	m, err := pretrained.Open(base)
 	if err != nil {
@@ -48,7 +48,7 @@ func packedWith(t *testing.T, b *stagetest.Bench, base string, talk bool, rows [
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stage.Dataset{Ref: artifact.Ref{Type: artifact.Dataset, Addr: "pack.rows", Output: "dataset", Digest: o.Digest}}
+	return stage.PackedDataset{Ref: artifact.Ref{Type: artifact.Dataset, Addr: "pack.rows", Output: "dataset", Digest: o.Digest}}
 }
 
 // changed is the model of modeltest.Directory with another file.
@@ -123,18 +123,20 @@ func TestPackedForThisModel(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		base  string
-		data  func(b *stagetest.Bench) stage.Dataset
+		data  func(b *stagetest.Bench) stage.PackedDataset
 		notes bool
 	}{
-		{"the same model", base, func(b *stagetest.Bench) stage.Dataset { return packedWith(t, b, base, true, packedRows(6)) }, false},
-		{"other tokens, which do not occur", base, func(b *stagetest.Bench) stage.Dataset {
+		{"the same model", base, func(b *stagetest.Bench) stage.PackedDataset { return packedWith(t, b, base, true, packedRows(6)) }, false},
+		{"other tokens, which do not occur", base, func(b *stagetest.Bench) stage.PackedDataset {
 			return packedWith(t, b, changed(t, "tokenizer.json", false, swap("~", "}")), true, packedRows(6))
 		}, false},
-		{"from before", base, func(b *stagetest.Bench) stage.Dataset { return stagetest.Dataset(b, packedRows(6)...) }, false},
-		{"documents", base, func(b *stagetest.Bench) stage.Dataset { return packedWith(t, b, template, false, packedRows(6)) }, false},
-		{"another template", base, func(b *stagetest.Bench) stage.Dataset { return packedWith(t, b, template, true, packedRows(6)) }, true},
+		{"from before", base, func(b *stagetest.Bench) stage.PackedDataset {
+			return stage.PackedDataset(stagetest.Dataset(b, packedRows(6)...))
+		}, false},
+		{"documents", base, func(b *stagetest.Bench) stage.PackedDataset { return packedWith(t, b, template, false, packedRows(6)) }, false},
+		{"another template", base, func(b *stagetest.Bench) stage.PackedDataset { return packedWith(t, b, template, true, packedRows(6)) }, true},
 		{"no template", changed(t, "tokenizer_config.json", true, func(s string) string { return strings.Replace(s, `"chat_template"`, `"other"`, 1) }),
-			func(b *stagetest.Bench) stage.Dataset { return packedWith(t, b, base, true, packedRows(6)) }, true},
+			func(b *stagetest.Bench) stage.PackedDataset { return packedWith(t, b, base, true, packedRows(6)) }, true},
 	} {
 		b := stagetest.New(t)
 		backend := cpu.New(1)
@@ -150,5 +152,19 @@ func TestPackedForThisModel(t *testing.T) {
 		if got := slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "chat template") }); got != c.notes {
 			t.Errorf("%s: %s", c.name, fmt.Sprint(r.Notes))
 		}
+	}
+}
+
+// TestRowsOfAnotherKind: rows that were not packed, which no file can tell of every
+// stage, are refused with what to write.
+func TestRowsOfAnotherKind(t *testing.T) {
+	b := stagetest.New(t)
+	s := block(func(*spec) {})
+	s.Base = b.Model(modeltest.Directory(t, true))
+	s.Data = stage.PackedDataset(stagetest.Dataset(b, artifact.Row{ID: "a", Text: "x"}))
+	_, err := b.Try(context.Background(), Kind, s)
+	var fe *stage.FieldError
+	if !errors.As(err, &fe) || fe.Field != "data" || fe.Problem != `data.test is a dataset of plain rows, and packed ones are trained on: write pack "NAME" { input = data.test ... }, and here pack.NAME.dataset` {
+		t.Errorf("%v", err)
 	}
 }

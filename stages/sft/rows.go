@@ -3,6 +3,7 @@ package sft
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -136,13 +137,16 @@ func without(rows []model.Batch, docs map[digest]bool) []model.Batch {
 	return left
 }
 
-func read(env *stage.Env, d stage.Dataset, field string, c model.Config) ([]model.Batch, error) {
+func read(env *stage.Env, d stage.PackedDataset, field string, c model.Config) ([]model.Batch, error) {
 	a, err := env.Store.Open(d.Ref)
 	if err != nil {
 		return nil, err
 	}
 	var rows []model.Batch
 	for r, err := range artifact.Rows[artifact.Packed](a) {
+		if wrong := (*artifact.WrongRows)(nil); errors.As(err, &wrong) {
+			return nil, stage.Fieldf(field, "%s is a dataset of %s, and packed ones are trained on: write pack \"NAME\" { input = %s ... }, and here pack.NAME.dataset", d, artifact.RowWords(wrong.Have), d)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", d, err)
 		}

@@ -26,7 +26,7 @@ var Kind = stage.Kind{
 	Name: "sft", Doc: doc, Version: 7, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
-		{Name: "series", Type: artifact.Dataset, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
+		{Name: "series", Type: artifact.Dataset, Rows: artifact.PointRows, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "eval.loss on the held-out rows, after and (as baseline) before training"},
 	},
 	New: newStage,
@@ -34,11 +34,11 @@ var Kind = stage.Kind{
 
 // spec is the block.
 type spec struct {
-	Base      stage.Model    `hcl:"base" doc:"The model to tune. One that carries an adapter is trained on with that adapter"`
-	Data      stage.Dataset  `hcl:"data" doc:"Packed rows, as pack makes them"`
-	EvalData  *stage.Dataset `hcl:"eval_data,optional" doc:"Packed rows to measure the loss on; without it, eval_split of data is held out"`
-	EvalSplit float64        `hcl:"eval_split,optional" doc:"Share of data that is held out to measure the loss on; 0 measures nothing"`
-	Init      string         `hcl:"init,optional" doc:"\"random\" starts from new weights, base giving only configuration and tokenizer; it needs adapter \"none\""`
+	Base      stage.Model          `hcl:"base" doc:"The model to tune. One that carries an adapter is trained on with that adapter"`
+	Data      stage.PackedDataset  `hcl:"data" doc:"Packed rows, as pack makes them"`
+	EvalData  *stage.PackedDataset `hcl:"eval_data,optional" doc:"Packed rows to measure the loss on; without it, eval_split of data is held out"`
+	EvalSplit float64              `hcl:"eval_split,optional" doc:"Share of data that is held out to measure the loss on; 0 measures nothing"`
+	Init      string               `hcl:"init,optional" doc:"\"random\" starts from new weights, base giving only configuration and tokenizer; it needs adapter \"none\""`
 
 	Epochs      int       `hcl:"epochs,optional" doc:"Passes over the data"`
 	MaxSteps    int       `hcl:"max_steps,optional" doc:"Optimizer steps; 0: as many as epochs needs. It wins over epochs"`

@@ -147,6 +147,14 @@ type needleSpec struct {
 
 func (*evalSpec) Check() error { return nil }
 
+func (s *evalSpec) Measures() map[string][]string {
+	known := map[string][]string{}
+	for _, u := range s.Suites {
+		known[u.Name] = []string{"acc", "acc_norm", "nll"}
+	}
+	return known
+}
+
 type selectSpec struct {
 	noRun
 	From   stage.Candidates `hcl:"from" doc:"A swept eval"`

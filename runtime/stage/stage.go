@@ -95,6 +95,16 @@ type Maker interface {
 	Outputs() []Output
 }
 
+// A Measurer is a Stage that knows before it runs what it may measure. A gate on
+// anything else is an error before anything runs.
+type Measurer interface {
+	Stage
+	// Measures returns what may stand behind the dot of a metric's name, by what
+	// stands in front: "acc" by "qa" for "qa.acc"; none when that is not known. It
+	// is called once the spec is complete.
+	Measures() map[string][]string
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

@@ -328,3 +328,14 @@ func TestOneStep(t *testing.T) {
 		}
 	}
 }
+
+// TestOverRanked: a rank that some layers cannot have is noted.
+func TestOverRanked(t *testing.T) {
+	said := ""
+	_, err := runIn(t, context.Background(), t.TempDir(), block(func(s *spec) { s.Adapter.Rank, s.MaxSteps = 64, 1 }), modeltest.Directory(t, true), "", rows(4), func(env *stage.Env) {
+		env.Note = func(format string, args ...any) { said += fmt.Sprintf(format, args...) + "\n" }
+	})
+	if err != nil || !strings.Contains(said, "rank = 64 is more than an update can have in 14 of 14 layers, the least 16 in model.layers.0.self_attn.k_proj") {
+		t.Errorf("%v, notes %q", err, said)
+	}
+}

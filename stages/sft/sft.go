@@ -65,7 +65,7 @@ type spec struct {
 // adapterBlock is adapter "dora" { ... }.
 type adapterBlock struct {
 	Type    string   `hcl:"type,label" doc:"lora, dora, or none to train all weights"`
-	Rank    int      `hcl:"rank,optional" doc:"Rank of the update"`
+	Rank    int      `hcl:"rank,optional" doc:"Rank of the update; a note says in which layers it is more than there can be"`
 	Alpha   float64  `hcl:"alpha,optional" doc:"The update is scaled by alpha/rank; 0: twice the rank"`
 	Targets []string `hcl:"targets,optional" doc:"Layers by the end of their name, such as q_proj; one regular expression; or all-linear"`
 	Dropout float64  `hcl:"dropout,optional" doc:"Dropout of the adapter's input while training"`
@@ -182,6 +182,9 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	}
 	if err != nil {
 		return err
+	}
+	if note := student.OverRanked(); note != "" {
+		env.Note("%s", note)
 	}
 	r, err := s.train(ctx, env, student.Decoder, paged, rows, held)
 	if err != nil {

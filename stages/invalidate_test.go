@@ -124,7 +124,7 @@ func table() []tableRow {
 					}
 				}
 			},
-			want: []string{"pack.train: run: version of pack 1 → 99\n"}},
+			want: []string{"pack.train: run: version of pack 2 → 99\n"}},
 
 		{name: "the tokenizer", plan: "pack.train sft.tuned eval.final", runs: "pack.train sft.tuned eval.final", addr: "pack.train",
 			files: func(k *kitchen) { k.append("tiny/tokenizer.json", "\n") },
@@ -320,7 +320,7 @@ func TestChainOfChanges(t *testing.T) {
 	}
 	k.run("first", recipe, "data.bench", "data.docs", "dedup.clean", "eval.final", "pack.train", "sft.tuned", "synth.cot")
 	more := strings.Replace(recipe, "count     = 3", "count     = 2", 1)
-	k.run("fewer rows", more, "synth.cot", "dedup.clean", "pack.train", "sft.tuned")
+	k.run("fewer rows", more, "synth.cot", "dedup.clean", "pack.train", "sft.tuned", "eval.final")
 	k.explains(more, "pack.train", []string{
 		"because: input (dedup.clean.dataset) changed (p.hcl:26): 1 row fewer\n",
 		"  because dedup.clean changed: input (synth.cot.dataset) changed (p.hcl:22): 1 row fewer\n",

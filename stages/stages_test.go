@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
 )
 
@@ -30,6 +31,9 @@ func TestKinds(t *testing.T) {
 			for _, o := range k.Outputs {
 				if o.Doc == "" {
 					t.Errorf("output %q has no doc", o.Name)
+				}
+				if (o.Type == artifact.Dataset) != (o.Rows != "") {
+					t.Errorf("output %q is a %s of rows %q", o.Name, o.Type, o.Rows)
 				}
 				if o.Alias == "" && o.Name != "" && !strings.Contains(k.Doc, "`"+o.Name+"`") {
 					t.Errorf("the README does not name output `%s`", o.Name)
@@ -101,8 +105,9 @@ func TestBlocksThatStandOnce(t *testing.T) {
 // checkpoints, and an error elsewhere; resources are said to have no effect.
 func TestCheckpointBlock(t *testing.T) {
 	const head = "model \"m\" {\n source = \"embedded://tiny\"\n}\ndata \"d\" {\n source = \"d.jsonl\"\n"
+	const packed = "pack \"p\" {\n input = data.d\n model = model.m\n seq_len = 8\n}\n"
 	load := func(inData, inSFT string) (*lang.Program, string) {
-		src := head + inData + "}\nsft \"x\" {\n base = model.m\n data = data.d\n" + inSFT + "}\n"
+		src := head + inData + "}\n" + packed + "sft \"x\" {\n base = model.m\n data = pack.p.dataset\n" + inSFT + "}\n"
 		p, diags := lang.LoadSource([]byte(src), "p.hcl", t.TempDir(), All, lang.Options{})
 		return p, diags.Error()
 	}

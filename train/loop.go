@@ -47,7 +47,7 @@ type Point struct {
 type Options struct {
 	AdamW
 	Schedule string  // of the learning rate
-	Warmup   float64 // share of the steps, or their number when 1 or more
+	Warmup   float64 // share of the steps, at most all but one, or their number when 1 or more
 
 	Epochs    int // passes over the data
 	MaxSteps  int // optimizer steps; 0: as many as Epochs needs. It wins over Epochs
@@ -132,14 +132,6 @@ func (o Options) Settings() map[string]string {
 		s["epochs"] = fmt.Sprint(o.Epochs)
 	}
 	return s
-}
-
-func (o Options) schedule(steps int) Schedule {
-	w := int(o.Warmup)
-	if o.Warmup < 1 {
-		w = int(math.Ceil(o.Warmup * float64(steps)))
-	}
-	return Schedule{o.Schedule, min(w, steps), steps}
 }
 
 // Run trains the parameters of d that have gradients. It returns early, with

@@ -104,6 +104,15 @@ func (s *Student) Load(b tensor.Backend) (err error) {
 	return err
 }
 
+// OverRanked says of a new adapter that its rank is of no use in some layers; ""
+// when there is nothing to say. See [adapter.Set.OverRanked].
+func (s *Student) OverRanked() string {
+	if s.Adapter == nil || s.tuning.New == nil {
+		return ""
+	}
+	return s.Adapter.OverRanked()
+}
+
 // Shadow returns the same student on a plan. It needs no Close.
 func (s *Student) Shadow(p tensor.Plan) (*Student, error) {
 	c := &Student{Config: s.Config, path: s.path, tuning: s.tuning, weights: model.Described(s.weights)}

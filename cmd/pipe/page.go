@@ -52,7 +52,7 @@ func kindPage(k stage.Kind) page {
 		if o.Name != "" {
 			ref += "." + o.Name
 		}
-		outs = append(outs, item{name: fmt.Sprintf("%s (%s)", ref, o.Type), doc: o.Doc})
+		outs = append(outs, item{name: fmt.Sprintf("%s (%s)", ref, o.Words()), doc: o.Doc})
 	}
 	p.add("OUTPUTS", "", outs...)
 	p.example(k.Doc)

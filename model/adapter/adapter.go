@@ -172,6 +172,23 @@ func (s *Set) initMagnitude(path string, a *lora) error {
 // Paths returns the module paths of the adapted layers, in order.
 func (s *Set) Paths() []string { return slices.Clone(s.paths) }
 
+// OverRanked says in which layers the rank is more than an update of their weights
+// can have, which is the smaller of their two dimensions; "" when there is none.
+func (s *Set) OverRanked() string {
+	n, least, first := 0, 0, ""
+	for _, path := range s.paths {
+		if most := min(s.linear[path].In(), s.linear[path].Out()); most < s.Config.Rank {
+			if n++; n == 1 || most < least {
+				least, first = most, path
+			}
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rank = %d is more than an update can have in %d of %d layers, the least %d in %s: what is beyond learns nothing more and takes memory and time", s.Config.Rank, n, len(s.paths), least, first)
+}
+
 // Detach takes the adapters off again.
 func (s *Set) Detach() {
 	for _, path := range s.paths {

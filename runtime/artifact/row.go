@@ -1,5 +1,7 @@
 package artifact
 
+import "strconv"
+
 // A Message is one turn of a conversation. Role is "system", "user",
 // "assistant" or "tool".
 type Message struct {
@@ -26,6 +28,37 @@ type Row struct {
 	Answer   string
 	Source   string // where it came from: "docs/a.txt", "rows.jsonl:12", or the id of the row it was made from
 	Meta     string // JSON object of everything else, keys sorted; "" when empty
+}
+
+// The types of the rows of a table, as [RowType] names them.
+const (
+	PlainRows  = "row"    // [Row]
+	PackedRows = "packed" // [Packed]
+	DropRows   = "drop"   // [Drop]
+	PointRows  = "point"  // [Point]
+)
+
+// RowWords says in words, plural, what rows of a type are.
+func RowWords(name string) string {
+	switch name {
+	case PlainRows:
+		return "plain rows"
+	case PackedRows:
+		return "packed rows"
+	case DropRows:
+		return "dropped rows"
+	case PointRows:
+		return "curve points"
+	}
+	return "rows of type " + strconv.Quote(name)
+}
+
+// A WrongRows says that a table holds rows of another type than is needed.
+type WrongRows struct{ Have, Need string }
+
+// Error says what it holds and what is needed.
+func (e *WrongRows) Error() string {
+	return "it holds " + RowWords(e.Have) + "; " + RowWords(e.Need) + " are needed"
 }
 
 // A Packed is one training row: documents laid end to end up to seq_len.

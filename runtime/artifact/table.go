@@ -255,7 +255,7 @@ func readRows(b []byte, t reflect.Type, row func(set func(reflect.Value) error) 
 	}
 	if !sch.Equal(want) {
 		name, _ := sch.Metadata().GetValue(rowsKey)
-		return fmt.Errorf("it holds %q rows; %q rows are needed", name, snake(t.Name()))
+		return &WrongRows{name, snake(t.Name())}
 	}
 	blocks, err := readFooter(b)
 	if err != nil {

@@ -126,7 +126,7 @@ func TestWrongRowTypeIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := All[Packed](a); err == nil || !strings.Contains(err.Error(), `it holds "row" rows; "packed" rows are needed`) {
+	if _, err := All[Packed](a); err == nil || !strings.HasSuffix(err.Error(), "it holds plain rows; packed rows are needed") {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -2,8 +2,9 @@
 // what another did.
 //
 // Where two runs answered the same items, the difference is judged item by item:
-// exact McNemar for right-or-wrong metrics, a paired t test for the others, with
-// 95 % confidence intervals of the difference. All metrics of one comparison are
+// exact McNemar for right-or-wrong metrics, a paired t test for the others, a
+// sign test where all items moved by the same amount, with 95 % confidence
+// intervals of the difference. All metrics of one comparison are
 // one family: their probabilities are adjusted after Holm, so that a night on
 // which nothing changed calls any metric better or worse at most once in twenty.
 package compare
@@ -51,7 +52,7 @@ type Result struct {
 	Delta   float64 `json:"delta"`          // New less Old
 	Low     float64 `json:"low"`            // 95 % confidence interval of Delta
 	High    float64 `json:"high"`           //
-	Test    string  `json:"test,omitempty"` // "mcnemar", "paired t" or "welch"; empty: not tested
+	Test    string  `json:"test,omitempty"` // "mcnemar", "paired t", "sign" or "welch"; empty: not tested
 	P       float64 `json:"p"`              // two-sided, of this metric alone
 	Holm    float64 `json:"p_holm"`         // adjusted for all metrics of the comparison
 	Better  int     `json:"direction"`      // +1 when more is better, -1 when less is, else 0
@@ -254,11 +255,15 @@ func Count(rs []Result, o Outcome) (n int) {
 
 // Verdict says what a change within one run, tuned less base, means: better or
 // worse when its 95 % confidence interval (Student's t) does not hold 0, unclear
-// when it does, nothing when there is nothing to say.
+// when it does, nothing when there is nothing to say. Items that all changed by the
+// same amount give an interval without width, however few they are: then chance
+// must be below Level by the sign test, which takes six.
 func Verdict(c artifact.Metric) string {
 	switch d := float64(c.Better) * c.Value; {
 	case d == 0:
 		return ""
+	case alike(c.Value, c.Stderr) && signs(c.N) > Level:
+		return "unclear"
 	case c.N < 2 || !(math.Abs(c.Value) > Quantile(0.975, float64(c.N-1))*c.Stderr): // NaN too
 		return "unclear"
 	case d > 0:

@@ -271,6 +271,22 @@ func TestDetectableDifferenceIsDetected(t *testing.T) {
 	}
 }
 
+// A night on which few items all moved by the same amount proves nothing.
+func TestFewItemsThatMovedAlikeAreInconclusive(t *testing.T) {
+	for n, want := range map[int]Outcome{2: Inconclusive, 5: Inconclusive, 6: Better, 40: Better} {
+		p := pairing{}
+		for i := range n {
+			p.old, p.new = append(p.old, share{0.1 * float64(i), 1}), append(p.new, share{0.1*float64(i) + 0.3, 1})
+		}
+		rs := []Result{{N: n, Better: 1}}
+		p.judge(&rs[0])
+		judge(rs)
+		if r := rs[0]; r.Outcome != want || r.Test != "sign" || !(math.Abs(r.P-2*math.Pow(0.5, float64(n))) < 1e-12) {
+			t.Errorf("%d items: %+v", n, r)
+		}
+	}
+}
+
 // A change is called one when 0 lies outside its 95 % confidence interval.
 func TestVerdict(t *testing.T) {
 	for _, c := range []struct {
@@ -282,6 +298,11 @@ func TestVerdict(t *testing.T) {
 		{artifact.Metric{N: 12, Value: 0.23, Stderr: 0.1, Better: -1}, "worse"},
 		{artifact.Metric{N: 12, Value: -0.23, Stderr: 0.1, Better: -1}, "better"},
 		{artifact.Metric{N: 1, Value: 9, Better: 1}, "unclear"},
+		{artifact.Metric{N: 2, Value: 1, Better: 1}, "unclear"}, // both pairs came out right: one time in two by chance
+		{artifact.Metric{N: 5, Value: 1, Better: 1}, "unclear"},
+		{artifact.Metric{N: 5, Value: 0.3, Stderr: 1e-17, Better: 1}, "unclear"},
+		{artifact.Metric{N: 6, Value: 1, Better: 1}, "better"},
+		{artifact.Metric{N: 6, Value: 1, Better: -1}, "worse"},
 		{artifact.Metric{N: 9, Value: 0, Stderr: 1, Better: 1}, ""},
 		{artifact.Metric{N: 9, Value: 5, Stderr: 1}, ""},
 		{artifact.Metric{N: 9, Value: math.NaN(), Stderr: 1, Better: 1}, "unclear"},

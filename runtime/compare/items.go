@@ -198,10 +198,9 @@ func (p pairing) judge(r *Result) {
 		ss += d * d
 	}
 	r.se = math.Sqrt(ss / (n - 1) / n)
-	if r.se == 0 { // every item moved by the same amount
-		r.P = 0
+	if r.interval(); alike(r.Delta, r.se) { // a t test would be certain of two items
+		r.Test, r.P = "sign", signs(r.N)
 	}
-	r.interval()
 }
 
 // mcnemar tests right against wrong. The interval is that of Agresti and Min

@@ -110,3 +110,11 @@ func holm(ps []float64, order []int) []float64 {
 	}
 	return out
 }
+
+// alike reports whether a standard error is that of items which all moved by the
+// same amount, but for rounding.
+func alike(delta, se float64) bool { return se <= 1e-12*math.Abs(delta) }
+
+// signs is the two-sided probability that n items move the same way when both
+// ways are equally likely.
+func signs(n int) float64 { return min(1, 2*math.Pow(0.5, float64(n))) }

@@ -7,6 +7,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
 )
 
 // handleConstraint reads the type of a variable that takes references:
@@ -55,7 +56,7 @@ func (v *variable) takes() string {
 func (v *variable) goType() reflect.Type {
 	var one reflect.Type
 	for t, h := range handleKinds {
-		if h == v.handle {
+		if h == v.handle && (h != artifact.Dataset || t == reflect.TypeFor[stage.AnyDataset]()) {
 			one = t
 		}
 	}

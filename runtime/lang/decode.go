@@ -278,8 +278,12 @@ func (s *setter) set(dst reflect.Value, v cty.Value, e hcl.Expression, path stri
 	t := dst.Type()
 	if want, ok := handleKinds[t]; ok {
 		h := asHandle(v)
-		if h == nil || h.ref.Type != want {
+		switch {
+		case h == nil || h.ref.Type != want:
 			s.wrong(e, v, t)
+			return
+		case !h.rowsFit(t):
+			s.d.report(errorAt(e.Range(), "Wrong type", "%s", s.wrongRows(e, h, t)))
 			return
 		}
 		s.d.node.addInput(path, setHandle(dst, h), e.Range())

@@ -96,11 +96,11 @@ func (*packSpec) Check() error { return nil }
 
 type sftSpec struct {
 	noRun
-	Base    stage.Model   `hcl:"base" doc:"Model to tune"`
-	Data    stage.Dataset `hcl:"data" doc:"Packed rows"`
-	Epochs  float64       `hcl:"epochs,optional" doc:"Passes over the data"`
-	LR      float64       `hcl:"lr,optional" doc:"Learning rate"`
-	Adapter *adapterSpec  `hcl:"adapter,block" doc:"What is trained"`
+	Base    stage.Model         `hcl:"base" doc:"Model to tune"`
+	Data    stage.PackedDataset `hcl:"data" doc:"Packed rows"`
+	Epochs  float64             `hcl:"epochs,optional" doc:"Passes over the data"`
+	LR      float64             `hcl:"lr,optional" doc:"Learning rate"`
+	Adapter *adapterSpec        `hcl:"adapter,block" doc:"What is trained"`
 }
 
 type adapterSpec struct {
@@ -147,6 +147,14 @@ type needleSpec struct {
 
 func (*evalSpec) Check() error { return nil }
 
+func (s *evalSpec) Measures() map[string][]string {
+	known := map[string][]string{}
+	for _, u := range s.Suites {
+		known[u.Name] = []string{"acc", "acc_norm", "nll"}
+	}
+	return known
+}
+
 type selectSpec struct {
 	noRun
 	From   stage.Candidates `hcl:"from" doc:"A swept eval"`
@@ -165,14 +173,16 @@ func (*exportSpec) Check() error { return nil }
 
 func fakeKinds() []stage.Kind {
 	dataset := []stage.Output{{Name: "dataset", Type: artifact.Dataset}}
+	packed := []stage.Output{{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PackedRows}}
 	trained := []stage.Output{{Name: "model", Type: artifact.Model}, {Name: "metrics", Type: artifact.Metrics}}
 	return []stage.Kind{
-		{Name: "data", Outputs: []stage.Output{{Type: artifact.Dataset}}, New: func() stage.Stage { return &dataSpec{} }},
+		{Name: "data", Outputs: []stage.Output{{Type: artifact.Dataset}}, // rows of any kind, for all that is known
+			New: func() stage.Stage { return &dataSpec{} }},
 		{Name: "synth", Outputs: dataset, New: func() stage.Stage { return &synthSpec{} }},
-		{Name: "dedup", Outputs: append(dataset[:1:1], stage.Output{Name: "rejects", Type: artifact.Dataset}),
+		{Name: "dedup", Outputs: []stage.Output{{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows}, {Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows}},
 			New: func() stage.Stage { return &dedupSpec{Threshold: 0.95, Embedder: "hash"} }},
 		{Name: "mix", Outputs: dataset, New: func() stage.Stage { return &mixSpec{} }},
-		{Name: "pack", Outputs: dataset, New: func() stage.Stage { return &packSpec{} }},
+		{Name: "pack", Outputs: packed, New: func() stage.Stage { return &packSpec{} }},
 		{Name: "sft", Outputs: trained, Compute: true, New: func() stage.Stage { return &sftSpec{Epochs: 1, LR: 1e-4} }},
 		{Name: "dpo", Outputs: trained, Compute: true, New: func() stage.Stage { return &dpoSpec{Loss: "sigmoid", Beta: 0.1} }},
 		{Name: "eval", Outputs: []stage.Output{{Name: "metrics", Type: artifact.Metrics}, {Name: "model", Type: artifact.Model, Alias: "model"}},

@@ -6,6 +6,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -65,6 +66,58 @@ func (d *decoder) checkGateExpr(e hcl.Expression) {
 			d.report(errorAt(t.SourceRange(), "Invalid reference", "A gate judges numbers; it refers to self.metrics, baseline.metrics, base.metrics, var and local, not to %s.", u.addr))
 		}
 	}
+}
+
+// checkGates reports metrics in the gates of n that it will not measure, as far as
+// it knows before it runs.
+func (l *loader) checkGates(n *Node) {
+	m, ok := n.Stage.(stage.Measurer)
+	if !ok || len(n.Gates) == 0 {
+		return
+	}
+	known := m.Measures()
+	if len(known) == 0 {
+		return
+	}
+	for _, g := range n.Gates {
+		for _, e := range []hcl.Expression{g.Condition, g.ErrorMessage} {
+			if e == nil {
+				continue
+			}
+			for _, t := range e.Variables() {
+				if !isGateRoot(t.RootName()) || len(t) < 3 || stepName(t[2]) == "" {
+					continue
+				}
+				if problem := unmeasured(stepName(t[2]), known); problem != "" {
+					l.errorAt(t.SourceRange(), "Unknown metric", "%s has no metric %q: %s", t.RootName(), stepName(t[2]), problem)
+				}
+			}
+		}
+	}
+}
+
+// unmeasured says why nothing of that name is measured; "" when it may be.
+func unmeasured(name string, known map[string][]string) string {
+	suite, metric, dotted := strings.Cut(name, ".")
+	if !dotted {
+		return fmt.Sprintf("a name has two parts, SUITE.METRIC, and the suites are %s.", list(sortedKeys(known)))
+	}
+	metrics, ok := known[suite]
+	if !ok {
+		hint := didYouMean(suite, sortedKeys(known), "%q")
+		if hint == "" {
+			hint = fmt.Sprintf(" The suites are %s.", list(sortedKeys(known)))
+		}
+		return fmt.Sprintf("there is no suite %q.%s", suite, hint)
+	}
+	if slices.Contains(metrics, metric) {
+		return ""
+	}
+	hint := didYouMean(metric, metrics, "%q")
+	if hint == "" {
+		hint = fmt.Sprintf(" It may have %s.", list(metrics))
+	}
+	return fmt.Sprintf("suite %q has no %q.%s", suite, metric, hint)
 }
 
 // isGateRoot reports whether a name has a meaning only inside a gate.

@@ -13,6 +13,7 @@ import (
 // A handle is what a reference to a block evaluates to.
 type handle struct {
 	ref    artifact.Ref
+	rows   string               // of a dataset: the type of its rows; "" when it is not known
 	config *stage.TeacherConfig // of a teacher
 }
 
@@ -28,8 +29,8 @@ var handleType = cty.CapsuleWithOps("reference to a block", reflect.TypeFor[hand
 	HashKey:   func(v any) string { return v.(*handle).ref.String() },
 })
 
-func handleVal(r artifact.Ref, config *stage.TeacherConfig) cty.Value {
-	return cty.CapsuleVal(handleType, &handle{r, config})
+func handleVal(r artifact.Ref, rows string, config *stage.TeacherConfig) cty.Value {
+	return cty.CapsuleVal(handleType, &handle{r, rows, config})
 }
 
 // asHandle returns the handle in v, or nil.
@@ -42,11 +43,30 @@ func asHandle(v cty.Value) *handle {
 
 // handleKinds says which Go type takes handles of which type.
 var handleKinds = map[reflect.Type]artifact.Type{
-	reflect.TypeFor[stage.Dataset](): artifact.Dataset,
-	reflect.TypeFor[stage.Model]():   artifact.Model,
-	reflect.TypeFor[stage.Metrics](): artifact.Metrics,
-	reflect.TypeFor[stage.File]():    artifact.File,
-	reflect.TypeFor[stage.Teacher](): artifact.Teacher,
+	reflect.TypeFor[stage.Dataset]():       artifact.Dataset,
+	reflect.TypeFor[stage.PackedDataset](): artifact.Dataset,
+	reflect.TypeFor[stage.AnyDataset]():    artifact.Dataset,
+	reflect.TypeFor[stage.Model]():         artifact.Model,
+	reflect.TypeFor[stage.Metrics]():       artifact.Metrics,
+	reflect.TypeFor[stage.File]():          artifact.File,
+	reflect.TypeFor[stage.Teacher]():       artifact.Teacher,
+}
+
+// handleRows says which rows the datasets must have that a Go type takes; those
+// that are not in it take any.
+var handleRows = map[reflect.Type]string{
+	reflect.TypeFor[stage.Dataset]():       artifact.PlainRows,
+	reflect.TypeFor[stage.PackedDataset](): artifact.PackedRows,
+}
+
+// fits reports whether h is what the Go type t takes. Rows that are not known fit.
+func (h *handle) fits(t reflect.Type) bool {
+	return h.ref.Type == handleKinds[t] && h.rowsFit(t)
+}
+
+func (h *handle) rowsFit(t reflect.Type) bool {
+	need := handleRows[t]
+	return need == "" || h.rows == "" || h.rows == need
 }
 
 // setHandle stores h in dst, whose type is a key of handleKinds, and returns

@@ -107,7 +107,7 @@ func blockStruct(t reflect.Type) (s reflect.Type, many bool) {
 // takes says in words what a value of Go type t is written as.
 func takes(t reflect.Type) string {
 	if h, ok := handleKinds[t]; ok {
-		return string(h)
+		return stage.DatasetWords(h, handleRows[t])
 	}
 	switch {
 	case t == exprType:
@@ -154,6 +154,9 @@ func sample(t reflect.Type) string {
 		case artifact.Model, artifact.Teacher:
 			return string(h) + ".NAME"
 		case artifact.Dataset:
+			if handleRows[t] == artifact.PackedRows {
+				return "KIND.NAME.dataset"
+			}
 			return "data.NAME"
 		}
 		return "KIND.NAME." + string(h)

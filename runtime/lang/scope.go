@@ -405,7 +405,7 @@ func (d *decl) valueOf(n *Node) cty.Value {
 		if !ok {
 			ref = artifact.Ref{Type: o.Type, Addr: n.Addr, Output: o.Name}
 		}
-		attrs[o.Name] = handleVal(ref, n.Teacher)
+		attrs[o.Name] = handleVal(ref, o.Rows, n.Teacher)
 	}
 	if v, ok := attrs[""]; ok {
 		return v

@@ -187,6 +187,7 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 	n.Gates = gatesOf(spec, own)
 	if !dec.failed {
 		l.reportCheck(n, check())
+		l.checkGates(n)
 	}
 	if m, ok := n.Stage.(stage.Maker); ok {
 		n.Makes = m.Outputs()

@@ -238,7 +238,7 @@ func (s *setter) wrongDetail(e hcl.Expression, v cty.Value, t reflect.Type) stri
 		subject = "this"
 	}
 	if outs := stageOutputs(v); outs != nil && spelled != "" {
-		return fmt.Sprintf("%s is a whole stage; %s takes %s.%s", subject, s.name, article(want), fitting(spelled, outs, want))
+		return fmt.Sprintf("%s is a whole stage; %s takes %s.%s", subject, s.name, article(want), fitting(spelled, outs, t))
 	}
 	if key, outs := sweptOutputs(v); outs != nil && spelled != "" {
 		return fmt.Sprintf("%s is a swept stage; %s takes %s. Use one instance, such as %s[%q], or for_each = %s and each.value.",
@@ -260,10 +260,10 @@ func (s *setter) wrongDetail(e hcl.Expression, v cty.Value, t reflect.Type) stri
 }
 
 // fitting proposes the outputs of a stage that have the type wanted.
-func fitting(spelled string, outs map[string]cty.Value, want string) string {
+func fitting(spelled string, outs map[string]cty.Value, t reflect.Type) string {
 	var fit []string
 	for _, name := range sortedKeys(outs) {
-		if string(asHandle(outs[name]).ref.Type) == want {
+		if asHandle(outs[name]).fits(t) {
 			fit = append(fit, spelled+"."+name)
 		}
 	}
@@ -305,7 +305,7 @@ func traversalString(t hcl.Traversal) string {
 // describe says in words what a value is.
 func describe(v cty.Value) string {
 	if h := asHandle(v); h != nil {
-		return article(string(h.ref.Type))
+		return article(stage.DatasetWords(h.ref.Type, h.rows))
 	}
 	if v.IsNull() {
 		return "null"

@@ -29,10 +29,23 @@ type Kind struct {
 type Output struct {
 	Name string
 	Type artifact.Type
+	Rows string // of a dataset: the type of its rows, such as artifact.PlainRows; "" when that is not known
 	Doc  string
 	// Alias names the handle attribute of the spec that this output is, passed
 	// on unchanged (eval's model): Run does not create it.
 	Alias string
+}
+
+// Words says what the output is: "model", "dataset of packed rows".
+func (o Output) Words() string { return DatasetWords(o.Type, o.Rows) }
+
+// DatasetWords is the type t in words, for a dataset with the type of its rows
+// where they are not plain.
+func DatasetWords(t artifact.Type, rows string) string {
+	if t != artifact.Dataset || rows == "" || rows == artifact.PlainRows {
+		return string(t)
+	}
+	return string(t) + " of " + artifact.RowWords(rows)
 }
 
 // A Stage is one configured step. Its concrete type is a pointer to a struct.
@@ -48,7 +61,8 @@ type Output struct {
 //
 // Field types: string, bool, int, int64, uint64, float64, []string, []int,
 // []float64, map[string]string, pointers to these (nil: not given), and the
-// handles [Dataset], [Model], [Metrics], [Teacher], [File], slices of them,
+// handles [Dataset], [PackedDataset], [AnyDataset], [Model], [Metrics], [Teacher],
+// [File], slices of them,
 // [Candidates] and [Bindings]. Blocks named gate are []Gate `hcl:"gate,block" json:"-"`.
 //
 // The struct's JSON, with handles as content digests, is the pre-image of the
@@ -79,6 +93,16 @@ type Maker interface {
 	// Outputs returns what others may refer to. It is called once the spec is
 	// complete, before Check.
 	Outputs() []Output
+}
+
+// A Measurer is a Stage that knows before it runs what it may measure. A gate on
+// anything else is an error before anything runs.
+type Measurer interface {
+	Stage
+	// Measures returns what may stand behind the dot of a metric's name, by what
+	// stands in front: "acc" by "qa" for "qa.acc"; none when that is not known. It
+	// is called once the spec is complete.
+	Measures() map[string][]string
 }
 
 // A Sourcer is a Stage that reads files outside the store (data blocks).
@@ -137,11 +161,13 @@ type Precise interface {
 }
 
 // Handles: what references evaluate to, one Go type for each artifact.Type so
-// that a spec says what it takes.
+// that a spec says what it takes, and for datasets one for the rows in them.
 type (
-	Dataset struct{ artifact.Ref }
-	Metrics struct{ artifact.Ref }
-	File    struct{ artifact.Ref }
+	Dataset       struct{ artifact.Ref } // of plain rows: artifact.Row
+	PackedDataset struct{ artifact.Ref } // of packed rows: artifact.Packed
+	AnyDataset    struct{ artifact.Ref } // whatever its rows are
+	Metrics       struct{ artifact.Ref }
+	File          struct{ artifact.Ref }
 	// Model is a handle to a model block or to a stage's model output.
 	Model struct{ artifact.Ref }
 	// Teacher is a handle to a teacher block, with its configuration.

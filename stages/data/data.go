@@ -21,7 +21,7 @@ var doc string
 // Kind is the stage kind "data".
 var Kind = stage.Kind{
 	Name: "data", Doc: doc, Version: 1,
-	Outputs: []stage.Output{{Type: artifact.Dataset, Doc: "The rows, in the order of the files and of the lines in them"}},
+	Outputs: []stage.Output{{Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows, in the order of the files and of the lines in them"}},
 	New:     newStage,
 }
 

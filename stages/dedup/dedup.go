@@ -22,8 +22,8 @@ var doc string
 var Kind = stage.Kind{
 	Name: "dedup", Doc: doc, Version: 2, Compute: true,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Doc: "The rows that are kept, in the order of the input"},
-		{Name: "drops", Type: artifact.Dataset, Doc: "Why each other row was dropped (artifact.Drop): partner, score, reason"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows that are kept, in the order of the input"},
+		{Name: "drops", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "Why each other row was dropped (artifact.Drop): partner, score, reason"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "Rows in and out, drops by reason, measured recall of the index and of the decontamination"},
 	},
 	New: newStage,

@@ -165,7 +165,7 @@ func TestPair(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	p, err := renderer{m, 128}.pair(rows(1)[0])
+	p, _, err := renderer{m, 128, ""}.pair(rows(1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,17 +182,25 @@ func TestPair(t *testing.T) {
 		}
 	}
 	n := len(p.Prompt)
-	short, err := renderer{m, n + 3}.pair(rows(1)[0])
-	if err != nil || len(short.Chosen) != 3 || len(short.Rejected) != 3 {
+	short, cut, err := renderer{m, n + 3, ""}.pair(rows(1)[0])
+	if err != nil || cut != 2 || len(short.Chosen) != 3 || len(short.Rejected) != 3 {
 		t.Errorf("cut to %d tokens: %v, %v", n+3, short, err)
 	}
-	if _, err := (renderer{m, n}).pair(rows(1)[0]); !errors.Is(err, errLong) {
+	if _, _, err := (renderer{m, n, ""}).pair(rows(1)[0]); !errors.Is(err, errLong) {
 		t.Errorf("no room: %v", err)
 	}
 	same := rows(1)[0]
 	same.Rejected = same.Chosen
-	if _, err := (renderer{m, 128}).pair(same); !errors.Is(err, errSame) {
+	if _, _, err := (renderer{m, 128, ""}).pair(same); !errors.Is(err, errSame) {
 		t.Errorf("equal answers: %v", err)
+	}
+	tail := rows(1)[0]
+	tail.Rejected = []artifact.Message{{Role: "assistant", Content: "yes b"}}
+	if _, _, err := (renderer{m, n + 4, ""}).pair(tail); !errors.Is(err, errTail) {
+		t.Errorf("answers equal up to the cut: %v", err)
+	}
+	if _, cut, err := (renderer{m, n + 5, ""}).pair(tail); err != nil || cut != 2 {
+		t.Errorf("answers that differ before the cut: %d, %v", cut, err)
 	}
 }
 
@@ -203,9 +211,56 @@ func TestRefusedRows(t *testing.T) {
 	if _, err := runStage(t, block(func(*spec) {}), base, "", bad); err == nil || !strings.Contains(err.Error(), "row pair-2: is not a preference") {
 		t.Errorf("a row without chosen: %v", err)
 	}
-	if _, err := runStage(t, block(func(s *spec) { s.MaxLen = 4 }), base, "", rows(4)); err == nil || !strings.Contains(err.Error(), "has no pair to use (4 rows)") {
+	if _, err := runStage(t, block(func(s *spec) { s.MaxLen = 4 }), base, "", rows(4)); err == nil || !strings.HasSuffix(err.Error(), "has no pair to use: of 4 rows there are 4 whose prompt leaves no room for an answer in max_len = 4; raise max_len") {
 		t.Errorf("no pair fits: %v", err)
 	}
+	if _, err := runStage(t, block(func(*spec) {}), base, "", nil); err == nil || !strings.HasSuffix(err.Error(), "has no rows") {
+		t.Errorf("no rows: %v", err)
+	}
+	equal := rows(3)
+	for i := range equal {
+		equal[i].Rejected = equal[i].Chosen
+	}
+	long := rows(1)[0]
+	long.Messages[0].Content = strings.Repeat("long ", 60)
+	if _, err := runStage(t, block(func(*spec) {}), base, "", append(equal, long)); err == nil || !strings.HasSuffix(err.Error(), "of 4 rows there are 1 whose prompt leaves no room for an answer in the model's context of 128 tokens, 3 whose answers are the same") {
+		t.Errorf("no pair is left: %v", err)
+	}
+}
+
+// TestCutsAreCounted: what max_len, or the context, takes from answers is said,
+// and which pairs it makes useless.
+func TestCutsAreCounted(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	pairs := rows(12) // prompts of 24 tokens, answers of 7 and of 5 to 6
+	pairs[0].Chosen = said("yes a and that is that")
+	pairs[1].Chosen, pairs[1].Rejected = said("yes b and more of it"), said("yes b and more or less")
+	for _, c := range []struct {
+		most int
+		want []string
+	}{
+		{1024, nil},
+		{40, []string{"1 of 12 pairs of data.rows left out: 1 whose answers are the same up to max_len = 40, where they are cut", "1 of 22 answers of data.rows were cut to max_len = 40"}},
+	} {
+		var notes []string
+		_, err := runIn(t, context.Background(), t.TempDir(), block(func(s *spec) { s.MaxLen, s.MaxSteps = c.most, 1 }), base, "", pairs, func(env *stage.Env) {
+			env.Note = func(format string, args ...any) {
+				if n := fmt.Sprintf(format, args...); strings.Contains(n, "cut") || strings.Contains(n, "left out") {
+					notes = append(notes, n)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(notes, c.want) {
+			t.Errorf("max_len %d: %q", c.most, notes)
+		}
+	}
+}
+
+func said(text string) []artifact.Message {
+	return []artifact.Message{{Role: "assistant", Content: text}}
 }
 
 func TestCheck(t *testing.T) {
@@ -248,5 +303,39 @@ func TestSplit(t *testing.T) {
 	}
 	if learn, held := split(pairs[:1], 0.5, 1); len(learn) != 1 || held != nil {
 		t.Errorf("a single prompt: %d to learn, %d held out", len(learn), len(held))
+	}
+}
+
+// TestOneStep: a run of one step learns, and one that is over before its warm-up
+// says so.
+func TestOneStep(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, c := range []struct {
+		warmup int
+		note   string
+	}{{0, ""}, {1, "warmup_steps = 1 is not over after the one step of this run"}} {
+		var notes []string
+		s := block(func(s *spec) { s.Epochs, s.GradAccum, s.WarmupSteps = 1, 100, c.warmup })
+		out, err := runIn(t, context.Background(), t.TempDir(), s, base, "", rows(12), func(env *stage.Env) {
+			env.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		learned := metrics(t, out["metrics"]).Metrics["eval.margin"].Value != 0
+		if said := strings.Contains(strings.Join(notes, "\n"), "warmup_steps"); learned == said || !strings.Contains(strings.Join(notes, "\n"), c.note) {
+			t.Errorf("warmup_steps %d: learned %t, notes %q", c.warmup, learned, notes)
+		}
+	}
+}
+
+// TestOverRanked: a rank that some layers cannot have is noted.
+func TestOverRanked(t *testing.T) {
+	said := ""
+	_, err := runIn(t, context.Background(), t.TempDir(), block(func(s *spec) { s.Adapter.Rank, s.MaxSteps = 64, 1 }), modeltest.Directory(t, true), "", rows(4), func(env *stage.Env) {
+		env.Note = func(format string, args ...any) { said += fmt.Sprintf(format, args...) + "\n" }
+	})
+	if err != nil || !strings.Contains(said, "rank = 64 is more than an update can have in 14 of 14 layers, the least 16 in model.layers.0.self_attn.k_proj") {
+		t.Errorf("%v, notes %q", err, said)
 	}
 }

@@ -20,13 +20,13 @@ func (s *spec) pairs(env *stage.Env, m *pretrained.Model) (learn, held []train.P
 	if m.Template == nil {
 		return nil, nil, stage.Fieldf("base", "%s has no chat template to render prompts with; set chat_template in its model block", s.Base)
 	}
-	r := renderer{m: m, most: min(s.MaxLen, m.Config.MaxPositions)}
-	if learn, err = r.read(env, s.Data, "data"); err != nil {
+	r := s.renderer(m)
+	if learn, err = s.read(env, r, s.Data, "data"); err != nil {
 		return nil, nil, err
 	}
 	switch {
 	case s.EvalData != nil:
-		if held, err = r.read(env, *s.EvalData, "eval_data"); err != nil {
+		if held, err = s.read(env, r, *s.EvalData, "eval_data"); err != nil {
 			return nil, nil, err
 		}
 		if n := shared(learn, held); n > 0 {
@@ -91,75 +91,138 @@ func key(ids []int32) string {
 // A renderer turns rows into token ids with a model's own template.
 type renderer struct {
 	m    *pretrained.Model
-	most int // tokens of prompt and answer together
+	most int    // tokens of prompt and answer together
+	name string // of the bound that most is
+}
+
+func (s *spec) renderer(m *pretrained.Model) renderer {
+	if s.MaxLen > m.Config.MaxPositions {
+		return renderer{m, m.Config.MaxPositions, fmt.Sprintf("the model's context of %d tokens", m.Config.MaxPositions)}
+	}
+	return renderer{m, s.MaxLen, fmt.Sprintf("max_len = %d", s.MaxLen)}
 }
 
 // Why a row is left out.
 var (
 	errLong = errors.New("its prompt leaves no room for an answer")
 	errSame = errors.New("its answers are the same")
+	errTail = errors.New("its answers differ only behind where they are cut")
 )
 
-func (r renderer) read(env *stage.Env, d stage.Dataset, field string) ([]train.Preference, error) {
+// left counts the rows that are left out, by why.
+type left struct{ long, same, tail int }
+
+// count reports whether err is a reason to leave a row out.
+func (l *left) count(err error) bool {
+	switch {
+	case errors.Is(err, errLong):
+		l.long++
+	case errors.Is(err, errSame):
+		l.same++
+	case errors.Is(err, errTail):
+		l.tail++
+	default:
+		return false
+	}
+	return true
+}
+
+func (l left) all() int { return l.long + l.same + l.tail }
+
+// reasons says how many were left out and why.
+func (l left) reasons(r renderer) string {
+	var out []string
+	add := func(n int, format string, args ...any) {
+		if n > 0 {
+			out = append(out, fmt.Sprintf("%d "+format, append([]any{n}, args...)...))
+		}
+	}
+	add(l.long, "whose prompt leaves no room for an answer in %s", r.name)
+	add(l.tail, "whose answers are the same up to %s, where they are cut", r.name)
+	add(l.same, "whose answers are the same")
+	return strings.Join(out, ", ")
+}
+
+// advice says what to change when pairs are too long.
+func (s *spec) advice(r renderer, out left) string {
+	if out.long+out.tail == 0 || r.most < s.MaxLen {
+		return ""
+	}
+	return "; raise max_len"
+}
+
+func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) ([]train.Preference, error) {
 	a, err := env.Store.Open(d.Ref)
 	if err != nil {
 		return nil, err
 	}
 	var pairs []train.Preference
-	n, long, same := 0, 0, 0
+	n, cut, out := 0, 0, left{}
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", d, err)
 		}
 		n++
-		p, err := r.pair(row)
+		p, shorter, err := r.pair(row)
 		switch {
-		case errors.Is(err, errLong):
-			long++
-		case errors.Is(err, errSame):
-			same++
+		case out.count(err):
 		case err != nil:
 			return nil, fmt.Errorf("%s row %s: %w", d, row.ID, err)
 		default:
 			pairs = append(pairs, p)
+			cut += shorter
 		}
 	}
-	if long+same > 0 {
-		env.Note("%d of %s of %s left out: %s of %d tokens or more, %d with equal answers", long+same, stage.Count(n, "pair"), d, stage.Count(long, "prompt"), r.most, same)
+	switch {
+	case n == 0:
+		return nil, stage.Fieldf(field, "%s has no rows", d)
+	case len(pairs) == 0:
+		return nil, stage.Fieldf(field, "%s has no pair to use: of %s there are %s%s", d, stage.Count(n, "row"), out.reasons(r), s.advice(r, out))
+	case out.all() > 0:
+		env.Note("%d of %s of %s left out: %s", out.all(), stage.Count(n, "pair"), d, out.reasons(r))
 	}
-	if len(pairs) == 0 {
-		return nil, stage.Fieldf(field, "%s has no pair to use (%s)", d, stage.Count(n, "row"))
+	if cut > 0 {
+		env.Note("%d of %s of %s were cut to %s", cut, stage.Count(2*len(pairs), "answer"), d, r.name)
 	}
 	return pairs, nil
 }
 
 // pair tokenises a row: the prompt with the beginning of the assistant's turn,
-// and what each answer adds to it.
-func (r renderer) pair(row artifact.Row) (p train.Preference, err error) {
+// and what each answer adds to it. cut is how many of the two answers were cut.
+func (r renderer) pair(row artifact.Row) (p train.Preference, cut int, err error) {
 	if len(row.Messages) == 0 || len(row.Chosen) == 0 || len(row.Rejected) == 0 {
-		return p, errors.New("is not a preference: it needs messages, chosen and rejected")
+		return p, 0, errors.New("is not a preference: it needs messages, chosen and rejected")
 	}
 	prompt, err := r.render(row.Messages, true)
 	if err != nil {
-		return p, err
+		return p, 0, err
 	}
 	p.Prompt = r.m.Tokenizer.Encode(prompt)
 	if len(p.Prompt) == 0 {
-		return p, errors.New("its prompt renders to no tokens")
+		return p, 0, errors.New("its prompt renders to no tokens")
 	}
 	if len(p.Prompt) >= r.most {
-		return p, errLong
+		return p, 0, errLong
 	}
 	if p.Chosen, err = r.answer(row, row.Chosen, prompt, p.Prompt); err != nil {
-		return p, fmt.Errorf("chosen: %w", err)
+		return p, 0, fmt.Errorf("chosen: %w", err)
 	}
 	if p.Rejected, err = r.answer(row, row.Rejected, prompt, p.Prompt); err != nil {
-		return p, fmt.Errorf("rejected: %w", err)
+		return p, 0, fmt.Errorf("rejected: %w", err)
 	}
 	if slices.Equal(p.Chosen, p.Rejected) {
-		return p, errSame
+		return p, 0, errSame
 	}
-	return p, nil
+	for _, a := range []*[]int32{&p.Chosen, &p.Rejected} {
+		if room := r.most - len(p.Prompt); len(*a) > room {
+			*a = (*a)[:room]
+			cut++
+		}
+	}
+	if slices.Equal(p.Chosen, p.Rejected) {
+		return p, 0, errTail
+	}
+	return p, cut, nil
 }
 
 func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt string, ids []int32) ([]int32, error) {
@@ -181,7 +244,7 @@ func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt str
 	if len(all) == 0 {
 		return nil, errors.New("the answer renders to no tokens")
 	}
-	return all[:min(len(all), r.most-len(ids))], nil
+	return all, nil
 }
 
 func (r renderer) render(ms []artifact.Message, open bool) (string, error) {

@@ -3,6 +3,8 @@ package dpo
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
@@ -20,7 +22,7 @@ func (s *spec) Uses(ctx context.Context, env *stage.Env, path string) ([]stage.U
 	case path != "data":
 		return nil, nil
 	}
-	uses, pairs, from, err := s.read(env, d)
+	uses, pairs, from, err := s.usable(env, d)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +34,8 @@ func (s *spec) Uses(ctx context.Context, env *stage.Env, path string) ([]stage.U
 		learn, held = split(pairs, s.EvalSplit, env.Seed)
 	}
 	for _, p := range held {
-		uses[from[&p.Prompt[0]]].Note = "held out: the metrics are measured on it"
+		note := &uses[from[&p.Prompt[0]]].Note
+		*note = strings.TrimSuffix("held out: the metrics are measured on it; "+*note, "; ")
 	}
 	steps := s.options(env).Seen(len(learn))
 	for i, p := range learn {
@@ -41,9 +44,9 @@ func (s *spec) Uses(ctx context.Context, env *stage.Env, path string) ([]stage.U
 	return uses, nil
 }
 
-// read returns the pairs of a dataset, the row that each is from, by where its
+// usable returns the pairs of a dataset, the row that each is from, by where its
 // prompt lies, and why rows are left out.
-func (s *spec) read(env *stage.Env, d stage.Dataset) (uses []stage.Use, pairs []train.Preference, from map[*int32]int, err error) {
+func (s *spec) usable(env *stage.Env, d stage.Dataset) (uses []stage.Use, pairs []train.Preference, from map[*int32]int, err error) {
 	paths, err := env.Store.Model(s.Base.Ref)
 	if err != nil {
 		return nil, nil, nil, err
@@ -61,20 +64,24 @@ func (s *spec) read(env *stage.Env, d stage.Dataset) (uses []stage.Use, pairs []
 		return nil, nil, nil, err
 	}
 	from = map[*int32]int{}
-	r := renderer{m: m, most: min(s.MaxLen, m.Config.MaxPositions)}
+	r := s.renderer(m)
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		p, err := r.pair(row)
+		p, cut, err := r.pair(row)
 		switch {
-		case errors.Is(err, errLong) || errors.Is(err, errSame):
+		case new(left).count(err):
 			uses = append(uses, stage.Use{Note: "left out: " + err.Error()})
 		case err != nil:
 			return nil, nil, nil, err
 		default:
 			from[&p.Prompt[0]] = len(uses)
-			uses, pairs = append(uses, stage.Use{}), append(pairs, p)
+			use := stage.Use{}
+			if cut > 0 {
+				use.Note = fmt.Sprintf("%s cut to %s", []string{"an answer was", "its answers were"}[cut-1], r.name)
+			}
+			uses, pairs = append(uses, use), append(pairs, p)
 		}
 	}
 	return uses, pairs, from, nil

@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -23,10 +24,10 @@ var doc string
 
 // Kind is the stage kind "eval".
 var Kind = stage.Kind{
-	Name: "eval", Doc: doc, Version: 5, Compute: true,
+	Name: "eval", Doc: doc, Version: 6, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "metrics", Type: artifact.Metrics, Doc: "SUITE.METRIC of the model, its base and a blind guesser; the needle grid"},
-		{Name: "items", Type: artifact.Dataset, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
+		{Name: "items", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},
 		{Name: "model", Type: artifact.Model, Doc: "The evaluated model, passed on", Alias: "model"},
 	},
 	New: newStage,
@@ -64,6 +65,32 @@ func newStage() stage.Stage { return &spec{Batch: 2048, Precision: tensor.F32.St
 // suiteTypes are the types of suites, each with its function.
 var suiteTypes = map[string]func(*runner, *suite, []artifact.Row) (*result, error){
 	"multiple_choice": multipleChoice, "generate": generate, "perplexity": perplexity, "preference": preference,
+}
+
+// measures are the metrics of each type of suite.
+var measures = map[string][]string{
+	"multiple_choice": {"acc", "acc_norm"}, "generate": {"exact_match", "contains", "f1"},
+	"perplexity": {"nll", "perplexity", "bits_per_byte"}, "preference": {"acc", "acc_norm", "margin", "reward_acc"},
+}
+
+// Measures implements stage.Measurer. The type of a suite that the first row is to
+// tell may be any.
+func (s *spec) Measures() map[string][]string {
+	known := map[string][]string{}
+	for _, u := range s.Suites {
+		known[u.Name] = measures[u.Type]
+		if u.Type == "" {
+			for _, kind := range slices.Sorted(maps.Keys(measures)) {
+				known[u.Name] = append(known[u.Name], measures[kind]...)
+			}
+			slices.Sort(known[u.Name])
+			known[u.Name] = slices.Compact(known[u.Name])
+		}
+	}
+	if s.Needle != nil {
+		known["needle"] = []string{"acc"}
+	}
+	return known
 }
 
 // Check implements stage.Stage.

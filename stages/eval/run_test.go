@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"pipe/runtime/artifact"
@@ -25,6 +26,7 @@ type bench struct {
 	in     inputs
 	seed   uint64
 	output map[string]*artifact.Artifact
+	notes  []string
 }
 
 func newBench(t *testing.T, models map[string]stage.ModelPath) *bench {
@@ -68,7 +70,7 @@ func (b *bench) env(writers map[string]*artifact.Writer) *stage.Env {
 			return nil, nil
 		},
 		Metric: func(string, int64, float64) {}, Progress: func(int64, int64, string) {},
-		Note: func(format string, args ...any) { b.t.Logf(format, args...) },
+		Note: func(format string, args ...any) { b.notes = append(b.notes, fmt.Sprintf(format, args...)) },
 	}
 }
 

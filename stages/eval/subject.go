@@ -138,12 +138,11 @@ func space(before string) string {
 // at the end of plain context to the answer). When both are longer than the
 // model's context, an answer is cut to at least half of it and the context at
 // its beginning to the rest.
-func (s *subject) continuation(ctx, answer string) (model.Continuation, error) {
+func (s *subject) continuation(ctx, answer string) (c model.Continuation, lost cut, err error) {
 	if s.Template == nil {
 		rest := strings.TrimRightFunc(ctx, unicode.IsSpace)
 		ctx, answer = rest, ctx[len(rest):]+answer
 	}
-	var c model.Continuation
 	if ctx == "" {
 		c.Context, c.Target = s.start(), s.Tokenizer.Encode(answer)
 	} else {
@@ -152,12 +151,14 @@ func (s *subject) continuation(ctx, answer string) (model.Continuation, error) {
 		c.Target = whole[min(len(c.Context), len(whole)):]
 	}
 	if len(c.Target) == 0 {
-		return c, fmt.Errorf("answer %q has no tokens of its own", answer)
+		return c, lost, fmt.Errorf("answer %q has no tokens of its own", answer)
 	}
 	most := s.Config.MaxPositions
-	c.Target = c.Target[:min(len(c.Target), most-min(len(c.Context), most/2))]
-	c.Context = c.Context[max(0, len(c.Context)+len(c.Target)-most):]
-	return c, nil
+	n := min(len(c.Target), most-min(len(c.Context), most/2))
+	from := max(0, len(c.Context)+n-most)
+	lost = cut{from > 0, n < len(c.Target)}
+	c.Context, c.Target = c.Context[from:], c.Target[:n]
+	return c, lost, nil
 }
 
 // encodePrompt encodes a prompt as the tokenizer begins texts: with BOS where
@@ -179,6 +180,9 @@ type runner struct {
 	batch   int
 	blind   bool // score without the question
 	total   int
+
+	tally tally            // of the present job
+	told  map[string]tally // of the jobs that were done, by name
 }
 
 // all runs every job.
@@ -186,11 +190,15 @@ func (r *runner) all(jobs []job, blind bool) ([]*result, error) {
 	r.blind = blind
 	out := make([]*result, len(jobs))
 	for i, j := range jobs {
+		r.tally = tally{}
 		res, err := j.run(r)
 		if err != nil {
 			return nil, fmt.Errorf("%s %q: %w", j.field, j.name, err)
 		}
 		out[i] = res
+		if !blind {
+			r.tell(j)
+		}
 	}
 	return out, nil
 }

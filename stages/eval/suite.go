@@ -101,13 +101,15 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		var lost cut
 		for _, choice := range row.Choices {
-			c, err := r.subject.continuation(ctx, delimiter+choice)
+			c, l, err := r.subject.continuation(ctx, delimiter+choice)
 			if err != nil {
 				return nil, fmt.Errorf("row %s: %w", row.ID, err)
 			}
-			cs = append(cs, c)
+			cs, lost = append(cs, c), lost.or(l)
 		}
+		r.count(lost)
 	}
 	scores, err := r.score(cs)
 	if err != nil {
@@ -133,108 +135,6 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	return res, nil
 }
 
-// generate asks each question and compares the greedy answer with the
-// reference. Blind is the most frequent reference answer, given to all.
-func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
-	for _, row := range rows {
-		if row.Answer == "" {
-			return nil, fmt.Errorf("row %s has no answer to compare with", row.ID)
-		}
-	}
-	var texts []string
-	var err error
-	if r.blind {
-		texts = slices.Repeat([]string{mostFrequent(rows)}, len(rows))
-	} else if texts, err = r.answers(u, rows); err != nil {
-		return nil, err
-	}
-	var exact, within, f1 []float64
-	res := &result{}
-	for i, row := range rows {
-		got, want := normalize(u.Normalizer, texts[i]), normalize(u.Normalizer, row.Answer)
-		exact = append(exact, indicator(got == want && want != ""))
-		within = append(within, indicator(containsWords(got, want)))
-		f1 = append(f1, overlap(got, want))
-		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": exact[i] == 1, "normalized": got, "f1": f1[i]}))
-	}
-	res.put("exact_match", train.MeanOf(exact), 1)
-	res.put("contains", train.MeanOf(within), 1)
-	res.put("f1", train.MeanOf(f1), 1)
-	return res, nil
-}
-
-func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
-	reqs := make([]model.Request, len(rows))
-	for i, row := range rows {
-		ctx, _, err := r.subject.prompt(question(row), r.examples(rows, i, u.FewShot))
-		if err != nil {
-			return nil, fmt.Errorf("row %s: %w", row.ID, err)
-		}
-		if reqs[i], err = r.request(ctx, u.MaxTokens); err != nil {
-			return nil, fmt.Errorf("row %s: %w", row.ID, err)
-		}
-		if r.subject.Template == nil {
-			reqs[i].Stop = r.untilNext()
-		}
-	}
-	texts, err := r.complete(reqs)
-	for i, t := range texts {
-		if r.subject.Template == nil {
-			texts[i], _ = untilNext(t)
-		}
-	}
-	return texts, err
-}
-
-// untilNext returns the answer that plain text begins with, and whether it is
-// followed by the beginning of another example.
-func untilNext(text string) (answer string, more bool) {
-	answer, _, more = strings.Cut(strings.TrimLeft(text, "\n"), "\n\n")
-	return answer, more
-}
-
-// untilNext returns a [model.Request]'s Stop, for one request.
-func (r *runner) untilNext() func(ids []int32) bool {
-	s, text := r.subject.Tokenizer.NewStream(true), ""
-	return func(ids []int32) bool {
-		text += s.Push(ids[len(ids)-1])
-		_, more := untilNext(text)
-		return more
-	}
-}
-
-// request is a greedy continuation of a prompt, whose beginning is cut when
-// there is no room for the answer.
-func (r *runner) request(ctx string, most int) (model.Request, error) {
-	ids := r.subject.encodePrompt(ctx)
-	if len(ids) == 0 {
-		ids = r.subject.start()
-	}
-	room := r.subject.Config.MaxPositions - most
-	if room < 1 {
-		return model.Request{}, fmt.Errorf("answers of %d tokens do not fit the model's context of %d", most, r.subject.Config.MaxPositions)
-	}
-	if len(ids) > room {
-		ids = ids[len(ids)-room:]
-	}
-	return model.Request{Prompt: ids, MaxTokens: most, StopIDs: r.subject.EOS}, nil
-}
-
-// mostFrequent is the answer that most rows have; ties go to the first.
-func mostFrequent(rows []artifact.Row) string {
-	count := map[string]int{}
-	best := ""
-	for _, row := range rows {
-		count[row.Answer]++
-	}
-	for _, row := range rows {
-		if best == "" || count[row.Answer] > count[best] {
-			best = row.Answer
-		}
-	}
-	return best
-}
-
 // preference asks which of two answers the model finds more probable: acc by
 // the sum of log-probabilities, acc_norm by their mean per token, margin the
 // mean difference of the sums.
@@ -248,13 +148,15 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 		if r.blind {
 			q = []artifact.Message{{Role: "user"}}
 		}
+		var lost cut
 		for _, a := range [][]artifact.Message{row.Chosen, row.Rejected} {
-			c, err := r.reply(q, a)
+			c, l, err := r.reply(q, a)
 			if err != nil {
 				return nil, fmt.Errorf("row %s: %w", row.ID, err)
 			}
-			cs = append(cs, c)
+			cs, lost = append(cs, c), lost.or(l)
 		}
+		r.count(lost)
 	}
 	scores, err := r.score(cs)
 	if err != nil {
@@ -276,22 +178,22 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 }
 
 // reply is an assistant's answer, end of turn included, after a conversation.
-func (r *runner) reply(question, answer []artifact.Message) (model.Continuation, error) {
+func (r *runner) reply(question, answer []artifact.Message) (c model.Continuation, lost cut, err error) {
 	if r.subject.Template == nil {
 		ctx := plain(question)
 		return r.subject.continuation(ctx, space(ctx)+plain(answer))
 	}
 	ctx, err := r.subject.chatText(question, true)
 	if err != nil {
-		return model.Continuation{}, err
+		return c, lost, err
 	}
 	full, err := r.subject.chatText(append(slices.Clone(question), answer...), false)
 	if err != nil {
-		return model.Continuation{}, err
+		return c, lost, err
 	}
 	rest, ok := strings.CutPrefix(full, ctx)
 	if !ok {
-		return model.Continuation{}, fmt.Errorf("the chat template renders the answer into another prompt")
+		return c, lost, fmt.Errorf("the chat template renders the answer into another prompt")
 	}
 	return r.subject.continuation(ctx, rest)
 }

@@ -95,7 +95,7 @@ func (s *spec) Outputs() []stage.Output {
 		out = append(out, stage.Output{Name: name, Type: artifact.File, Doc: "$OUT/" + name})
 	}
 	for _, name := range s.Datasets {
-		out = append(out, stage.Output{Name: name, Type: artifact.Dataset, Doc: "$OUT/" + name})
+		out = append(out, stage.Output{Name: name, Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "$OUT/" + name})
 	}
 	return out
 }

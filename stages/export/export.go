@@ -33,13 +33,13 @@ var Kind = stage.Kind{
 
 // spec is the block.
 type spec struct {
-	Model   stage.Model     `hcl:"model" doc:"The model to write: a model block or a stage's model output"`
-	Formats []string        `hcl:"formats" doc:"Any of peft, safetensors, bnb:nf4, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0"`
-	DType   string          `hcl:"dtype,optional" doc:"Element type of the safetensors, and what the weights of bnb:nf4 count as: auto (the base's own; f16 for a quantised GGUF, that of the embeddings for NF4), f32, bf16 or f16"`
-	Name    string          `hcl:"name,optional" doc:"Name of the model, in its card and in the names of GGUF files"`
-	Base    string          `hcl:"base_model,optional" doc:"What the card and adapter_config.json name as the base model, such as org/name; by default what the cache of the hub knows it as"`
-	Data    []stage.Dataset `hcl:"data,optional" doc:"Datasets the model was made with: the card lists their digests and numbers of rows"`
-	Metrics []stage.Metrics `hcl:"metrics,optional" doc:"Measurements that the card shows"`
+	Model   stage.Model        `hcl:"model" doc:"The model to write: a model block or a stage's model output"`
+	Formats []string           `hcl:"formats" doc:"Any of peft, safetensors, bnb:nf4, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0"`
+	DType   string             `hcl:"dtype,optional" doc:"Element type of the safetensors, and what the weights of bnb:nf4 count as: auto (the base's own; f16 for a quantised GGUF, that of the embeddings for NF4), f32, bf16 or f16"`
+	Name    string             `hcl:"name,optional" doc:"Name of the model, in its card and in the names of GGUF files"`
+	Base    string             `hcl:"base_model,optional" doc:"What the card and adapter_config.json name as the base model, such as org/name; by default what the cache of the hub knows it as"`
+	Data    []stage.AnyDataset `hcl:"data,optional" doc:"Datasets the model was made with: the card lists their digests and numbers of rows"`
+	Metrics []stage.Metrics    `hcl:"metrics,optional" doc:"Measurements that the card shows"`
 	// Card are further lines of the card, such as the hyper-parameters.
 	Card map[string]string `hcl:"card,optional" doc:"Further entries of the card, such as hyper-parameters: { epochs = \"2\" }"`
 	Path string            `hcl:"path,optional" json:"-" doc:"Directory outside the store that holds a copy of the files, brought up to date by every run; a directory or file that export did not make is never touched"`

@@ -332,7 +332,7 @@ func TestCard(t *testing.T) {
 	data := stagetest.Dataset(b, artifact.Row{ID: "1", Text: "x", Gold: -1}, artifact.Row{ID: "2", Text: "y", Gold: -1})
 	s := newSpec(m, "peft", "gguf:q8_0")
 	s.Name, s.Base = "legal", "org/base"
-	s.Data = []stage.Dataset{data}
+	s.Data = []stage.AnyDataset{stage.AnyDataset(data)}
 	s.Metrics = []stage.Metrics{b.Metrics(artifact.MetricsFile{
 		Metrics:  map[string]artifact.Metric{"qa.acc": {N: 40, Value: 0.75, Stderr: 0.069}},
 		Baseline: map[string]artifact.Metric{"qa.acc": {N: 40, Value: 0.5}},

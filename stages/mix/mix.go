@@ -23,7 +23,7 @@ var doc string
 var Kind = stage.Kind{
 	Name: "mix", Doc: doc, Version: 1,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Doc: "The rows that were drawn, in an order drawn from the seed; meta says from which source"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows that were drawn, in an order drawn from the seed; meta says from which source"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "NAME.share, NAME.tokens, NAME.rows and NAME.passes of each source"},
 	},
 	New: newStage,

@@ -19,9 +19,9 @@ var doc string
 
 // Kind is the stage kind "pack".
 var Kind = stage.Kind{
-	Name: "pack", Doc: doc, Version: 1,
+	Name: "pack", Doc: doc, Version: 2,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PackedRows, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "Rows, tokens, density, and what was truncated or dropped"},
 	},
 	New: newStage,
@@ -85,7 +85,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	p.spoken = int(e.spoken.Load())
-	return s.write(env, p)
+	return s.write(env, p, m)
 }
 
 // open opens the model and checks that seq_len fits it.
@@ -116,11 +116,12 @@ type packing struct {
 	hollow    []string // ids of rows of which truncation left nothing to learn
 	idle      int      // packed rows that held nothing to learn
 	spoken    int
+	talk      bool // a conversation was rendered
 }
 
 // pack lays sequences into rows.
 func (s *spec) pack(all []sequence) (*packing, error) {
-	p := &packing{}
+	p := &packing{talk: slices.ContainsFunc(all, func(q sequence) bool { return q.talk })}
 	if s.Strategy == "wrapped" {
 		p.wrap(all, s.SeqLen)
 	} else if err := s.fit(p, all); err != nil {

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"pipe/model/modeltest"
+	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage/stagetest"
 )
@@ -297,5 +299,34 @@ func TestSameOnAnyNumberOfProcessors(t *testing.T) {
 	}
 	if !reflect.DeepEqual(runs[0], runs[1]) {
 		t.Error("four processors pack other rows than one")
+	}
+}
+
+// TestSaysWithWhat: what the rows were packed with lies beside them, the chat
+// template only when there is a conversation.
+func TestSaysWithWhat(t *testing.T) {
+	m, err := pretrained.Open(modeltest.Directory(t, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, rows := range [][]artifact.Row{{document("a", "abc")}, {document("a", "abc"), talk("b", "hi", "ho")}} {
+		packed, r := run(t, rows, func(*spec) {})
+		var got artifact.PackedManifest
+		if err := artifact.ReadJSON(r.Outputs["dataset"], artifact.PackedFile, &got); err != nil {
+			t.Fatal(err)
+		}
+		ids := func(yield func([]int32) bool) {
+			for i := range packed {
+				yield(packed[i].IDs)
+			}
+		}
+		if want := m.Tokenizer.Spelling(ids); got.Tokens != want {
+			t.Errorf("%d rows: tokens %v, want %v", len(rows), got.Tokens, artifact.Digest(want))
+		}
+		want := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
+		if talks := len(rows) > 1; (got.Template != nil) != talks || talks && *got.Template != want {
+			t.Errorf("%d rows: template %v, want %v", len(rows), got.Template, want)
+		}
 	}
 }

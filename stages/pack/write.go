@@ -1,20 +1,25 @@
 package pack
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 
+	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 )
 
 // write creates the outputs and says what was done.
-func (s *spec) write(env *stage.Env, p *packing) error {
+func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	w, err := env.Create("dataset")
 	if err != nil {
 		return err
 	}
 	if err := artifact.Append(w, p.rows...); err != nil {
+		return err
+	}
+	if err := w.WriteJSON(artifact.PackedFile, p.manifest(m)); err != nil {
 		return err
 	}
 	var used, learned int
@@ -55,6 +60,22 @@ func (s *spec) write(env *stage.Env, p *packing) error {
 		return err
 	}
 	return w.WriteJSON(artifact.MetricsName, metrics)
+}
+
+// manifest says what the rows were packed with.
+func (p *packing) manifest(m *pretrained.Model) artifact.PackedManifest {
+	f := artifact.PackedManifest{Tokens: m.Tokenizer.Spelling(func(yield func([]int32) bool) {
+		for i := range p.rows {
+			if !yield(p.rows[i].IDs) {
+				return
+			}
+		}
+	})}
+	if p.talk {
+		sum := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
+		f.Template = &sum
+	}
+	return f
 }
 
 // learnedTokens counts the targets of a row: learned tokens that are not the

@@ -50,12 +50,12 @@ func (s *spec) firstStep(ctx context.Context, env *stage.Env, p tensor.Plan, pag
 
 // PlanMemory implements stage.MemoryPlanner.
 func (s *spec) PlanMemory(ctx context.Context, env *stage.Env) (m stage.Memory, err error) {
-	student, _, err := s.student(env)
+	student, paths, err := s.student(env)
 	if err != nil {
 		return m, err
 	}
 	defer student.Close()
-	rows, held, err := s.rows(env, student.Config)
+	rows, held, err := s.rows(env, student, paths)
 	if err != nil {
 		return m, err
 	}

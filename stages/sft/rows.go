@@ -3,6 +3,7 @@ package sft
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -12,14 +13,22 @@ import (
 	"pipe/train"
 )
 
-// rows reads the packed rows to learn from and those held out.
-func (s *spec) rows(env *stage.Env, c model.Config) (learn, held []model.Batch, err error) {
+// rows reads the packed rows to learn from and those held out. It refuses rows
+// that were packed for another model.
+func (s *spec) rows(env *stage.Env, student *train.Student, paths stage.ModelPath) (learn, held []model.Batch, err error) {
+	c := student.Config
 	if learn, err = read(env, s.Data, "data", c); err != nil {
+		return nil, nil, err
+	}
+	if err := s.packedFor(env, student, paths, s.Data, "data", learn); err != nil {
 		return nil, nil, err
 	}
 	switch {
 	case s.EvalData != nil:
 		if held, err = read(env, *s.EvalData, "eval_data", c); err != nil {
+			return nil, nil, err
+		}
+		if err := s.packedFor(env, student, paths, *s.EvalData, "eval_data", held); err != nil {
 			return nil, nil, err
 		}
 		if n := len(shared(learn, held)); n > 0 {
@@ -128,13 +137,16 @@ func without(rows []model.Batch, docs map[digest]bool) []model.Batch {
 	return left
 }
 
-func read(env *stage.Env, d stage.Dataset, field string, c model.Config) ([]model.Batch, error) {
+func read(env *stage.Env, d stage.PackedDataset, field string, c model.Config) ([]model.Batch, error) {
 	a, err := env.Store.Open(d.Ref)
 	if err != nil {
 		return nil, err
 	}
 	var rows []model.Batch
 	for r, err := range artifact.Rows[artifact.Packed](a) {
+		if wrong := (*artifact.WrongRows)(nil); errors.As(err, &wrong) {
+			return nil, stage.Fieldf(field, "%s is a dataset of %s, and packed ones are trained on: write pack \"NAME\" { input = %s ... }, and here pack.NAME.dataset", d, artifact.RowWords(wrong.Have), d)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", d, err)
 		}

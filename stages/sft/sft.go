@@ -23,10 +23,10 @@ var doc string
 
 // Kind is the stage kind "sft".
 var Kind = stage.Kind{
-	Name: "sft", Doc: doc, Version: 6, Compute: true,
+	Name: "sft", Doc: doc, Version: 7, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
-		{Name: "series", Type: artifact.Dataset, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
+		{Name: "series", Type: artifact.Dataset, Rows: artifact.PointRows, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "eval.loss on the held-out rows, after and (as baseline) before training"},
 	},
 	New: newStage,
@@ -34,11 +34,11 @@ var Kind = stage.Kind{
 
 // spec is the block.
 type spec struct {
-	Base      stage.Model    `hcl:"base" doc:"The model to tune. One that carries an adapter is trained on with that adapter"`
-	Data      stage.Dataset  `hcl:"data" doc:"Packed rows, as pack makes them"`
-	EvalData  *stage.Dataset `hcl:"eval_data,optional" doc:"Packed rows to measure the loss on; without it, eval_split of data is held out"`
-	EvalSplit float64        `hcl:"eval_split,optional" doc:"Share of data that is held out to measure the loss on; 0 measures nothing"`
-	Init      string         `hcl:"init,optional" doc:"\"random\" starts from new weights, base giving only configuration and tokenizer; it needs adapter \"none\""`
+	Base      stage.Model          `hcl:"base" doc:"The model to tune. One that carries an adapter is trained on with that adapter"`
+	Data      stage.PackedDataset  `hcl:"data" doc:"Packed rows, as pack makes them"`
+	EvalData  *stage.PackedDataset `hcl:"eval_data,optional" doc:"Packed rows to measure the loss on; without it, eval_split of data is held out"`
+	EvalSplit float64              `hcl:"eval_split,optional" doc:"Share of data that is held out to measure the loss on; 0 measures nothing"`
+	Init      string               `hcl:"init,optional" doc:"\"random\" starts from new weights, base giving only configuration and tokenizer; it needs adapter \"none\""`
 
 	Epochs      int       `hcl:"epochs,optional" doc:"Passes over the data"`
 	MaxSteps    int       `hcl:"max_steps,optional" doc:"Optimizer steps; 0: as many as epochs needs. It wins over epochs"`
@@ -46,8 +46,8 @@ type spec struct {
 	GradAccum   int       `hcl:"grad_accum,optional" doc:"Micro-batches of an optimizer step"`
 	LR          float64   `hcl:"lr,optional" doc:"Highest learning rate"`
 	Schedule    string    `hcl:"schedule,optional" doc:"cosine, linear or constant"`
-	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0"`
-	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps; it wins over warmup_ratio"`
+	WarmupRatio float64   `hcl:"warmup_ratio,optional" doc:"Share of the steps over which the learning rate rises from 0, at most all but one"`
+	WarmupSteps int       `hcl:"warmup_steps,optional" doc:"The same as a number of steps, which a run may be too short for; it wins over warmup_ratio"`
 	Optimizer   string    `hcl:"optimizer,optional" doc:"adamw, or adamw_8bit: moments of 8 bits, 2 bytes a trained parameter instead of 8"`
 	WeightDecay float64   `hcl:"weight_decay,optional" doc:"AdamW's decay, of all but norms and biases"`
 	Betas       []float64 `hcl:"betas,optional" doc:"AdamW's two betas"`
@@ -65,7 +65,7 @@ type spec struct {
 // adapterBlock is adapter "dora" { ... }.
 type adapterBlock struct {
 	Type    string   `hcl:"type,label" doc:"lora, dora, or none to train all weights"`
-	Rank    int      `hcl:"rank,optional" doc:"Rank of the update"`
+	Rank    int      `hcl:"rank,optional" doc:"Rank of the update; a note says in which layers it is more than there can be"`
 	Alpha   float64  `hcl:"alpha,optional" doc:"The update is scaled by alpha/rank; 0: twice the rank"`
 	Targets []string `hcl:"targets,optional" doc:"Layers by the end of their name, such as q_proj; one regular expression; or all-linear"`
 	Dropout float64  `hcl:"dropout,optional" doc:"Dropout of the adapter's input while training"`
@@ -169,7 +169,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	defer student.Close()
-	rows, held, err := s.rows(env, student.Config)
+	rows, held, err := s.rows(env, student, paths)
 	if err != nil {
 		return err
 	}
@@ -182,6 +182,9 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	}
 	if err != nil {
 		return err
+	}
+	if note := student.OverRanked(); note != "" {
+		env.Note("%s", note)
 	}
 	r, err := s.train(ctx, env, student.Decoder, paged, rows, held)
 	if err != nil {
@@ -244,6 +247,9 @@ func (s *spec) train(ctx context.Context, env *stage.Env, d *model.Decoder, page
 			env.Metric(p.Series, p.Step, p.Value)
 		}
 		env.Progress(int64(done), int64(total), "steps")
+	}
+	if note := o.ShortOfRate(len(rows)); note != "" {
+		env.Note("%s", note)
 	}
 	r, err := train.Run(ctx, d, &train.Likelihood{Model: d, Rows: rows}, o)
 	if err != nil {

@@ -357,3 +357,60 @@ func TestSplit(t *testing.T) {
 		t.Errorf("one row: %d to learn, %d held out", len(learn), len(held))
 	}
 }
+
+// TestOneStep: a run of one step learns, and one that is over before its warm-up
+// says so.
+func TestOneStep(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	for _, c := range []struct {
+		warmup int
+		note   string
+	}{{0, ""}, {1, "warmup_steps = 1 is not over after the one step of this run"}} {
+		var notes []string
+		s := block(func(s *spec) { s.Epochs, s.GradAccum, s.WarmupSteps = 1, 100, c.warmup })
+		out, err := runIn(t, context.Background(), t.TempDir(), s, base, "", packedRows(15), func(env *stage.Env) {
+			env.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := metrics(t, out["metrics"])
+		learned := m.Metrics["eval.loss"].Value != m.Baseline["eval.loss"].Value
+		if said := strings.Contains(strings.Join(notes, "\n"), "warmup_steps"); learned == said || !strings.Contains(strings.Join(notes, "\n"), c.note) {
+			t.Errorf("warmup_steps %d: learned %t, notes %q", c.warmup, learned, notes)
+		}
+	}
+}
+
+// TestOverRanked: a rank that some layers cannot have is noted, of an adapter that
+// is new.
+func TestOverRanked(t *testing.T) {
+	base := modeltest.Directory(t, true)
+	var notes []string
+	once := func(s *spec, adapter string) string {
+		notes = nil
+		out, err := runIn(t, context.Background(), t.TempDir(), s, base, adapter, packedRows(3), func(env *stage.Env) {
+			env.Note = func(format string, args ...any) {
+				if n := fmt.Sprintf(format, args...); strings.HasPrefix(n, "rank") {
+					notes = append(notes, n)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out["model"]
+	}
+	of := func(rank int) *spec { return block(func(s *spec) { s.Adapter.Rank, s.MaxSteps = rank, 1 }) }
+	if once(of(16), ""); notes != nil {
+		t.Errorf("rank 16: %q", notes)
+	}
+	wide := once(of(20), "")
+	want := "rank = 20 is more than an update can have in 4 of 14 layers, the least 16 in model.layers.0.self_attn.k_proj: what is beyond learns nothing more and takes memory and time"
+	if !slices.Equal(notes, []string{want}) {
+		t.Errorf("rank 20: %q", notes)
+	}
+	if once(block(func(s *spec) { s.Adapter, s.MaxSteps = nil, 1 }), wide); notes != nil {
+		t.Errorf("trained on: %q", notes)
+	}
+}

@@ -27,8 +27,8 @@ var doc string
 var Kind = stage.Kind{
 	Name: "synth", Doc: doc, Version: 2, Compute: true,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
-		{Name: "rejects", Type: artifact.Dataset, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
+		{Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
 	},
 	New: func() stage.Stage {
 		return &spec{Count: 100, Attempts: 3, ChunkChars: 1500, Reasoning: "inline", Pairs: "reference", MaxQuestion: 300, MaxAnswer: 4000, Grounding: 0.5}

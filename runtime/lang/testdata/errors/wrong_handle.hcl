@@ -12,8 +12,8 @@ pack "train" {
 }
 
 sft "a" {
-  base = pack.train.dataset # ERROR: Wrong type | pack.train.dataset is a dataset; base takes a model.
-  data = teacher.t          # ERROR: Wrong type | teacher.t is a teacher; data takes a dataset.
+  base = pack.train.dataset # ERROR: Wrong type | pack.train.dataset is a dataset of packed rows; base takes a model.
+  data = teacher.t          # ERROR: Wrong type | teacher.t is a teacher; data takes a dataset of packed rows.
 }
 
 sft "b" {
@@ -23,7 +23,7 @@ sft "b" {
 
 sft "c" {
   base = "model.base" # ERROR: Wrong type | this is a string; base takes a model. Write a reference without quotes, such as model.NAME.
-  data = 3            # ERROR: Wrong type | this is a number; data takes a dataset. Write a reference, such as data.NAME.
+  data = 3            # ERROR: Wrong type | this is a number; data takes a dataset of packed rows. Write a reference, such as KIND.NAME.dataset.
 }
 
 sft "swept" {

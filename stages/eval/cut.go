@@ -1,0 +1,44 @@
+package eval
+
+// A cut says what of a question and its answers did not fit the model's context:
+// the beginning of the question, and the end of an answer.
+type cut struct{ question, answer bool }
+
+func (c cut) or(d cut) cut { return cut{c.question || d.question, c.answer || d.answer} }
+
+// A tally counts the questions of a job that were cut.
+type tally struct{ rows, questions, answers int }
+
+// count adds a question that was asked.
+func (r *runner) count(c cut) {
+	r.tally.rows++
+	if c.question {
+		r.tally.questions++
+	}
+	if c.answer {
+		r.tally.answers++
+	}
+}
+
+// tell notes what of a job was cut. What the model that is compared with lost is
+// said only when it is not the same.
+func (r *runner) tell(j job) {
+	was, again := r.told[j.name]
+	if again && was == r.tally {
+		return
+	}
+	if r.told == nil {
+		r.told = map[string]tally{}
+	}
+	r.told[j.name] = r.tally
+	whom := "the model's"
+	if again {
+		whom = "the baseline's"
+	}
+	if n := r.tally.questions; n > 0 {
+		r.env.Note("%s %q: %d of %d questions lost their beginning, since with the answer they are longer than %s context of %d tokens", j.field, j.name, n, r.tally.rows, whom, r.subject.Config.MaxPositions)
+	}
+	if n := r.tally.answers; n > 0 {
+		r.env.Note("%s %q: answers to %d of %d questions lost their end, since with the question they are longer than %s context of %d tokens", j.field, j.name, n, r.tally.rows, whom, r.subject.Config.MaxPositions)
+	}
+}

@@ -266,8 +266,7 @@ func TestCancelled(t *testing.T) {
 func TestPairs(t *testing.T) {
 	prompts := func(b *stagetest.Bench) *stage.Dataset {
 		row := func(id, question, answer string) artifact.Row {
-			return artifact.Row{ID: id, Gold: -1, Meta: `{"question":"What must copies keep?"}`, Messages: []artifact.Message{
-				{Role: "user", Content: passage + "\n\n" + question}, {Role: "assistant", Content: answer}}}
+			return artifact.Row{ID: id, Gold: -1, Messages: []artifact.Message{{Role: "user", Content: question}, {Role: "assistant", Content: answer}}}
 		}
 		d := stagetest.Dataset(b, row("a", "What must copies keep?", "The notice."), row("b", "What must copies keep?", "they keep a RECEIPT"))
 		return &d

@@ -14,7 +14,6 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
-	"pipe/runtime/stage"
 )
 
 // CheckRecord reports a record whose pre-image is not that of its key.
@@ -164,10 +163,8 @@ func (e *engine) runAside(ctx context.Context, n *lang.Node, a *action, aside *a
 	if err := call(ctx, n.Stage, env); err != nil {
 		return nil, aside.Advise(err)
 	}
-	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := e.unchanged(ctx, n, s, a.files); err != nil {
-			return nil, err
-		}
+	if err := e.unchanged(ctx, n, a); err != nil {
+		return nil, err
 	}
 	return j.commit()
 }

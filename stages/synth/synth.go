@@ -137,7 +137,7 @@ func (s *spec) dial(ctx context.Context, env *stage.Env, account *stage.Account)
 		journals = env.Work
 	}
 	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
-	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account} }
+	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account, func() error { return ended(ctx) }} }
 	return dial.Open(ctx, d)
 }
 
@@ -159,8 +159,9 @@ func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 	if err != nil {
 		return err
 	}
-	patient, release := outlastBudgets(ctx)
+	patient, release := stage.Outlast(ctx)
 	defer release()
+	patient = teacher.WithEnd(patient, ctx.Done())
 	results := make([]result, len(items))
 	var done atomic.Int64
 	var first atomic.Pointer[error] // of the rows: then nothing more is asked
@@ -168,7 +169,7 @@ func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 		if err := first.Load(); err != nil {
 			return *err
 		}
-		return stage.OverBudget(ctx)
+		return ended(ctx)
 	}
 	var g errgroup.Group // without a context: what is in flight is paid for, and comes home
 	g.SetLimit(max(1, s.Teacher.Config.Concurrency))

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/stage"
 	"pipe/runtime/stage/stagetest"
 )
 
@@ -117,4 +118,55 @@ func TestJudgePrompt(t *testing.T) {
 	if got, want := asked()[2], "user: System: Be brief.\n\nUser: Why? / Keep 1. / Keep 2. / Which answer is better?"; got != want {
 		t.Errorf("asked %q, want %q", got, want)
 	}
+}
+
+func TestPairs(t *testing.T) {
+	prompts := func(b *stagetest.Bench) *stage.Dataset {
+		row := func(id, question, answer string) artifact.Row {
+			return artifact.Row{ID: id, Gold: -1, Messages: []artifact.Message{{Role: "user", Content: question}, {Role: "assistant", Content: answer}}}
+		}
+		d := stagetest.Dataset(b, row("a", "What must copies keep?", "The notice."), row("b", "What must copies keep?", "they keep a RECEIPT"))
+		return &d
+	}
+	t.Run("reference", func(t *testing.T) {
+		b := stagetest.New(t)
+		x := spec1(serve(t, good), pairs)
+		x.Prompts = prompts(b)
+		r := b.Run(Kind, x)
+		rows, rejects := stagetest.Rows[artifact.Row](r, "dataset"), stagetest.Rows[artifact.Drop](r, "rejects")
+		if len(rows) != 1 || len(rejects) != 1 || rejects[0].Reason != "equal" || rejects[0].Partner != "b" {
+			t.Fatalf("%d rows, rejects %+v", len(rows), rejects)
+		}
+		p := rows[0]
+		if p.Chosen[0].Content != "The notice." || p.Rejected[0].Content != "They keep a receipt." || len(p.Messages) != 1 || p.Source != "a" {
+			t.Errorf("pair %+v", p)
+		}
+	})
+	t.Run("judge", func(t *testing.T) {
+		n := 0
+		b := stagetest.New(t)
+		x := spec1(serve(t, func(prompt string, _ int) string {
+			if strings.Contains(prompt, "Which answer is better?") {
+				if !strings.Contains(prompt, "Answer A: Keep 1.") || !strings.Contains(prompt, "Answer B: Keep 2.") {
+					t.Errorf("judged %q", prompt)
+				}
+				return "Answer: B"
+			}
+			n++
+			return fmt.Sprintf("Keep %d.", n)
+		}), pairs)
+		x.Prompts, x.Pairs, x.Count = prompts(b), "judge", 1
+		p := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")[0]
+		if p.Chosen[0].Content != "Keep 2." || p.Rejected[0].Content != "Keep 1." {
+			t.Errorf("pair %+v", p)
+		}
+	})
+	t.Run("not a conversation", func(t *testing.T) {
+		b := stagetest.New(t)
+		x := spec1(serve(t, good), pairs)
+		x.Prompts = documents(b, passage)
+		if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "row doc0 does not end with a user turn") {
+			t.Errorf("error %v", err)
+		}
+	})
 }

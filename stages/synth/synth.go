@@ -231,7 +231,7 @@ func write(env *stage.Env, ask *asker, results []result) error {
 		env.Note("%s", stage.Cost(spent))
 	}
 	if n == 0 {
-		return fmt.Errorf("%s, all rejected, the first because: %s; see the rejects, and try another teacher or prompts", stage.Count(len(results), "row"), results[0].reject.Reason+": "+results[0].reject.Detail)
+		return allRejected(env, results)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ import (
 // the path of the teacher's handle in the spec.
 func (e *engine) journals(ctx context.Context, n *lang.Node) (map[string]artifact.Digest, []sourceFile, error) {
 	var files []sourceFile
-	digests := map[string]artifact.Digest{}
+	var digests map[string]artifact.Digest
 	for _, in := range n.Inputs {
 		if in.Ref.Type != artifact.Teacher {
 			continue
@@ -33,9 +33,13 @@ func (e *engine) journals(ctx context.Context, n *lang.Node) (map[string]artifac
 		if err != nil {
 			return nil, nil, stage.Fieldf(in.Path, "the journal of %s %v", in.Ref.Addr, err)
 		}
-		if f != nil {
-			files, digests[in.Path] = append(files, *f), f.Digest
+		if f == nil {
+			continue
 		}
+		if digests == nil {
+			digests = map[string]artifact.Digest{}
+		}
+		files, digests[in.Path] = append(files, *f), f.Digest
 	}
 	return digests, files, nil
 }

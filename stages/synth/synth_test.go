@@ -335,7 +335,7 @@ func TestCheck(t *testing.T) {
 func TestTimeUpWhileAsking(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := serve(t, func(prompt string, n int) string {
-		cancel(stage.TimeUp(time.Hour))
+		cancel(stage.TimeUp("budget_time", time.Hour))
 		time.Sleep(10 * time.Millisecond)
 		return good(prompt, n)
 	})

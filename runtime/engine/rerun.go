@@ -14,6 +14,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 // CheckRecord reports a record whose pre-image is not that of its key.
@@ -53,6 +54,9 @@ type Rerun struct {
 // Answers that are not in the journals are asked for, and paid, again.
 func RunAgain(ctx context.Context, prog *lang.Program, addr string, o Options) (*Rerun, error) {
 	o.Targets, o.Force = []string{addr}, nil
+	halt := stage.NewHalt() // what is in flight is thrown away: nobody waits for it
+	defer context.AfterFunc(ctx, halt.AtOnce)()
+	ctx = stage.WithHalt(ctx, halt)
 	e, err := newEngine(prog, o)
 	if err != nil {
 		return nil, err

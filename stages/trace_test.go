@@ -378,7 +378,7 @@ func packedDocs(t *testing.T, x *engine.Tracing, addr string) []engine.Trace {
 func packedRows(t *testing.T, k *kitchen, x *engine.Tracing, addr string) []artifact.Packed {
 	t.Helper()
 	name := strings.TrimPrefix(addr, "pack.")
-	run, err := engine.FindRun(k.o.Store, "last", "")
+	run, err := engine.FindRun(k.o.Store, "last", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

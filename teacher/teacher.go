@@ -56,3 +56,17 @@ type Answer struct {
 	Stopped      bool   `json:"stopped"` // it ended by itself, not at MaxTokens
 	Replayed     bool   `json:"-"`       // it came from a journal, at no cost
 }
+
+type endKey struct{}
+
+// WithEnd returns ctx for requests that are let come home when end is closed:
+// what is in flight then is answered, and nothing is sent again.
+func WithEnd(ctx context.Context, end <-chan struct{}) context.Context {
+	return context.WithValue(ctx, endKey{}, end)
+}
+
+// End returns the channel of [WithEnd]; nil, which is never closed, without one.
+func End(ctx context.Context) <-chan struct{} {
+	end, _ := ctx.Value(endKey{}).(<-chan struct{})
+	return end
+}

@@ -13,6 +13,7 @@ import (
 	"pipe/runtime/artifact"
 	"pipe/runtime/compare"
 	"pipe/runtime/engine"
+	"pipe/runtime/lang"
 )
 
 func runDiff(_ context.Context, t *app, args []string) int {
@@ -23,14 +24,14 @@ func runDiff(_ context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
-	store, dir, err := storeNear(o, pos[2])
+	store, dir, pipeline, err := storeNear(o, pos[2])
 	if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
 	}
 	var runs [2]*engine.RunFile
 	for i := range runs {
-		if runs[i], err = engine.FindRun(store, pos[i], dir); err != nil {
+		if runs[i], err = engine.FindRun(store, pos[i], dir, pipeline); err != nil {
 			t.errorf("%v", err)
 			return exitUsage
 		}
@@ -54,25 +55,24 @@ func runDiff(_ context.Context, t *app, args []string) int {
 }
 
 // storeNear opens the store of the pipeline at path, which need not be valid,
-// and returns the pipeline's directory; a store that others share with it has
-// runs of theirs.
-func storeNear(o *options, path string) (*artifact.Store, string, error) {
-	dir := path
+// and returns the pipeline's directory, and its name when path is a file; a store
+// that others share with it has runs of theirs.
+func storeNear(o *options, path string) (store *artifact.Store, dir, pipeline string, err error) {
+	dir = path
 	if st, err := os.Stat(path); err != nil {
-		return nil, "", err
+		return nil, "", "", err
 	} else if !st.IsDir() {
-		dir = filepath.Dir(path)
+		dir, pipeline = filepath.Dir(path), lang.NameOf(path)
 	}
 	at := cmp.Or(o.store, os.Getenv("PIPE_STORE"), filepath.Join(dir, ".pipe"))
 	if _, err := os.Stat(at); err != nil {
-		return nil, "", fmt.Errorf("there is no store at %s: name the pipeline file as the last argument, or use --store", at)
+		return nil, "", "", fmt.Errorf("there is no store at %s: name the pipeline file as the last argument, or use --store", at)
 	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, "", err
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, "", "", err
 	}
-	store, err := artifact.OpenStore(at)
-	return store, abs, err
+	store, err = artifact.OpenStore(at)
+	return store, dir, pipeline, err
 }
 
 func diffText(t *app, d *engine.RunDiff, metrics []compare.Result) {

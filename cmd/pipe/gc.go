@@ -176,7 +176,7 @@ func writeCollected(t *app, store *artifact.Store, roots *engine.Roots, got *art
 	if dry {
 		what = "would be freed"
 	}
-	fmt.Fprintf(t.out, "%s %s; %s of %s stay (journals of paid answers always do)\n", size(got.Freed()), what,
+	fmt.Fprintf(t.out, "%s %s; %s of %s stay (journals of teachers' answers always do)\n", size(got.Freed()), what,
 		size(got.KeptObjects.Bytes), counted(int64(got.KeptObjects.N), "artifact"))
 }
 
@@ -206,7 +206,7 @@ func pin(t *app, name string, args []string, do func(*artifact.Store, string) er
 		return exitUsage
 	}
 	run := pos[0]
-	if f, err := engine.FindRun(store, run, ""); err == nil {
+	if f, err := engine.FindRun(store, run, "", ""); err == nil {
 		run = f.Run
 	} else if name == "pin" {
 		t.errorf("%v", err)

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"pipe/runtime/stage"
 	"pipe/stages"
@@ -75,12 +73,8 @@ func main() { os.Exit(mainCode(stages.All)) }
 
 // mainCode is main without os.Exit, with the kinds of stages that it knows.
 func mainCode(kinds []stage.Kind) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible(context.Background())
 	defer stop()
-	go func() { // a second Ctrl-C does not wait
-		<-ctx.Done()
-		stop()
-	}()
 	return dispatch(ctx, &app{newTerminal(os.Stdout, os.Stderr), kinds}, os.Args[1:])
 }
 

@@ -130,11 +130,12 @@ func copyTiny(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // startTeacher serves a teacher at $TEACHER: teacher HOW FILE. Each request
-// adds a line to the file. HOW is good, counted (good, and each answer took 100
-// input and 10 output tokens), or what is wrong with it.
+// adds a line to the file. HOW is good, held (good, when FILE.go is there), terse (good, with another answer), counted
+// (good, and each answer took 100 input and 10 output tokens), or what is wrong
+// with it.
 func startTeacher(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: teacher good|counted|500|garbage|nothing|silent|hang FILE")
+		ts.Fatalf("usage: teacher good|held|terse|counted|500|garbage|nothing|silent|hang FILE")
 	}
 	path, end := ts.MkAbs(args[1]), make(chan struct{})
 	answer := func(w http.ResponseWriter, text string) {
@@ -154,6 +155,12 @@ func startTeacher(ts *testscript.TestScript, neg bool, args []string) {
 			f.Close()
 		}
 		mu.Unlock()
+		for args[0] == "held" && r.Context().Err() == nil {
+			if _, err := os.Stat(path + ".go"); err == nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 		switch args[0] {
 		case "500":
 			http.Error(w, `{"error":{"message":"the GPU is on fire"}}`, http.StatusInternalServerError)
@@ -174,6 +181,8 @@ func startTeacher(ts *testscript.TestScript, neg bool, args []string) {
 				answer(w, "Question: What must copies keep?")
 			case bytes.Contains(body, []byte("Think step by step")):
 				answer(w, "The text says that copies must keep the notice.")
+			case args[0] == "terse":
+				answer(w, "Answer: The notice.")
 			default:
 				answer(w, "Answer: The notice of the authors.")
 			}

@@ -200,6 +200,9 @@ func (p *pins) data(r engine.Outside) lock.Data {
 
 // origin spells where a stage reads from, as seen from the pipeline.
 func (p *pins) origin(n *lang.Node) string {
+	if n.Teacher != nil {
+		return p.fromPipeline(n.Dir, n.Teacher.Journal)
+	}
 	s, ok := n.Stage.(interface{ Patterns() []string })
 	if !ok {
 		return n.Addr

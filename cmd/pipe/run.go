@@ -95,9 +95,7 @@ func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
 	}
 	opts.Observer = ui.observe
 	ui.begin()
-	hush := context.AfterFunc(ctx, func() {
-		t.printf("stopping; what is finished is kept (once more stops at once)\n")
-	})
+	hush := context.AfterFunc(ctx, func() { stopping(ctx, t) })
 	r.res, err = engine.Run(ctx, prog, opts)
 	hush()
 	ui.end()

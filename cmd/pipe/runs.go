@@ -12,7 +12,7 @@ import (
 
 // lsRuns lists the runs of the pipelines in a directory.
 func lsRuns(t *app, o *options, path string) int {
-	store, dir, err := storeNear(o, path)
+	store, dir, _, err := storeNear(o, path)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
@@ -62,12 +62,12 @@ func isRun(word string) bool {
 
 // showRun shows what a run did with each stage.
 func showRun(t *app, o *options, name, path string) int {
-	store, dir, err := storeNear(o, path)
+	store, dir, pipeline, err := storeNear(o, path)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
 	}
-	r, err := engine.FindRun(store, name, dir)
+	r, err := engine.FindRun(store, name, dir, pipeline)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitUsage

@@ -38,7 +38,7 @@ step "a" {
 
 const oneRow = `{"text":"row"}` + "\n"
 
-func stampCases() []stampCase {
+func stampCases(t *testing.T) []stampCase {
 	recipe := map[string]string{"p.hcl": stampRecipe, "rows.jsonl": oneRow}
 	with := func(more ...string) map[string]string {
 		m := map[string]string{"rows.jsonl": oneRow}
@@ -51,6 +51,27 @@ func stampCases() []stampCase {
 	const nothing = "Nothing to do"
 	exported := with("p.hcl", "model \"m\" {\n  source = \"./m\"\n  chat_template = \"./t.jinja\"\n}\n"+
 		"export \"m\" {\n  model   = model.m\n  formats = [\"safetensors\"]\n  path = \"./out\"\n}\n", "t.jinja", "{{ messages[0].content }}")
+	recorded := func(name string) string {
+		b, err := os.ReadFile(filepath.Join("../../pipelines/quickstart", name))
+		check(t, err)
+		return string(b)
+	}
+	replayed := with("p.hcl", `teacher "t" {
+  provider    = "journal"
+  model_id    = "SmolLM2-135M-Instruct"
+  journal     = "./answers.jsonl"
+  temperature = 0.5
+  max_tokens  = 96
+}
+data "docs" { source = "./doc.txt" }
+synth "cot" {
+  teacher   = teacher.t
+  documents = data.docs
+  method    = "document_to_dialogue"
+  count     = 1
+  attempts  = 5
+}
+`, "doc.txt", recorded("docs/01.txt"), "answers.jsonl", recorded("answers.jsonl"))
 	return []stampCase{
 		{name: "a comment", files: recipe, want: nothing, change: edit("p.hcl", "one", "one\" # \"")},
 		{name: "the recipe", files: recipe, want: "1 stage ran", change: edit("p.hcl", "one", "two")},
@@ -127,6 +148,7 @@ func stampCases() []stampCase {
 			b[len(b)-1] ^= 1
 			check(t, os.WriteFile(path, b, 0o644))
 		}},
+		{name: "recorded answers", files: replayed, want: "1 stage ran", change: edit("answers.jsonl", "\n", "\r\n")},
 		{name: "a chat template", files: exported, want: "1 stage ran", change: edit("t.jinja", "[0]", "[1]")},
 	}
 }
@@ -134,7 +156,7 @@ func stampCases() []stampCase {
 // Every way in which a stamp stops to hold. The cases are stamped together
 // because times of files prove nothing for two seconds.
 func TestStampHoldsUntilSomethingChanges(t *testing.T) {
-	cases := stampCases()
+	cases := stampCases(t)
 	dirs := make([]string, len(cases))
 	for i, c := range cases {
 		dirs[i] = t.TempDir()

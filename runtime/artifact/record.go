@@ -222,3 +222,17 @@ func (s *Store) readRecord(k Key) (*Record, error) {
 	}
 	return &r, nil
 }
+
+// Records visits the records in the store. Those that are damaged are passed
+// over, and nothing is said of whether the outputs are there: see [Store.Record].
+func (s *Store) Records(visit func(*Record)) error {
+	return s.eachRecord(func(k Key, _ string, _ fs.FileInfo) error {
+		r, err := s.readRecord(k)
+		if err == nil {
+			visit(r)
+		} else if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		return nil
+	})
+}

@@ -1,10 +1,10 @@
 package artifact
 
-// Spent is what an action asked of teachers. Money and tokens are of the
-// answers that were paid for; those that came from a journal cost nothing, and
-// what they once took is counted apart, for estimates.
+// Spent is what an action asked of teachers. Money and tokens are of new answers,
+// whether or not they have a price; those that came from a journal cost nothing,
+// and what they once took is counted apart, for estimates.
 type Spent struct {
-	Calls        int64   `json:"calls"` // answers that were paid for
+	Calls        int64   `json:"calls"` // new answers
 	InputTokens  int64   `json:"input_tokens"`
 	OutputTokens int64   `json:"output_tokens"`
 	USD          float64 `json:"usd"`                       // at the prices of the teacher blocks

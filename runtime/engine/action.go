@@ -215,10 +215,8 @@ func (e *engine) attempt(ctx context.Context, n *lang.Node, a *action) (*artifac
 	if err := call(ctx, n.Stage, env); err != nil {
 		return nil, e.Store.Advise(err)
 	}
-	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := e.unchanged(ctx, n, s, a.files); err != nil {
-			return nil, err
-		}
+	if err := e.unchanged(ctx, n, a); err != nil {
+		return nil, err
 	}
 	outputs, err := j.commit()
 	if err != nil {

@@ -55,14 +55,14 @@ func (p purse) spent(addr string) *artifact.Spent {
 
 // limited is ctx, ended by a [stage.BudgetError] when the run has taken its time.
 func (e *engine) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := e.MaxTime
+	by, limit := "--max-time", e.MaxTime
 	if limit == 0 {
-		limit = e.prog.BudgetTime
+		by, limit = "budget_time", e.prog.BudgetTime
 	}
 	if limit <= 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeoutCause(ctx, limit, stage.TimeUp(limit))
+	return context.WithTimeoutCause(ctx, limit, stage.TimeUp(by, limit))
 }
 
 // overBudget reports whether err, or the end of ctx, is that of a budget.

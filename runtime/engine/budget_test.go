@@ -57,6 +57,7 @@ func pay(l *lab) func(context.Context, string, *stage.Env) error {
 // stops what pays, retries nothing, and counts from zero in the next run.
 func TestBudgetsStopARun(t *testing.T) {
 	l := newLab(t)
+	l.write("j", "")
 	l.hook = pay(l)
 	res, ran, err := l.run(spenders, func(o *Options) { o.KeepGoing = true })
 	var over *stage.BudgetError
@@ -83,6 +84,7 @@ func TestBudgetsStopARun(t *testing.T) {
 // A failure beside a budget is a failure.
 func TestBudgetBesideAFailure(t *testing.T) {
 	l := newLab(t)
+	l.write("j", "")
 	spend := pay(l)
 	l.hook = func(ctx context.Context, id string, env *stage.Env) error {
 		if id == "other" {
@@ -127,4 +129,24 @@ step "next" {
 	equal(t, "states", states(res), map[string]State{"step.slow": Done, "step.next": Done})
 	l.hook = nil
 	l.must(src, "", longer)
+}
+
+// What a journal says when a stage began is in its key: nothing is published
+// under that when the journal is another one by the end.
+func TestJournalChangesWhileAStageAnswersFromIt(t *testing.T) {
+	l := newLab(t)
+	l.write("j", "")
+	l.hook = func(_ context.Context, id string, _ *stage.Env) error {
+		if id == "a" {
+			l.write("j", "more")
+		}
+		return nil
+	}
+	res, _, err := l.run(spenders)
+	contains(t, "error", err, "step.a: ", "j changed while it was read: nothing was kept")
+	equal(t, "state", res.stage(t, "step.a").State, Failed)
+	l.hook = nil
+	if _, ran, err := l.run(spenders); err != nil || len(ran) == 0 || ran[0] != "a" {
+		t.Errorf("then %v ran, error %v", ran, err)
+	}
 }

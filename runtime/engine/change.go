@@ -140,6 +140,7 @@ func (v viewer) changes(a *past, b *preimage) (out []Change) {
 	compare(digests(a.Sources), digests(b.Sources), func(path string, x, y artifact.Digest) {
 		out = append(out, Change{What: path, How: how(x, y)})
 	})
+	out = append(out, v.journalChanges(a, b)...)
 	if len(out) == 0 && !slices.Equal(a.Sources, b.Sources) {
 		out = append(out, Change{What: "the order of the files", How: "changed"})
 	}

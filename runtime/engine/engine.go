@@ -57,7 +57,8 @@ type Options struct {
 	Targets     []string // addresses of blocks to run, with all they need; empty means everything
 	KeepGoing   bool     // after a failure, go on with what does not need the failed stage
 
-	// MaxTime is the longest time of the run; 0: that of the program, if it has one.
+	// MaxTime is the longest time of the run, which --max-time gives; 0: that of the
+	// program, if it has one.
 	MaxTime time.Duration
 
 	Observer Observer // told what happens; may be nil

@@ -137,6 +137,9 @@ func (e *Estimate) spend(s *artifact.Spent, ratio float64, rows, recorded int, f
 // and returns what takes it away again.
 func (p *planner) pretendInputs(n *lang.Node) (restore func()) {
 	old := p.lastOf(n)
+	if t := p.twins[n.Addr]; t != nil {
+		old = t.past
+	}
 	var set []*artifact.Ref
 	for _, in := range n.Inputs {
 		if old != nil && in.Ref.Digest.IsZero() {
@@ -170,6 +173,9 @@ func (e *engine) env(n *lang.Node, a *action) *stage.Env {
 // precedent returns the action that an estimate is told from, nil when there is
 // none.
 func (p *planner) precedent(n *lang.Node) *precedent {
+	if t := p.twins[n.Addr]; t != nil {
+		return &precedent{t.rec, t.rec.Run, t.rec.Addr}
+	}
 	if rec, err := p.Store.Record(p.last.Keys[n.Addr]); err == nil {
 		return &precedent{rec, rec.Run, n.Addr}
 	}

@@ -30,6 +30,10 @@ type preimage struct {
 	Seed    uint64                     `json:"seed"`              // derived
 	Backend string                     `json:"backend,omitempty"` // of stages that compute
 	Sources []source                   `json:"sources,omitempty"` // files outside the store, in the order they are read
+
+	// Journals are the files of recorded answers that teacher blocks name, by the
+	// path of the teacher's handle in the spec.
+	Journals map[string]artifact.Digest `json:"journals,omitempty"`
 }
 
 // key hashes the fields, each with its length before it and each list with
@@ -41,18 +45,16 @@ func (p *preimage) key() artifact.Key {
 	f.text(p.Kind)
 	f.text(strconv.Itoa(p.Version))
 	f.bytes(p.Spec)
-	f.count(len(p.Inputs))
-	for _, name := range slices.Sorted(maps.Keys(p.Inputs)) {
-		d := p.Inputs[name]
-		f.text(name)
-		f.bytes(d[:])
-	}
+	f.digests(p.Inputs)
 	f.text(strconv.FormatUint(p.Seed, 10))
 	f.text(p.Backend)
 	f.count(len(p.Sources))
 	for _, s := range p.Sources {
 		f.text(s.Path)
 		f.bytes(s.Digest[:])
+	}
+	if len(p.Journals) > 0 { // else the key is what it was before there were any
+		f.digests(p.Journals)
 	}
 	return artifact.Key(f.sum())
 }
@@ -71,6 +73,15 @@ func (f framer) bytes(b []byte) {
 
 func (f framer) text(s string) { f.bytes([]byte(s)) }
 
+func (f framer) digests(m map[string]artifact.Digest) {
+	f.count(len(m))
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		d := m[name]
+		f.text(name)
+		f.bytes(d[:])
+	}
+}
+
 func (f framer) sum() [32]byte { return [32]byte(f.h.Sum(nil)) }
 
 // deriveSeed gives each kind its own stream of random numbers. The block's
@@ -86,9 +97,10 @@ func deriveSeed(seed uint64, kind string) uint64 {
 
 // An action is a stage with the content of all it depends on.
 type action struct {
-	pre   preimage
-	key   artifact.Key
-	files []sourceFile
+	pre      preimage
+	key      artifact.Key
+	files    []sourceFile
+	journals []sourceFile
 }
 
 // action reads what n's key is made of. The digests of its handles are set.
@@ -114,6 +126,9 @@ func (e *engine) action(ctx context.Context, n *lang.Node) (*action, error) {
 		for _, f := range a.files {
 			a.pre.Sources = append(a.pre.Sources, f.source)
 		}
+	}
+	if a.pre.Journals, a.journals, err = e.journals(ctx, n); err != nil {
+		return nil, err
 	}
 	a.key = a.pre.key()
 	return a, nil

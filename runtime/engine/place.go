@@ -112,6 +112,10 @@ func keptPlaces(dir string, nodes []*lang.Node) []place {
 		if n.Model != nil && !strings.Contains(n.Model.Source, "://") {
 			out = append(out, place{resolved(within(n.Dir, n.Model.Source)), n.Addr + at(n, "source")})
 		}
+		if n.Teacher != nil && n.Teacher.Journal != "" {
+			path := within(n.Dir, n.Teacher.Journal)
+			out = append(out, place{resolved(path), fmt.Sprintf("%s, the journal of %s", path, n.Addr+at(n, "journal"))})
+		}
 	}
 	return out
 }

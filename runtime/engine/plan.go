@@ -61,6 +61,8 @@ type planner struct {
 	records map[string]*artifact.Record // of what is up to date
 	sizes   map[artifact.Digest]int64   // rows of datasets that are known
 	byKind  map[string]*precedent       // filled when first needed
+	asNow   map[string][]*twin          // the actions in the store, by their form; filled when first needed
+	twins   map[string]*twin            // of stages that had other settings, or another name, last
 }
 
 // plan visits all stages. There is a planner beside errors of single stages.
@@ -72,6 +74,7 @@ func plan(ctx context.Context, prog *lang.Program, o Options) (*planner, error) 
 	p := &planner{
 		engine: e, steps: map[string]Step{}, absent: map[string]string{}, actions: map[string]*action{},
 		unknown: map[string][]artifact.Ref{}, records: map[string]*artifact.Record{}, sizes: map[artifact.Digest]int64{},
+		twins: map[string]*twin{},
 	}
 	ends, err := e.walk(ctx, 1, true, p.visit)
 	if err != nil {
@@ -152,24 +155,32 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 	return nil
 }
 
-// guess says what becomes of a stage some of whose inputs are not known yet:
-// it runs if anything else about it changed, or if it never ran.
+// guess says what becomes of a stage some of whose inputs are not known yet: it
+// runs if the store has nothing that was made by the same out of any content of
+// these inputs.
 func (p *planner) guess(n *lang.Node, a *action, unknown []artifact.Ref) (act, reason string) {
 	if p.forced[n.Addr] {
 		return PlanRun, "forced"
 	}
+	needs := fmt.Sprintf("it needs %s, which is not known yet", unknown[0])
+	if i := slices.IndexFunc(unknown, func(r artifact.Ref) bool { return p.absent[r.Addr] != "" }); i >= 0 {
+		needs = p.absent[unknown[i].Addr]
+	}
 	old := p.lastOf(n)
+	var cs []Change
+	if old != nil {
+		if cs = p.view(n).changes(old, p.pretend(a, old)); len(cs) == 0 {
+			return PlanMaybe, needs
+		}
+	}
+	if t := p.twin(n, a); t != nil {
+		p.twins[n.Addr] = t
+		return PlanMaybe, fmt.Sprintf("%s; %s was the same in run %s", needs, t.rec.Addr, t.rec.Run)
+	}
 	if old == nil {
 		return PlanRun, "it has no earlier result"
 	}
-	if cs := p.view(n).changes(old, p.pretend(a, old)); len(cs) > 0 {
-		return PlanRun, sentence(cs)
-	}
-	i := slices.IndexFunc(unknown, func(r artifact.Ref) bool { return p.absent[r.Addr] != "" })
-	if i < 0 {
-		return PlanMaybe, fmt.Sprintf("it needs %s, which is not known yet", unknown[0])
-	}
-	return PlanMaybe, p.absent[unknown[i].Addr]
+	return PlanRun, sentence(cs)
 }
 
 // pretend returns the pre-image of a as if what is not known yet were as it was.

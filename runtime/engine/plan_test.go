@@ -61,6 +61,27 @@ func TestPlan(t *testing.T) {
 	equal(t, "reason of a run", res.stage(t, "step.two").Reason, "input from[0] (step.one.out) changed (test.hcl:17)")
 }
 
+// What is found again under another name, or with the settings of an older run,
+// does not run for sure as long as its inputs are not known.
+func TestPlanDoesNotSayRunOfWhatMayBeFound(t *testing.T) {
+	l := newLab(t)
+	l.write("a.txt", "a")
+	first := l.must(chain, "docs one side two").Run
+	other := strings.Replace(chain, `text = "2"`, `text = "y"`, 1)
+	l.must(other, "two")
+	l.write("b.txt", "b")
+
+	renamed := strings.Replace(other, `step "two"`, `step "second"`, 1)
+	got := l.plan(renamed)["step.second"]
+	if !strings.HasPrefix(got, "maybe: it needs step.one, which may run; step.two was the same in run ") {
+		t.Errorf("renamed: %s", got)
+	}
+	equal(t, "new", l.plan(strings.Replace(renamed, `text = "y"`, `text = "z"`, 1))["step.second"], "run: it has no earlier result")
+	equal(t, "as it was before", l.plan(chain)["step.two"], "maybe: it needs step.one, which may run; step.two was the same in run "+first)
+	equal(t, "as it never was", l.plan(strings.Replace(chain, `text = "2"`, `text = "z"`, 1))["step.two"], `run: text "y" → "z" (test.hcl:18)`)
+	equal(t, "forced", l.plan(chain, func(o *Options) { o.Force = []string{"step.two"} })["step.two"], "run: forced")
+}
+
 func TestPlanWithoutTheModel(t *testing.T) {
 	l := newLab(t)
 	l.write("weights", "w")

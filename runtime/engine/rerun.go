@@ -54,6 +54,9 @@ type Rerun struct {
 // Answers that are not in the journals are asked for, and paid, again.
 func RunAgain(ctx context.Context, prog *lang.Program, addr string, o Options) (*Rerun, error) {
 	o.Targets, o.Force = []string{addr}, nil
+	halt := stage.NewHalt() // what is in flight is thrown away: nobody waits for it
+	defer context.AfterFunc(ctx, halt.AtOnce)()
+	ctx = stage.WithHalt(ctx, halt)
 	e, err := newEngine(prog, o)
 	if err != nil {
 		return nil, err
@@ -164,10 +167,8 @@ func (e *engine) runAside(ctx context.Context, n *lang.Node, a *action, aside *a
 	if err := call(ctx, n.Stage, env); err != nil {
 		return nil, aside.Advise(err)
 	}
-	if s, ok := n.Stage.(stage.Sourcer); ok {
-		if err := e.unchanged(ctx, n, s, a.files); err != nil {
-			return nil, err
-		}
+	if err := e.unchanged(ctx, n, a); err != nil {
+		return nil, err
 	}
 	return j.commit()
 }

@@ -75,11 +75,17 @@ func ReadRun(s *artifact.Store, name string) (*RunFile, error) {
 // FindRun returns the run that people mean by name: the whole name, the
 // beginning or end of a single one, "last" or "", or "last~N" for the Nth before
 // the last. With dir, which is absolute, "last" counts the runs of pipelines there
-// only.
-func FindRun(s *artifact.Store, name, dir string) (*RunFile, error) {
-	there := func(r *RunFile) bool { return dir == "" || r.Dir == dir }
+// only, and with pipeline those of the one that is named so.
+func FindRun(s *artifact.Store, name, dir, pipeline string) (*RunFile, error) {
+	counts := func(r *RunFile) bool {
+		return (dir == "" || r.Dir == dir) && (pipeline == "" || r.Pipeline == pipeline)
+	}
 	if n, ok, err := last(name); ok || err != nil {
-		return nthRun(s, n, there, err)
+		r, err := nthRun(s, n, counts, err)
+		if err != nil && pipeline != "" {
+			err = fmt.Errorf("pipeline %q: %w", pipeline, err)
+		}
+		return r, err
 	}
 	return namedRun(s, name, func(*RunFile) bool { return true })
 }

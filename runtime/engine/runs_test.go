@@ -12,13 +12,13 @@ import (
 func TestFindRun(t *testing.T) {
 	l := newLab(t)
 	l.write("a.txt", "a")
-	if _, err := FindRun(l.store, "last", ""); err == nil {
+	if _, err := FindRun(l.store, "last", "", ""); err == nil {
 		t.Error("an empty store has a last run")
 	}
 	first, second := l.must(chain, "docs one side two"), l.must(chain, "")
 	find := func(name, dir, want string) {
 		t.Helper()
-		if r, err := FindRun(l.store, name, dir); err != nil || r.Run != want {
+		if r, err := FindRun(l.store, name, dir, ""); err != nil || r.Run != want {
 			t.Errorf("%s is %+v, %v, want %s", name, r, err, want)
 		}
 	}
@@ -28,10 +28,10 @@ func TestFindRun(t *testing.T) {
 	find(first.Run, "", first.Run)
 	find(first.Run[:len(first.Run)-1], "", first.Run)
 	for name, want := range map[string]string{"last~2": "has only 2 runs", "last~-1": "write last", "lastly": "write last", "nope": "no run", "2": "means 2 runs"} {
-		_, err := FindRun(l.store, name, "")
+		_, err := FindRun(l.store, name, "", "")
 		contains(t, name, err, want)
 	}
-	_, err := FindRun(l.store, "last", "/elsewhere")
+	_, err := FindRun(l.store, "last", "/elsewhere", "")
 	contains(t, "another directory", err, "no run yet")
 
 	// Notes that are damaged, or lead elsewhere, are passed over or refused.

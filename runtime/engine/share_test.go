@@ -186,18 +186,17 @@ func TestFreshSourceIsHashedAgainAfterTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := prog.Node("data.docs")
-	s := n.Stage.(stage.Sourcer)
-	files, err := e.readSources(context.Background(), n, s)
+	a, err := e.action(context.Background(), n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.unchanged(context.Background(), n, s, files); err != nil {
+	if err := e.unchanged(context.Background(), n, a); err != nil {
 		t.Error(err)
 	}
-	files[0].Digest = artifact.Digest{1} // as if it had been another content then
-	contains(t, "fresh", e.unchanged(context.Background(), n, s, files), "a.txt changed while it was read")
-	files[0].fresh = false
-	if err := e.unchanged(context.Background(), n, s, files); err != nil {
+	a.files[0].Digest = artifact.Digest{1} // as if it had been another content then
+	contains(t, "fresh", e.unchanged(context.Background(), n, a), "a.txt changed while it was read")
+	a.files[0].fresh = false
+	if err := e.unchanged(context.Background(), n, a); err != nil {
 		t.Errorf("a file left alone for long was read again: %v", err)
 	}
 }

@@ -57,20 +57,22 @@ func (e *engine) readSources(ctx context.Context, n *lang.Node, s stage.Sourcer)
 	return files, nil
 }
 
-// unchanged is an error if the files that s reads are not what they were.
-func (e *engine) unchanged(ctx context.Context, n *lang.Node, s stage.Sourcer, files []sourceFile) error {
-	paths, err := s.Sources(n.Dir)
-	if err != nil {
-		return err
+// unchanged is an error if the files that n reads are not what they were.
+func (e *engine) unchanged(ctx context.Context, n *lang.Node, a *action) error {
+	if s, ok := n.Stage.(stage.Sourcer); ok {
+		paths, err := s.Sources(n.Dir)
+		if err != nil {
+			return err
+		}
+		was := make([]string, len(a.files))
+		for i, f := range a.files {
+			was[i] = f.path
+		}
+		if !slices.Equal(paths, was) {
+			return fmt.Errorf("files were added or removed while they were read: %w", errSourceChanged)
+		}
 	}
-	was := make([]string, len(files))
-	for i, f := range files {
-		was[i] = f.path
-	}
-	if !slices.Equal(paths, was) {
-		return fmt.Errorf("files were added or removed while they were read: %w", errSourceChanged)
-	}
-	for _, f := range files {
+	for _, f := range slices.Concat(a.files, a.journals) {
 		info, err := os.Stat(f.path)
 		if err != nil {
 			return fmt.Errorf("%s went away while it was read: %w", f.path, errSourceChanged)

@@ -82,7 +82,10 @@ func (w *watch) node(n *lang.Node) error {
 	switch {
 	case n.Model != nil:
 		return w.model(n)
-	case n.Teacher != nil: // configuration only
+	case n.Teacher != nil:
+		if n.Teacher.Journal != "" {
+			w.add(within(n.Dir, n.Teacher.Journal))
+		}
 		return nil
 	}
 	r := w.e.results[n.Addr]

@@ -67,6 +67,25 @@ func LoadSource(src []byte, name, dir string, kinds []stage.Kind, opts Options) 
 	return l.load()
 }
 
+// NameOf returns the name that Load gives to the pipeline in a file, which need
+// not be valid otherwise.
+func NameOf(path string) string {
+	name := strings.TrimSuffix(filepath.Base(path), ".hcl")
+	src, err := readFile(path)
+	if err != nil || tooDeep(src, path) != nil {
+		return name
+	}
+	f, _ := hclsyntax.ParseConfig(src, path, hcl.InitialPos)
+	if body, ok := f.Body.(*hclsyntax.Body); ok {
+		for _, b := range body.Blocks {
+			if b.Type == "pipeline" && len(b.Labels) == 1 {
+				return b.Labels[0]
+			}
+		}
+	}
+	return name
+}
+
 // hclFiles returns the *.hcl files directly in path, sorted, without hidden
 // ones, or none if path is not a directory. It notes path, found or not.
 func (l *loader) hclFiles(path string) (names []string, isDir bool, err error) {

@@ -321,3 +321,26 @@ func TestOnlyLoadReads(t *testing.T) {
 		}
 	}
 }
+
+// The name of a pipeline is known of files that cannot be loaded too.
+func TestNameOf(t *testing.T) {
+	dir := t.TempDir()
+	for src, want := range map[string]string{
+		`pipeline "legal" { seed = 1 }`:             "legal",
+		`pipeline { seed = 1 }`:                     "p.v1",
+		`nonsense "x" {}` + "\npipeline \"q\" {}\n": "q",
+		`pipeline "half" {` + "\n  seed = \n":       "half",
+		"":                                          "p.v1",
+	} {
+		path := filepath.Join(dir, "p.v1.hcl")
+		if err := os.WriteFile(path, []byte(src), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if got := NameOf(path); got != want {
+			t.Errorf("%q is called %q, want %q", src, got, want)
+		}
+	}
+	if got := NameOf(filepath.Join(dir, "none.hcl")); got != "none" {
+		t.Errorf("a missing file is called %q", got)
+	}
+}

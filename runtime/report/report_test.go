@@ -169,7 +169,7 @@ func TestPageSaysWhatHappened(t *testing.T) {
 		"verdict":  {"✗ 1 stage failed", "8 stages ran, 1 were up to date, 1 failed, 2 did not run", "qa.acc 0.5 < 0.7", "Against the baseline, run 20261126-030000-bbbbbb: regression: 1 worse", "Against the base model: better"},
 		"graph":    {"dedup.clean", "✗ failed", "– not run", "= cached", "■ stopped"},
 		"timeline": {"pack.train", "✓ 4.0 s", "= saved 12.0 s", "1 m 15 s"},
-		"stages":   {"it needs export.a, which failed", "1, 2 drops", "up to date", "1 more", "Teachers: 3 answers paid for, 1 200 tokens in and 340 out, 0.0012 USD; 40 from journals."},
+		"stages":   {"it needs export.a, which failed", "1, 2 drops", "up to date", "1 more", "Teachers: 3 new answers, 1 200 tokens in and 340 out, 0.0012 USD; 40 from journals."},
 		"metrics":  {"than base", "against the baseline", "worse", "−0.5500 [", "< 0.001"},
 		"needle":   {"base 0.00", "0.50", "–"},
 		"sweeps":   {"lrrankqa.acc", "★ 0.7000 ± 0.0700", "more is better"},

@@ -137,12 +137,12 @@ func (r *reader) stageTable() (t stageTable) {
 	return t
 }
 
-// cost words what teachers took: "3 answers paid for, 1 200 tokens in and 340 out,
+// cost words what teachers took: "3 new answers, 1 200 tokens in and 340 out,
 // 0.0012 USD; 40 from journals"; empty when none was asked.
 func cost(s artifact.Spent) string {
 	var parts []string
 	if s.Calls > 0 {
-		text := fmt.Sprintf("%s paid for, %s tokens in and %s out", counted(int(s.Calls), "answer"), integer(s.InputTokens), integer(s.OutputTokens))
+		text := fmt.Sprintf("%s, %s tokens in and %s out", counted(int(s.Calls), "new answer"), integer(s.InputTokens), integer(s.OutputTokens))
 		if s.USD > 0 {
 			text += fmt.Sprintf(", %.4f USD", s.USD)
 		}

@@ -48,7 +48,7 @@ type TeacherConfig struct {
 	Concurrency int      `hcl:"concurrency,optional" json:"-" doc:"Requests in flight at once"`
 	Timeout     string   `hcl:"timeout,optional" json:"-" doc:"Longest wait for one answer, such as 60s"`
 	Retries     int      `hcl:"retries,optional" json:"-" doc:"How often a failed request is tried again, with exponential backoff honouring Retry-After"`
-	Journal     string   `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal"`
+	Journal     string   `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal. Its content is part of what a result depends on, its name is not"`
 
 	BudgetUSD    *float64 `hcl:"budget_usd,optional" json:"-" doc:"What one run may pay this teacher, in US dollars at the prices below; 0: answers from journals alone. A run that has used it up keeps everything, exits with code 4, and goes on when it is started again"`
 	BudgetTokens *int64   `hcl:"budget_tokens,optional" json:"-" doc:"The same in tokens, of prompts and answers together"`
@@ -136,8 +136,9 @@ func (t *TeacherConfig) Check() error {
 	return errors.Join(errs...)
 }
 
-// marshalTeacher is the key's view of a teacher: what can change an answer.
-// Who serves the answers (openai, local, journal) cannot.
+// marshalTeacher is the key's view of a teacher's attributes: what can change an
+// answer. Who serves the answers (openai, local, journal) cannot; what a journal
+// says can, and the runtime adds its content to the key.
 func marshalTeacher(c *TeacherConfig) ([]byte, error) {
 	if c == nil {
 		return []byte("null"), nil

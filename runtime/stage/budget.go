@@ -13,7 +13,7 @@ import (
 // A BudgetError says that a budget is used up. It is no failure: what was done
 // is kept, and the next run goes on.
 type BudgetError struct {
-	Budget string         // the attribute: "budget_usd", "budget_tokens" or "budget_time"
+	Budget string         // what set it: "budget_usd", "budget_tokens", "budget_time" or "--max-time"
 	Limit  string         // its value
 	Of     string         // the address of the teacher block; "" for the time of a run
 	Spent  artifact.Spent // by the run, on that teacher
@@ -27,9 +27,10 @@ func (e *BudgetError) Error() string {
 	return fmt.Sprintf("%s = %s of %s leaves no room for another call: %s", e.Budget, e.Limit, e.Of, Cost(e.Spent))
 }
 
-// Cost words what was paid: "3 paid answers, 1200 input and 340 output tokens, 0.0012 USD".
+// Cost words what was asked for, and what was paid where tokens have a price: "3
+// new answers, 1200 input and 340 output tokens, 0.0012 USD".
 func Cost(s artifact.Spent) string {
-	text := fmt.Sprintf("%s, %d input and %s", Count(s.Calls, "paid answer"), s.InputTokens, Count(s.OutputTokens, "output token"))
+	text := fmt.Sprintf("%s, %d input and %s", Count(s.Calls, "new answer"), s.InputTokens, Count(s.OutputTokens, "output token"))
 	if s.USD > 0 {
 		text += fmt.Sprintf(", %.4f USD", s.USD)
 	}
@@ -39,9 +40,9 @@ func Cost(s artifact.Spent) string {
 	return text
 }
 
-// TimeUp is the error of a run that has taken its time.
-func TimeUp(limit time.Duration) error {
-	return &BudgetError{Budget: "budget_time", Limit: limit.String()}
+// TimeUp is the error of a run that has taken its time, which by set.
+func TimeUp(by string, limit time.Duration) error {
+	return &BudgetError{Budget: by, Limit: limit.String()}
 }
 
 // OverBudget returns the BudgetError that ended ctx, or nil.

@@ -95,7 +95,7 @@ func TestFailedCallsCostNothing(t *testing.T) {
 		t.Errorf("spent %+v, want %+v", got, want)
 	}
 	err := a.Pay(t.Context(), Tokens{1, 50}, func() (Tokens, bool, error) { t.Error("asked above the budget"); return Tokens{}, false, nil })
-	if err == nil || !strings.Contains(err.Error(), "budget_tokens = 150 of teacher.t leaves no room for another call: 1 paid answer, 60 input and 50 output tokens, 0.0006 USD (estimated for 1,") {
+	if err == nil || !strings.Contains(err.Error(), "budget_tokens = 150 of teacher.t leaves no room for another call: 1 new answer, 60 input and 50 output tokens, 0.0006 USD (estimated for 1,") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -199,7 +199,43 @@ func TestCancelEndsTheGroup(t *testing.T) {
 	if _, err := b.Try(ctx, Kind, s); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, "child"))
+	buried(t, filepath.Join(dir, "child"))
+}
+
+// A program that does not listen is given five seconds, unless the run is to stop
+// at once: then nothing of its group is left, and nobody waits.
+func TestStopAtOnceKillsTheGroup(t *testing.T) {
+	b := stagetest.New(t)
+	dir := t.TempDir()
+	s := sh(`trap "" INT TERM; (echo $(exec sh -c 'echo $PPID') > ` + dir + `/part; mv ` + dir + `/part ` + dir + `/child; sleep 31) & sleep 31`)
+	halt := stage.NewHalt()
+	ctx, cancel := context.WithCancel(stage.WithHalt(context.Background(), halt))
+	var began time.Time
+	go func() {
+		for {
+			if _, err := os.Stat(filepath.Join(dir, "child")); err == nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		cancel()
+		time.Sleep(300 * time.Millisecond) // it was asked, and does not listen
+		began = time.Now()
+		halt.AtOnce()
+	}()
+	if _, err := b.Try(ctx, Kind, s); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	buried(t, filepath.Join(dir, "child"))
+}
+
+// buried waits for the end of the process whose number a file holds.
+func buried(t *testing.T, path string) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

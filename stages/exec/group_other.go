@@ -8,4 +8,8 @@ import "os/exec"
 // itself is killed when the context is cancelled.
 func group(*exec.Cmd) {}
 
-func killGroup(*exec.Cmd) {}
+func killGroup(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = cmd.Process.Kill()
+	}
+}

@@ -41,7 +41,12 @@ func (r *running) run(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = said, said // one pipe, which keeps the order
 	cmd.WaitDelay = graceTime
 	group(cmd)
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		stop := stage.AtOnce(ctx, func() { killGroup(cmd) })
+		err = cmd.Wait()
+		stop()
+	}
 	killGroup(cmd) // what the program left running
 	said.flush()
 	switch {

@@ -28,9 +28,10 @@ type rejection struct{ reason, detail string }
 
 func (r *rejection) Error() string { return r.reason + ": " + r.detail }
 
-// ask returns the first reply for which parse has an answer. step and index
-// make the request's sampling seed, so that no two requests of a run share it.
-func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse func(string) (string, error)) (string, error) {
+// ask returns the first reply to a conversation for which parse has an answer.
+// step and index make the request's sampling seed, so that no two requests of a
+// run share it.
+func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher.Message, parse func(string) (string, error)) (string, error) {
 	c := a.spec.Teacher.Config
 	var last error
 	for attempt := range a.spec.Attempts {
@@ -38,7 +39,7 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 			return "", err
 		}
 		r := teacher.Request{
-			Messages:  []teacher.Message{{Role: "user", Content: prompt}},
+			Messages:  turns,
 			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK,
 			MinP: c.MinP, RepetitionPenalty: penalty(c.Penalty), Stop: c.Stop,
 			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt,
@@ -70,6 +71,9 @@ func (a *asker) ask(ctx context.Context, index int, step, prompt string, parse f
 	}
 	return "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
 }
+
+// say is a conversation of one turn.
+func say(prompt string) []teacher.Message { return []teacher.Message{{Role: "user", Content: prompt}} }
 
 // penalty is 0 for a penalty that changes nothing, so that requests are those of
 // journals that were written before there was one.

@@ -59,7 +59,7 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 
 // dialogue asks for a question about c, reasoning, an answer, and a check.
 func (s *spec) dialogue(ctx context.Context, ask *asker, i int, c chunk) (artifact.Row, error) {
-	question, err := ask.ask(ctx, i, "question", fill(s.QuestionPrompt, questionPrompt, "text", c.text), func(reply string) (string, error) {
+	question, err := ask.ask(ctx, i, "question", say(fill(s.QuestionPrompt, questionPrompt, "text", c.text)), func(reply string) (string, error) {
 		return parseQuestion(reply, s.MaxQuestion, func(q string) error { return grounded("question", q, c.text, s.Grounding) })
 	})
 	if err != nil {
@@ -68,23 +68,23 @@ func (s *spec) dialogue(ctx context.Context, ask *asker, i int, c chunk) (artifa
 	reasoning, form := "", plainAnswerPrompt
 	if s.Reasoning == "inline" {
 		form = answerPrompt
-		reasoning, err = ask.ask(ctx, i, "reasoning", fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question),
+		reasoning, err = ask.ask(ctx, i, "reasoning", say(fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question)),
 			func(reply string) (string, error) { return parseReasoning(reply, s.MaxAnswer) })
 		if err != nil {
 			return artifact.Row{}, err
 		}
 	}
 	accept := func(reply string) (string, error) { return s.acceptAnswer(reply, question, c.text) }
-	answer, err := ask.ask(ctx, i, "answer", fill(s.AnswerPrompt, form, "text", c.text, "question", question, "reasoning", reasoning), accept)
+	answer, err := ask.ask(ctx, i, "answer", say(fill(s.AnswerPrompt, form, "text", c.text, "question", question, "reasoning", reasoning)), accept)
 	if err != nil {
 		return artifact.Row{}, err
 	}
 	first := answer
 	if s.SelfCorrect {
 		values := []string{"text", c.text, "question", question, "answer", answer}
-		verdict, err := ask.ask(ctx, i, "check", fill(s.CheckPrompt, checkPrompt, values...), parseVerdict)
+		verdict, err := ask.ask(ctx, i, "check", say(fill(s.CheckPrompt, checkPrompt, values...)), parseVerdict)
 		if err == nil && verdict == "no" {
-			answer, err = ask.ask(ctx, i, "correction", fill(s.CorrectPrompt, correctPrompt, values...), accept)
+			answer, err = ask.ask(ctx, i, "correction", say(fill(s.CorrectPrompt, correctPrompt, values...)), accept)
 		}
 		if err != nil {
 			return artifact.Row{}, err

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/teacher"
 )
 
 // pairItems makes the work of preference_pairs: pair i is about prompt i.
@@ -41,22 +43,27 @@ func (s *spec) pairItems(env *stage.Env, ask *asker) ([]func(context.Context) (r
 	return items, nil
 }
 
-// pair makes a chosen and a rejected answer to the last question of row.
+// pair makes a chosen and a rejected answer to the prompt of row: all that comes
+// before its own answer.
 func (s *spec) pair(ctx context.Context, ask *asker, i int, row artifact.Row) (artifact.Row, error) {
 	n := len(row.Messages)
 	question := bareQuestion(row)
 	prose := func(r string) (string, error) { return parseText(r, s.MaxAnswer) }
-	other, err := ask.ask(ctx, i, "closed-book answer", question, prose)
+	turns := turnsOf(row.Messages[:n-1])
+	if s.Pairs == "reference" { // the teacher has to guess
+		turns[n-2].Content = question
+	}
+	other, err := ask.ask(ctx, i, "closed-book answer", turns, prose)
 	if err != nil {
 		return artifact.Row{}, err
 	}
 	chosen, rejected := row.Messages[n-1].Content, other
 	if s.Pairs == "judge" {
-		second, err := ask.ask(ctx, i, "second answer", question, prose)
+		second, err := ask.ask(ctx, i, "second answer", turns, prose)
 		if err != nil {
 			return artifact.Row{}, err
 		}
-		better, err := ask.ask(ctx, i, "judgement", fill(s.JudgePrompt, judgePrompt, "question", question, "a", other, "b", second), parseChoice)
+		better, err := ask.ask(ctx, i, "judgement", say(s.judgement(turns, other, second)), parseChoice)
 		if err != nil {
 			return artifact.Row{}, err
 		}
@@ -76,14 +83,57 @@ func (s *spec) pair(ctx context.Context, ask *asker, i int, row artifact.Row) (a
 	}, nil
 }
 
-// bareQuestion is the question without the passage that the row may carry: a
-// teacher that does not see the passage has to guess.
+// judgement asks which of two answers to a conversation is better.
+func (s *spec) judgement(turns []teacher.Message, a, b string) string {
+	form := judgePrompt
+	if len(turns) > 1 {
+		form = judgeTurnsPrompt
+	}
+	return fill(s.JudgePrompt, form, "question", transcript(turns), "a", a, "b", b)
+}
+
+// turnsOf is a conversation as teachers take it.
+func turnsOf(ms []artifact.Message) []teacher.Message {
+	out := make([]teacher.Message, len(ms))
+	for i, m := range ms {
+		out[i] = teacher.Message{Role: m.Role, Content: m.Content}
+	}
+	return out
+}
+
+// transcript is a conversation as one text: a single turn as it is, else each
+// turn after its role.
+func transcript(turns []teacher.Message) string {
+	if len(turns) == 1 {
+		return turns[0].Content
+	}
+	parts := make([]string, len(turns))
+	for i, m := range turns {
+		role := m.Role
+		if role != "" {
+			role = strings.ToUpper(role[:1]) + role[1:]
+		}
+		parts[i] = role + ": " + m.Content
+	}
+	return strings.Join(parts, "\n\n")
+}
+
+// bareQuestion is the last user turn of row, without the passage that
+// document_to_dialogue put into it. Only what synth wrote counts as such: its
+// method, and the passage that the row's source names too. Columns of people's
+// own data land in the meta as well, and mean nothing here.
 func bareQuestion(row artifact.Row) string {
+	user := row.Messages[len(row.Messages)-2].Content
 	var m struct {
+		Method   string `json:"method"`
+		Document string `json:"document"`
+		Passage  int    `json:"passage"`
 		Question string `json:"question"`
 	}
-	if json.Unmarshal([]byte(row.Meta), &m) == nil && m.Question != "" {
+	made := json.Unmarshal([]byte(row.Meta), &m) == nil && m.Method == dialogues && m.Question != "" &&
+		row.Source == chunk{document: m.Document, n: m.Passage}.id()
+	if made && strings.HasSuffix(user, fill("", passagePrompt, "text", "", "question", m.Question)) {
 		return m.Question
 	}
-	return row.Messages[len(row.Messages)-2].Content
+	return user
 }

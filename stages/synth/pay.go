@@ -8,10 +8,12 @@ import (
 	"pipe/teacher"
 )
 
-// paid is a teacher that is asked only what its budget allows.
+// paid is a teacher that is asked only what its budget allows, and nothing once
+// the run ends.
 type paid struct {
 	teacher.Teacher
 	account *stage.Account
+	ended   func() error
 }
 
 // bytesPerToken is a usual length, for servers that do not count tokens.
@@ -20,6 +22,10 @@ const bytesPerToken = 4
 func (p *paid) Complete(ctx context.Context, r teacher.Request) (a teacher.Answer, err error) {
 	var refused error
 	err = p.account.Pay(ctx, most(r), func() (used stage.Tokens, estimated bool, err error) {
+		if err := p.ended(); err != nil { // it may have waited for room in the budget
+			return stage.Tokens{}, false, err
+		}
+		defer stage.Fly(ctx)()
 		a, err = p.Teacher.Complete(ctx, r)
 		if errors.Is(err, teacher.ErrRefused) {
 			refused = err
@@ -38,6 +44,14 @@ func (p *paid) Complete(ctx context.Context, r teacher.Request) (a teacher.Answe
 	return a, err
 }
 
+// ended is why a run asks no more: a budget is used up, or it was cancelled.
+func ended(ctx context.Context) error {
+	if err := stage.OverBudget(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
 // most is what a call can take: tokens of the tokenizers that models have are a
 // byte or more, and a chat template adds some to every turn.
 func most(r teacher.Request) stage.Tokens {
@@ -53,18 +67,3 @@ func promptBytes(r teacher.Request) (n int) {
 }
 
 func estimate(bytes int) int64 { return int64((bytes + bytesPerToken - 1) / bytesPerToken) }
-
-// outlastBudgets returns ctx as it is for calls in flight: the end of a budget
-// does not cut them off, since they are paid for.
-func outlastBudgets(ctx context.Context) (context.Context, func()) {
-	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		if stage.OverBudget(ctx) == nil {
-			cancel(context.Cause(ctx))
-		}
-	})
-	return out, func() {
-		stop()
-		cancel(nil)
-	}
-}

@@ -12,6 +12,7 @@ const (
 	checkPrompt       = "Text:\n{text}\n\nQuestion: {question}\nAnswer: {answer}\n\nDoes the text support this answer? Reply with yes or no."
 	correctPrompt     = "Text:\n{text}\n\nQuestion: {question}\n\nThis answer is wrong: {answer}\n\nWrite the right answer in one sentence, using the text only."
 	judgePrompt       = "Question: {question}\n\nAnswer A: {a}\n\nAnswer B: {b}\n\nWhich answer is better? Reply with A or B."
+	judgeTurnsPrompt  = "Conversation:\n{question}\n\nAnswer A: {a}\n\nAnswer B: {b}\n\nWhich answer is better? Reply with A or B."
 	passagePrompt     = "{text}\n\n{question}"
 )
 

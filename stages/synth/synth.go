@@ -25,7 +25,7 @@ var doc string
 
 // Kind is the stage kind "synth".
 var Kind = stage.Kind{
-	Name: "synth", Doc: doc, Version: 2, Compute: true,
+	Name: "synth", Doc: doc, Version: 3, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
 		{Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
@@ -54,7 +54,7 @@ type spec struct {
 	Context     bool    `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
 	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
 	System      string  `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
-	Pairs       string  `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's answer without the passage; judge: two answers of the teacher, of which it says which is better"`
+	Pairs       string  `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's to the same conversation without the passage; judge: two answers of the teacher to the whole prompt, of which it says which is better"`
 	MaxQuestion int     `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
 	MaxAnswer   int     `hcl:"max_answer_chars,optional" doc:"Longest reasoning or answer that is accepted"`
 	Grounding   float64 `hcl:"grounding,optional" doc:"Share of the words of a question, and of an answer, that must stand in the passage; 0 accepts all. Numbers and words of four letters and more count, without endings"`
@@ -65,7 +65,7 @@ type spec struct {
 	AnswerPrompt    string `hcl:"answer_prompt,optional" doc:"Asks for the final answer; {text}, {question}, {reasoning}"`
 	CheckPrompt     string `hcl:"check_prompt,optional" doc:"Asks whether the answer holds (yes or no); {text}, {question}, {answer}"`
 	CorrectPrompt   string `hcl:"correct_prompt,optional" doc:"Asks for a corrected answer; {text}, {question}, {answer}"`
-	JudgePrompt     string `hcl:"judge_prompt,optional" doc:"Asks which answer is better (A or B); {question}, {a}, {b}"`
+	JudgePrompt     string `hcl:"judge_prompt,optional" doc:"Asks which answer is better (A or B); {question} (the prompt: its user turn or, where it has more than one turn, all of them, each after its role), {a}, {b}"`
 }
 
 // Check implements stage.Stage.
@@ -137,7 +137,7 @@ func (s *spec) dial(ctx context.Context, env *stage.Env, account *stage.Account)
 		journals = env.Work
 	}
 	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
-	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account} }
+	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account, func() error { return ended(ctx) }} }
 	return dial.Open(ctx, d)
 }
 
@@ -159,8 +159,9 @@ func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 	if err != nil {
 		return err
 	}
-	patient, release := outlastBudgets(ctx)
+	patient, release := stage.Outlast(ctx)
 	defer release()
+	patient = teacher.WithEnd(patient, ctx.Done())
 	results := make([]result, len(items))
 	var done atomic.Int64
 	var first atomic.Pointer[error] // of the rows: then nothing more is asked
@@ -168,7 +169,7 @@ func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
 		if err := first.Load(); err != nil {
 			return *err
 		}
-		return stage.OverBudget(ctx)
+		return ended(ctx)
 	}
 	var g errgroup.Group // without a context: what is in flight is paid for, and comes home
 	g.SetLimit(max(1, s.Teacher.Config.Concurrency))
@@ -230,7 +231,7 @@ func write(env *stage.Env, ask *asker, results []result) error {
 		env.Note("%s", stage.Cost(spent))
 	}
 	if n == 0 {
-		return fmt.Errorf("%s, all rejected, the first because: %s; see the rejects, and try another teacher or prompts", stage.Count(len(results), "row"), results[0].reject.Reason+": "+results[0].reject.Detail)
+		return allRejected(env, results)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -191,12 +192,34 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// Nothing is published of a stage without a row: its error tells what became of
+// them, and where all of them are.
 func TestAllRejected(t *testing.T) {
 	b := stagetest.New(t)
-	x := spec1(serve(t, func(string, int) string { return "no." }), dialogues)
-	x.Documents = documents(b, passage)
-	if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "3 rows, all rejected, the first because: malformed") {
-		t.Errorf("error %v", err)
+	x := spec1(serve(t, func(prompt string, n int) string {
+		if strings.Contains(prompt, "Planets") {
+			return good(prompt, n)
+		}
+		return "no."
+	}), dialogues)
+	x.Documents, x.Count = documents(b, passage, "Planets circle around their star in one plane."), 5
+	_, err := b.Try(t.Context(), Kind, x)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 5 || lines[0] != "5 rows, all rejected: 5 malformed" || !strings.Contains(lines[4], "try another teacher, other prompts or more attempts") {
+		t.Fatalf("error %v", err)
+	}
+	for i, want := range []string{`the reply was "no."`, "less than grounding = 0.5", `the reply was "no."`} {
+		if !strings.HasPrefix(lines[1+i], fmt.Sprintf("dialogue-%06d malformed: question, after 3 attempts: ", i)) || !strings.Contains(lines[1+i], want) {
+			t.Errorf("line %q", lines[1+i])
+		}
+	}
+	path, _, _ := strings.Cut(strings.TrimPrefix(lines[4], "all of them are in "), ";")
+	text, err := os.ReadFile(path)
+	if err != nil || strings.Count(string(text), "\n") != 5 || !strings.HasPrefix(string(text), `{"id":"dialogue-000000","reason":"malformed","partner":"doc0#0","detail":"question, after 3`) {
+		t.Errorf("the file holds %q, error %v", text, err)
 	}
 }
 
@@ -263,58 +286,6 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-func TestPairs(t *testing.T) {
-	prompts := func(b *stagetest.Bench) *stage.Dataset {
-		row := func(id, question, answer string) artifact.Row {
-			return artifact.Row{ID: id, Gold: -1, Meta: `{"question":"What must copies keep?"}`, Messages: []artifact.Message{
-				{Role: "user", Content: passage + "\n\n" + question}, {Role: "assistant", Content: answer}}}
-		}
-		d := stagetest.Dataset(b, row("a", "What must copies keep?", "The notice."), row("b", "What must copies keep?", "they keep a RECEIPT"))
-		return &d
-	}
-	t.Run("reference", func(t *testing.T) {
-		b := stagetest.New(t)
-		x := spec1(serve(t, good), pairs)
-		x.Prompts = prompts(b)
-		r := b.Run(Kind, x)
-		rows, rejects := stagetest.Rows[artifact.Row](r, "dataset"), stagetest.Rows[artifact.Drop](r, "rejects")
-		if len(rows) != 1 || len(rejects) != 1 || rejects[0].Reason != "equal" || rejects[0].Partner != "b" {
-			t.Fatalf("%d rows, rejects %+v", len(rows), rejects)
-		}
-		p := rows[0]
-		if p.Chosen[0].Content != "The notice." || p.Rejected[0].Content != "They keep a receipt." || len(p.Messages) != 1 || p.Source != "a" {
-			t.Errorf("pair %+v", p)
-		}
-	})
-	t.Run("judge", func(t *testing.T) {
-		n := 0
-		b := stagetest.New(t)
-		x := spec1(serve(t, func(prompt string, _ int) string {
-			if strings.Contains(prompt, "Which answer is better?") {
-				if !strings.Contains(prompt, "Answer A: Keep 1.") || !strings.Contains(prompt, "Answer B: Keep 2.") {
-					t.Errorf("judged %q", prompt)
-				}
-				return "Answer: B"
-			}
-			n++
-			return fmt.Sprintf("Keep %d.", n)
-		}), pairs)
-		x.Prompts, x.Pairs, x.Count = prompts(b), "judge", 1
-		p := stagetest.Rows[artifact.Row](b.Run(Kind, x), "dataset")[0]
-		if p.Chosen[0].Content != "Keep 2." || p.Rejected[0].Content != "Keep 1." {
-			t.Errorf("pair %+v", p)
-		}
-	})
-	t.Run("not a conversation", func(t *testing.T) {
-		b := stagetest.New(t)
-		x := spec1(serve(t, good), pairs)
-		x.Prompts = documents(b, passage)
-		if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), "row doc0 does not end with a user turn") {
-			t.Errorf("error %v", err)
-		}
-	})
-}
-
 // The rows do not depend on how many are asked for at once.
 func TestConcurrency(t *testing.T) {
 	var want []artifact.Row
@@ -364,7 +335,7 @@ func TestCheck(t *testing.T) {
 func TestTimeUpWhileAsking(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := serve(t, func(prompt string, n int) string {
-		cancel(stage.TimeUp(time.Hour))
+		cancel(stage.TimeUp("budget_time", time.Hour))
 		time.Sleep(10 * time.Millisecond)
 		return good(prompt, n)
 	})

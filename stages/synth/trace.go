@@ -223,10 +223,6 @@ func (s *spec) facts(i int, x exchange) []stage.Fact {
 		}
 	}
 	label := fmt.Sprintf("%s, attempt %d", step, x.request.Attempt+1)
-	prompt := ""
-	if n := len(x.request.Messages); n > 0 {
-		prompt = x.request.Messages[n-1].Content
-	}
 	answer := stage.Fact{What: label + ": teacher answered", Text: x.answer.Content}
 	switch {
 	case errors.Is(x.err, journal.ErrMissing):
@@ -236,7 +232,7 @@ func (s *spec) facts(i int, x exchange) []stage.Fact {
 	case !x.answer.Stopped:
 		answer.What += ", cut off at max_tokens"
 	}
-	return []stage.Fact{{What: label + ": asked", Text: prompt}, answer}
+	return []stage.Fact{{What: label + ": asked", Text: transcript(x.request.Messages)}, answer}
 }
 
 // steps are the names of the requests of a row.

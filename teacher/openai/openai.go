@@ -88,8 +88,8 @@ func (t *Teacher) Close() error {
 // ID returns the model's name.
 func (t *Teacher) ID() string { return t.config.Model }
 
-// Complete asks until there is an answer, the request is refused, or the
-// retries are used up.
+// Complete asks until there is an answer, the request is refused, the retries
+// are used up, or nothing is to be sent any more ([teacher.End]).
 func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
 	body, err := t.encode(r)
 	if err != nil {
@@ -112,6 +112,8 @@ func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answ
 		}
 		select {
 		case <-time.After(t.backoff(attempt, again.after)):
+		case <-teacher.End(ctx):
+			return teacher.Answer{}, t.wrap(fmt.Errorf("not sent again, since the run ends: %w", err))
 		case <-ctx.Done():
 			return teacher.Answer{}, ctx.Err()
 		}

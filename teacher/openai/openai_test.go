@@ -214,6 +214,28 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// Once the run ends, an attempt in flight may still be answered, and a failed
+// one is not made again.
+func TestEnd(t *testing.T) {
+	end := make(chan struct{})
+	x, asked := serve(t, Config{Retries: 9}, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n == 1 {
+			close(end)
+			reply(w, "late", "stop")
+			return
+		}
+		w.Header().Set("Retry-After", "300")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
+	ctx := teacher.WithEnd(t.Context(), end)
+	if a, err := x.Complete(ctx, question); err != nil || a.Content != "late" {
+		t.Fatalf("answer %+v, error %v", a, err)
+	}
+	if _, err := x.Complete(ctx, question); err == nil || !strings.Contains(err.Error(), "not sent again, since the run ends: ") || asked.Load() != 2 {
+		t.Errorf("error %v after %d requests", err, asked.Load())
+	}
+}
+
 func TestConcurrent(t *testing.T) {
 	x, asked := serve(t, Config{Concurrency: 4, Retries: 3}, func(n int, w http.ResponseWriter, r *http.Request) {
 		var b request

@@ -1,0 +1,91 @@
+package stage
+
+import (
+	"context"
+	"sync/atomic"
+)
+
+// A Halt is how people stop a run, in two steps. First its context ends: what
+// runs saves what it has, and nothing new starts, but requests to teachers that
+// are in flight come home, since they cost something and may be kept. Then, with
+// [Halt.AtOnce], nobody waits for anything any more.
+type Halt struct {
+	atOnce  context.Context
+	cut     context.CancelFunc
+	flights atomic.Int64
+}
+
+// NewHalt returns a Halt for a run.
+func NewHalt() *Halt {
+	h := &Halt{}
+	h.atOnce, h.cut = context.WithCancel(context.Background())
+	return h
+}
+
+type haltKey struct{}
+
+// WithHalt returns ctx for a run that h stops.
+func WithHalt(ctx context.Context, h *Halt) context.Context {
+	return context.WithValue(ctx, haltKey{}, h)
+}
+
+// haltOf returns the Halt of ctx, nil when it has none.
+func haltOf(ctx context.Context) *Halt {
+	h, _ := ctx.Value(haltKey{}).(*Halt)
+	return h
+}
+
+// AtOnce is the second step.
+func (h *Halt) AtOnce() { h.cut() }
+
+// InFlight returns how many requests are in flight.
+func (h *Halt) InFlight() int64 { return h.flights.Load() }
+
+// InFlight returns how many requests of the run with that context are in flight.
+func InFlight(ctx context.Context) int64 {
+	if h := haltOf(ctx); h != nil {
+		return h.InFlight()
+	}
+	return 0
+}
+
+// Fly counts a request to a teacher as in flight until land is called.
+func Fly(ctx context.Context) (land func()) {
+	h := haltOf(ctx)
+	if h == nil {
+		return func() {}
+	}
+	h.flights.Add(1)
+	return func() { h.flights.Add(-1) }
+}
+
+// AtOnce calls do in a goroutine of its own when the run of ctx is to stop at
+// once, unless stop is called before. Without a [Halt] that is never.
+func AtOnce(ctx context.Context, do func()) (stop func() bool) {
+	h := haltOf(ctx)
+	if h == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(h.atOnce, do)
+}
+
+// Outlast returns a context for requests that are in flight when ctx ends: they
+// are paid for. It does not end with a budget, nor with the first step of a
+// [Halt], but with its second; without a Halt it ends when ctx is cancelled.
+func Outlast(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	var stop func() bool
+	if haltOf(ctx) != nil {
+		stop = AtOnce(ctx, func() { cancel(context.Canceled) })
+	} else {
+		stop = context.AfterFunc(ctx, func() {
+			if OverBudget(ctx) == nil {
+				cancel(context.Cause(ctx))
+			}
+		})
+	}
+	return out, func() {
+		stop()
+		cancel(nil)
+	}
+}

@@ -49,6 +49,8 @@ type Model struct {
 	// As they were in the directory; nil when absent.
 	tokenizerConfig, generationConfig, specialTokensMap []byte
 	ownTemplateFile                                     bool // chat_template.jinja, or a replacement
+	replaced                                            bool // by WithTemplate
+	sharesTemplate                                      bool // see ShareTemplate
 	close                                               func() error
 }
 
@@ -87,7 +89,7 @@ func Open(path string, opts ...Option) (*Model, error) {
 		origin = o.template
 		var b []byte
 		if b, err = read(o.template); err == nil {
-			m.TemplateSource, m.ownTemplateFile = string(b), true
+			m.TemplateSource, m.ownTemplateFile, m.replaced = string(b), true, true
 		}
 	}
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
+	"pipe/text/chat"
 )
 
 // CheckWeights reports why the weights of the model at path cannot be used:
@@ -62,4 +63,14 @@ func named(path string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// CheckTemplate reports what is wrong with the syntax of a chat template, the
+// text of the file name, and on which line.
+func CheckTemplate(name, text string) error {
+	_, err := chat.Parse(text)
+	if syntax := (*chat.SyntaxError)(nil); errors.As(err, &syntax) {
+		return fmt.Errorf("%s:%d: %s", name, syntax.Line, syntax.Reason)
+	}
+	return named(name, err)
 }

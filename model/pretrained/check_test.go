@@ -61,3 +61,16 @@ func TestCheckWeights(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckTemplate(t *testing.T) {
+	for text, want := range map[string]string{
+		"{{ messages }}":             "",
+		"a\r\nb\n{% if %}":           "t.jinja:3: ",
+		"{{ messages }}\n\n{{ 'open": "t.jinja:3: ",
+		strings.Repeat("x", 1<<20+1): "t.jinja: chat template: 1048577 bytes; at most",
+	} {
+		if err := CheckTemplate("t.jinja", text); want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%.30q: got %v; want %q", text, err, want)
+		}
+	}
+}

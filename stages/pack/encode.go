@@ -182,11 +182,32 @@ func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
 	}
 	switch n := s.learned(); {
 	case n == 0:
-		return s, errors.New("has no token to learn: the assistant says nothing in it")
+		return s, fmt.Errorf("has no token to learn: %s", e.mute(turns, in, len(s.learn) > 0))
 	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
 	return s, nil
+}
+
+// mute says why a conversation has no token to learn; first is whether its first
+// token would be one.
+func (e *encoder) mute(turns []artifact.Message, in chat.Input, first bool) string {
+	said := ""
+	for _, m := range turns {
+		if m.Role == "assistant" && said == "" {
+			said = strings.TrimSpace(m.Content)
+		}
+	}
+	text, err := e.model.Template.Text(in)
+	switch {
+	case said == "":
+		return "the assistant says nothing in it"
+	case first:
+		return "what the assistant says is its first token, which nothing predicts"
+	case err == nil && strings.Contains(text, said):
+		return "the chat template marks other parts than the assistant's turns with {% generation %}"
+	}
+	return "the chat template leaves out the assistant's turns; set another chat_template in the model block"
 }
 
 // listen counts turns whose text holds what the tokenizer reads as a control

@@ -41,7 +41,7 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 		err = stage.Fieldf("source", "lies outside of what was fetched with the module; make the model a variable of the module")
 	}
 	if err != nil {
-		return err
+		return e.Store.Advise(err)
 	}
 	m := stage.ModelPath{Base: path, Root: sum}
 	if n.Model.ChatTemplate != "" {

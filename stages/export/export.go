@@ -144,7 +144,7 @@ func (s *spec) Place(dir string, open func(string) (*artifact.Artifact, error)) 
 		return "", nil
 	}
 	if err := place(a, target); err != nil {
-		return "", stage.Fieldf("path", "%v", err)
+		return "", stage.Fieldf("path", "%v", short(a, err))
 	}
 	return target, nil
 }

@@ -121,6 +121,19 @@ func placed(a *artifact.Artifact, target string) bool {
 	return foreign(target, strings.TrimPrefix(string(b), mark)) == nil
 }
 
+// short adds to an error about a full disk what the copy of a needs and what is
+// free.
+func short(a *artifact.Artifact, err error) error {
+	if !disk.Full(err) {
+		return err
+	}
+	var all int64
+	for _, f := range a.Files() {
+		all += f.Size
+	}
+	return artifact.AdviseFull(fmt.Errorf("copy the files, %s in all: %w", disk.Size(all), err))
+}
+
 // place makes target a copy of a: under a temporary name beside it, then
 // renamed, so that it is never half there.
 func place(a *artifact.Artifact, target string) error {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -154,6 +155,18 @@ func TestPlaceBehindALink(t *testing.T) {
 	write(t, filepath.Join(link, "notes.txt"), "mine")
 	if err := place(tree(t, map[string]string{"a": "1"}), link); err == nil || !strings.Contains(err.Error(), "notes.txt was not made by export") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A copy that does not fit says how large it is and what is free.
+func TestPlaceOnAFullDisk(t *testing.T) {
+	a := tree(t, map[string]string{"peft/a": strings.Repeat("x", 3000), "peft/b": strings.Repeat("x", 2120)})
+	err := short(a, &os.PathError{Op: "write", Path: filepath.Join(t.TempDir(), "f"), Err: syscall.ENOSPC})
+	if err == nil || !strings.HasPrefix(err.Error(), "copy the files, 5.0 KiB in all: write ") || !strings.Contains(err.Error(), " are free: make room there") {
+		t.Errorf("got %v", err)
+	}
+	if other := errors.New("x"); short(a, other) != other {
+		t.Error("other errors change")
 	}
 }
 

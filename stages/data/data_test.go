@@ -84,6 +84,22 @@ func TestSourcesAreTheFilesRead(t *testing.T) {
 	}
 }
 
+// However the path of a file is spelt, the file is read once.
+func TestOneFileIsReadOnce(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte("x"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, from := range []string{dir, "."} {
+		s := newStage().(*spec)
+		s.Files = []string{"./a.txt", "./../" + filepath.Base(dir) + "/a.txt", filepath.Join(dir, "*.txt"), "x/../a.txt"}
+		if got, err := s.Sources(from); err != nil || !slices.Equal(got, []string{filepath.Join(from, "a.txt")}) {
+			t.Errorf("from %s: got %q, %v", from, got, err)
+		}
+	}
+}
+
 func TestGzipAndTables(t *testing.T) {
 	var z bytes.Buffer
 	w := gzip.NewWriter(&z)

@@ -192,6 +192,13 @@ func TestHostileListing(t *testing.T) {
 	}
 }
 
+func TestAdapterRepository(t *testing.T) {
+	h := newHub(t, map[string]string{"adapter_config.json": "{}", "adapter_model.safetensors": "x", "tokenizer.json": "{}"})
+	if _, _, err := h.resolver(t).Resolve(context.Background(), "hf://org/name", "", nil); err == nil || !strings.Contains(err.Error(), "org/name is an adapter, and no model: name a directory") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestNoWeights(t *testing.T) {
 	h := newHub(t, map[string]string{"config.json": "{}", "tokenizer.json": "{}", "pytorch_model.bin": "x", "a.gguf": "GGUF"})
 	if _, _, err := h.resolver(t).Resolve(context.Background(), "hf://org/name", "", nil); err == nil || !strings.Contains(err.Error(), `hf://org/name/FILE: ["a.gguf"]`) {

@@ -3,6 +3,7 @@ package pretrained
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -30,7 +31,9 @@ func CheckWeights(path, quantize string) error {
 		return named(path, check(f.Config(), f, quantize))
 	}
 	b, err := read(filepath.Join(path, "config.json"))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return noConfig(path)
+	} else if err != nil {
 		return err
 	}
 	c, err := model.ParseConfig(b)

@@ -74,3 +74,21 @@ func TestCheckTemplate(t *testing.T) {
 		}
 	}
 }
+
+// A directory of PEFT's is told from one that lacks a file.
+func TestAdapterIsNoModel(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{CheckWeights(dir, ""), func() error { _, err := Open(dir); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), "has no config.json; a model directory is") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "adapter_config.json"), []byte(`{"base_model_name_or_path":"org/base"}`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{CheckWeights(dir, ""), func() error { _, err := Open(dir); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), `is an adapter over the base "org/base", and no model: name a directory`) {
+			t.Errorf("got %v", err)
+		}
+	}
+}

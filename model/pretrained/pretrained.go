@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"pipe/model"
+	"pipe/model/adapter"
 	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
@@ -168,7 +169,7 @@ func (m *Model) openGGUF(path string) error {
 func (m *Model) openDir(dir string) (origin string, err error) {
 	config, err := read(filepath.Join(dir, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s has no config.json; a model directory is a Hugging Face checkpoint", dir)
+		return "", noConfig(dir)
 	} else if err != nil {
 		return "", err
 	}
@@ -206,6 +207,14 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	}
 	m.Weights, m.close = m.Config.FromStored(bnb.Open(f)), f.Close
 	return origin, nil
+}
+
+// noConfig says what a directory without config.json is.
+func noConfig(dir string) error {
+	if err := adapter.NoModel(dir); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s has no config.json; a model directory is a Hugging Face checkpoint", dir)
 }
 
 // untrained is the Source of a directory with a configuration and a tokenizer

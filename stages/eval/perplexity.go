@@ -102,7 +102,7 @@ func (r *runner) passage(row artifact.Row) (p passage, err error) {
 	}
 	if len(p.spans) == 0 || len(p.ids) < 2 {
 		if p.bytes > 0 && len(row.Messages) > 0 {
-			return p, errors.New("has nothing to predict: the chat template leaves out what the assistant says")
+			return p, errors.New("has nothing to predict: the chat template leaves out what the assistant says, or does not mark it")
 		}
 		return p, errors.New("has nothing to predict: no text and no assistant turn")
 	}

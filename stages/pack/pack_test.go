@@ -157,6 +157,7 @@ func TestRefusals(t *testing.T) {
 func TestWhoSaysNothing(t *testing.T) {
 	for _, c := range []struct{ template, said, want string }{
 		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", "hello", "has no token to learn: the chat template leaves out the assistant's turns"},
+		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", "ask", "has no token to learn: the chat template leaves out the assistant's turns"},
 		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}", "hello", "cannot be rendered: the chat template leaves out message 2, which is the assistant's"},
 		{"{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}", "hello", "has no token to learn: the chat template marks other parts"},
 		{"{% for m in messages %}{{ m.content }}{% endfor %}", " ", "has no token to learn: the assistant says nothing in it"},

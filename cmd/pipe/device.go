@@ -29,6 +29,14 @@ type device struct {
 // openDevice chooses the device for --device. It does not open a GPU: other
 // programs could be using its memory while a run finds nothing to do.
 func openDevice(flag string) (*device, error) {
+	if err := cpu.CheckEnvironment(); err != nil {
+		return nil, flagError{err}
+	}
+	return chooseDevice(flag)
+}
+
+// chooseDevice is openDevice whatever PIPE_CPU is.
+func chooseDevice(flag string) (*device, error) {
 	switch flag {
 	case "auto", "cpu", "cuda":
 	default:
@@ -102,6 +110,9 @@ func deviceFacts(flag string) []string {
 	b := cpu.New(0)
 	defer b.Close()
 	facts := []string{b.Name()}
+	if err := cpu.CheckEnvironment(); err != nil { // no run has had this one
+		facts = append(facts, err.Error())
+	}
 	if flag == "cpu" || !gpu.Built {
 		return facts
 	}

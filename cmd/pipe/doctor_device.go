@@ -11,11 +11,12 @@ import (
 
 	"pipe/gpu"
 	"pipe/model/memory"
+	hostcpu "pipe/tensor/cpu"
 )
 
 // device checks what stages compute on. The error is that of a wrong flag.
 func (d *doctor) device() error {
-	dev, err := openDevice(d.o.device)
+	dev, err := chooseDevice(d.o.device)
 	if errors.As(err, new(flagError)) {
 		return err
 	}
@@ -26,11 +27,14 @@ func (d *doctor) device() error {
 	defer dev.close()
 	d.ok("device", "processor", "%s", strings.TrimSpace(processor()+" "+features()))
 	limit, limited := d.getenv("PIPE_CPU")
+	unknown := hostcpu.CheckEnvironment()
 	switch {
+	case unknown != nil:
+		d.add("device", "kernels", statusFail, "unset PIPE_CPU to use all that the processor has", "%v", unknown)
 	case strings.HasPrefix(dev.name, "cpu:generic") && limit != "generic":
 		d.add("device", "kernels", statusWarn, "training and generation are many times slower; use a processor with AVX2, FMA and F16C",
 			"%s: this program has no fast kernels for this processor", dev.name)
-	case limited:
+	case limited && limit != "":
 		d.add("device", "kernels", statusWarn, "unset PIPE_CPU to use all that the processor has", "%s, limited by PIPE_CPU=%s", dev.name, limit)
 	default:
 		d.ok("device", "kernels", "%s (%s)", dev.name, dev.why)

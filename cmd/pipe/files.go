@@ -24,7 +24,7 @@ func runValidate(_ context.Context, t *app, args []string) int {
 	if !ok {
 		return exitUsage
 	}
-	if err := engine.Check(prog, storeDir(o, prog), pretrained.CheckWeights); err != nil {
+	if err := engine.Check(prog, storeDir(o, prog), pretrained.CheckWeights, pretrained.CheckTemplate); err != nil {
 		reportErrors(t, prog, nil, err)
 		return exitUsage
 	}

@@ -289,8 +289,8 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	return engine.Options{
 		Store: store, Backend: dev.open, BackendName: dev.name, HasPrecision: dev.has,
 		Resolve:      o.pins.resolver(h.Resolve),
-		CheckWeights: pretrained.CheckWeights,
-		Parallelism:  par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,
+		CheckWeights: pretrained.CheckWeights, CheckTemplate: pretrained.CheckTemplate,
+		Parallelism: par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,
 	}, func() { dev.close(); closeLog() }, nil
 }
 

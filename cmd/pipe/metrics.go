@@ -103,8 +103,46 @@ func runMetricsDiff(_ context.Context, t *app, args []string) int {
 		return exitOK
 	}
 	fmt.Fprintf(t.out, "run %s → run %s\n", runs[0].Run, runs[1].Run)
-	comparisonTable(t, rs)
+	changed, same := foldUnchanged(rs)
+	comparisonTable(t, changed)
+	if same != "" {
+		fmt.Fprintf(t.out, "\nunchanged: %s\n", same)
+	}
 	return exitOK
+}
+
+// foldUnchanged returns the results of stages in which something changed, and
+// names the others.
+func foldUnchanged(rs []compare.Result) (changed []compare.Result, same string) {
+	var names []string
+	for len(rs) > 0 {
+		n := sameStage(rs)
+		switch {
+		case slices.ContainsFunc(rs[:n], differs):
+			changed = append(changed, rs[:n]...)
+		case len(names) == 0:
+			names = append(names, fmt.Sprintf("%s (%s)", clean(rs[0].Stage), counted(int64(n), "metric")))
+		default:
+			names = append(names, fmt.Sprintf("%s (%d)", clean(rs[0].Stage), n))
+		}
+		rs = rs[n:]
+	}
+	return changed, strings.Join(names, ", ")
+}
+
+// differs reports whether two runs measured a metric otherwise, or on other
+// items.
+func differs(r compare.Result) bool {
+	return r.Outcome != "" && r.Outcome != compare.Unchanged || r.Old != r.New || r.OnlyOld+r.OnlyNew > 0
+}
+
+// sameStage counts the results at the beginning of rs that are of one stage.
+func sameStage(rs []compare.Result) int {
+	n := 1
+	for n < len(rs) && rs[n].Stage == rs[0].Stage {
+		n++
+	}
+	return n
 }
 
 func comparisonLines(t *app, rs []compare.Result) {
@@ -119,10 +157,7 @@ func comparisonLines(t *app, rs []compare.Result) {
 // comparisonTable prints what two runs measured, a table a stage.
 func comparisonTable(t *app, rs []compare.Result) {
 	for len(rs) > 0 {
-		n := 1
-		for n < len(rs) && rs[n].Stage == rs[0].Stage {
-			n++
-		}
+		n := sameStage(rs)
 		fmt.Fprintf(t.out, "\n%s\n", t.outInk.paint(bold, clean(rs[0].Stage)))
 		g := grid{right: []bool{false, true, true, true, true, false, true}}
 		g.add("  metric", "n", "before", "now", "change", "95 % interval", "p (Holm)", "")

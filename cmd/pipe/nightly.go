@@ -24,6 +24,10 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 	if err != nil {
 		return usageCode(err)
 	}
+	if err := notDirectory(o.file); err != nil { // before the work
+		t.errorf("%v", err)
+		return finish(t, o, nil, exitUsage)
+	}
 	o.fetch = ctx
 	r := execute(ctx, t, o, pos[0])
 	if r.res == nil || r.store == nil {

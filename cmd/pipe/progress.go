@@ -206,8 +206,10 @@ func tableSizes(s *engine.StageResult) string {
 			case "series": // of no interest to people by its length
 			case "", "rows", "dataset":
 				parts = append(parts, counted(o.Rows, "row"))
-			default:
+			case "drops", "rejects", "items":
 				parts = append(parts, counted(o.Rows, strings.TrimSuffix(name, "s")))
+			default: // a name that a program's author chose
+				parts = append(parts, clean(name)+": "+counted(o.Rows, "row"))
 			}
 		}
 	}

@@ -237,3 +237,18 @@ func TestDurationsAndSizesAreForPeople(t *testing.T) {
 		}
 	}
 }
+
+// Tables with names that a program's author chose are counted in rows.
+func TestTableSizes(t *testing.T) {
+	table := func(rows int64) artifact.Object { return artifact.Object{Type: artifact.Dataset, Rows: rows} }
+	for want, outputs := range map[string]map[string]artifact.Object{
+		" (3 rows, 1 drop)":          {"dataset": table(3), "drops": table(1), "metrics": {Type: artifact.Metrics}},
+		" (k: 80 rows, kept: 1 row)": {"kept": table(1), "k": table(80)},
+		" (2 rejects, 1 row)":        {"rows": table(1), "rejects": table(2)},
+		"":                           {"series": table(5)},
+	} {
+		if got := tableSizes(&engine.StageResult{Outputs: outputs}); got != want {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}

@@ -32,6 +32,10 @@ func runReport(_ context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		return exitFailed
 	}
+	if err := notDirectory(o.file); err != nil {
+		t.errorf("%v", err)
+		return exitUsage
+	}
 	if o.file == "-" {
 		w := bufio.NewWriter(t.out)
 		if err := errors.Join(report.Write(w, s.store, s.prog, f), w.Flush()); err != nil {
@@ -46,6 +50,14 @@ func runReport(_ context.Context, t *app, args []string) int {
 	}
 	fmt.Fprintf(t.out, "the report of run %s is %s\n", f.Run, clean(o.file))
 	return exitOK
+}
+
+// notDirectory refuses a directory as the file of -o.
+func notDirectory(path string) error {
+	if !isDir(path) {
+		return nil
+	}
+	return fmt.Errorf("-o %s is a directory; name a file in it: -o %s", clean(path), clean(filepath.Join(path, "report.html")))
 }
 
 // writeReport writes the report of a run to a file, whole or not at all.

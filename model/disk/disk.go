@@ -86,7 +86,8 @@ func read(f *os.File, size int) (*Mapping, error) {
 
 // Write creates or replaces the file at path with what fill writes: under a
 // temporary name beside it, flushed to disk, then renamed. After a failure
-// nothing of it is left and an old file stays as it was.
+// nothing of it is left and an old file stays as it was; a full disk's says how
+// much did not fit.
 func Write(path string, fill func(io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
 	if err != nil {
@@ -98,7 +99,7 @@ func Write(path string, fill func(io.Writer) error) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	w := bufio.NewWriterSize(f, 1<<20)
+	w := bufio.NewWriterSize(&meter{w: f}, 1<<20)
 	if err = fill(w); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"pipe/model/adapter"
 	"pipe/model/disk"
 	"pipe/model/safetensors"
 )
@@ -75,6 +76,9 @@ func modelFiles(dir string) ([]string, error) {
 		}
 	}
 	if !slices.Contains(names, "config.json") {
+		if err := adapter.NoModel(dir); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%s has no config.json; a model directory is a Hugging Face checkpoint (config.json, tokenizer.json, *.safetensors)", dir)
 	}
 	if !slices.Contains(names, "tokenizer.json") {

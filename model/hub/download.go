@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pipe/model/disk"
 )
 
 const (
@@ -214,11 +216,14 @@ func (d *download) transfer(ctx context.Context, b blob, f *os.File, progress fu
 		if _, err := f.Seek(at, io.SeekStart); err != nil {
 			return resumed, err
 		}
-		n, err := io.Copy(&counter{f, at, progress}, io.LimitReader(&reader{ctx, res.Body}, b.size-at+1))
+		c := &counter{w: f, at: at, progress: progress}
+		n, err := io.Copy(c, io.LimitReader(&reader{ctx, res.Body}, b.size-at+1))
 		at += n
 		switch {
 		case at > b.size:
 			return false, &wrongContent{fmt.Sprintf("is longer than the %d bytes that the hub announced", b.size)}
+		case c.err != nil:
+			return resumed, c.unwritten(b.size)
 		case err != nil && ctx.Err() == nil, err == nil && at < b.size:
 			return resumed, &interrupted{fmt.Errorf("the connection ended after %d of %d bytes; run again to go on from there", at, b.size)}
 		case err != nil:
@@ -259,13 +264,24 @@ type counter struct {
 	w        io.Writer
 	at       int64
 	progress func(n int64)
+	err      error // of w: not the connection's
 }
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.at += int64(n)
+	c.err = err
 	c.progress(c.at)
 	return n, err
+}
+
+// unwritten is why a file of the given size could not be written, and how much
+// of it did not fit.
+func (c *counter) unwritten(size int64) error {
+	if !disk.Full(c.err) {
+		return c.err
+	}
+	return fmt.Errorf("%w after %s: %s more are needed; what is there is kept, and the next run goes on from it", c.err, disk.Size(c.at), disk.Size(size-c.at))
 }
 
 // link makes name stand for blob: a relative link, as in the hub's own cache,

@@ -1,15 +1,18 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -189,6 +192,13 @@ func TestHostileListing(t *testing.T) {
 	}
 }
 
+func TestAdapterRepository(t *testing.T) {
+	h := newHub(t, map[string]string{"adapter_config.json": "{}", "adapter_model.safetensors": "x", "tokenizer.json": "{}"})
+	if _, _, err := h.resolver(t).Resolve(context.Background(), "hf://org/name", "", nil); err == nil || !strings.Contains(err.Error(), "org/name is an adapter, and no model: name a directory") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestNoWeights(t *testing.T) {
 	h := newHub(t, map[string]string{"config.json": "{}", "tokenizer.json": "{}", "pytorch_model.bin": "x", "a.gguf": "GGUF"})
 	if _, _, err := h.resolver(t).Resolve(context.Background(), "hf://org/name", "", nil); err == nil || !strings.Contains(err.Error(), `hf://org/name/FILE: ["a.gguf"]`) {
@@ -209,5 +219,30 @@ func TestCancel(t *testing.T) {
 	}
 	if _, _, err := h.resolver(t).Resolve(ctx, "hf://org/name", "", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// fullDisk takes the first n bytes.
+type fullDisk struct{ n int }
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	n := min(d.n, len(b))
+	if d.n -= n; n < len(b) {
+		return n, &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}
+	}
+	return n, nil
+}
+
+// A full disk is told from a connection that ends, and says how much it lacks.
+func TestFullDiskIsNotTheConnection(t *testing.T) {
+	c := &counter{w: &fullDisk{1000}, at: 24, progress: func(int64) {}}
+	if _, err := io.Copy(c, bytes.NewReader(make([]byte, 3000))); err == nil || c.err == nil {
+		t.Fatal("no error")
+	}
+	if err := c.unwritten(3024); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "after 1.0 KiB: 2.0 KiB more are needed") {
+		t.Errorf("got %v", err)
+	}
+	if temporary(c.unwritten(3024)) {
+		t.Error("it is tried again")
 	}
 }

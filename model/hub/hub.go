@@ -18,6 +18,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -26,6 +27,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"pipe/model/disk"
 )
 
 // DefaultEndpoint is the hub's address.
@@ -140,7 +143,7 @@ func (r *Resolver) extract(name string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.CopyFS(filepath.Join(tmp, "model"), files); err != nil {
+	if err := unpack(filepath.Join(tmp, "model"), files); err != nil {
 		return "", err
 	}
 	if err := os.Rename(filepath.Join(tmp, "model"), final); err != nil {
@@ -149,4 +152,26 @@ func (r *Resolver) extract(name string) (string, error) {
 		}
 	}
 	return final, nil
+}
+
+// unpack writes the files of a model, which lie side by side, into a new
+// directory.
+func unpack(dir string, files fs.FS) error {
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		data, err := fs.ReadFile(files, e.Name())
+		if err == nil {
+			err = disk.Write(filepath.Join(dir, e.Name()), func(w io.Writer) error { _, err := w.Write(data); return err })
+		}
+		if err != nil {
+			return fmt.Errorf("unpack %s: %w", e.Name(), err)
+		}
+	}
+	return nil
 }

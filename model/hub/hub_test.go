@@ -85,7 +85,8 @@ func TestGGUFFile(t *testing.T) {
 func TestRefuses(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{
-		"noconfig/x": "", "noweights/config.json": "{}", "noweights/tokenizer.json": "{}", "noweights/pytorch_model.bin": "",
+		"noconfig/x": "", "peft/adapter_config.json": `{"base_model_name_or_path":"org/base\u001b[2J"}`, "broken/adapter_config.json": "{",
+		"noweights/config.json": "{}", "noweights/tokenizer.json": "{}", "noweights/pytorch_model.bin": "",
 		"notok/config.json": "{}", "lost/config.json": "{}", "lost/tokenizer.json": "{}",
 		"lost/model.safetensors.index.json": `{"weight_map":{"a":"1.safetensors"}}`,
 		"esc/config.json":                   "{}", "esc/tokenizer.json": "{}",
@@ -96,6 +97,8 @@ func TestRefuses(t *testing.T) {
 	for source, want := range map[string]string{
 		"absent":             "no such file",
 		"noconfig":           "has no config.json",
+		"peft":               `peft is an adapter over the base "org/base\x1b[2J", and no model: name a directory in which the adapter is merged`,
+		"broken":             "broken is an adapter, and no model: ",
 		"notok":              "has no tokenizer.json",
 		"noweights":          "pickled .bin and .pt files are never read",
 		"lost":               "has no 1.safetensors, which its index names",

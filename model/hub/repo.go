@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 
+	"pipe/model/adapter"
 	"pipe/model/disk"
 	"pipe/model/safetensors"
 )
@@ -219,6 +220,9 @@ func (r *Resolver) fetch(ctx context.Context, p repo, l listing, progress func(d
 	index, sharded := byName[safetensors.IndexName]
 	switch {
 	case !slices.ContainsFunc(files, func(f remoteFile) bool { return f.Name == "config.json" }):
+		if _, ok := byName[adapter.ConfigName]; ok {
+			return "", fmt.Errorf("%s is an adapter, and no model: %s", p, adapter.MergeFirst)
+		}
 		return "", fmt.Errorf("%s has no config.json; %s", p, hint(l))
 	case ok:
 		files = append(files, single)

@@ -3,6 +3,7 @@ package pretrained
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -10,6 +11,7 @@ import (
 	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
+	"pipe/text/chat"
 )
 
 // CheckWeights reports why the weights of the model at path cannot be used:
@@ -29,7 +31,9 @@ func CheckWeights(path, quantize string) error {
 		return named(path, check(f.Config(), f, quantize))
 	}
 	b, err := read(filepath.Join(path, "config.json"))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return noConfig(path)
+	} else if err != nil {
 		return err
 	}
 	c, err := model.ParseConfig(b)
@@ -62,4 +66,14 @@ func named(path string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// CheckTemplate reports what is wrong with the syntax of a chat template, the
+// text of the file name, and on which line.
+func CheckTemplate(name, text string) error {
+	_, err := chat.Parse(text)
+	if syntax := (*chat.SyntaxError)(nil); errors.As(err, &syntax) {
+		return fmt.Errorf("%s:%d: %s", name, syntax.Line, syntax.Reason)
+	}
+	return named(name, err)
 }

@@ -61,3 +61,34 @@ func TestCheckWeights(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckTemplate(t *testing.T) {
+	for text, want := range map[string]string{
+		"{{ messages }}":             "",
+		"a\r\nb\n{% if %}":           "t.jinja:3: ",
+		"{{ messages }}\n\n{{ 'open": "t.jinja:3: ",
+		strings.Repeat("x", 1<<20+1): "t.jinja: chat template: 1048577 bytes; at most",
+	} {
+		if err := CheckTemplate("t.jinja", text); want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%.30q: got %v; want %q", text, err, want)
+		}
+	}
+}
+
+// A directory of PEFT's is told from one that lacks a file.
+func TestAdapterIsNoModel(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{CheckWeights(dir, ""), func() error { _, err := Open(dir); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), "has no config.json; a model directory is") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "adapter_config.json"), []byte(`{"base_model_name_or_path":"org/base"}`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{CheckWeights(dir, ""), func() error { _, err := Open(dir); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), `is an adapter over the base "org/base", and no model: name a directory`) {
+			t.Errorf("got %v", err)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"pipe/model"
+	"pipe/model/adapter"
 	"pipe/model/bnb"
 	"pipe/model/gguf"
 	"pipe/model/safetensors"
@@ -49,6 +50,8 @@ type Model struct {
 	// As they were in the directory; nil when absent.
 	tokenizerConfig, generationConfig, specialTokensMap []byte
 	ownTemplateFile                                     bool // chat_template.jinja, or a replacement
+	replaced                                            bool // by WithTemplate
+	sharesTemplate                                      bool // see ShareTemplate
 	close                                               func() error
 }
 
@@ -87,7 +90,7 @@ func Open(path string, opts ...Option) (*Model, error) {
 		origin = o.template
 		var b []byte
 		if b, err = read(o.template); err == nil {
-			m.TemplateSource, m.ownTemplateFile = string(b), true
+			m.TemplateSource, m.ownTemplateFile, m.replaced = string(b), true, true
 		}
 	}
 	if err == nil {
@@ -166,7 +169,7 @@ func (m *Model) openGGUF(path string) error {
 func (m *Model) openDir(dir string) (origin string, err error) {
 	config, err := read(filepath.Join(dir, "config.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s has no config.json; a model directory is a Hugging Face checkpoint", dir)
+		return "", noConfig(dir)
 	} else if err != nil {
 		return "", err
 	}
@@ -204,6 +207,14 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	}
 	m.Weights, m.close = m.Config.FromStored(bnb.Open(f)), f.Close
 	return origin, nil
+}
+
+// noConfig says what a directory without config.json is.
+func noConfig(dir string) error {
+	if err := adapter.NoModel(dir); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s has no config.json; a model directory is a Hugging Face checkpoint", dir)
 }
 
 // untrained is the Source of a directory with a configuration and a tokenizer

@@ -13,7 +13,7 @@ import (
 // libraries read it: tokenizer.json, tokenizer_config.json, the chat template
 // and generation_config.json. The files of a directory are written as they
 // were, except for a chat template that was replaced; those of a GGUF file are
-// made from its metadata.
+// made from its metadata. See also ShareTemplate.
 func (m *Model) SaveTokenizer(dir string) error {
 	config, err := m.tokenizerConfigJSON()
 	if err != nil {
@@ -53,7 +53,10 @@ func (m *Model) SaveTokenizer(dir string) error {
 }
 
 func (m *Model) tokenizerConfigJSON() ([]byte, error) {
-	if m.tokenizerConfig != nil {
+	switch {
+	case m.tokenizerConfig != nil && m.sharesTemplate:
+		return m.sharedConfig()
+	case m.tokenizerConfig != nil:
 		return m.tokenizerConfig, nil // chat_template.jinja wins over what it says
 	}
 	c := map[string]any{
@@ -63,7 +66,7 @@ func (m *Model) tokenizerConfigJSON() ([]byte, error) {
 	for name, token := range m.Special {
 		c[name] = token
 	}
-	if m.TemplateSource != "" && !m.ownTemplateFile {
+	if m.TemplateSource != "" && (!m.ownTemplateFile || m.sharesTemplate) {
 		c["chat_template"] = m.TemplateSource
 	}
 	return marshal(c)

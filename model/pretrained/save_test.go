@@ -68,3 +68,53 @@ func TestSaveFromGGUF(t *testing.T) {
 	}
 	same(t, to, m)
 }
+
+// A shared template stands in both files; of tokenizer_config.json nothing else
+// changes.
+func TestShareTemplate(t *testing.T) {
+	mine := filepath.Join(t.TempDir(), "mine.jinja")
+	if err := os.WriteFile(mine, []byte("{{ '<b>' }}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const said = `"{{ '<b>' }}\n"`
+	for name, c := range map[string]struct {
+		config, jinja string // of the directory
+		replace       bool
+		want          string // of tokenizer_config.json
+	}{
+		"replaced":       {"{\n \"z\": 1.50,\n \"chat_template\" :\t\"old\" ,\n \"a\": {\"chat_template\": \"x\"}\n}\n", "", true, "{\n \"z\": 1.50,\n \"chat_template\" :\t" + said + " ,\n \"a\": {\"chat_template\": \"x\"}\n}\n"},
+		"a list":         {`{"chat_template":[{"name":"default","template":"old"}],"a":[1]}`, "", true, `{"chat_template":` + said + `,"a":[1]}`},
+		"null":           {`{"a":1,"chat_template":null}`, "", true, `{"a":1,"chat_template":` + said + `}`},
+		"none":           {"{\n  \"a\": {}\n}\n", "", true, "{\n  \"a\": {},\n  \"chat_template\": " + said + "\n}\n"},
+		"empty":          {"{ }", "", true, `{"chat_template": ` + said + ` }`},
+		"contradicting":  {`{"chat_template":"old"}`, "{{ '<b>' }}\n", false, `{"chat_template":` + said + `}`},
+		"agreeing":       {`{"chat_template":"{{ '<b>' }}\u000a"}`, "{{ '<b>' }}\n", false, `{"chat_template":"{{ '<b>' }}\u000a"}`},
+		"in a file only": {`{"a":1}`, "{{ '<b>' }}\n", false, `{"a":1}`},
+		"its own":        {`{"chat_template":"own"}`, "", false, `{"chat_template":"own"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := files()
+			f["tokenizer_config.json"] = c.config
+			if c.jinja != "" {
+				f["chat_template.jinja"] = c.jinja
+			}
+			var opts []pretrained.Option
+			if c.replace {
+				opts = append(opts, pretrained.WithTemplate(mine))
+			}
+			m := open(t, checkpoint(t, f), opts...)
+			m.ShareTemplate()
+			to := checkpoint(t, map[string]string{"config.json": config})
+			if err := m.SaveTokenizer(to); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(filepath.Join(to, "tokenizer_config.json"))
+			if err != nil || string(got) != c.want {
+				t.Errorf("got %s, %v\nwant %s", got, err, c.want)
+			}
+			if os.Remove(filepath.Join(to, "chat_template.jinja")); c.replace {
+				same(t, to, m)
+			}
+		})
+	}
+}

@@ -26,12 +26,37 @@ func (a *advised) Unwrap() error { return a.error }
 // Is makes it an ErrUnwritable.
 func (a *advised) Is(target error) bool { return a.unwritable && target == ErrUnwritable }
 
-// Advise adds to an error about a path in the store what can be done about a
-// full disk, or about a store that this user may not write to. Other errors
-// are returned as they are.
-func (s *Store) Advise(err error) error {
-	if err == nil || errors.As(err, new(*advised)) || !s.holds(fsys.Paths(err)) {
+// AdviseFull adds to an error about a full disk, wherever it is, how much is
+// free there. Other errors are returned as they are.
+func AdviseFull(err error) error {
+	if !fsys.Full(err) || errors.As(err, new(*advised)) {
 		return err
+	}
+	for _, p := range fsys.Paths(err) {
+		dir := filepath.Dir(p)
+		for n := 0; n < 100 && dir != filepath.Dir(dir); n++ { // what was half written may be gone
+			if _, err := os.Stat(dir); err == nil {
+				break
+			}
+			dir = filepath.Dir(dir)
+		}
+		if n, ok := fsys.Free(dir); ok {
+			return &advised{error: fmt.Errorf("%w; the disk of %s is full, %s are free: make room there, and run again", err, dir, sizeText(n))}
+		}
+	}
+	return &advised{error: fmt.Errorf("%w; make room on that disk, and run again", err)}
+}
+
+// Advise adds to an error about a path in the store what can be done about a
+// full disk, or about a store that this user may not write to. To one about
+// another full disk it adds how much is free there. Other errors are returned as
+// they are.
+func (s *Store) Advise(err error) error {
+	if err == nil || errors.As(err, new(*advised)) {
+		return err
+	}
+	if !s.holds(fsys.Paths(err)) {
+		return AdviseFull(err)
 	}
 	const other = "or choose another store with --store or PIPE_STORE"
 	switch {

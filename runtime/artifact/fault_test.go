@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -242,5 +243,24 @@ func TestFullDiskSaysHowMuch(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 		return
+	}
+}
+
+// Wherever a disk is full, its free room is told, once.
+func TestAnyFullDiskSaysWhatIsFree(t *testing.T) {
+	s := testStore(t)
+	dir := t.TempDir()
+	full := &os.PathError{Op: "write", Path: filepath.Join(dir, "gone", "f"), Err: syscall.ENOSPC}
+	for _, advise := range []func(error) error{AdviseFull, s.Advise} {
+		err := advise(fmt.Errorf("copy: %w", full))
+		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "the disk of "+dir+" is full, ") || !strings.HasSuffix(err.Error(), " are free: make room there, and run again") {
+			t.Errorf("got %v", err)
+		}
+		if again := s.Advise(err); again != err {
+			t.Errorf("told twice: %v", again)
+		}
+		if other := errors.New("x"); advise(other) != other || advise(nil) != nil {
+			t.Error("other errors change")
+		}
 	}
 }

@@ -52,6 +52,10 @@ type Options struct {
 	// quantising them so; nil checks nothing.
 	CheckWeights func(path, quantize string) error
 
+	// CheckTemplate reports what is wrong with the text of a chat template, the
+	// file name; nil checks nothing.
+	CheckTemplate func(name, text string) error
+
 	Parallelism int      // stages running at once; below 1 means 1. Those that compute never overlap
 	Force       []string // addresses of stages to run even if they are up to date
 	Targets     []string // addresses of blocks to run, with all they need; empty means everything

@@ -29,16 +29,23 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 	if e.Resolve == nil {
 		return errors.New("nothing was given to find models with")
 	}
+	var template []byte
+	if n.Model.ChatTemplate != "" { // before anything is fetched
+		var err error
+		if template, err = readTemplate(n, e.CheckTemplate); err != nil {
+			return stage.Fieldf("chat_template", "%v", err)
+		}
+	}
 	path, sum, err := e.Resolve(ctx, n.Model.Source, n.Dir, progress)
 	if err == nil && n.Checkout != "" && !strings.Contains(n.Model.Source, "://") && !lang.Inside(path, n.Checkout) {
 		err = stage.Fieldf("source", "lies outside of what was fetched with the module; make the model a variable of the module")
 	}
 	if err != nil {
-		return err
+		return e.Store.Advise(err)
 	}
 	m := stage.ModelPath{Base: path, Root: sum}
 	if n.Model.ChatTemplate != "" {
-		if m.Template, m.Root, err = e.template(n, m.Root); err != nil {
+		if m.Template, m.Root, err = e.template(template, m.Root); err != nil {
 			return stage.Fieldf("chat_template", "%v", err)
 		}
 	}
@@ -112,28 +119,34 @@ func weightUses(nodes []*lang.Node) map[string]bool {
 // remote reports whether a model block's source may be on the network.
 func remote(n *lang.Node) bool { return strings.HasPrefix(n.Model.Source, "hf://") }
 
-// template copies a chat template into the store, so that what stages read is
-// what the digest is of, and mixes it into the digest of the model.
-func (e *engine) template(n *lang.Node, model artifact.Digest) (path string, root artifact.Digest, err error) {
-	name := n.Model.ChatTemplate
-	if !filepath.IsAbs(name) {
-		name = filepath.Join(n.Dir, name)
-	}
+// readTemplate returns the chat template of a model block, which passes check
+// if that is not nil.
+func readTemplate(n *lang.Node, check func(name, text string) error) ([]byte, error) {
+	name := within(n.Dir, n.Model.ChatTemplate)
 	if n.Checkout != "" && !lang.Inside(name, n.Checkout) {
-		return "", root, errors.New("it lies outside of what was fetched with the module")
+		return nil, errors.New("it lies outside of what was fetched with the module")
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return "", root, err
+		return nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxTemplate+1))
 	if err != nil {
-		return "", root, err
+		return nil, err
 	}
 	if len(b) > maxTemplate {
-		return "", root, fmt.Errorf("%s is larger than %d MiB", name, maxTemplate>>20)
+		return nil, fmt.Errorf("%s is larger than %d MiB", name, maxTemplate>>20)
 	}
+	if check != nil {
+		err = check(name, string(b))
+	}
+	return b, err
+}
+
+// template keeps a copy of a chat template in the store, so that what stages read
+// is what the digest is of, and mixes it into the digest of the model.
+func (e *engine) template(b []byte, model artifact.Digest) (path string, root artifact.Digest, err error) {
 	sum := sha256.Sum256(b)
 	kept := "templates/" + hex.EncodeToString(sum[:]) + ".jinja"
 	path = filepath.Join(e.Store.Dir(), kept)

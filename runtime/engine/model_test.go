@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -109,6 +110,45 @@ func TestModelThatIsNotThere(t *testing.T) {
 	l.write("weights", "w")
 	_, _, err = l.run(strings.Replace(tuned, "source =", "chat_template = \"t.jinja\"\nsource =", 1))
 	contains(t, "run", err, "model.base", "chat_template", "t.jinja")
+}
+
+// A chat template that is none is found before anything is fetched or runs, and
+// named as the user does.
+func TestTemplatesAreCheckedFirst(t *testing.T) {
+	l := newLab(t)
+	l.write("weights", "w")
+	l.write("t.jinja", "{%")
+	src := strings.Replace(tuned, "source =", "chat_template = \"./t.jinja\"\nsource =", 1)
+	name := filepath.Join(l.dir, "t.jinja")
+	check := func(got, text string) error {
+		if got != name || text != "{%" {
+			t.Errorf("checks %s, %q", got, text)
+		}
+		return fmt.Errorf("%s:1: no tag", got)
+	}
+	bad := func(o *Options) {
+		o.CheckTemplate = check
+		o.Resolve = func(context.Context, string, string, func(done, total int64)) (string, [32]byte, error) {
+			t.Error("the model is resolved")
+			return "", [32]byte{}, nil
+		}
+	}
+	res, ran, err := l.run(src, bad)
+	contains(t, "run", err, "model.base", "chat_template: "+name+":1: no tag")
+	if len(ran) > 0 || res.stage(t, "model.base").State != Failed {
+		t.Errorf("%v ran", ran)
+	}
+	o := l.options()
+	bad(&o)
+	for _, source := range []string{"weights", "hf://org/name"} {
+		_, err = Plan(context.Background(), l.load(strings.Replace(src, "weights", source, 1)), o)
+		contains(t, "plan", err, "model.base", "chat_template: "+name+":1: no tag")
+	}
+	none := func(string, string) error { return nil }
+	contains(t, "check", Check(l.load(src), l.store.Dir(), none, check), "model.base", "chat_template: "+name+":1: no tag")
+	if err := Check(l.load(strings.Replace(src, "t.jinja", "gone.jinja", 1)), l.store.Dir(), none, check); err != nil {
+		t.Errorf("a template of another machine: %v", err)
+	}
 }
 
 func TestBaseOutsideThePipeline(t *testing.T) {

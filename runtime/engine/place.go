@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -14,12 +15,19 @@ import (
 
 // Check reports what can be known to be wrong with a program, beyond its text,
 // without reading data: copies outside the store that are in the way of
-// something, and models on this machine whose weights cannot be used. store is
-// the directory of the store.
-func Check(prog *lang.Program, store string, checkWeights func(path, quantize string) error) error {
+// something, chat templates that are none, and models on this machine whose
+// weights cannot be used. store is the directory of the store, and the checks are
+// those of [Options].
+func Check(prog *lang.Program, store string, checkWeights func(path, quantize string) error, checkTemplate func(name, text string) error) error {
 	errs := []error{checkPlaces(prog.Dir, store, prog.Nodes)}
 	uses := weightUses(prog.Nodes)
 	for _, n := range prog.Nodes {
+		if n.Model != nil && n.Model.ChatTemplate != "" {
+			_, err := readTemplate(n, checkTemplate)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // it may be on the machine that runs this
+				errs = append(errs, newStageError(n, stage.Fieldf("chat_template", "%v", err)))
+			}
+		}
 		if n.Model == nil || !uses[n.Addr] || strings.Contains(n.Model.Source, "://") {
 			continue
 		}

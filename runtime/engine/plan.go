@@ -9,6 +9,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/lang"
+	"pipe/runtime/stage"
 )
 
 // The actions of a plan.
@@ -107,7 +108,8 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 	switch {
 	case n.Model != nil:
 		err := p.resolve(ctx, n, nil)
-		if err != nil && remote(n) {
+		var wrong *stage.FieldError
+		if err != nil && remote(n) && !(errors.As(err, &wrong) && wrong.Field == "chat_template") {
 			p.absent[n.Addr] = fmt.Sprintf("%s is not here: %v", n.Addr, err)
 			return nil
 		}

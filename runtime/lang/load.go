@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -300,11 +301,26 @@ func (l *loader) load() (*Program, hcl.Diagnostics) {
 			l.connect()
 		}
 		if !l.diags.HasErrors() {
+			l.warnEmpty()
 			l.warnResources()
 		}
 	}
 	l.diags = tidy(l.diags)
 	return l.prog, l.diags
+}
+
+// warnEmpty says of a pipeline without blocks that it has none.
+func (l *loader) warnEmpty() {
+	if slices.ContainsFunc(l.root.bodies, func(b *hclsyntax.Body) bool { return len(b.Blocks) > 0 }) {
+		return
+	}
+	has := " has"
+	names := slices.Sorted(maps.Keys(l.root.files))
+	if len(names) > 1 {
+		has = " have"
+	}
+	l.diags = append(l.diags, &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: "Empty pipeline",
+		Detail: strings.Join(names, ", ") + has + " no blocks: there is nothing to run. pipe help lists the blocks there are."})
 }
 
 // noteRead notes a file that a function read.

@@ -20,7 +20,7 @@ var doc string
 
 // Kind is the stage kind "data".
 var Kind = stage.Kind{
-	Name: "data", Doc: doc, Version: 1,
+	Name: "data", Doc: doc, Version: 2,
 	Outputs: []stage.Output{{Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows, in the order of the files and of the lines in them"}},
 	New:     newStage,
 }
@@ -89,7 +89,8 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.read(ctx, env, paths)
+	unused := jsonl.Unused{}
+	rows, err := s.read(ctx, env, paths, unused)
 	if err != nil {
 		return err
 	}
@@ -112,6 +113,9 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if len(rows) < total {
 		env.Note("%s left out by limit", stage.Count(total-len(rows), "further row"))
 	}
+	if len(unused) > 0 {
+		env.Note("keys of messages that are not used: %s", unused)
+	}
 	w, err := env.Create("")
 	if err != nil {
 		return err
@@ -119,21 +123,22 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	return artifact.Append(w, rows...)
 }
 
-// read reads every file and checks that no id occurs twice.
-func (s *spec) read(ctx context.Context, env *stage.Env, paths []string) ([]artifact.Row, error) {
+// read reads every file and checks that no id occurs twice. It counts the keys
+// of messages that no row holds.
+func (s *spec) read(ctx context.Context, env *stage.Env, paths []string, unused jsonl.Unused) ([]artifact.Row, error) {
 	var rows []artifact.Row
 	seen := map[string]string{} // id -> where it was read
 	for i, p := range paths {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		r := reader{spec: s, path: p, name: relative(env.Dir, p)}
+		r := reader{spec: s, path: p, name: relative(env.Dir, p), unused: unused}
 		err := r.read(ctx, func(row artifact.Row) error {
 			for _, piece := range s.cut(row) {
 				if first, twice := seen[piece.ID]; twice {
-					return fmt.Errorf("%s: the id %q was already given to %s; ids must be unique in a dataset", piece.Source, piece.ID, first)
+					return fmt.Errorf("%s: the id %q was already given to %s; ids must be unique in a dataset", r.at, piece.ID, first)
 				}
-				seen[piece.ID] = piece.Source
+				seen[piece.ID] = r.at
 				rows = append(rows, piece)
 			}
 			return nil

@@ -84,6 +84,22 @@ func TestSourcesAreTheFilesRead(t *testing.T) {
 	}
 }
 
+// However the path of a file is spelt, the file is read once.
+func TestOneFileIsReadOnce(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte("x"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, from := range []string{dir, "."} {
+		s := newStage().(*spec)
+		s.Files = []string{"./a.txt", "./../" + filepath.Base(dir) + "/a.txt", filepath.Join(dir, "*.txt"), "x/../a.txt"}
+		if got, err := s.Sources(from); err != nil || !slices.Equal(got, []string{filepath.Join(from, "a.txt")}) {
+			t.Errorf("from %s: got %q, %v", from, got, err)
+		}
+	}
+}
+
 func TestGzipAndTables(t *testing.T) {
 	var z bytes.Buffer
 	w := gzip.NewWriter(&z)
@@ -147,6 +163,15 @@ func TestErrors(t *testing.T) {
 		{"json object", map[string]string{"a.json": "{}"}, "a.json", "a.json:1: must be a JSON array of objects"},
 		{"json element", map[string]string{"a.json": "[\n{\"text\":\"x\"},\n3]"}, "a.json", "a.json:3: is a number"},
 		{"json syntax", map[string]string{"a.json": "[\n{\"text\":\"x\"},\n{]"}, "a.json", "a.json:3: broken JSON"},
+		{"json syntax on one line", map[string]string{"a.json": "[{\"text\":\"x\"}, {\"text\":\"y\"},]"}, "a.json", "a.json:1: broken JSON at byte 29 of the line: invalid character ']'"},
+		{"json syntax inside", map[string]string{"a.json": "[{\"text\":\"x\"},\n {\"text\":\n  oops}]"}, "a.json", "a.json:3: broken JSON at byte 3 of the line: invalid character 'o'"},
+		{"json without a comma", map[string]string{"a.json": "[{\"text\":\"x\"} {\"text\":\"y\"}]"}, "a.json", "a.json:1: broken JSON at byte 15 of the line: a comma or the end of the array is missing before '{'"},
+		{"json cut off", map[string]string{"a.json": "[{\"text\":\"x\"}, {\"te"}, "a.json", "a.json:1 (element 2 of the array): broken JSON: it ends in the middle"},
+		{"json element on one line", map[string]string{"a.json": "[{\"text\":\"x\"}, 3]"}, "a.json", "a.json:1 (element 2 of the array): is a number"},
+		{"json ids on one line", map[string]string{"a.json": "[{\"id\":\"k\",\"text\":\"x\"}, {\"id\":\"k\",\"text\":\"y\"}]"}, "a.json", `a.json:1 (element 2 of the array): the id "k" was already given to a.json:1;`},
+		{"json and more", map[string]string{"a.json": "[{\"text\":\"x\"}]\n[{\"text\":\"y\"}]"}, "a.json", "a.json:2: there is more after the array, at byte 1 of the line"},
+		{"json empty", map[string]string{"a.json": ""}, "a.json", "a.json:1: must be a JSON array"},
+		{"weight", map[string]string{"a.jsonl": "{\"text\":\"x\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0}]}"}, "a.jsonl", "a.jsonl:2: message 2 of messages has weight 0, which a row cannot hold"},
 		{"json open", map[string]string{"a.json": "[{\"text\":\"x\"}"}, "a.json", "a.json:1: the array is not closed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -256,5 +281,46 @@ func TestRealFiles(t *testing.T) {
 		if err != nil || n != c.n {
 			t.Errorf("%s: %d rows, %v; want %d", c.file, n, err, c.n)
 		}
+	}
+}
+
+// The ids of an array's elements are unique in every layout, and the line alone
+// wherever that is enough.
+func TestArrayLayouts(t *testing.T) {
+	for in, want := range map[string]string{
+		`[{"text":"a"}, {"text":"b"},{"text":"c"}]`:                                "a.json:1 a.json:1.2 a.json:1.3",
+		"[{\"text\":\"a\"},\n{\"text\":\"b\"}\n]\n":                                "a.json:1 a.json:2",
+		"[\n {\n  \"text\": \"a\"\n },\n {\n  \"text\": \"b\"\n }\n]":              "a.json:2 a.json:5",
+		"[\n{\"text\":\"a\"}, {\"text\":\n\"b\"}, {\"text\":\"c\"}\n]":             "a.json:2 a.json:2.2 a.json:3",
+		`[{"id":"k","text":"a"}, {"text":"b"}, {"id":"l","text":"c"}]`:             "k a.json:1 l",
+		"\ufeff[{\"text\":\"a\"}]":                                                 "a.json:1",
+		`[{"id":"k","text":"a"}, {"text":"b"}, {"text":"c"}, {"id":7,"text":"d"}]`: "k a.json:1 a.json:1.2 7",
+	} {
+		rows, err := run(t, map[string]string{"a.json": in}, source("a.json"))
+		if got := strings.Join(ids(rows), " "); err != nil || got != want {
+			t.Errorf("%s: got %q, %v; want %q", in, got, err, want)
+		}
+		for _, r := range rows {
+			if !strings.HasPrefix(r.ID, "a.json") && r.Source != "a.json:1" || strings.HasPrefix(r.ID, "a.json") && r.Source != r.ID {
+				t.Errorf("%s: row %q comes from %q", in, r.ID, r.Source)
+			}
+		}
+	}
+}
+
+// What messages hold that no row does is said once, whatever the rows.
+func TestUnusedKeysOfMessagesAreSaid(t *testing.T) {
+	b := stagetest.New(t)
+	b.WriteFile("a.jsonl", strings.Repeat(`{"messages":[{"role":"user","content":"q","name":"Ann","weight":0},{"role":"assistant","content":"a","weight":1,"reasoning_content":"r","name":null}]}`+"\n", 3)+
+		`{"conversations":[{"from":"human","value":"q","weight":null},{"from":"gpt","value":"a","name":"Bo","tool_calls":[]}]}`+"\n")
+	s := newStage().(*spec)
+	s.Source = "a.jsonl"
+	r := b.Run(Kind, s)
+	want := []string{"4 rows from 1 file", `keys of messages that are not used: "name" (in 4 messages), "reasoning_content" (in 3 messages)`}
+	if !slices.Equal(r.Notes, want) {
+		t.Errorf("got %q; want %q", r.Notes, want)
+	}
+	if m := stagetest.Rows[artifact.Row](r, "")[0].Messages; !slices.Equal(m, talk(user("q"), assistant("a"))) {
+		t.Errorf("messages are %+v", m)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +27,9 @@ type reader struct {
 	*spec
 	path string // as the system knows it
 	name string // as ids and messages name it
+
+	at     string       // where the row that is yielded stands, for messages
+	unused jsonl.Unused // counts keys of messages that no row holds; may be nil
 }
 
 // read calls yield for each row of the file, until it fails.
@@ -153,6 +155,7 @@ func (r *reader) text(in io.Reader, yield func(artifact.Row) error) error {
 	if strings.TrimSpace(s) == "" {
 		return fmt.Errorf("%s: holds no text", r.name)
 	}
+	r.at = r.name
 	return yield(artifact.Row{ID: r.name, Text: s, Gold: -1, Source: r.name})
 }
 
@@ -172,7 +175,12 @@ func (r *reader) lines(ctx context.Context, in io.Reader, yield func(artifact.Ro
 			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			if err := r.object(line, n, yield); err != nil {
+			at := fmt.Sprintf("%s:%d", r.name, n)
+			o, err := r.object(line, n, at)
+			if err != nil {
+				return err
+			}
+			if err := r.record(o, at, yield); err != nil {
 				return err
 			}
 		}
@@ -182,24 +190,26 @@ func (r *reader) lines(ctx context.Context, in io.Reader, yield func(artifact.Ro
 	}
 }
 
-// object yields the row of one JSON object, which begins on the given line.
-func (r *reader) object(raw []byte, line int, yield func(artifact.Row) error) error {
+// object reads one JSON object, which begins on the given line. Messages name
+// the place where.
+func (r *reader) object(raw []byte, line int, where string) (map[string]any, error) {
 	if !utf8.Valid(raw) {
 		if _, err := r.clean(raw, line); err != nil {
-			return err
+			return nil, err
 		}
 		raw = bytes.ToValidUTF8(raw, []byte("\uFFFD"))
 	}
-	at := fmt.Sprintf("%s:%d", r.name, line)
 	o, err := jsonl.Object(raw)
 	if err != nil {
-		return fmt.Errorf("%s: %w", at, err)
+		return nil, fmt.Errorf("%s: %w", where, err)
 	}
-	return r.record(o, at, yield)
+	return o, nil
 }
 
+// record yields the row of an object. The place at is where the row comes from,
+// and its id unless it has one.
 func (r *reader) record(o map[string]any, at string, yield func(artifact.Row) error) error {
-	row, err := jsonl.Row(o, r.Map)
+	row, err := jsonl.Row(o, r.Map, r.unused)
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
@@ -207,49 +217,6 @@ func (r *reader) record(o map[string]any, at string, yield func(artifact.Row) er
 	if row.ID == "" {
 		row.ID = at
 	}
+	r.at = at
 	return yield(row)
-}
-
-// array yields a row for each object of a JSON array.
-func (r *reader) array(in io.Reader, yield func(artifact.Row) error) error {
-	b, err := r.whole(in)
-	if err != nil {
-		return err
-	}
-	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-	if !utf8.Valid(b) {
-		if _, err := r.clean(b, 1); err != nil {
-			return err
-		}
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	line, counted := 1, 0
-	here := func() int { // the line of the next value
-		off := int(d.InputOffset())
-		for off < len(b) && strings.IndexByte(" \t\r\n,", b[off]) >= 0 {
-			off++
-		}
-		line += bytes.Count(b[counted:off], []byte("\n"))
-		counted = off
-		return line
-	}
-	if t, err := d.Token(); err != nil {
-		return fmt.Errorf("%s:%d: %w", r.name, here(), jsonl.Reason(err))
-	} else if t != json.Delim('[') {
-		return fmt.Errorf("%s:1: must be a JSON array of objects; set format = \"jsonl\" if every line is an object", r.name)
-	}
-	for d.More() {
-		n := here()
-		var raw json.RawMessage
-		if err := d.Decode(&raw); err != nil {
-			return fmt.Errorf("%s:%d: %w", r.name, n, jsonl.Reason(err))
-		}
-		if err := r.object(raw, n, yield); err != nil {
-			return err
-		}
-	}
-	if _, err := d.Token(); err != nil {
-		return fmt.Errorf("%s:%d: the array is not closed", r.name, here())
-	}
-	return nil
 }

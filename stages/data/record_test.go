@@ -70,7 +70,7 @@ func TestShapes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := jsonl.Row(o, c.names); err != nil || !reflect.DeepEqual(got, c.want) {
+			if got, err := jsonl.Row(o, c.names, nil); err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
 			}
 		})
@@ -82,32 +82,38 @@ func TestBadShapes(t *testing.T) {
 		`{"messages":[]}`:  "messages holds no messages",
 		`{"messages":"x"}`: "",
 		`{"messages":3}`:   "messages is a number",
-		`{"messages":[{"role":"user","content":"a"},{"role":"robot","content":"b"}]}`:                        `message 2 of messages has the role "robot"`,
-		`{"messages":[{"content":"a"}]}`:                                                                     "message 1 of messages has no role",
-		`{"messages":[{"role":"user","content":null}]}`:                                                      "has a content that is null",
-		`{"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]}`:                              `a part of type "image"`,
-		`{"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]}`:                                 "has tool_calls",
-		`{"prompt":"Q","chosen":"G"}`:                                                                        "has one of chosen and rejected without the other",
-		`{"chosen":"G","rejected":"B"}`:                                                                      "without a prompt",
-		`{"prompt":"Q","chosen":[{"role":"user","content":"Q"}],"rejected":[{"role":"user","content":"Q"}]}`: "one of them is the prompt alone",
-		`{"choices":["a","b"],"gold":0}`:                                                                     "has choices and no question",
-		`{"question":"Q","choices":["a","b"]}`:                                                               "neither gold nor answer",
-		`{"question":"Q","choices":["a","b"],"gold":2}`:                                                      "gold is 2; the 2 choices are counted from 0",
-		`{"question":"Q","choices":["a","b"],"answer":"C"}`:                                                  `answer is "C"`,
-		`{"question":"Q","choices":["a"],"gold":0}`:                                                          "at least two answers",
-		`{"question":"Q","choices":["a",null],"gold":0}`:                                                     "choice 2 is null",
-		`{"completion":"A"}`:                                                                                 "has a completion and no prompt",
-		`{"output":"A"}`:                                                                                     "has an output and no instruction",
-		`{"text":" "}`:                                                                                       "text is empty",
-		`{"text":{}}`:                                                                                        "text is an object; it must be a string",
-		`{"question":""}`:                                                                                    "the prompt is empty",
-		`{}`:                                                                                                 "is no row",
+		`{"messages":[{"role":"user","content":"a"},{"role":"robot","content":"b"}]}`:                           `message 2 of messages has the role "robot"`,
+		`{"messages":[{"content":"a"}]}`:                                                                        "message 1 of messages has no role",
+		`{"messages":[{"role":"user","content":null}]}`:                                                         "has a content that is null",
+		`{"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]}`:                                 `a part of type "image"`,
+		`{"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]}`:                                    "has tool_calls",
+		`{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0.0}]}`:          "message 2 of messages has weight 0, which a row cannot hold: every turn of the assistant is learned. Leave the weight out",
+		`{"messages":[{"role":"assistant","content":"b","weight":0.5}]}`:                                        "has the weight 0.5; it must be 1, or 0 for",
+		`{"messages":[{"role":"user","content":"b","weight":2}]}`:                                               "has the weight 2; it must be 1",
+		`{"messages":[{"role":"assistant","content":"b","weight":"0"}]}`:                                        "has a weight that is a string; it must be the number 1",
+		`{"messages":[{"role":"assistant","content":"b","weight":false}]}`:                                      "has a weight that is a boolean",
+		`{"messages":[{"role":"user","content":"b","weight":0},{"role":"assistant","content":"b","weight":1}]}`: "",
+		`{"prompt":"Q","chosen":"G"}`:                                                                           "has one of chosen and rejected without the other",
+		`{"chosen":"G","rejected":"B"}`:                                                                         "without a prompt",
+		`{"prompt":"Q","chosen":[{"role":"user","content":"Q"}],"rejected":[{"role":"user","content":"Q"}]}`:    "one of them is the prompt alone",
+		`{"choices":["a","b"],"gold":0}`:                                                                        "has choices and no question",
+		`{"question":"Q","choices":["a","b"]}`:                                                                  "neither gold nor answer",
+		`{"question":"Q","choices":["a","b"],"gold":2}`:                                                         "gold is 2; the 2 choices are counted from 0",
+		`{"question":"Q","choices":["a","b"],"answer":"C"}`:                                                     `answer is "C"`,
+		`{"question":"Q","choices":["a"],"gold":0}`:                                                             "at least two answers",
+		`{"question":"Q","choices":["a",null],"gold":0}`:                                                        "choice 2 is null",
+		`{"completion":"A"}`: "has a completion and no prompt",
+		`{"output":"A"}`:     "has an output and no instruction",
+		`{"text":" "}`:       "text is empty",
+		`{"text":{}}`:        "text is an object; it must be a string",
+		`{"question":""}`:    "the prompt is empty",
+		`{}`:                 "is no row",
 	} {
 		o, err := jsonl.Object([]byte(in))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = jsonl.Row(o, nil)
+		_, err = jsonl.Row(o, nil, nil)
 		if want == "" {
 			if err != nil {
 				t.Errorf("%s: %v", in, err)
@@ -116,7 +122,7 @@ func TestBadShapes(t *testing.T) {
 			t.Errorf("%s: got %v; want %q", in, err, want)
 		}
 	}
-	_, err := jsonl.Row(map[string]any{"a": "x"}, map[string]string{"text": "b"})
+	_, err := jsonl.Row(map[string]any{"a": "x"}, map[string]string{"text": "b"}, nil)
 	if err == nil || !strings.Contains(err.Error(), `has no column "b", from which map reads text; it has ["a"]`) {
 		t.Errorf("a mapped column that is missing: %v", err)
 	}

@@ -29,7 +29,8 @@ func checkPattern(p string) error {
 }
 
 // find returns the files that patterns name, relative to dir: those of the
-// first pattern first, sorted within each, every file once.
+// first pattern first, sorted within each, every file once, however it is spelt.
+// A link is a file of its own.
 func find(dir string, patterns []string) ([]string, error) {
 	var found []string
 	seen := map[string]bool{}
@@ -49,8 +50,12 @@ func find(dir string, patterns []string) ([]string, error) {
 			return nil, fmt.Errorf("no file matches %q in %s", p, dir)
 		}
 		for _, f := range files {
-			if !seen[f] {
-				seen[f] = true
+			spelt, err := filepath.Abs(f)
+			if err != nil {
+				return nil, err
+			}
+			if !seen[spelt] {
+				seen[spelt] = true
 				found = append(found, f)
 			}
 		}

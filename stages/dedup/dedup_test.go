@@ -101,6 +101,12 @@ func TestExactAndNear(t *testing.T) {
 	if m["dedup.rows_in"].Value != 5 || m["dedup.rows_out"].Value != 2 || m["dedup.exact"].Value != 1 || m["dedup.near"].Value != 2 || m["dedup.recall"].Value != 1 || m["dedup.recall"].N == 0 {
 		t.Errorf("metrics %+v", m)
 	}
+	if n := m["dedup.recall"].N; n != 3 { // of b, d and e, which are all near to each other
+		t.Errorf("%d near pairs; want 3", n)
+	}
+	if !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, "found 3 of 3 near pairs of the 4 rows") }) {
+		t.Errorf("notes %q", r.Notes)
+	}
 }
 
 func TestNumbersAreNotNear(t *testing.T) {

@@ -425,6 +425,22 @@ func TestWrongRows(t *testing.T) {
 	}
 }
 
+// A template that leaves the assistant out is blamed, and not the row.
+func TestTemplateWithoutTheAssistant(t *testing.T) {
+	mute := filepath.Join(t.TempDir(), "mute.jinja")
+	if err := os.WriteFile(mute, []byte("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, map[string]stage.ModelPath{"model.base": {Base: modeltest.Directory(t, true), Template: mute}})
+	s := newStage().(*spec)
+	s.Model.Addr = "model.base"
+	s.Suites = []suite{newSuite("a", b.data(artifact.Row{ID: "r", Messages: []artifact.Message{{Role: "user", Content: "x"}, {Role: "assistant", Content: "y"}}, Gold: -1}))}
+	s.Suites[0].Type = "perplexity"
+	if _, _, err := b.run(s); err == nil || !strings.Contains(err.Error(), "has nothing to predict: the chat template leaves out what the assistant says") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What the items say about the metrics is what the metrics say: runs are
 // compared item by item (see package compare).
 func TestItemsAddUpToMetrics(t *testing.T) {

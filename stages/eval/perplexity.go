@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -100,7 +101,10 @@ func (r *runner) passage(row artifact.Row) (p passage, err error) {
 		p.spans = [][2]int{{1, len(p.ids)}}
 	}
 	if len(p.spans) == 0 || len(p.ids) < 2 {
-		return p, fmt.Errorf("has nothing to predict: no text and no assistant turn")
+		if p.bytes > 0 && len(row.Messages) > 0 {
+			return p, errors.New("has nothing to predict: the chat template leaves out what the assistant says, or does not mark it")
+		}
+		return p, errors.New("has nothing to predict: no text and no assistant turn")
 	}
 	return p, nil
 }

@@ -304,3 +304,18 @@ func TestCheck(t *testing.T) {
 		t.Errorf("outputs %v", outs)
 	}
 }
+
+// Rows of a program are read as those of files: what no row holds is said.
+func TestUnusedKeysOfMessagesAreSaid(t *testing.T) {
+	b := stagetest.New(t)
+	s := sh(`echo '{"messages":[{"role":"user","content":"q","name":"Ann"},{"role":"assistant","content":"a"}]}' > "$OUT/rows"`)
+	s.Datasets, s.Made = []string{"rows"}, nil
+	if r := b.Run(Kind, s); len(r.Notes) != 1 || r.Notes[0] != `$OUT/rows: keys of messages that are not used: "name" (in 1 message)` {
+		t.Errorf("notes %q", r.Notes)
+	}
+	s = sh(`echo '{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0}]}' > "$OUT/rows"`)
+	s.Datasets, s.Made = []string{"rows"}, nil
+	if _, err := b.Try(context.Background(), Kind, s); err == nil || !strings.Contains(err.Error(), "rows:1: message 2 of messages has weight 0") {
+		t.Errorf("got %v", err)
+	}
+}

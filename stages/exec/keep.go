@@ -113,11 +113,16 @@ func (r *running) keepRows(ctx context.Context, name string) error {
 		return err
 	}
 	seen := map[string]string{} // id -> where
-	return jsonl.Read(ctx, f, name, func(row artifact.Row) error {
+	unused := jsonl.Unused{}
+	err = jsonl.Read(ctx, f, name, unused, func(row artifact.Row) error {
 		if first, twice := seen[row.ID]; twice {
 			return fmt.Errorf("the id %q is given twice in $OUT/%s, to rows from %s and %s; ids must be unique in a dataset", row.ID, name, first, row.Source)
 		}
 		seen[row.ID] = row.Source
 		return artifact.Append(w, row)
 	})
+	if err == nil && len(unused) > 0 {
+		r.env.Note("$OUT/%s: keys of messages that are not used: %s", name, unused)
+	}
+	return err
 }

@@ -24,7 +24,7 @@ var doc string
 
 // Kind is the stage kind "export".
 var Kind = stage.Kind{
-	Name: "export", Doc: doc, Version: 2, Compute: true,
+	Name: "export", Doc: doc, Version: 3, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, bnb, gguf"},
 	},
@@ -144,7 +144,7 @@ func (s *spec) Place(dir string, open func(string) (*artifact.Artifact, error)) 
 		return "", nil
 	}
 	if err := place(a, target); err != nil {
-		return "", stage.Fieldf("path", "%v", err)
+		return "", stage.Fieldf("path", "%v", short(a, err))
 	}
 	return target, nil
 }

@@ -28,8 +28,31 @@ func marking(a *artifact.Artifact) []byte {
 	return b.Bytes()
 }
 
+// follow returns the directory that target is or, as a symlink, leads to: that
+// one is checked and replaced, and the link stays.
+func follow(target string) (string, error) {
+	info, err := os.Lstat(target)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return target, nil // what is wrong with it, placeable says
+	}
+	to, err := filepath.EvalSymlinks(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is a symlink that leads nowhere; make the directory that it names, or remove the link", target)
+	} else if err != nil {
+		return "", fmt.Errorf("%s is a symlink that cannot be followed: %w", target, err)
+	}
+	if info, err = os.Stat(to); err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is a symlink to %s, which is not a directory; remove the link, or choose another path", target, to)
+	}
+	return to, err
+}
+
 // placeable reports why export may not write to target.
 func placeable(target string) error {
+	target, err := follow(target)
+	if err != nil {
+		return err
+	}
 	info, err := os.Lstat(target)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -72,6 +95,10 @@ func foreign(target, lines string) error {
 // placed reports whether target is a copy of a already. A file that was not
 // touched since the copy was made is not read.
 func placed(a *artifact.Artifact, target string) bool {
+	target, err := follow(target)
+	if err != nil {
+		return false
+	}
 	markPath := filepath.Join(target, markName)
 	b, err := os.ReadFile(markPath)
 	made, statErr := os.Lstat(markPath)
@@ -94,10 +121,27 @@ func placed(a *artifact.Artifact, target string) bool {
 	return foreign(target, strings.TrimPrefix(string(b), mark)) == nil
 }
 
+// short adds to an error about a full disk what the copy of a needs and what is
+// free.
+func short(a *artifact.Artifact, err error) error {
+	if !disk.Full(err) {
+		return err
+	}
+	var all int64
+	for _, f := range a.Files() {
+		all += f.Size
+	}
+	return artifact.AdviseFull(fmt.Errorf("copy the files, %s in all: %w", disk.Size(all), err))
+}
+
 // place makes target a copy of a: under a temporary name beside it, then
 // renamed, so that it is never half there.
 func place(a *artifact.Artifact, target string) error {
 	if err := placeable(target); err != nil {
+		return err
+	}
+	target, err := follow(target)
+	if err != nil {
 		return err
 	}
 	parent := filepath.Dir(target)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -103,11 +104,14 @@ func TestPlaceRefuses(t *testing.T) {
 	write(t, filepath.Join(dir, "foreign", "precious.txt"), "x")
 	write(t, filepath.Join(dir, "file"), "x")
 	write(t, filepath.Join(dir, "forged", markName), "something else")
-	if err := os.Symlink(filepath.Join(dir, "foreign"), filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
+	for link, to := range map[string]string{"link": "foreign", "tofile": "file", "nowhere": "gone", "round": "round"} {
+		if err := os.Symlink(filepath.Join(dir, to), filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, want := range map[string]string{
-		"foreign": "was not made by export", "file": "not a directory", "forged": "was not made by export", "link": "not a directory",
+		"foreign": "was not made by export", "file": "not a directory", "forged": "was not made by export", "link": "was not made by export",
+		"tofile": "tofile is a symlink to ", "nowhere": "nowhere is a symlink that leads nowhere; make the directory", "round": "round is a symlink that cannot be followed",
 	} {
 		if err := place(tree(t, map[string]string{"a": "1"}), filepath.Join(dir, name)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
@@ -115,6 +119,54 @@ func TestPlaceRefuses(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "foreign", "precious.txt")); err != nil || string(b) != "x" {
 		t.Error("a foreign directory was touched")
+	}
+}
+
+// A symlink to a directory is followed: that directory is replaced, and only if
+// it is export's own; the link stays.
+func TestPlaceBehindALink(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "disk", "real"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "disk", "beside.txt"), "mine")
+	link := filepath.Join(dir, "out")
+	if err := os.Symlink(filepath.Join("disk", "real"), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range []string{"one", "two"} {
+		a := tree(t, map[string]string{"peft/a": data})
+		if placed(a, link) {
+			t.Error("nothing is there yet")
+		}
+		if err := place(a, link); err != nil || !placed(a, link) {
+			t.Fatalf("%s: %v", data, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "disk", "real", "peft", "a")); err != nil || string(b) != data {
+			t.Errorf("got %q, %v", b, err)
+		}
+	}
+	if to, err := os.Readlink(link); err != nil || to != filepath.Join("disk", "real") {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "disk")); err != nil || len(left) != 2 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	write(t, filepath.Join(link, "notes.txt"), "mine")
+	if err := place(tree(t, map[string]string{"a": "1"}), link); err == nil || !strings.Contains(err.Error(), "notes.txt was not made by export") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A copy that does not fit says how large it is and what is free.
+func TestPlaceOnAFullDisk(t *testing.T) {
+	a := tree(t, map[string]string{"peft/a": strings.Repeat("x", 3000), "peft/b": strings.Repeat("x", 2120)})
+	err := short(a, &os.PathError{Op: "write", Path: filepath.Join(t.TempDir(), "f"), Err: syscall.ENOSPC})
+	if err == nil || !strings.HasPrefix(err.Error(), "copy the files, 5.0 KiB in all: write ") || !strings.Contains(err.Error(), " are free: make room there") {
+		t.Errorf("got %v", err)
+	}
+	if other := errors.New("x"); short(a, other) != other {
+		t.Error("other errors change")
 	}
 }
 

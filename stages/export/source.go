@@ -48,6 +48,7 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.ShareTemplate()
 	src := &source{Model: m, adapter: paths.Adapter, training: paths.Training, quantized: paths.Quantize}
 	src.base, src.revision = baseName(paths.Base)
 	if s.Base != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -182,11 +183,32 @@ func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
 	}
 	switch n := s.learned(); {
 	case n == 0:
-		return s, errors.New("has no token to learn: the assistant says nothing in it")
+		return s, fmt.Errorf("has no token to learn: %s", e.mute(in, len(s.learn) > 0))
 	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
 	return s, nil
+}
+
+// mute says why a conversation has no token to learn; first is whether its first
+// token would be one.
+func (e *encoder) mute(in chat.Input, first bool) string {
+	said := slices.IndexFunc(in.Messages, func(m chat.Message) bool { return m.Role == "assistant" && strings.TrimSpace(m.Content) != "" })
+	switch {
+	case said < 0:
+		return "the assistant says nothing in it"
+	case first:
+		return "what the assistant says is its first token, which nothing predicts"
+	}
+	other := in
+	other.Messages = slices.Clone(in.Messages)
+	other.Messages[said].Content += " and more"
+	was, err := e.model.Template.Text(in)
+	is, err2 := e.model.Template.Text(other)
+	if err == nil && err2 == nil && was != is {
+		return "the chat template marks other parts than the assistant's turns with {% generation %}"
+	}
+	return "the chat template leaves out the assistant's turns; set another chat_template in the model block"
 }
 
 // listen counts turns whose text holds what the tokenizer reads as a control

@@ -155,6 +155,32 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Where nothing is learned, the row is blamed only when the template is not.
+func TestWhoSaysNothing(t *testing.T) {
+	for _, c := range []struct{ template, said, want string }{
+		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", "hello", "has no token to learn: the chat template leaves out the assistant's turns"},
+		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", "ask", "has no token to learn: the chat template leaves out the assistant's turns"},
+		{"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}", "hello", "cannot be rendered: the chat template leaves out message 2, which is the assistant's"},
+		{"{% for m in messages %}{{ m.content }}{% generation %}{% endgeneration %}{% endfor %}", "hello", "has no token to learn: the chat template marks other parts"},
+		{"{% for m in messages %}{{ m.content }}{% endfor %}", " ", "has no token to learn: the assistant says nothing in it"},
+		{"{% generation %}{{ messages[1].content }}{% endgeneration %}", "h", "has no token to learn: what the assistant says is its first token"},
+	} {
+		b := stagetest.New(t)
+		dir := modeltest.Directory(t, true)
+		b.Dir = dir
+		b.WriteFile("chat_template.jinja", c.template)
+		s := newStage().(*spec)
+		row := talk("a", "ask", c.said)
+		if c.said == " " {
+			row.Messages[1].Content = ""
+		}
+		s.Input, s.Model, s.SeqLen = stagetest.Dataset(b, row), b.Model(dir), 100
+		if _, err := b.Try(context.Background(), Kind, s); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v; want %q", c.template, err, c.want)
+		}
+	}
+}
+
 // A template that marks everything leaves nothing that is asked.
 func TestOnlyLearned(t *testing.T) {
 	b := stagetest.New(t)

@@ -62,7 +62,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		return err
 	}
 	winner := s.From[best]
-	env.Note("%s wins with %s = %.4g, of %d candidates", name(winner.Key), s.Metric, files[best].Metrics[s.Metric].Value, len(files))
+	env.Note("%s wins with %s = %.4g, of %s", name(winner.Key), s.Metric, files[best].Metrics[s.Metric].Value, stage.Count(len(files), "candidate"))
 	if err := writeModel(env, winner.Model); err != nil {
 		return fmt.Errorf("copy the model of %s: %w", name(winner.Key), err)
 	}

@@ -3,6 +3,7 @@ package selector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ func (in inputs) Model(artifact.Ref) (stage.ModelPath, error) {
 type bench struct {
 	t     *testing.T
 	store *artifact.Store
+	note  string // the last one
 }
 
 func newBench(t *testing.T) *bench {
@@ -33,7 +35,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t, store}
+	return &bench{t: t, store: store}
 }
 
 func (b *bench) commit(w *artifact.Writer, err error) artifact.Digest {
@@ -83,7 +85,7 @@ func (b *bench) run(s *spec) (d artifact.Digest, m artifact.MetricsFile, err err
 			writers[output] = w
 			return w, err
 		},
-		Note: func(format string, args ...any) { b.t.Logf(format, args...) },
+		Note: func(format string, args ...any) { b.note = fmt.Sprintf(format, args...) },
 	}
 	if err := s.Run(context.Background(), env); err != nil {
 		return d, m, err
@@ -143,6 +145,9 @@ func TestPlainModel(t *testing.T) {
 	d, _, err := b.run(&spec{From: stage.Candidates{c}, Metric: "qa.acc"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := "the only candidate wins with qa.acc = 1, of 1 candidate"; b.note != want {
+		t.Errorf("note %q; want %q", b.note, want)
 	}
 	a, err := b.store.Open(d)
 	if err != nil {

@@ -199,6 +199,16 @@ func TestSplitCoversAll(t *testing.T) {
 	}
 }
 
+// A limit that is not known is never taken for none in silence.
+func TestLimits(t *testing.T) {
+	for limit, want := range map[string]string{"": "", "generic": "", "avx2": "", "avx512": "", "AVX2": "PIPE_CPU=AVX2", "foo": "use generic, avx2, avx512, or unset it"} {
+		t.Setenv("PIPE_CPU", limit)
+		if err := CheckEnvironment(); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v; want %q", limit, err, want)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	t.Setenv("PIPE_CPU", "generic")
 	b := New(1)

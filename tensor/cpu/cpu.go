@@ -28,8 +28,11 @@ package cpu
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
 	"pipe/tensor"
 )
@@ -65,6 +68,19 @@ func New(threads int) *Backend {
 		threads = runtime.GOMAXPROCS(0)
 	}
 	return newBackend(threads, choose(os.Getenv("PIPE_CPU")))
+}
+
+// limits are what PIPE_CPU may be, from the least to the most.
+var limits = []string{"generic", "avx2", "avx512"}
+
+// CheckEnvironment reports a value of PIPE_CPU that no backend knows. New takes
+// such a one for no limit.
+func CheckEnvironment() error {
+	limit := os.Getenv("PIPE_CPU")
+	if limit == "" || slices.Contains(limits, limit) {
+		return nil
+	}
+	return fmt.Errorf("PIPE_CPU=%s in the environment: use %s, or unset it", limit, strings.Join(limits, ", "))
 }
 
 // choose returns the fastest kernels up to limit.

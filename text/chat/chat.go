@@ -48,7 +48,8 @@ type Template struct {
 
 const maxSource = 1 << 20 // bytes of a template
 
-// Parse parses a template. The error names the line.
+// Parse parses a template. The error names the line; it is a SyntaxError unless
+// the template is too large.
 func Parse(src string) (*Template, error) {
 	if len(src) > maxSource {
 		return nil, fmt.Errorf("chat template: %d bytes; at most %d are allowed", len(src), maxSource)
@@ -298,6 +299,10 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 			return nil, fmt.Errorf("find turn %d of the assistant: render up to it: %w", i, err)
 		}
 		if !strings.HasPrefix(after, before) || !strings.HasPrefix(full, after) {
+			part.Messages = in.Messages[:i]
+			if without, _, err := t.run(part); err == nil && without == after {
+				return nil, fmt.Errorf("the chat template leaves out message %d, which is the assistant's", i+1)
+			}
 			return nil, fmt.Errorf("find turn %d of the assistant: the chat template does not render the beginning of a conversation the same way when more follows; "+
 				"use a template that marks the assistant's words with {%% generation %%}", i)
 		}

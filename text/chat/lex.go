@@ -73,7 +73,7 @@ func (l *lexer) emit(k kind, text string) {
 }
 
 func (l *lexer) errorf(format string, a ...any) error {
-	return fmt.Errorf("line %d: %s", l.line(), fmt.Sprintf(format, a...))
+	return &SyntaxError{l.line(), fmt.Sprintf(format, a...)}
 }
 
 // next reads the text up to a tag, and the tag.

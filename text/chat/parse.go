@@ -17,11 +17,17 @@ type parser struct {
 
 const maxDepth = 200 // of nested statements and expressions
 
-// syntaxError is thrown by the parser and caught by Parse.
-type syntaxError struct{ error }
+// A SyntaxError says what is wrong with a template, and where.
+type SyntaxError struct {
+	Line   int // from 1
+	Reason string
+}
 
+func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Reason) }
+
+// fail throws a SyntaxError, which parseTemplate catches.
 func (p *parser) fail(format string, a ...any) {
-	panic(syntaxError{fmt.Errorf("line %d: %s", p.peek().line, fmt.Sprintf(format, a...))})
+	panic(&SyntaxError{p.peek().line, fmt.Sprintf(format, a...)})
 }
 
 // enter guards the stack; the caller defers leave.
@@ -335,8 +341,8 @@ func parseTemplate(src string) (list []node, generation bool, err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
-		case syntaxError:
-			err = r.error
+		case *SyntaxError:
+			err = r
 		default:
 			panic(r)
 		}

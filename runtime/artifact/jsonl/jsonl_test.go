@@ -31,7 +31,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 	var got []artifact.Row
-	err := Read(context.Background(), &b, "rows", func(r artifact.Row) error { got = append(got, r); return nil })
+	err := Read(context.Background(), &b, "rows", nil, func(r artifact.Row) error { got = append(got, r); return nil })
 	if err != nil || !reflect.DeepEqual(got, rows) {
 		t.Errorf("got %+v\nwant %+v\n%v", got, rows, err)
 	}
@@ -47,7 +47,7 @@ func TestRead(t *testing.T) {
 		"{\"n\":1}":           "rows:1: is no row",
 	} {
 		var got []string
-		err := Read(context.Background(), strings.NewReader(in), "rows", func(r artifact.Row) error {
+		err := Read(context.Background(), strings.NewReader(in), "rows", nil, func(r artifact.Row) error {
 			got = append(got, strings.Join([]string{r.ID, r.Text, r.Meta, r.Source}, "|"))
 			return nil
 		})
@@ -57,11 +57,36 @@ func TestRead(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := Read(ctx, strings.NewReader("{}"), "rows", nil); err != context.Canceled {
+	if err := Read(ctx, strings.NewReader("{}"), "rows", nil, nil); err != context.Canceled {
 		t.Errorf("cancelled: %v", err)
 	}
 	stop := func(artifact.Row) error { return io.ErrClosedPipe }
-	if err := Read(context.Background(), strings.NewReader(`{"text":"a"}`), "rows", stop); err != io.ErrClosedPipe {
+	if err := Read(context.Background(), strings.NewReader(`{"text":"a"}`), "rows", nil, stop); err != io.ErrClosedPipe {
 		t.Errorf("a yield that fails: %v", err)
 	}
+}
+
+// The most frequent keys come first; of many the others are counted.
+func TestUnusedKeysAreListed(t *testing.T) {
+	u := Unused{}
+	for n := range 10 {
+		for _, v := range []any{"x", nil, "", []any{}, map[string]any{}, false} {
+			for range n / 5 {
+				u.add(map[string]any{"role": "user", string(rune('a' + n)): v}, []string{"role"})
+			}
+		}
+		u.add(map[string]any{"z\x1b": "x"}, nil)
+	}
+	if got, want := u.String(), `"z\x1b" (in 10 messages), "f" (in 2 messages), "g" (in 2 messages), "h" (in 2 messages), "i" (in 2 messages), "j" (in 2 messages)`; got != want {
+		t.Errorf("got %s; want %s", got, want)
+	}
+	many := Unused{}
+	for n := range 10 {
+		many[string(rune('a'+n))] = 1
+	}
+	if got := many.String(); !strings.HasPrefix(got, `"a" (in 1 message), "b"`) || !strings.HasSuffix(got, `"h" (in 1 message), and 2 more`) {
+		t.Errorf("got %s", got)
+	}
+	var none Unused
+	none.add(map[string]any{"name": "x"}, nil) // counts nothing and does not fail
 }

@@ -19,8 +19,8 @@ const maxLine = 64 << 20
 
 // Read calls yield for the row of each line of in, until it fails; empty lines
 // are skipped. It reads what View wrote as it was; a row without an id or a source
-// is known by its place, name:LINE.
-func Read(ctx context.Context, in io.Reader, name string, yield func(artifact.Row) error) error {
+// is known by its place, name:LINE. unused is as in Row.
+func Read(ctx context.Context, in io.Reader, name string, unused Unused, yield func(artifact.Row) error) error {
 	buf := bufio.NewReaderSize(in, 1<<16)
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
@@ -32,7 +32,7 @@ func Read(ctx context.Context, in io.Reader, name string, yield func(artifact.Ro
 		}
 		last := err == io.EOF
 		if line = bytes.TrimSpace(line); len(line) > 0 {
-			row, err := parse(line)
+			row, err := parse(line, unused)
 			if err != nil {
 				return fmt.Errorf("%s:%d: %w", name, n, err)
 			}
@@ -53,7 +53,7 @@ func Read(ctx context.Context, in io.Reader, name string, yield func(artifact.Ro
 	}
 }
 
-func parse(line []byte) (artifact.Row, error) {
+func parse(line []byte, unused Unused) (artifact.Row, error) {
 	if !utf8.Valid(line) {
 		return artifact.Row{}, errors.New("the line is not UTF-8")
 	}
@@ -73,7 +73,7 @@ func parse(line []byte) (artifact.Row, error) {
 			}
 		}
 	}
-	row, err := Row(o, nil)
+	row, err := Row(o, nil, unused)
 	row.Source = source
 	return row, err
 }

@@ -5,7 +5,6 @@ package jsonl
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,13 +25,15 @@ type record struct {
 	values map[string]any
 	names  map[string]string // field -> column, where they differ
 	used   map[string]bool   // columns that became part of the row
+	unused Unused            // keys of messages that did not; may be nil
 	err    error             // the first that was found
 }
 
 // Row turns an object into a row: the README.md of data has the shapes. names says
-// which column a field is read from. ID is empty when the object has none.
-func Row(values map[string]any, names map[string]string) (artifact.Row, error) {
-	r := &record{values: values, names: names, used: map[string]bool{}}
+// which column a field is read from. ID is empty when the object has none. The keys
+// of its messages that no row holds are counted in unused, which may be nil.
+func Row(values map[string]any, names map[string]string, unused Unused) (artifact.Row, error) {
+	r := &record{values: values, names: names, used: map[string]bool{}, unused: unused}
 	row := artifact.Row{Gold: -1, ID: r.id()}
 	switch {
 	case r.has("chosen") || r.has("rejected"):
@@ -221,89 +222,6 @@ func (r *record) question() []artifact.Message {
 		}
 	}
 	return asked
-}
-
-// roles are the names that datasets give to the four roles.
-var roles = map[string]string{
-	"system": "system", "developer": "system",
-	"user": "user", "human": "user", "prompter": "user",
-	"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-	"tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
-}
-
-// turns returns the messages of a field: a list of messages, or a string,
-// which is one message of the given role.
-func (r *record) turns(field, role string) []artifact.Message {
-	v := r.get(field)
-	l, ok := list(v)
-	if s, text := v.(string); text && !ok {
-		if strings.TrimSpace(s) == "" {
-			r.fail("%s is empty", r.column(field))
-		}
-		return []artifact.Message{{Role: role, Content: s}}
-	}
-	if !ok {
-		r.fail("%s is %s; it must be a list of messages or a string", r.column(field), jsonType(v))
-		return nil
-	}
-	if len(l) == 0 {
-		r.fail("%s holds no messages", r.column(field))
-	}
-	turns := make([]artifact.Message, 0, len(l))
-	for i, v := range l {
-		m, err := message(v)
-		if err != nil {
-			r.fail("message %d of %s %w", i+1, r.column(field), err)
-			return nil
-		}
-		turns = append(turns, m)
-	}
-	return turns
-}
-
-// message reads {role, content} or {from, value}.
-func message(v any) (m artifact.Message, err error) {
-	o, ok := v.(map[string]any)
-	if !ok {
-		return m, fmt.Errorf("is %s; it must be an object with role and content", jsonType(v))
-	}
-	who, content := o["role"], o["content"]
-	if _, ok := o["from"]; ok && who == nil {
-		who, content = o["from"], o["value"]
-	}
-	name, _ := who.(string)
-	if m.Role, ok = roles[strings.ToLower(name)]; !ok {
-		if who == nil {
-			return m, errors.New("has no role")
-		}
-		return m, fmt.Errorf("has the role %q; it must be system, user, assistant or tool", fmt.Sprint(who))
-	}
-	if calls, _ := o["tool_calls"].([]any); len(calls) > 0 {
-		return m, errors.New("has tool_calls, which a row cannot hold; write them into its content")
-	}
-	switch c := content.(type) {
-	case string:
-		m.Content = c
-	case []any:
-		m.Content, err = parts(c)
-	default:
-		err = fmt.Errorf("has a content that is %s; it must be a string", jsonType(content))
-	}
-	return m, err
-}
-
-// parts joins the text parts of a content list.
-func parts(l []any) (string, error) {
-	var b strings.Builder
-	for _, v := range l {
-		p, _ := v.(map[string]any)
-		s, ok := p["text"].(string)
-		if kind, typed := p["type"]; !ok || typed && kind != "text" {
-			return "", fmt.Errorf("has a part of type %q; only text can be read", fmt.Sprint(p["type"]))
-		}
-		b.WriteString(s)
-	}
-	return b.String(), nil
 }
 
 // preference fills in prompt, chosen and rejected. Without a prompt it is what

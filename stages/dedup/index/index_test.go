@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"pipe/model"
 	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
@@ -310,8 +311,23 @@ func TestMeasureRecall(t *testing.T) {
 		}
 	}
 	r, err := MeasureRecall(context.Background(), backend(t), v, 0.95, v.Len(), 1, g)
-	if err != nil || r.Pairs != 2*len(kept) || r.Found != 2*n {
-		t.Errorf("got %+v, %v; want %d pairs, %d found", r, err, 2*len(kept), 2*n)
+	if err != nil || r.Pairs != len(kept) || r.Found != n {
+		t.Errorf("got %+v, %v; want %d pairs, %d found", r, err, len(kept), n)
+	}
+	// Of a sample: each pair with a row in it, once.
+	part, err := MeasureRecall(context.Background(), backend(t), v, 0.95, v.Len()/2, 1, g)
+	drawn := map[int]bool{}
+	for _, i := range model.NewStream(1, "dedup.recall").Perm(v.Len())[:v.Len()/2] {
+		drawn[i] = true
+	}
+	in := 0
+	for _, p := range kept {
+		if drawn[p[0]] || drawn[p[1]] {
+			in++
+		}
+	}
+	if err != nil || part.Pairs != in || in == 0 || in == len(kept) {
+		t.Errorf("a sample: got %+v, %v; want %d pairs of %d", part, err, in, len(kept))
 	}
 	if !(r.Value() < 0.9 && r.Stderr() > 0) {
 		t.Errorf("value %v, standard error %v", r.Value(), r.Stderr())

@@ -34,7 +34,8 @@ func (r Recall) Stderr() float64 {
 }
 
 // MeasureRecall compares a sample of rows with all rows, exactly, and counts
-// how many of the pairs that it finds are in one group of g.
+// how many of the pairs that it finds are in one group of g. A pair counts once,
+// also when both of its rows are in the sample.
 func MeasureRecall(ctx context.Context, b tensor.Backend, v Vectors, threshold float64, sample int, seed uint64, g Groups) (Recall, error) {
 	n := v.Len()
 	rows := model.NewStream(seed, "dedup.recall").Perm(n)
@@ -44,10 +45,14 @@ func MeasureRecall(ctx context.Context, b tensor.Backend, v Vectors, threshold f
 	for _, i := range rows {
 		some.Data = append(some.Data, v.Row(i)...)
 	}
+	drawn := make([]bool, n)
+	for _, i := range rows {
+		drawn[i] = true
+	}
 	r := Recall{Rows: len(rows)}
 	err := Between(ctx, b, some, v, threshold, func(a, j int) {
 		i := rows[a]
-		if i == j || v.Cosine(i, j) < threshold {
+		if i == j || drawn[j] && j < i || v.Cosine(i, j) < threshold {
 			return
 		}
 		r.Pairs++

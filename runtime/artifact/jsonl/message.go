@@ -1,0 +1,175 @@
+package jsonl
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"pipe/runtime/artifact"
+)
+
+// Unused counts, by key, the messages that had a key which no row holds, such
+// as name. A key whose value is null, or is empty, says nothing and does not
+// count.
+type Unused map[string]int
+
+func (u Unused) add(message map[string]any, held []string) {
+	if u == nil {
+		return
+	}
+	for k, v := range message {
+		if !slices.Contains(held, k) && !empty(v) {
+			u[k]++
+		}
+	}
+}
+
+func empty(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case string:
+		return v == ""
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// String lists the keys, the most frequent ones first: "name" (in 2 messages).
+// Of many the last ones are only counted.
+func (u Unused) String() string {
+	const shown = 8
+	keys := slices.SortedFunc(maps.Keys(u), func(a, b string) int {
+		return cmp.Or(cmp.Compare(u[b], u[a]), cmp.Compare(a, b))
+	})
+	var parts []string
+	for i, k := range keys {
+		if i == shown {
+			parts = append(parts, fmt.Sprintf("and %d more", len(keys)-shown))
+			break
+		}
+		messages := "messages"
+		if u[k] == 1 {
+			messages = "message"
+		}
+		parts = append(parts, fmt.Sprintf("%.60q (in %d %s)", k, u[k], messages))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// roles are the names that datasets give to the four roles.
+var roles = map[string]string{
+	"system": "system", "developer": "system",
+	"user": "user", "human": "user", "prompter": "user",
+	"assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+	"tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
+}
+
+// turns returns the messages of a field: a list of messages, or a string,
+// which is one message of the given role.
+func (r *record) turns(field, role string) []artifact.Message {
+	v := r.get(field)
+	l, ok := list(v)
+	if s, text := v.(string); text && !ok {
+		if strings.TrimSpace(s) == "" {
+			r.fail("%s is empty", r.column(field))
+		}
+		return []artifact.Message{{Role: role, Content: s}}
+	}
+	if !ok {
+		r.fail("%s is %s; it must be a list of messages or a string", r.column(field), jsonType(v))
+		return nil
+	}
+	if len(l) == 0 {
+		r.fail("%s holds no messages", r.column(field))
+	}
+	turns := make([]artifact.Message, 0, len(l))
+	for i, v := range l {
+		m, err := r.message(v)
+		if err != nil {
+			r.fail("message %d of %s %w", i+1, r.column(field), err)
+			return nil
+		}
+		turns = append(turns, m)
+	}
+	return turns
+}
+
+// message reads {role, content} or {from, value}. A row holds no more of a
+// message than these: weight is checked, and any other key counted as unused.
+func (r *record) message(v any) (m artifact.Message, err error) {
+	o, ok := v.(map[string]any)
+	if !ok {
+		return m, fmt.Errorf("is %s; it must be an object with role and content", jsonType(v))
+	}
+	held := []string{"role", "content", "weight"}
+	who, content := o["role"], o["content"]
+	if _, ok := o["from"]; ok && who == nil {
+		who, content = o["from"], o["value"]
+		held = []string{"from", "value", "weight"}
+	}
+	name, _ := who.(string)
+	if m.Role, ok = roles[strings.ToLower(name)]; !ok {
+		if who == nil {
+			return m, errors.New("has no role")
+		}
+		return m, fmt.Errorf("has the role %q; it must be system, user, assistant or tool", fmt.Sprint(who))
+	}
+	if calls, _ := o["tool_calls"].([]any); len(calls) > 0 {
+		return m, errors.New("has tool_calls, which a row cannot hold; write them into its content")
+	}
+	if err := checkWeight(o["weight"], m.Role); err != nil {
+		return m, err
+	}
+	r.unused.add(o, held)
+	switch c := content.(type) {
+	case string:
+		m.Content = c
+	case []any:
+		m.Content, err = parts(c)
+	default:
+		err = fmt.Errorf("has a content that is %s; it must be a string", jsonType(content))
+	}
+	return m, err
+}
+
+// checkWeight refuses the weights that a row cannot hold. It says of no turn
+// whether it is learned: what the assistant says is, and nothing else.
+func checkWeight(v any, role string) error {
+	if v == nil {
+		return nil
+	}
+	n, ok := v.(json.Number)
+	if !ok {
+		return fmt.Errorf("has a weight that is %s; it must be the number 1, or 0 for a turn that is not the assistant's", jsonType(v))
+	}
+	switch w, err := n.Float64(); {
+	case err == nil && w == 1, err == nil && w == 0 && role != "assistant":
+		return nil
+	case err == nil && w == 0:
+		return errors.New("has weight 0, which a row cannot hold: every turn of the assistant is learned. " +
+			"Leave the weight out to learn this one too, or leave the turn out, or write it into the user's turn before it")
+	}
+	return fmt.Errorf("has the weight %s; it must be 1, or 0 for a turn that is not the assistant's", n)
+}
+
+// parts joins the text parts of a content list.
+func parts(l []any) (string, error) {
+	var b strings.Builder
+	for _, v := range l {
+		p, _ := v.(map[string]any)
+		s, ok := p["text"].(string)
+		if kind, typed := p["type"]; !ok || typed && kind != "text" {
+			return "", fmt.Errorf("has a part of type %q; only text can be read", fmt.Sprint(p["type"]))
+		}
+		b.WriteString(s)
+	}
+	return b.String(), nil
+}

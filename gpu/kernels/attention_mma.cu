@@ -98,7 +98,7 @@ template <int D> __device__ __forceinline__ void attend(const AttentionArgs& a, 
                     s[m][n][2 * h + 1] = exp2_fast(fmaf(s[m][n][2 * h + 1], scale, -base));
                     part += s[m][n][2 * h] + s[m][n][2 * h + 1];
                 }
-                sum[m][h] = fmaf(sum[m][h], less[m][h], part);
+                sum[m][h] = sum[m][h] * less[m][h] + part;
             }
         if (__any_sync(~0u, grown)) {
 #pragma unroll

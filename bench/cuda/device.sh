@@ -192,34 +192,45 @@ program() {
 	timeout 60 "$run/pipe-cuda" doctor 2>&1 | tee -a "$log"
 }
 
-# recipe FILE SECONDS FLAG...: run it on the device; its metrics go to the table and, with what it made, to recipes.txt.
+# recipe SECONDS FILE DEVICE FLAG...: run it; what it made goes to recipes.txt.
 recipe() {
-	limited "$2" "$run/pipe-cuda" run "$1" --device cuda --store "$store" "${@:3}" >/dev/null
-	tail -1 "$log" | grep -q 'exit 0' || return 1
-	"$run/pipe-cuda" ls "$1" --device cuda --store "$store" "${@:3}" >>"$OUT/recipes.txt" 2>>"$log"
+	local limit=$1 file=$2 on=$3 left=$((deadline - SECONDS)) begun=$SECONDS status=0
+	[ "$limit" -le "$left" ] || limit=$left
+	[ "$limit" -gt 0 ] || {
+		echo "recipes: not begun, no time is left: $file on $on"
+		return 1
+	}
+	set -- "$file" --device "$on" --store "$store" "${@:4}"
+	echo "== pipe run $* (at most $limit s)" >>"$log"
+	timeout --kill-after=5 "$limit" "$run/pipe-cuda" run "$@" >>"$log" 2>&1 || status=$?
+	echo "recipes: $file on $on: exit $status after $((SECONDS - begun)) s"
+	[ $status -eq 0 ] || {
+		tail -15 "$log"
+		return 1
+	}
+	(echo "$file on $on" && "$run/pipe-cuda" ls "$@") >>"$OUT/recipes.txt" 2>&1
 }
 
 recipes() {
 	store=$OUT/store
-	local quick=${PIPE_BENCH_RECIPE:-pipelines/quickstart.hcl} compared='^ *[a-z_]+\.(loss|acc|accuracy|exact_match|nll) '
-	rm -rf "$store"
+	local file=${PIPE_BENCH_RECIPE:-pipelines/quickstart.hcl} out=$OUT/exports compared='^ *[a-z_]+\.(loss|acc|accuracy|exact_match|nll) '
+	rm -rf "$store" "$out"
 	: >"$OUT/recipes.txt"
-	limited 60 "$run/pipe-cuda" run "$quick" --device cpu --store "$store" --var out="$store/out" >/dev/null
-	if recipe "$quick" 90 --var out="$store/out"; then
-		"$run/pipe-cuda" metrics diff last~1 last "$quick" --store "$store" >"$store/diff" 2>>"$log"
-		cat "$store/diff" >>"$OUT/recipes.txt"
-		echo "quickstart: on the processor, on the device"
-		grep -E "$compared" "$store/diff"
+	if recipe 60 "$file" cpu --var out="$out" && recipe 90 "$file" cuda --var out="$out"; then
+		"$run/pipe-cuda" metrics diff last~1 last "$file" --store "$store" >"$store.txt" 2>&1
+		cat "$store.txt" >>"$OUT/recipes.txt"
+		echo "recipes: on the processor, on the device:"
+		grep -E "$compared" "$store.txt"
 	fi
-	if [ -e pipelines/legal/cache/SmolLM2-135M-Instruct.Q4_1.gguf ]; then
-		if recipe pipelines/legal.hcl 150 --var dialogues=12 --var steps=3 --var limit=6 --var needles=1 --var out="$store/out"; then
-			"$run/pipe-cuda" metrics pipelines/legal.hcl --store "$store" >"$store/metrics" 2>>"$log"
-			cat "$store/metrics" >>"$OUT/recipes.txt"
-			echo "legal, a short way through it: on the device"
-			grep -E "$compared" "$store/metrics"
-		fi
+	file=pipelines/legal.hcl
+	if [ -e pipelines/legal/cache/SmolLM2-135M-Instruct.Q4_1.gguf ] &&
+		recipe 150 "$file" cuda --var out="$out" --var dialogues=12 --var steps=3 --var limit=6 --var needles=1; then
+		"$run/pipe-cuda" metrics "$file" --store "$store" >"$store.txt" 2>&1
+		cat "$store.txt" >>"$OUT/recipes.txt"
+		echo "recipes: on the device:"
+		grep -E "$compared" "$store.txt"
 	fi
-	rm -rf "$store"
+	rm -rf "$store" "$store.txt" "$out"
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit --format=csv,noheader 2>/dev/null

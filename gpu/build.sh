@@ -152,6 +152,52 @@ settings() {
 	export CGO_LDFLAGS="-O2 -L$driver -ldl -lpthread"
 }
 
+# together FUNCTION ARGUMENT...: FUNCTION of each argument, as many at a time as there
+# are processors, but at most four; fails if one of them did.
+together() {
+	local most f=$1 running=0 status=0 x
+	most=$(nproc 2>/dev/null || echo 2)
+	[ "$most" -le 4 ] || most=4
+	shift
+	for x; do
+		if [ "$running" -eq "$most" ]; then
+			wait -n || status=1
+			running=$((running - 1))
+		fi
+		"$f" "$x" &
+		running=$((running + 1))
+	done
+	for ((; running > 0; running--)); do wait -n || status=1; done
+	return $status
+}
+
+# kernel CU sets $name, $flags, and $entry: where what is compiled of it is kept.
+kernel() {
+	local oldest=80
+	name=$(basename "$1" .cu)
+	case $name in
+	*fp8*) oldest=89 ;; # numbers of 8 bits begin there
+	esac
+	flags=(-O3 -std=c++17 -gencode arch=compute_$oldest,code=sm_$oldest -gencode arch=compute_90a,code=sm_90a
+		-gencode arch=compute_$oldest,code=compute_$oldest -fmad=false -Xptxas -v -I gpu/kernels)
+	entry=$cache/kernels/$name-$( (printf '%s\n' "$nvcc" "${flags[@]}" && cat "$1" gpu/kernels/*.cuh) | digest)
+}
+
+compile_kernel() {
+	local name flags entry
+	kernel "$1"
+	[ ! -f "$entry.fatbin" ] || return 0
+	echo "nvcc $1" >&2
+	if ! nice "$nvcc" -fatbin "${flags[@]}" -o "$entry.$$" "$1" >"$entry.log.$$" 2>&1; then
+		grep -v '^ptxas info' "$entry.log.$$" >&2 || true
+		rm -f "$entry.$$" "$entry.log.$$"
+		return 1
+	fi
+	grep -E 'warning|error' "$entry.log.$$" >&2 || true
+	mv "$entry.log.$$" "$entry.log"
+	mv "$entry.$$" "$entry.fatbin"
+}
+
 # kernels [--strict]: $out/NAME.fatbin, and the same in gpu/fatbin for go:embed.
 kernels() {
 	local strict=
@@ -162,31 +208,12 @@ kernels() {
 	toolkit
 	need g++ "apt-get install g++"
 	shopt -s nullglob
-	local cu headers=(gpu/kernels/*.cuh) all=(gpu/kernels/*.cu) name key entry failed=
-	local oldest flags
+	local cu all=(gpu/kernels/*.cu) name flags entry failed=
 	mkdir -p "$out" gpu/fatbin "$cache/kernels"
+	together compile_kernel "${all[@]}" || failed=1
 	for cu in "${all[@]}"; do
-		name=$(basename "$cu" .cu)
-		case $name in
-		*fp8*) oldest=89 ;; # numbers of 8 bits begin there
-		*) oldest=80 ;;
-		esac
-		flags=(-O3 -std=c++17 -gencode arch=compute_$oldest,code=sm_$oldest -gencode arch=compute_90a,code=sm_90a
-			-gencode arch=compute_$oldest,code=compute_$oldest -fmad=false -Xptxas -v -I gpu/kernels)
-		key=$( (printf '%s\n' "$nvcc" "${flags[@]}" && cat "$cu" "${headers[@]}") | digest)
-		entry=$cache/kernels/$name-$key
-		if [ ! -f "$entry.fatbin" ]; then
-			echo "nvcc $cu" >&2
-			if ! nice "$nvcc" -fatbin "${flags[@]}" -o "$entry.$$" "$cu" >"$entry.log.$$" 2>&1; then
-				grep -v '^ptxas info' "$entry.log.$$" >&2 || true
-				rm -f "$entry.$$" "$entry.log.$$"
-				failed="$failed $cu"
-				continue
-			fi
-			grep -E 'warning|error' "$entry.log.$$" >&2 || true
-			mv "$entry.log.$$" "$entry.log"
-			mv "$entry.$$" "$entry.fatbin"
-		fi
+		kernel "$cu"
+		[ -f "$entry.fatbin" ] || continue
 		touch -c "$entry.log" "$entry.fatbin"
 		cp "$entry.log" "$out/$name.log"
 		cmp -s "$entry.fatbin" "$out/$name.fatbin" || cp "$entry.fatbin" "$out/$name.fatbin"
@@ -198,7 +225,7 @@ kernels() {
 	done
 	table "$strict"
 	find "$cache/kernels" -type f -mtime +30 -delete
-	[ -z "$failed" ] || die "not compiled:$failed"
+	[ -z "$failed" ] || die "not all kernels were compiled"
 }
 
 # table prints what the kernels use, as ptxas said.
@@ -228,43 +255,49 @@ table() {
 	' "${logs[@]}"
 }
 
+# emulated SOURCE sets $name, $flags, and $entry: where what g++ made of it is kept.
+emulated() {
+	name=$(basename "$1")
+	name=${name%.*}
+	flags=(-DPIPE_EMU -std=c++17 -O2 -g1 -fPIC -fno-gnu-unique -pthread -ffp-contract=off -Wall -Wno-unknown-pragmas
+		-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero -fno-sanitize-recover=all -I gpu/emu -I gpu/kernels)
+	entry=$cache/emu/$name-$( (printf '%s\n' "$(g++ --version)" "${flags[@]}" && cat "$1" gpu/kernels/*.cuh gpu/emu/*.{h,cuh,cpp}) | digest).o
+}
+
+compile_emulated() {
+	local name flags entry
+	emulated "$1"
+	[ ! -f "$entry" ] || return 0
+	echo "g++ $1" >&2
+	if ! nice g++ "${flags[@]}" -DPIPE_MODULE="\"$name\"" -x c++ -c -o "$entry.$$" "$1"; then
+		rm -f "$entry.$$"
+		return 1
+	fi
+	# What a kernel's file defines stays its own, as in a module on the device:
+	# two files may have different functions of one name.
+	case $1 in
+	*.cu)
+		ld -r --force-group-allocation -o "$entry.$$.r" "$entry.$$" && objcopy --keep-global-symbol=none "$entry.$$.r" "$entry.$$" || return
+		rm "$entry.$$.r"
+		;;
+	esac
+	mv "$entry.$$" "$entry"
+}
+
 # emu builds the emulated driver.
 emu() {
 	driver
 	need g++ "apt-get install g++"
 	[ -f gpu/emu/driver.cpp ] || die "there is no gpu/emu/driver.cpp"
 	shopt -s nullglob
-	local source all=(gpu/emu/driver.cpp gpu/kernels/*.cu) objects=() name key entry failed=
-	local flags=(-DPIPE_EMU -std=c++17 -O2 -g1 -fPIC -fno-gnu-unique -pthread -ffp-contract=off -Wall -Wno-unknown-pragmas
-		-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero -fno-sanitize-recover=all -I gpu/emu -I gpu/kernels)
+	local source all=(gpu/emu/driver.cpp gpu/kernels/*.cu) objects=() name flags entry key
 	mkdir -p "$cache/emu"
+	together compile_emulated "${all[@]}" || die "not all of the emulated driver was compiled"
 	for source in "${all[@]}"; do
-		name=$(basename "$source")
-		name=${name%.*}
-		key=$( (printf '%s\n' "$(g++ --version)" "${flags[@]}" && cat "$source" gpu/kernels/*.cuh gpu/emu/*.{h,cuh,cpp}) | digest)
-		entry=$cache/emu/$name-$key.o
-		if [ ! -f "$entry" ]; then
-			echo "g++ $source" >&2
-			if ! nice g++ "${flags[@]}" -DPIPE_MODULE="\"$name\"" -x c++ -c -o "$entry.$$" "$source"; then
-				rm -f "$entry.$$"
-				failed="$failed $source"
-				continue
-			fi
-			# What a kernel's file defines stays its own, as in a module on the device:
-			# two files may have different functions of one name.
-			case $source in
-			*.cu)
-				ld -r --force-group-allocation -o "$entry.$$.r" "$entry.$$"
-				objcopy --keep-global-symbol=none "$entry.$$.r" "$entry.$$"
-				rm "$entry.$$.r"
-				;;
-			esac
-			mv "$entry.$$" "$entry"
-		fi
+		emulated "$source"
 		touch -c "$entry"
 		objects+=("$entry")
 	done
-	[ -z "$failed" ] || die "not compiled:$failed"
 	key=$(printf '%s\n' "${objects[@]}" | digest)
 	if [ ! -f "$out/libcuda-emu.so" ] || [ "$(cat "$out/libcuda-emu.key" 2>/dev/null)" != "$key" ]; then
 		g++ -shared -pthread -Wl,-Bsymbolic -Wl,-soname,libcuda-emu.so -o "$out/libcuda-emu.so.$$" "${objects[@]}"

@@ -83,7 +83,7 @@ func runGC(ctx context.Context, t *app, args []string) int {
 	o, pos, err := parse(t, "gc", args, func(fs *flag.FlagSet, o *options) {
 		fs.IntVar(&keepRuns, "keep-runs", keepRuns, "keep what the last `N` runs of each pipeline made and used")
 		fs.Var(&grace, "grace", "spare what changed within `D`, such as 36h or 7d")
-		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped within `D`")
+		fs.Var(&workGrace, "work-grace", "spare checkpoints of stages that were stopped, and what was measured and used, within `D`")
 		fs.BoolVar(&dry, "dry-run", false, "change nothing; say what would be removed")
 		fs.BoolVar(&o.json, "json", false, "print one JSON object")
 	})
@@ -134,7 +134,7 @@ func gcLine(roots *engine.Roots, got *artifact.Collected, dry bool, err error) m
 	}
 	warnings := append([]string{}, roots.Warnings...)
 	return map[string]any{"type": "gc", "ok": err == nil, "dry_run": dry, "freed_bytes": got.Freed(),
-		"records": got.Records, "objects": got.Objects, "work": got.Work, "temp": got.Temp, "leases": got.Leases,
+		"records": got.Records, "objects": got.Objects, "work": got.Work, "temp": got.Temp, "memos": got.Memos, "leases": got.Leases,
 		"kept_records": got.KeptRecords, "kept_objects": got.KeptObjects, "unfinished": work, "live": got.Live,
 		"runs": roots.Runs, "pinned": roots.Pinned, "baselines": roots.Baselines, "pipelines": roots.Pipelines, "warnings": warnings}
 }
@@ -154,7 +154,7 @@ func writeCollected(t *app, store *artifact.Store, roots *engine.Roots, got *art
 		what string
 		n    artifact.Tally
 	}{
-		{"artifacts", got.Objects}, {"records", got.Records}, {"unfinished work", got.Work}, {"half-written files", got.Temp}, {"marks of dead processes", got.Leases},
+		{"artifacts", got.Objects}, {"records", got.Records}, {"unfinished work", got.Work}, {"half-written files", got.Temp}, {"measured before, unused", got.Memos}, {"marks of dead processes", got.Leases},
 	} {
 		if row.n.N > 0 {
 			g.add("  "+word+" "+row.what, strconv.Itoa(row.n.N), size(row.n.Bytes))

@@ -31,7 +31,7 @@ const minTempGrace = time.Hour
 type CollectOptions struct {
 	Keep      map[Key]bool  // the actions whose records and outputs stay
 	Grace     time.Duration // whatever changed within it stays
-	WorkGrace time.Duration // work directories with files in them stay for so long; at least Grace
+	WorkGrace time.Duration // work directories with files in them, and memos, stay for so long; at least Grace
 	DryRun    bool          // change nothing
 	Now       time.Time     // zero: the present
 }
@@ -42,6 +42,7 @@ type Collected struct {
 	Objects Tally `json:"objects"`
 	Work    Tally `json:"work"`
 	Temp    Tally `json:"temp"`
+	Memos   Tally `json:"memos"`
 	Leases  Tally `json:"leases"` // and sessions, of processes that died
 
 	KeptRecords Tally        `json:"kept_records"`
@@ -60,7 +61,7 @@ func (t *Tally) add(bytes int64) { t.N++; t.Bytes += bytes }
 
 // Freed returns the bytes that were freed.
 func (c *Collected) Freed() int64 {
-	return c.Records.Bytes + c.Objects.Bytes + c.Work.Bytes + c.Temp.Bytes + c.Leases.Bytes
+	return c.Records.Bytes + c.Objects.Bytes + c.Work.Bytes + c.Temp.Bytes + c.Memos.Bytes + c.Leases.Bytes
 }
 
 // An Unfinished is the work directory of an action that was stopped: what it
@@ -87,7 +88,7 @@ func (s *Store) Collect(ctx context.Context, o CollectOptions) (*Collected, erro
 	}
 	o.WorkGrace = max(o.WorkGrace, o.Grace)
 	c := &collector{Store: s, CollectOptions: o, ctx: ctx, got: &Collected{Unfinished: []Unfinished{}}}
-	for _, step := range []func() error{c.open, c.mark, c.sweepRecords, c.sweepObjects, c.sweepWork, c.sweepTemp, c.sweepLeases} {
+	for _, step := range []func() error{c.open, c.mark, c.sweepRecords, c.sweepObjects, c.sweepWork, c.sweepTemp, c.sweepMemos, c.sweepLeases} {
 		err := step()
 		if err == nil {
 			err = ctx.Err()

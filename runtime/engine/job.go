@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -44,8 +47,35 @@ func (j *job) env(a *action, work string) *stage.Env {
 		Log: j.e.Log.With().Str("stage", j.n.Addr).Logger(), Seed: a.pre.Seed, Dir: j.e.dir(j.n), Work: work,
 		Journals: j.store.Journals(), Store: inputs{j.e},
 		Create: j.create, Metric: j.metric, Progress: j.progress, Note: j.note,
+		Once:    func(of, v any, measure func() error) (bool, error) { return j.once(&a.pre, of, v, measure) },
 		Account: func(t stage.Teacher) *stage.Account { return j.e.money.account(j.n.Addr, t) },
 	}
+}
+
+// once is [stage.Env.Once] of an action with that pre-image.
+func (j *job) once(p *preimage, of, v any, measure func() error) (bool, error) {
+	text, err := json.Marshal(of)
+	if err != nil {
+		return false, fmt.Errorf("encode what a measurement depends on: %w", err)
+	}
+	f := framer{sha256.New()}
+	f.text("pipe memo")
+	f.text(p.Kind)
+	f.text(strconv.Itoa(p.Version))
+	f.bytes(text)
+	f.text(strconv.FormatUint(p.Seed, 10))
+	f.text(p.Backend)
+	k := artifact.Key(f.sum())
+	if j.store.Memo(k, v) {
+		return true, nil
+	}
+	if err := measure(); err != nil {
+		return false, err
+	}
+	if err := j.store.PutMemo(k, v); err != nil { // it is measured again next time
+		j.e.Log.Warn().Err(err).Str("stage", j.n.Addr).Msg("not kept for later")
+	}
+	return false, nil
 }
 
 func (j *job) create(name string) (*artifact.Writer, error) {

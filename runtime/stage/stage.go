@@ -229,6 +229,12 @@ type Env struct {
 	// be nil: see [Env.Pays].
 	Account func(t Teacher) *Account
 
+	// Once fills v with what an earlier action of this kind measured under of, and is
+	// true, or else with what measure makes it, which is kept. v is a pointer to
+	// what JSON can hold without loss; of is all that it depends on beside the kind,
+	// its version, the seed and the device. nil where nothing is kept: see [Env.Measure].
+	Once func(of, v any, measure func() error) (recalled bool, err error)
+
 	// Create starts the output of that name. Run must create each of its
 	// Kind's Outputs once.
 	Create func(output string) (*artifact.Writer, error)
@@ -249,6 +255,14 @@ func (e *Env) Pays(t Teacher) *Account {
 		return NewBudget(t.Addr, t.Config).Account()
 	}
 	return e.Account(t)
+}
+
+// Measure is Once, where the runtime has it, else measure.
+func (e *Env) Measure(of, v any, measure func() error) (recalled bool, err error) {
+	if e.Once == nil {
+		return false, measure()
+	}
+	return e.Once(of, v, measure)
 }
 
 // Inputs opens what the handles of a spec refer to.

@@ -6,39 +6,39 @@ type cut struct{ question, answer bool }
 
 func (c cut) or(d cut) cut { return cut{c.question || d.question, c.answer || d.answer} }
 
-// A tally counts the questions of a job that were cut.
-type tally struct{ rows, questions, answers int }
+// A tally counts the questions of a job that were cut, to fit so many tokens.
+type tally struct{ Rows, Questions, Answers, Context int }
 
 // count adds a question that was asked.
 func (r *runner) count(c cut) {
-	r.tally.rows++
+	r.tally.Rows++
 	if c.question {
-		r.tally.questions++
+		r.tally.Questions++
 	}
 	if c.answer {
-		r.tally.answers++
+		r.tally.Answers++
 	}
 }
 
 // tell notes what of a job was cut. What the model that is compared with lost is
 // said only when it is not the same.
-func (r *runner) tell(j job) {
+func (r *runner) tell(j job, t tally) {
 	was, again := r.told[j.name]
-	if again && was == r.tally {
+	if again && was == t {
 		return
 	}
 	if r.told == nil {
 		r.told = map[string]tally{}
 	}
-	r.told[j.name] = r.tally
+	r.told[j.name] = t
 	whom := "the model's"
 	if again {
 		whom = "the baseline's"
 	}
-	if n := r.tally.questions; n > 0 {
-		r.env.Note("%s %q: %d of %d questions lost their beginning, since with the answer they are longer than %s context of %d tokens", j.field, j.name, n, r.tally.rows, whom, r.subject.Config.MaxPositions)
+	if n := t.Questions; n > 0 {
+		r.env.Note("%s %q: %d of %d questions lost their beginning, since with the answer they are longer than %s context of %d tokens", j.field, j.name, n, t.Rows, whom, t.Context)
 	}
-	if n := r.tally.answers; n > 0 {
-		r.env.Note("%s %q: answers to %d of %d questions lost their end, since with the question they are longer than %s context of %d tokens", j.field, j.name, n, r.tally.rows, whom, r.subject.Config.MaxPositions)
+	if n := t.Answers; n > 0 {
+		r.env.Note("%s %q: answers to %d of %d questions lost their end, since with the question they are longer than %s context of %d tokens", j.field, j.name, n, t.Rows, whom, t.Context)
 	}
 }

@@ -181,36 +181,11 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		need := m.guard.Plan.Peak()
 		env.Note("needs %s of memory: %s", memory.Size(need.Bytes), memory.Parts(need))
 	}
-	var base []*result
-	switch {
-	case s.Baseline != nil:
-		m.close()
-		if base, err = s.baseline(r, jobs); err != nil {
-			return fmt.Errorf("baseline: %w", err)
-		}
-	case m.adapter:
-		m.base = true
-		base, err = r.all(jobs, false)
-		m.close()
-		if err != nil {
-			return fmt.Errorf("base model: %w", err)
-		}
-	default:
-		m.close()
+	base, err := s.base(r, jobs, paths.Root)
+	if err != nil {
+		return err
 	}
 	return s.write(env, jobs, tuned, base, blind)
-}
-
-func (s *spec) baseline(r *runner, jobs []job) ([]*result, error) {
-	paths, err := r.env.Store.Model(s.Baseline.Ref)
-	if err != nil {
-		return nil, err
-	}
-	if r.subject, err = openSubject(r.env.Backend, paths, tensor.Precision(s.Precision)); err != nil {
-		return nil, err
-	}
-	defer r.subject.close()
-	return r.all(jobs, false)
 }
 
 // jobs reads the rows of all suites.

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -27,6 +28,7 @@ type bench struct {
 	seed   uint64
 	output map[string]*artifact.Artifact
 	notes  []string
+	memos  map[string][]byte // unless nil, what is measured once, by what it depends on
 }
 
 func newBench(t *testing.T, models map[string]stage.ModelPath) *bench {
@@ -55,8 +57,24 @@ func (b *bench) data(rows ...artifact.Row) stage.Dataset {
 	return stage.Dataset{Ref: artifact.Ref{Type: artifact.Dataset, Addr: "data.rows", Digest: o.Digest}}
 }
 
+// once is stage.Env.Once.
+func (b *bench) once(of, v any, measure func() error) (bool, error) {
+	key, err := json.Marshal(of)
+	if err != nil {
+		return false, err
+	}
+	if kept, ok := b.memos[string(key)]; ok {
+		return true, json.Unmarshal(kept, v)
+	}
+	if err := measure(); err != nil {
+		return false, err
+	}
+	b.memos[string(key)], err = json.Marshal(v)
+	return false, err
+}
+
 func (b *bench) env(writers map[string]*artifact.Writer) *stage.Env {
-	return &stage.Env{
+	e := &stage.Env{
 		Seed: b.seed, Store: b.in,
 		Create: func(output string) (*artifact.Writer, error) {
 			for _, o := range Kind.Outputs {
@@ -72,6 +90,10 @@ func (b *bench) env(writers map[string]*artifact.Writer) *stage.Env {
 		Metric: func(string, int64, float64) {}, Progress: func(int64, int64, string) {},
 		Note: func(format string, args ...any) { b.notes = append(b.notes, fmt.Sprintf(format, args...)) },
 	}
+	if b.memos != nil {
+		e.Once = b.once
+	}
+	return e
 }
 
 // run runs s and returns its metrics and items.

@@ -181,23 +181,24 @@ type runner struct {
 	blind   bool // score without the question
 	total   int
 
-	tally tally            // of the present job
-	told  map[string]tally // of the jobs that were done, by name
+	tally   tally            // of the present job
+	tallies []tally          // of the jobs of all
+	told    map[string]tally // of the jobs that were noted, by name
 }
 
 // all runs every job.
 func (r *runner) all(jobs []job, blind bool) ([]*result, error) {
-	r.blind = blind
+	r.blind, r.tallies = blind, make([]tally, len(jobs))
 	out := make([]*result, len(jobs))
 	for i, j := range jobs {
-		r.tally = tally{}
+		r.tally = tally{Context: r.subject.Config.MaxPositions}
 		res, err := j.run(r)
 		if err != nil {
 			return nil, fmt.Errorf("%s %q: %w", j.field, j.name, err)
 		}
-		out[i] = res
+		out[i], r.tallies[i] = res, r.tally
 		if !blind {
-			r.tell(j)
+			r.tell(j, r.tally)
 		}
 	}
 	return out, nil

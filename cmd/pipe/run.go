@@ -67,6 +67,7 @@ type ran struct {
 func execute(ctx context.Context, t *app, o *options, path string) (r ran) {
 	start := time.Now()
 	r.code = exitUsage
+	outliveReaders()
 	ui, err := newObserver(t.terminal, o)
 	if err != nil {
 		t.errorf("%v", err)

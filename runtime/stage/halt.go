@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"sync/atomic"
+	"time"
 )
 
 // A Halt is how people stop a run, in two steps. First its context ends: what
@@ -13,6 +14,8 @@ type Halt struct {
 	atOnce  context.Context
 	cut     context.CancelFunc
 	flights atomic.Int64
+	endless atomic.Int64 // of them, those that may take any time
+	until   atomic.Int64 // when the others have ended, in nanoseconds
 }
 
 // NewHalt returns a Halt for a run.
@@ -38,25 +41,40 @@ func haltOf(ctx context.Context) *Halt {
 // AtOnce is the second step.
 func (h *Halt) AtOnce() { h.cut() }
 
-// InFlight returns how many requests are in flight.
-func (h *Halt) InFlight() int64 { return h.flights.Load() }
+// InFlight returns how many requests are in flight, and how long they may take yet:
+// 0 if nobody knows.
+func (h *Halt) InFlight() (n int64, most time.Duration) {
+	if h.endless.Load() == 0 {
+		most = time.Until(time.Unix(0, h.until.Load()))
+	}
+	return h.flights.Load(), max(0, most)
+}
 
-// InFlight returns how many requests of the run with that context are in flight.
-func InFlight(ctx context.Context) int64 {
+// InFlight is [Halt.InFlight] of the run with that context.
+func InFlight(ctx context.Context) (n int64, most time.Duration) {
 	if h := haltOf(ctx); h != nil {
 		return h.InFlight()
 	}
-	return 0
+	return 0, 0
 }
 
-// Fly counts a request to a teacher as in flight until land is called.
-func Fly(ctx context.Context) (land func()) {
+// Fly counts a request to a teacher as in flight until land is called, for at most so
+// long; 0: nobody knows.
+func Fly(ctx context.Context, most time.Duration) (land func()) {
 	h := haltOf(ctx)
 	if h == nil {
 		return func() {}
 	}
 	h.flights.Add(1)
-	return func() { h.flights.Add(-1) }
+	if most <= 0 {
+		h.endless.Add(1)
+		return func() { h.endless.Add(-1); h.flights.Add(-1) }
+	}
+	for end := time.Now().Add(most).UnixNano(); ; {
+		if was := h.until.Load(); was >= end || h.until.CompareAndSwap(was, end) {
+			return func() { h.flights.Add(-1) }
+		}
+	}
 }
 
 // AtOnce calls do in a goroutine of its own when the run of ctx is to stop at

@@ -13,20 +13,21 @@ func TestHalt(t *testing.T) {
 	ctx, cancel := context.WithCancel(WithHalt(t.Context(), h))
 	out, release := Outlast(ctx)
 	defer release()
-	land := Fly(out)
+	land := Fly(out, 0)
+	Fly(out, time.Hour)()
 	killed := make(chan struct{})
 	AtOnce(ctx, func() { close(killed) })
 	cancel()
 	time.Sleep(10 * time.Millisecond)
-	if out.Err() != nil || InFlight(ctx) != 1 {
-		t.Fatalf("%v, with %d in flight", out.Err(), InFlight(ctx))
+	if n, most := InFlight(ctx); out.Err() != nil || n != 1 || most != 0 {
+		t.Fatalf("%v, with %d in flight, for %v at most", out.Err(), n, most)
 	}
 	h.AtOnce()
 	<-killed
 	<-out.Done()
 	land()
-	if InFlight(ctx) != 0 {
-		t.Errorf("%d in flight", InFlight(ctx))
+	if n, most := InFlight(ctx); n != 0 || most <= 59*time.Minute || most > time.Hour {
+		t.Errorf("%d in flight, for %v at most", n, most)
 	}
 }
 
@@ -46,7 +47,7 @@ func TestOutlastWithoutHalt(t *testing.T) {
 	broken := errors.New("broken")
 	cancel(broken)
 	<-out.Done()
-	if context.Cause(out) != broken || Fly(ctx) == nil || !AtOnce(ctx, func() { t.Error("called") })() {
+	if context.Cause(out) != broken || Fly(ctx, 0) == nil || !AtOnce(ctx, func() { t.Error("called") })() {
 		t.Errorf("after a cancellation: %v", context.Cause(out))
 	}
 }

@@ -137,7 +137,13 @@ func (s *spec) dial(ctx context.Context, env *stage.Env, account *stage.Account)
 		journals = env.Work
 	}
 	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
-	d.Around = func(t teacher.Teacher) teacher.Teacher { return &paid{t, account, func() error { return ended(ctx) }} }
+	most := timeout
+	if c.Provider == "local" { // its answers end with max_tokens
+		most = 0
+	}
+	d.Around = func(t teacher.Teacher) teacher.Teacher {
+		return &paid{t, account, most, func() error { return ended(ctx) }}
+	}
 	return dial.Open(ctx, d)
 }
 

@@ -124,7 +124,7 @@ func (u *observer) observe(e engine.Event) {
 	case engine.WaitEvent:
 		u.add(e.Addr).waits = true
 		if u.mode == "plain" {
-			u.t.printf("%s waits for another run that does the same\n", e.Addr)
+			u.t.printf("%s waits for another stage or run that does the same\n", e.Addr)
 		}
 	case engine.ProgressEvent:
 		u.progress(e)
@@ -163,7 +163,7 @@ func (u *observer) stage(e engine.Event) {
 		if u.mode == "live" {
 			u.draw()
 		}
-		u.t.printf("%s %s was made by another run\n", u.t.errInk.paint(green, "✓"), e.Addr)
+		u.t.printf("%s %s was made by another stage or run\n", u.t.errInk.paint(green, "✓"), e.Addr)
 	case engine.Done, engine.Failed, engine.Cancelled:
 		u.remove(e.Addr)
 		mark, word := u.t.errInk.paint(green, "✓"), "done"
@@ -232,7 +232,7 @@ func (r *running) measure(series string, v float64) {
 // text says how far the stage is, how fast, and when it will be done.
 func (r *running) text(now time.Time) string {
 	if r.waits {
-		return "waits for another run that does the same, " + duration(now.Sub(r.start))
+		return "waits for another stage or run that does the same, " + duration(now.Sub(r.start))
 	}
 	if r.since.IsZero() || r.done == 0 {
 		return duration(now.Sub(r.start))

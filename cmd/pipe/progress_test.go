@@ -52,7 +52,7 @@ func TestProgressSaysHowFarHowFastAndHowLong(t *testing.T) {
 		{"slow and long", running{start: start, since: start, done: 1, total: 1000, unit: "steps"}, 20, "1/1000 steps, 0.05/s, 5 h 33 m left"},
 		{"a metric", running{start: start, since: start, done: 5, total: 5, unit: "steps", metric: "loss", value: 2.5}, 10, "5/5 steps, 0.5/s, loss 2.5"},
 		{"a download", running{start: start, since: start, done: 1 << 20, total: 3 << 20, unit: "bytes"}, 2, "1.0 MiB/3.0 MiB, 512.0 KiB/s, 4.0 s left"},
-		{"waiting", running{start: start, waits: true}, 65, "waits for another run that does the same, 1 m 05 s"},
+		{"waiting", running{start: start, waits: true}, 65, "waits for another stage or run that does the same, 1 m 05 s"},
 	} {
 		if got := c.r.text(at(c.now)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
@@ -119,7 +119,7 @@ func TestLiveLinesComeAndGo(t *testing.T) {
 	text := draw()
 	lines := strings.Split(text, "\n")
 	if len(lines) != 4 || !strings.HasPrefix(lines[0], "  sft.a: 5/9 long") || len([]rune(lines[0])) > 59 ||
-		!strings.HasPrefix(lines[1], "  dpo.b: waits for another run") || !strings.HasPrefix(lines[2], "  model.m: 1 B/2 B") {
+		!strings.HasPrefix(lines[1], "  dpo.b: waits for another stage or run") || !strings.HasPrefix(lines[2], "  model.m: 1 B/2 B") {
 		t.Errorf("the lines are %q", text)
 	}
 	if strings.Contains(text, "\x1bs") {
@@ -132,7 +132,7 @@ func TestLiveLinesComeAndGo(t *testing.T) {
 	u.observe(stageEvent("dpo.b", engine.Cached)) // the other run made it
 	u.observe(stageEvent("sft.a", engine.Failed))
 	u.observe(engine.Event{Type: engine.ProgressEvent, Addr: "model.m", Done: 2, Total: 2, Unit: "bytes"})
-	for _, want := range []string{"✓ dpo.b was made by another run\n", "✗ sft.a failed in 1.5 s\n"} {
+	for _, want := range []string{"✓ dpo.b was made by another stage or run\n", "✗ sft.a failed in 1.5 s\n"} {
 		if !strings.Contains(err.String(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

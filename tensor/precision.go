@@ -14,6 +14,15 @@ func Precision(name string) DType {
 	return F32
 }
 
+// PrecisionMark returns what tells the name of a model that computes in that
+// precision from its name in F32, which has none: "+bf16".
+func PrecisionMark(name string) string {
+	if dt := Precision(name); dt != F32 {
+		return "+" + dt.String()
+	}
+	return ""
+}
+
 // A Choosy backend does not have every precision.
 type Choosy interface {
 	// HasPrecision returns nil if products can be formed so, else why not, for people.

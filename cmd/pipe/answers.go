@@ -8,10 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"pipe/tensor"
 )
 
 // answers adds the answers of the pipeline's teachers from the journals of the
-// store, and nobody else's.
+// store, in whatever precision they answered, and nobody else's.
 func (k *packer) answers() error {
 	ids := map[string]bool{}
 	for _, n := range k.prog.Nodes {
@@ -22,7 +24,9 @@ func (k *packer) answers() error {
 		if id == "" && n.Teacher.Model != nil {
 			id = n.Teacher.Model.Digest.String()
 		}
-		ids[id], ids[id+"+bf16"] = true, true
+		for _, p := range tensor.Precisions() {
+			ids[id+tensor.PrecisionMark(p)] = true
+		}
 	}
 	if len(ids) == 0 {
 		return nil

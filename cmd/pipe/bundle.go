@@ -173,6 +173,7 @@ func (k *packer) relative() error {
 		if n.Model != nil {
 			absolute(n.Addr, n.Model.Source, n.Model.ChatTemplate)
 		}
+		absolute(n.Addr, n.Journal)
 		if p, ok := n.Stage.(interface{ Patterns() []string }); ok {
 			absolute(n.Addr, p.Patterns()...)
 		}

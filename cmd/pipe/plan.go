@@ -63,6 +63,7 @@ func total(steps []engine.Step) planSum {
 		all.Basis = "the sum of the stages"
 		all.Seconds += e.Seconds
 		all.Calls += e.Calls
+		all.Missing += e.Missing
 		all.InputTokens += e.InputTokens
 		all.OutputTokens += e.OutputTokens
 		all.USD += e.USD
@@ -116,7 +117,7 @@ func planTable(t *app, p *planned, sum planSum) {
 	fmt.Fprintln(t.out)
 	for _, part := range []struct{ action, label string }{{engine.PlanRun, "to run"}, {engine.PlanMaybe, "maybe"}} {
 		e := sum.take[part.action]
-		if text := figures(&e); text != "" {
+		if text := join(figures(&e), lacking(&e)); text != "" {
 			if k := sum.blind[part.action]; k > 0 {
 				text += fmt.Sprintf(", and %s of which no run tells", plural(k))
 			}
@@ -136,15 +137,37 @@ func planTable(t *app, p *planned, sum planSum) {
 func (p *planned) estimateLine(e *engine.Estimate) string {
 	text := figures(e)
 	if e.Rows > 0 {
-		text = strings.TrimPrefix(fmt.Sprintf("%s, %d of %s answered by journals", text, e.Recorded, counted(e.Rows, "row")), ", ")
+		text = join(text, fmt.Sprintf("%d of %s answered by journals", e.Recorded, counted(e.Rows, "row")))
 	}
 	if p.limited && e.Memory > p.limit.Bytes {
 		text += fmt.Sprintf(" (%s only %s)", p.limit.From, memory.Size(p.limit.Bytes))
+	}
+	switch {
+	case e.Fault != "":
+		text = join(text, "it fails when it runs: "+clean(e.Fault))
+	case e.Missing > 0:
+		text = join(text, lacking(e)+": it fails when it runs")
 	}
 	if text == "" {
 		return "(" + e.Basis + ")"
 	}
 	return text + " (" + e.Basis + ")"
+}
+
+// lacking says for how many rows nobody answers; "" for none.
+func lacking(e *engine.Estimate) string {
+	if e.Missing == 0 {
+		return ""
+	}
+	return "the journal lacks answers to " + counted(e.Missing, "row") + ", and nobody is asked"
+}
+
+// join lists what two texts say; either may be empty.
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + ", " + b
 }
 
 // figures lists what is known of an estimate.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -21,6 +22,8 @@ type Estimate struct {
 	Calls        int64   `json:"teacher_calls,omitempty"` // answers that no journal holds
 	Rows         int64   `json:"rows,omitempty"`          // that a teacher is asked for
 	Recorded     int64   `json:"recorded_rows,omitempty"` // of Rows, those that journals answer as a whole
+	Missing      int64   `json:"missing_rows,omitempty"`  // of Rows, the others, when nobody is asked for them: the stage fails
+	Fault        string  `json:"journal_fault,omitempty"` // why a journal cannot be used: the stage fails
 	InputTokens  int64   `json:"input_tokens,omitempty"`  // of those calls
 	OutputTokens int64   `json:"output_tokens,omitempty"`
 	USD          float64 `json:"usd,omitempty"`
@@ -76,12 +79,16 @@ func (p *planner) estimate(ctx context.Context, n *lang.Node) *Estimate {
 	restore := p.pretendInputs(n)
 	defer restore()
 	env := p.env(n, p.actions[n.Addr])
+	f, asks := n.Stage.(stage.Forecaster)
+	asks = !asks || f.Asks() // a stage that does not say asks whom its precedent asked
 	rows, recorded, forecast := 0, 0, false
-	if f, ok := n.Stage.(stage.Forecaster); ok && allBound(n) {
+	if f != nil && allBound(n) {
 		var err error
 		rows, recorded, err = f.Forecast(ctx, env)
 		forecast = err == nil
-		if err != nil {
+		if fault := new(stage.JournalFault); errors.As(err, &fault) {
+			e.Fault = fault.Error()
+		} else if err != nil {
 			p.Log.Debug().Str("stage", n.Addr).Err(err).Msg("could not foresee the teacher's calls")
 		}
 	}
@@ -96,10 +103,15 @@ func (p *planner) estimate(ctx context.Context, n *lang.Node) *Estimate {
 		for _, o := range old.rec.Outputs {
 			e.Disk += int64(float64(o.Bytes) * ratio)
 		}
-		e.spend(old.rec.Spent, ratio, rows, recorded, forecast)
+		if asks && e.Fault == "" {
+			e.spend(old.rec.Spent, ratio, rows, recorded, forecast)
+		}
 	}
 	if forecast {
 		e.Rows, e.Recorded = int64(rows), int64(recorded)
+		if !asks {
+			e.Missing = e.Rows - e.Recorded
+		}
 	}
 	if m, ok := n.Stage.(stage.MemoryPlanner); ok && allBound(n) {
 		var err error

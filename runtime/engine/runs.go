@@ -81,13 +81,15 @@ func FindRun(s *artifact.Store, name, dir, pipeline string) (*RunFile, error) {
 		return (dir == "" || r.Dir == dir) && (pipeline == "" || r.Pipeline == pipeline)
 	}
 	if n, ok, err := last(name); ok || err != nil {
-		r, err := nthRun(s, n, counts, err)
-		if err != nil && pipeline != "" {
-			err = fmt.Errorf("pipeline %q: %w", pipeline, err)
+		whose := "the store"
+		if pipeline != "" {
+			whose = fmt.Sprintf("pipeline %q", pipeline)
+		} else if dir != "" {
+			whose = "directory " + dir
 		}
-		return r, err
+		return nthRun(s, n, whose, counts, err)
 	}
-	return namedRun(s, name, func(*RunFile) bool { return true })
+	return namedRun(s, name, "the store", func(*RunFile) bool { return true })
 }
 
 // FindRunOf is FindRun among the runs of prog; "baseline" is the pinned one.
@@ -103,17 +105,11 @@ func FindRunOf(s *artifact.Store, prog *lang.Program, name string) (*RunFile, er
 		return ReadRun(s, b.Run)
 	}
 	its := func(r *RunFile) bool { return r.Pipeline == prog.Name && r.Dir == pipelineDir(prog) }
-	n, ok, err := last(name)
-	var run *RunFile
-	if ok || err != nil {
-		run, err = nthRun(s, n, its, err)
-	} else {
-		run, err = namedRun(s, name, its)
+	whose := fmt.Sprintf("pipeline %q", prog.Name)
+	if n, ok, err := last(name); ok || err != nil {
+		return nthRun(s, n, whose, its, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pipeline %q: %w", prog.Name, err)
-	}
-	return run, nil
+	return namedRun(s, name, whose, its)
 }
 
 // last returns how many runs before the last one name means, and whether it
@@ -131,8 +127,9 @@ func last(name string) (n int, ok bool, err error) {
 	return n, ok, nil
 }
 
-// namedRun returns the one run that is named so, or whose name begins or ends so.
-func namedRun(s *artifact.Store, name string, among func(*RunFile) bool) (*RunFile, error) {
+// namedRun returns the one run that is named so, or whose name begins or ends
+// so. whose says to people what the runs are among.
+func namedRun(s *artifact.Store, name, whose string, among func(*RunFile) bool) (*RunFile, error) {
 	names, err := RunNames(s)
 	if err != nil {
 		return nil, err
@@ -155,7 +152,7 @@ func namedRun(s *artifact.Store, name string, among func(*RunFile) bool) (*RunFi
 	}
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("the store has no run %q; pipe ls --runs lists them", name)
+		return nil, fmt.Errorf("%s has no run %q; pipe ls --runs lists them", whose, name)
 	case 1:
 		return found[0], nil
 	}
@@ -163,7 +160,8 @@ func namedRun(s *artifact.Store, name string, among func(*RunFile) bool) (*RunFi
 }
 
 // nthRun returns the nth run before the last, unless there was an error already.
-func nthRun(s *artifact.Store, n int, among func(*RunFile) bool, err error) (*RunFile, error) {
+// whose says to people what the runs are among.
+func nthRun(s *artifact.Store, n int, whose string, among func(*RunFile) bool, err error) (*RunFile, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -183,9 +181,9 @@ func nthRun(s *artifact.Store, n int, among func(*RunFile) bool, err error) (*Ru
 		seen++
 	}
 	if seen == 0 {
-		return nil, errors.New("the store has no run yet; pipe run FILE makes one")
+		return nil, fmt.Errorf("%s has no run yet; pipe run FILE makes one", whose)
 	}
-	return nil, fmt.Errorf("no run is that far back: the store has only %s", stage.Count(int64(seen), "run"))
+	return nil, fmt.Errorf("no run is that far back: %s has only %s", whose, stage.Count(int64(seen), "run"))
 }
 
 // maxHistory is how many notes of runs are looked through for an explanation

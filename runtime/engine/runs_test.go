@@ -32,7 +32,13 @@ func TestFindRun(t *testing.T) {
 		contains(t, name, err, want)
 	}
 	_, err := FindRun(l.store, "last", "/elsewhere", "")
-	contains(t, "another directory", err, "no run yet")
+	contains(t, "another directory", err, "directory /elsewhere has no run yet")
+	_, err = FindRun(l.store, "last", l.dir, "other")
+	contains(t, "another pipeline", err, `pipeline "other" has no run yet`)
+	_, err = FindRun(l.store, "last~9", l.dir, "")
+	contains(t, "too far back", err, "directory "+l.dir+" has only 2 runs")
+	_, err = FindRunOf(l.store, l.load("pipeline \"other\" {}\n"+chain), first.Run)
+	contains(t, "a run of another pipeline", err, `pipeline "other" has no run "`+first.Run)
 
 	// Notes that are damaged, or lead elsewhere, are passed over or refused.
 	for _, name := range []string{"../a", "", "a/b", "none"} {

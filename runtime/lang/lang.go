@@ -101,6 +101,9 @@ type Node struct {
 	Stage   stage.Stage
 	Model   *stage.ModelBlock
 	Teacher *stage.TeacherConfig
+	// Journal is the journal of a teacher block as its attribute names it; that of
+	// Teacher may be placed, for stages that stand in other directories.
+	Journal string
 
 	Inputs  []Input                 // every handle in the spec, in the order of the struct's fields
 	Needs   []string                // nodes that must be done before this one, sorted; includes depends_on

@@ -396,7 +396,10 @@ func (l *loader) pathVal(m *module) cty.Value {
 // placeJournal makes the path of a teacher's journal good for every stage that
 // uses the teacher, wherever that one stands.
 func (l *loader) placeJournal(m *module, n *Node) {
-	if n.Teacher == nil || n.Teacher.Journal == "" || len(l.modules) == 1 {
+	if n.Teacher == nil {
+		return
+	}
+	if n.Journal = n.Teacher.Journal; n.Journal == "" || len(l.modules) == 1 {
 		return
 	}
 	path := n.Teacher.Journal

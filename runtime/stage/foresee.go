@@ -33,6 +33,17 @@ type Sizer interface {
 type Forecaster interface {
 	Stage
 	// Forecast returns how many rows it will ask for, and how many of them
-	// journals answer as a whole. It asks nobody. env is as for PlanMemory.
+	// journals answer as a whole. It asks nobody. env is as for PlanMemory. A
+	// journal that cannot be used is a [JournalFault].
 	Forecast(ctx context.Context, env *Env) (rows, recorded int, err error)
+	// Asks reports whether anybody is asked for what journals lack. If not, a row
+	// that is not recorded fails the stage.
+	Asks() bool
 }
+
+// A JournalFault is why a journal cannot be used, which fails the stage that
+// answers from it.
+type JournalFault struct{ Err error }
+
+func (f *JournalFault) Error() string { return f.Err.Error() }
+func (f *JournalFault) Unwrap() error { return f.Err }

@@ -36,7 +36,7 @@ func (s *spec) recorded(env *stage.Env) (teacher.Teacher, error) {
 		d.ModelDigest = c.Model.Digest.String()
 	}
 	var files []string
-	if own := filepath.Join(env.Journals, "teacher.jsonl"); c.Provider != "journal" {
+	if own := filepath.Join(env.Journals, "teacher.jsonl"); s.Asks() {
 		if _, err := os.Stat(own); err == nil {
 			files = append(files, own)
 		}
@@ -52,7 +52,7 @@ func (s *spec) recorded(env *stage.Env) (teacher.Teacher, error) {
 	for _, f := range files {
 		j, err := journal.OpenReadOnly(f)
 		if err != nil {
-			return nil, err
+			return nil, &stage.JournalFault{Err: err}
 		}
 		journals = append(journals, j)
 	}
@@ -86,6 +86,9 @@ func (s *spec) Forecast(ctx context.Context, env *stage.Env) (rows, recorded int
 	}
 	return len(items), recorded, nil
 }
+
+// Asks implements stage.Forecaster.
+func (s *spec) Asks() bool { return s.Teacher.Config.Provider != "journal" }
 
 // rereads is an asker of a teacher that only says again what it said.
 func (s *spec) rereads(t teacher.Teacher) *asker {

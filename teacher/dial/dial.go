@@ -48,10 +48,10 @@ func (c Config) ID() string {
 	if id == "" && c.ModelDigest != "" {
 		id = "sha256:" + strings.TrimPrefix(c.ModelDigest, "sha256:")
 	}
-	if dt := tensor.Precision(c.Precision); id != "" && dt != tensor.F32 {
-		id += "+" + dt.String() // it answers otherwise than in f32
+	if id == "" {
+		return ""
 	}
-	return id
+	return id + tensor.PrecisionMark(c.Precision) // it answers otherwise than in f32
 }
 
 // Open opens the teacher. It answers from WriteTo, then from Journal, and then

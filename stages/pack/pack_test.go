@@ -354,5 +354,9 @@ func TestSaysWithWhat(t *testing.T) {
 		if talks := len(rows) > 1; (got.Template != nil) != talks || talks && *got.Template != want {
 			t.Errorf("%d rows: template %v, want %v", len(rows), got.Template, want)
 		}
+		turns, ok := m.TurnTokens()
+		if talks := len(rows) > 1; !ok || (got.Turns != nil) != talks || talks && *got.Turns != turns {
+			t.Errorf("%d rows: turns %v, want %v", len(rows), got.Turns, artifact.Digest(turns))
+		}
 	}
 }

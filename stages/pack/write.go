@@ -74,6 +74,10 @@ func (p *packing) manifest(m *pretrained.Model) artifact.PackedManifest {
 	if p.talk {
 		sum := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
 		f.Template = &sum
+		if sum, ok := m.TurnTokens(); ok {
+			turns := artifact.Digest(sum)
+			f.Turns = &turns
+		}
 	}
 	return f
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"pipe/model"
 	"pipe/model/bnb"
@@ -69,8 +70,12 @@ func named(path string, err error) error {
 }
 
 // CheckTemplate reports what is wrong with the syntax of a chat template, the
-// text of the file name, and on which line.
+// text of the file name, and on which line. One without content, which the parser
+// takes, is none.
 func CheckTemplate(name, text string) error {
+	if strings.TrimSpace(text) == "" {
+		return fmt.Errorf("%s is empty, and would write nothing of a conversation: put a template there, or leave the attribute out to use the model's own", name)
+	}
 	_, err := chat.Parse(text)
 	if syntax := (*chat.SyntaxError)(nil); errors.As(err, &syntax) {
 		return fmt.Errorf("%s:%d: %s", name, syntax.Line, syntax.Reason)

@@ -65,6 +65,8 @@ func TestCheckWeights(t *testing.T) {
 func TestCheckTemplate(t *testing.T) {
 	for text, want := range map[string]string{
 		"{{ messages }}":             "",
+		"":                           "t.jinja is empty",
+		" \n\t\r\n":                  "t.jinja is empty",
 		"a\r\nb\n{% if %}":           "t.jinja:3: ",
 		"{{ messages }}\n\n{{ 'open": "t.jinja:3: ",
 		strings.Repeat("x", 1<<20+1): "t.jinja: chat template: 1048577 bytes; at most",

@@ -13,4 +13,8 @@ type PackedManifest struct {
 	// Template is the SHA-256 of the chat template that conversations were
 	// rendered with; nil when none was packed.
 	Template *Digest `json:"chat_template,omitempty"`
+	// Turns is a hash of the tokens in which a conversation was written; nil when
+	// none was packed, or by a template that does not tell. A model with the same
+	// template and another hash is asked in other tokens than the rows have.
+	Turns *Digest `json:"chat_tokens,omitempty"`
 }

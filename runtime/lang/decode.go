@@ -258,7 +258,7 @@ func (d *decoder) attribute(a *hclsyntax.Attribute, f *field, dst reflect.Value,
 		}
 		return
 	}
-	s := setter{d, f.name, a.Expr}
+	s := setter{d, f.name, a.Expr, 0}
 	s.set(dst, v, a.Expr, path)
 }
 
@@ -267,6 +267,7 @@ type setter struct {
 	d    *decoder
 	name string         // of the attribute
 	expr hcl.Expression // of the attribute
+	nth  int            // of an element without an expression of its own: its number, from 1
 }
 
 func (s *setter) wrong(e hcl.Expression, v cty.Value, t reflect.Type) {
@@ -313,8 +314,8 @@ func (s *setter) set(dst reflect.Value, v cty.Value, e hcl.Expression, path stri
 	}
 }
 
-// slice stores a list, tuple or set, element by element, so that an error
-// points at the element.
+// slice stores a list, tuple or set, element by element, so that an error says
+// which, and points at it where it stands in the attribute.
 func (s *setter) slice(dst reflect.Value, v cty.Value, e hcl.Expression, path string) {
 	vt := v.Type()
 	if !vt.IsTupleType() && !vt.IsListType() && !vt.IsSetType() {
@@ -332,13 +333,15 @@ func (s *setter) slice(dst reflect.Value, v cty.Value, e hcl.Expression, path st
 	dst.Set(reflect.MakeSlice(dst.Type(), n, n))
 	i := 0
 	for _, ev := range v.Elements() {
-		at := e
+		at, one := e, *s
 		if exprs != nil {
-			at = exprs[i]
+			at, one.nth = exprs[i], 0
+		} else {
+			one.nth = i + 1
 		}
 		elem := path + "[" + strconv.Itoa(i) + "]"
 		s.d.mark([]string{elem}, at.Range())
-		s.set(dst.Index(i), ev, at, elem)
+		one.set(dst.Index(i), ev, at, elem)
 		i++
 	}
 }

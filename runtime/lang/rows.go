@@ -14,19 +14,50 @@ import (
 // wrongRows says that the dataset h, which e is, holds other rows than the Go
 // type t takes, and what to write instead.
 func (s *setter) wrongRows(e hcl.Expression, h *handle, t reflect.Type) string {
-	subject := spell(e)
-	if subject == "" {
-		subject = "this"
-	}
+	subject, written := s.subject(e, h)
 	detail := fmt.Sprintf("%s is a dataset of %s; %s takes one of %s.", subject, artifact.RowWords(h.rows), s.name, artifact.RowWords(handleRows[t]))
-	if made := s.d.l.maker(h, t); made != nil && subject != "this" {
+	if made := s.d.l.maker(h, t); made != nil && written != "" {
 		return detail + fmt.Sprintf(" First write %s \"NAME\" { %s = %s ... }, and here %s = %s.NAME.%s.",
-			made.kind.Name, made.input, subject, s.name, made.kind.Name, made.output)
+			made.kind.Name, made.input, written, s.name, made.kind.Name, made.output)
 	}
 	if refs := s.instead(h, t); len(refs) > 0 {
 		return detail + fmt.Sprintf(" Write %s.", strings.Join(refs, " or "))
 	}
 	return detail
+}
+
+// subject returns what an error calls the value of e, which is the handle h unless
+// that is nil, and how a file refers to it: "" where it cannot, or e does not say.
+// An element of a list that stands elsewhere is called by its number, and by its
+// address.
+func (s *setter) subject(e hcl.Expression, h *handle) (subject, written string) {
+	written = spell(e)
+	switch {
+	case s.nth == 0 && written == "":
+		return "this", ""
+	case s.nth == 0:
+		return written, written
+	case written == "":
+		written = "the list"
+	}
+	subject = fmt.Sprintf("Element %d of %s", s.nth, written)
+	if h == nil {
+		return subject, ""
+	}
+	if written = s.address(h.ref); written != "" {
+		subject += ", " + written + ","
+	}
+	return subject, written
+}
+
+// address is how this file refers to what r does; "" when that is in another
+// module.
+func (s *setter) address(r artifact.Ref) string {
+	written, here := strings.CutPrefix(r.String(), s.d.scope.mod.prefix)
+	if !here || strings.HasPrefix(written, "module.") {
+		return ""
+	}
+	return written
 }
 
 // A maker turns one dataset into another: the kind of a stage, an attribute that
@@ -67,8 +98,7 @@ func (s *setter) instead(h *handle, t reflect.Type) (refs []string) {
 		return nil
 	}
 	add := func(ref artifact.Ref, rows string) {
-		written := strings.TrimPrefix(ref.String(), s.d.scope.mod.prefix)
-		if (&handle{ref: ref, rows: rows}).fits(t) && rows != "" && strings.HasPrefix(ref.String(), s.d.scope.mod.prefix) && !strings.HasPrefix(written, "module.") {
+		if written := s.address(ref); written != "" && (&handle{ref: ref, rows: rows}).fits(t) && rows != "" {
 			refs = append(refs, written)
 		}
 	}

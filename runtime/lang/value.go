@@ -153,7 +153,7 @@ func (s *setter) bindings(dst reflect.Value, v cty.Value, e hcl.Expression, path
 		}
 		h := asHandle(values[name])
 		if h == nil || h.ref.Type == artifact.Teacher {
-			one := setter{s.d, s.name + "." + name, s.expr}
+			one := setter{s.d, s.name + "." + name, s.expr, 0}
 			s.d.report(errorAt(at.Range(), "Wrong type", "%s", one.notBound(at, values[name])))
 			continue
 		}
@@ -232,11 +232,7 @@ func (s *setter) wrongDetail(e hcl.Expression, v cty.Value, t reflect.Type) stri
 		t = t.Elem()
 	}
 	want := takes(t)
-	spelled := spell(e)
-	subject := spelled
-	if subject == "" {
-		subject = "this"
-	}
+	subject, spelled := s.subject(e, asHandle(v))
 	if outs := stageOutputs(v); outs != nil && spelled != "" {
 		return fmt.Sprintf("%s is a whole stage; %s takes %s.%s", subject, s.name, article(want), fitting(spelled, outs, t))
 	}

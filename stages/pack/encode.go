@@ -21,6 +21,7 @@ type sequence struct {
 	ids   []int32    //
 	learn [][2]int32 // spans of tokens that are learned, ascending
 	talk  bool       // a conversation
+	whose marked     // of a conversation: whose words are learned
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -187,6 +188,7 @@ func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
 	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
+	s.whose = whose(e.model.Template, in)
 	return s, nil
 }
 

@@ -117,11 +117,21 @@ type packing struct {
 	idle      int      // packed rows that held nothing to learn
 	spoken    int
 	talk      bool // a conversation was rendered
+	others    int  // conversations in which others than the assistant are learned as well
+	silent    int  // conversations in which the assistant is not learned
 }
 
 // pack lays sequences into rows.
 func (s *spec) pack(all []sequence) (*packing, error) {
 	p := &packing{talk: slices.ContainsFunc(all, func(q sequence) bool { return q.talk })}
+	for i := range all {
+		switch all[i].whose {
+		case others:
+			p.others++
+		case onlyOthers:
+			p.silent++
+		}
+	}
 	if s.Strategy == "wrapped" {
 		p.wrap(all, s.SeqLen)
 	} else if err := s.fit(p, all); err != nil {

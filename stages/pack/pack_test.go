@@ -181,6 +181,40 @@ func TestWhoSaysNothing(t *testing.T) {
 	}
 }
 
+// A template that marks others than the assistant is told of, with how often, and
+// no other is.
+func TestMarksOthers(t *testing.T) {
+	const before, after = "{% for m in messages %}<|im_start|>{{ m.role + ' ' }}", "<|im_end|>{% endfor %}"
+	const all = "{% generation %}{{ m.content }}{% endgeneration %}"
+	only := func(who string) string {
+		return before + "{% if m.role " + who + " %}" + all + "{% else %}{{ m.content }}{% endif %}" + after
+	}
+	for template, want := range map[string]string{
+		only("== 'user'"):      "nothing that the assistant says is learned in 2 conversations: the chat template marks other parts with {% generation %}",
+		before + all + after:   "what others than the assistant say is learned as well in 2 conversations: the chat template marks it with {% generation %}",
+		only("== 'assistant'"): "",
+		// It marks the last turn alone, with the assistant's words changed.
+		before + "{% if loop.last %}{% generation %}{{ m.content | upper | trim }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}" + after: "",
+		before + "{{ m.content }}" + after: "",
+	} {
+		b := stagetest.New(t)
+		b.Dir = modeltest.Directory(t, true)
+		b.WriteFile("chat_template.jinja", template)
+		s := newStage().(*spec)
+		// One user says what the assistant says.
+		s.Input, s.Model, s.SeqLen = stagetest.Dataset(b, talk("a", "ask", "ask"), talk("b", "a", "b", "c", "d"), document("c", "text")), b.Model(b.Dir), 100
+		r, err := b.Try(context.Background(), Kind, s)
+		if err != nil {
+			t.Errorf("%s: %v", template, err)
+			continue
+		}
+		notes := strings.Join(r.Notes, "\n")
+		if strings.Contains(notes, "{% generation %}") != (want != "") || !strings.Contains(notes, want) {
+			t.Errorf("%s: notes %q; want %q", template, notes, want)
+		}
+	}
+}
+
 // A template that marks everything leaves nothing that is asked.
 func TestOnlyLearned(t *testing.T) {
 	b := stagetest.New(t)
@@ -353,6 +387,10 @@ func TestSaysWithWhat(t *testing.T) {
 		want := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
 		if talks := len(rows) > 1; (got.Template != nil) != talks || talks && *got.Template != want {
 			t.Errorf("%d rows: template %v, want %v", len(rows), got.Template, want)
+		}
+		turns, ok := m.TurnTokens()
+		if talks := len(rows) > 1; !ok || (got.Turns != nil) != talks || talks && *got.Turns != turns {
+			t.Errorf("%d rows: turns %v, want %v", len(rows), got.Turns, artifact.Digest(turns))
 		}
 	}
 }

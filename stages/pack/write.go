@@ -53,6 +53,12 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	if p.idle > 0 {
 		env.Note("%s left out, which held nothing to learn", stage.Count(p.idle, "packed row"))
 	}
+	if p.silent > 0 {
+		env.Note("nothing that the assistant says is learned in %s: the chat template marks other parts with {%% generation %%}; set another chat_template in the model block", stage.Count(p.silent, "conversation"))
+	}
+	if p.others > 0 {
+		env.Note("what others than the assistant say is learned as well in %s: the chat template marks it with {%% generation %%}; set another chat_template in the model block, unless that is meant", stage.Count(p.others, "conversation"))
+	}
 	if p.spoken > 0 {
 		env.Note("text of a control token, which the tokenizer reads as that token, stands in %s", stage.Count(p.spoken, "turn"))
 	}
@@ -74,6 +80,10 @@ func (p *packing) manifest(m *pretrained.Model) artifact.PackedManifest {
 	if p.talk {
 		sum := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
 		f.Template = &sum
+		if sum, ok := m.TurnTokens(); ok {
+			turns := artifact.Digest(sum)
+			f.Turns = &turns
+		}
 	}
 	return f
 }

@@ -15,8 +15,9 @@ import (
 )
 
 // packedFor refuses rows in whose tokens the student would read something else
-// than what was packed, and notes another chat template, which may be meant. Rows
-// that do not say what they were packed with are taken as they are.
+// than what was packed, and rows in which its own chat template is written in
+// other tokens than it would write it in. It notes another chat template, which may
+// be meant. Rows that do not say what they were packed with are taken as they are.
 func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.ModelPath, d stage.PackedDataset, field string, rows []model.Batch) error {
 	a, err := env.Store.Open(d.Ref)
 	if err != nil || !a.Has(artifact.PackedFile) {
@@ -49,6 +50,10 @@ func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.Mod
 		env.Note("%s was packed with a chat template, and %s has none: whoever asks the tuned model does not know in which form it learned; set chat_template in its model block", d, s.Base)
 	case sha256.Sum256([]byte(m.TemplateSource)) != *was.Template:
 		env.Note("%s was packed with another chat template than that of %s: whoever asks the tuned model does so in another form than it learned; give both the same chat_template, unless that is meant", d, s.Base)
+	case was.Turns != nil:
+		if turns, ok := m.TurnTokens(); !ok || turns != *was.Turns {
+			return stage.Fieldf(field, "%s was packed with the chat template of %s and another tokenizer, to which what the template writes around the turns, such as the marks where they begin and end, is other tokens: the tuned model would be asked in tokens that it did not learn; set model = %s in its pack stage", d, s.Base, s.Base)
+		}
 	}
 	return nil
 }

@@ -23,6 +23,12 @@ import (
 // packedWith stores rows as pack does with the model at base.
 func packedWith(t *testing.T, b *stagetest.Bench, base string, talk bool, rows []artifact.Packed) stage.PackedDataset {
 	t.Helper()
+	return packedSaying(t, b, base, talk, rows, func(*artifact.PackedManifest) {})
+}
+
+// packedSaying is packedWith with another manifest.
+func packedSaying(t *testing.T, b *stagetest.Bench, base string, talk bool, rows []artifact.Packed, edit func(*artifact.PackedManifest)) stage.PackedDataset {
+	t.Helper()
 	m, err := pretrained.Open(base)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +46,12 @@ func packedWith(t *testing.T, b *stagetest.Bench, base string, talk bool, rows [
 	if talk {
 		sum := artifact.Digest(sha256.Sum256([]byte(m.TemplateSource)))
 		f.Template = &sum
+		if sum, ok := m.TurnTokens(); ok {
+			turns := artifact.Digest(sum)
+			f.Turns = &turns
+		}
 	}
+	edit(&f)
 	if err := errors.Join(artifact.Append(w, rows...), w.WriteJSON(artifact.PackedFile, f)); err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +122,29 @@ func TestPackedForAnotherModel(t *testing.T) {
 				t.Errorf("init %q, %s: %v", init, field, err)
 			}
 		}
+	}
+}
+
+// TestMarksAreOtherTokens: rows in which the marks of the same chat template are
+// text are refused, though each of their ids is the same token to both models; what
+// was packed before that was noted is not.
+func TestMarksAreOtherTokens(t *testing.T) {
+	b := stagetest.New(t)
+	backend := cpu.New(1)
+	defer backend.Close()
+	b.Backend = backend
+	base := modeltest.Directory(t, true)
+	text := changed(t, "tokenizer.json", false, func(s string) string { return strings.ReplaceAll(s, "im_start", "reserved") })
+	s := block(func(s *spec) { s.MaxSteps = 1 })
+	s.Base, s.Data = b.Model(base), packedWith(t, b, text, true, packedRows(6))
+	_, err := b.Try(context.Background(), Kind, s)
+	var fe *stage.FieldError
+	if !errors.As(err, &fe) || fe.Field != "data" || !strings.Contains(fe.Problem, "with the chat template of model.test and another tokenizer, to which what the template writes around the turns") || !strings.Contains(fe.Problem, "set model = model.test in its pack stage") {
+		t.Errorf("%v", err)
+	}
+	s.Data = packedSaying(t, b, text, true, packedRows(6), func(f *artifact.PackedManifest) { f.Turns = nil })
+	if _, err := b.Try(context.Background(), Kind, s); err != nil {
+		t.Errorf("from before: %v", err)
 	}
 }
 

@@ -140,8 +140,9 @@ func (r *record) message(v any) (m artifact.Message, err error) {
 	return m, err
 }
 
-// checkWeight refuses the weights that a row cannot hold. It says of no turn
-// whether it is learned: what the assistant says is, and nothing else.
+// checkWeight refuses the weights that a row cannot hold. A row says of no turn
+// whether it is learned: that is the same for all that the assistant says in the
+// same part of it, such as the answer that was chosen.
 func checkWeight(v any, role string) error {
 	if v == nil {
 		return nil
@@ -154,8 +155,8 @@ func checkWeight(v any, role string) error {
 	case err == nil && w == 1, err == nil && w == 0 && role != "assistant":
 		return nil
 	case err == nil && w == 0:
-		return errors.New("has weight 0, which a row cannot hold: every turn of the assistant is learned. " +
-			"Leave the weight out to learn this one too, or leave the turn out, or write it into the user's turn before it")
+		return errors.New("has weight 0, which a row cannot hold: it cannot keep one turn of the assistant from being learned. " +
+			"Leave the weight out to treat this turn like the others, or leave the turn out, or write it into the user's turn before it")
 	}
 	return fmt.Errorf("has the weight %s; it must be 1, or 0 for a turn that is not the assistant's", n)
 }

@@ -49,3 +49,21 @@ sft "module" {
   base = model.base
   data = module.m.rows # ERROR: Wrong type | module.m.rows is a dataset of plain rows; data takes one of packed rows. First write pack "NAME" { input = module.m.rows ... }
 }
+
+locals {
+  some = [data.docs, pack.train.dataset, module.m.dropped, model.base, 3]
+}
+
+dedup "list" {
+  input = dedup.clean.dataset
+  decontaminate {
+    against = local.some # ERROR: Wrong type | Element 2 of local.some, pack.train.dataset, is a dataset of packed rows; against takes one of plain rows. Write dedup.clean.dataset. # ERROR: Wrong type | Element 3 of local.some is a dataset of dropped rows; against takes one of plain rows. # ERROR: Wrong type | Element 4 of local.some, model.base, is a model; against takes a dataset # ERROR: Wrong type | Element 5 of local.some is a number; against takes a dataset
+  }
+}
+
+dedup "joined" {
+  input = dedup.clean.dataset
+  decontaminate {
+    against = concat([data.docs], [dedup.clean.rejects]) # ERROR: Wrong type | Element 2 of the list, dedup.clean.rejects, is a dataset of dropped rows; against takes one of plain rows. Write dedup.clean.dataset.
+  }
+}

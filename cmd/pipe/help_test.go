@@ -201,7 +201,7 @@ func TestExamplesOfKindsAreValid(t *testing.T) {
 		"pack":    "input = data.stub\nmodel = model.stub\nseq_len = 64",
 		"sft":     "base = model.stub\ndata = pack.stub.dataset\nadapter \"lora\" {}",
 		"dpo":     "base = model.stub\ndata = data.stub\nadapter \"lora\" {}",
-		"eval":    "model = model.stub\nsuite \"a\" {\n  data = data.stub\n}",
+		"eval":    "model = model.stub\nsuite \"license_qa\" {\n  data = data.stub\n}",
 		"select":  "from = eval.stub\nmetric = \"a.acc\"",
 	}
 	for _, k := range stages.All {

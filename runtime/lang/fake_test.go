@@ -163,6 +163,13 @@ type selectSpec struct {
 
 func (*selectSpec) Check() error { return nil }
 
+func (s *selectSpec) Decides() (field, metric string, of []stage.Metrics) {
+	for _, c := range s.From {
+		of = append(of, c.Metrics)
+	}
+	return "metric", s.Metric, of
+}
+
 type exportSpec struct {
 	noRun
 	Model   stage.Model `hcl:"model" doc:"Model to write"`

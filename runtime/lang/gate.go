@@ -96,6 +96,28 @@ func (l *loader) checkGates(n *Node) {
 	}
 }
 
+// checkDecider reports a metric that n decides by and that is not measured.
+func (l *loader) checkDecider(n *Node) {
+	s, ok := n.Stage.(stage.Decider)
+	if !ok {
+		return
+	}
+	field, metric, of := s.Decides()
+	for _, m := range of {
+		from := l.prog.byAddr[m.Addr]
+		if from == nil {
+			continue
+		}
+		if who, ok := from.Stage.(stage.Measurer); ok {
+			known := who.Measures()
+			if problem := unmeasured(metric, known); len(known) > 0 && metric != "" && problem != "" {
+				l.errorAt(n.Range(field), "Unknown metric", "%s does not measure %q: %s", m.Addr, metric, problem)
+				return
+			}
+		}
+	}
+}
+
 // unmeasured says why nothing of that name is measured; "" when it may be.
 func unmeasured(name string, known map[string][]string) string {
 	suite, metric, dotted := strings.Cut(name, ".")

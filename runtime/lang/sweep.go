@@ -188,6 +188,7 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 	if !dec.failed {
 		l.reportCheck(n, check())
 		l.checkGates(n)
+		l.checkDecider(n)
 	}
 	if m, ok := n.Stage.(stage.Maker); ok {
 		n.Makes = m.Outputs()

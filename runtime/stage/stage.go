@@ -105,6 +105,15 @@ type Measurer interface {
 	Measures() map[string][]string
 }
 
+// A Decider is a Stage that decides by one metric of others. One that a [Measurer]
+// among them does not measure is an error before anything runs.
+type Decider interface {
+	Stage
+	// Decides returns the attribute that names the metric, the name, and whose metric
+	// it is. It is called once the spec is complete and passed Check.
+	Decides() (field, metric string, of []Metrics)
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

@@ -51,6 +51,14 @@ func (s *spec) Check() error {
 	return errors.Join(errs...)
 }
 
+// Decides implements stage.Decider.
+func (s *spec) Decides() (field, metric string, of []stage.Metrics) {
+	for _, c := range s.From {
+		of = append(of, c.Metrics)
+	}
+	return "metric", s.Metric, of
+}
+
 // Run implements stage.Stage.
 func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	files, err := s.read(ctx, env)

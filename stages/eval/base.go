@@ -8,7 +8,7 @@ import (
 	"pipe/train"
 )
 
-// asked is all that the results of a model depend on, beside the kind, the
+// An asked is all that the results of a model depend on, beside the kind, the
 // seed and the device: many tuned models are compared with one base, which answers
 // only once.
 type asked struct {

@@ -14,7 +14,7 @@ import (
 type paid struct {
 	teacher.Teacher
 	account *stage.Account
-	most    time.Duration // that a call takes; 0: nobody knows
+	longest time.Duration // that a call takes; 0: nobody knows
 	ended   func() error
 }
 
@@ -27,7 +27,7 @@ func (p *paid) Complete(ctx context.Context, r teacher.Request) (a teacher.Answe
 		if err := p.ended(); err != nil { // it may have waited for room in the budget
 			return stage.Tokens{}, false, err
 		}
-		defer stage.Fly(ctx, p.most)()
+		defer stage.Fly(ctx, p.longest)()
 		a, err = p.Teacher.Complete(ctx, r)
 		if errors.Is(err, teacher.ErrRefused) {
 			refused = err

@@ -137,12 +137,12 @@ func (s *spec) dial(ctx context.Context, env *stage.Env, account *stage.Account)
 		journals = env.Work
 	}
 	d.WriteTo = filepath.Join(journals, "teacher.jsonl")
-	most := timeout
+	longest := timeout
 	if c.Provider == "local" { // its answers end with max_tokens
-		most = 0
+		longest = 0
 	}
 	d.Around = func(t teacher.Teacher) teacher.Teacher {
-		return &paid{t, account, most, func() error { return ended(ctx) }}
+		return &paid{t, account, longest, func() error { return ended(ctx) }}
 	}
 	return dial.Open(ctx, d)
 }

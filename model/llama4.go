@@ -63,7 +63,7 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	l := &Llama4{
 		Experts: or(h.Experts, 16), Top: or(h.Top, 1), Dense: or(h.Dense, 16384), QKNorm: or(h.QKNorm, true),
 		FloorScale: or(h.FloorScale, 8192), AttnScale: or(h.AttnScale, 0.1), Tuned: true, Chunk: 8192,
-		MoE: make([]bool, layers), Rope: make([]bool, layers), Chunked: make([]bool, layers),
+		MoE: make([]bool, layers), Chunked: make([]bool, layers),
 	}
 	if len(h.Chunk) > 0 {
 		l.Chunk = 0
@@ -88,6 +88,19 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	if err := h.experts(l); err != nil {
 		return nil, err
 	}
+	rope, err := h.rotated(layers)
+	if err != nil {
+		return nil, err
+	}
+	l.Rope = rope
+	for i := range layers {
+		l.Chunked[i] = l.Rope[i] && l.Chunk > 0
+	}
+	return l, h.types(l)
+}
+
+// rotated reads which of so many layers rotate queries and keys.
+func (h *hfLlama4) rotated(layers int) ([]bool, error) {
 	interval := or(h.Interval, 4)
 	switch {
 	case len(h.Rope) > 0 && len(h.Rope) < layers:
@@ -95,13 +108,13 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	case len(h.Rope) == 0 && interval < 1:
 		return nil, fmt.Errorf("no_rope_layer_interval is %d; must be at least 1", interval)
 	}
-	for i := range layers {
-		if l.Rope[i] = (i+1)%max(interval, 1) != 0; len(h.Rope) > 0 {
-			l.Rope[i] = h.Rope[i] != 0
+	rope := make([]bool, layers)
+	for i := range rope {
+		if rope[i] = (i+1)%max(interval, 1) != 0; len(h.Rope) > 0 {
+			rope[i] = h.Rope[i] != 0
 		}
-		l.Chunked[i] = l.Rope[i] && l.Chunk > 0
 	}
-	return l, h.types(l)
+	return rope, nil
 }
 
 // experts reads which layers have them.

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -99,6 +100,48 @@ func TestTokenize(t *testing.T) {
 			t.Errorf("%s: masked %q, want %q", name, got, want)
 		}
 	}
+}
+
+// TestTokenizeLast: where earlier turns are written in another way than the last, that is told
+// apart, with marks and without.
+func TestTokenizeLast(t *testing.T) {
+	tok, err := tokenizer.Load(must(tokenizer.Train([]string{"what does the assistant say"}, 300, []string{"<|im_end|>"}, tokenizer.GPT2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const each = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' and loop.last %}hm {% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+	const ask = "{% if add_generation_prompt %}assistant: {% endif %}"
+	const marks = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{% if loop.last %}hm {% endif %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+	for template, want := range map[string]string{each + ask: "hm two<|im_end|>", marks + ask: "hm two<|im_end|>", marks: "hm two<|im_end|>"} {
+		ids, mask, err := parse(t, template).TokenizeLast(tok, talk("a", "one", "b", "two"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []int32
+		for i, id := range ids {
+			if mask[i] {
+				said = append(said, id)
+			}
+		}
+		if got := tok.Decode(said); got != want {
+			t.Errorf("%s: %q, want %q", template, got, want)
+		}
+	}
+	if _, _, err := parse(t, each+ask).Tokenize(tok, talk("a", "one", "b", "two")); !errors.Is(err, ErrHistory) {
+		t.Errorf("got %v, want ErrHistory", err)
+	}
+	for template, in := range map[string]Input{each: talk("a", "one", "b"), each + "{% if add_generation_prompt %}else{% endif %}": talk("a", "one")} {
+		if _, _, err := parse(t, template).TokenizeLast(tok, in); err == nil {
+			t.Errorf("%s: no error", template)
+		}
+	}
+}
+
+func must(data []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return data
 }
 
 // TestHostile: templates that would run forever, fill memory or the stack are

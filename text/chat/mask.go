@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 )
@@ -20,6 +21,29 @@ func (t *Template) Tokenize(tok Encoder, in Input) (ids []int32, mask []bool, er
 	if err != nil {
 		return nil, nil, err
 	}
+	return r.tokenize(tok)
+}
+
+// TokenizeLast is Tokenize of a conversation that a turn of the assistant ends, of
+// which it tells what is said in that turn. It demands nothing of the text of earlier
+// ones, which some templates render in another way when more follows: without what was
+// thought, say.
+func (t *Template) TokenizeLast(tok Encoder, in Input) (ids []int32, mask []bool, err error) {
+	if n := len(in.Messages); n == 0 || in.Messages[n-1].Role != "assistant" {
+		return nil, nil, errors.New("the conversation does not end with a turn of the assistant")
+	}
+	text, spans, err := t.run(in)
+	if err == nil {
+		spans, err = t.lastSpans(in, text, spans)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return Rendered{text, spans}.tokenize(tok)
+}
+
+// tokenize is Tokenize of what was rendered.
+func (r Rendered) tokenize(tok Encoder) (ids []int32, mask []bool, err error) {
 	ids, spans := tok.EncodeSpans(r.Text)
 	mask = make([]bool, len(ids))
 	for _, a := range r.Assistant {

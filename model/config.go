@@ -39,7 +39,8 @@ type Config struct {
 // Rope describes the rotary position embedding.
 type Rope struct {
 	Theta float64 // base
-	// Type is "default" or "llama3". The other fields belong to llama3.
+	// Type is "default", "linear", of which all frequencies are divided by Factor, or
+	// "llama3", to which the fields after it belong as well.
 	Type                string
 	Factor              float64
 	LowFreq, HighFreq   float64
@@ -236,13 +237,18 @@ func (h *hfConfig) rope(theta float64) (Rope, error) {
 	}
 	switch r.Type {
 	case "default":
+	case "linear":
+		if s.Factor == nil {
+			return r, fmt.Errorf("%s: rope_type \"linear\" needs factor", field)
+		}
+		r.Factor = *s.Factor
 	case "llama3":
 		if s.Factor == nil || s.Low == nil || s.High == nil || s.Original == nil {
 			return r, fmt.Errorf("%s: rope_type \"llama3\" needs factor, low_freq_factor, high_freq_factor and original_max_position_embeddings", field)
 		}
 		r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = *s.Factor, *s.Low, *s.High, *s.Original
 	default:
-		return r, fmt.Errorf("%s: rope_type %q is not supported; \"default\" and \"llama3\" are", field, r.Type)
+		return r, fmt.Errorf("%s: rope_type %q is not supported; \"default\", \"linear\" and \"llama3\" are", field, r.Type)
 	}
 	return r, nil
 }
@@ -337,8 +343,10 @@ func (r Rope) validate(headDim int) error {
 	case r.Type == "llama3" && !(r.Factor >= 1 && r.LowFreq > 0 && r.HighFreq >= r.LowFreq && r.OriginalMaxPosition > 0):
 		return fmt.Errorf("rope_scaling: factor %v must be at least 1; low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
 			r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition)
-	case r.Type != "" && r.Type != "default" && r.Type != "llama3":
-		return fmt.Errorf("rope_type %q is not supported; \"default\" and \"llama3\" are", r.Type)
+	case r.Type == "linear" && !(r.Factor >= 1 && r.Factor <= most):
+		return fmt.Errorf("rope_scaling: factor %v must be from 1 to %d", r.Factor, most)
+	case r.Type != "" && r.Type != "default" && r.Type != "linear" && r.Type != "llama3":
+		return fmt.Errorf("rope_type %q is not supported; \"default\", \"linear\" and \"llama3\" are", r.Type)
 	}
 	for i, d := range r.Divisors {
 		if !(d >= minDivisor && d <= math.MaxFloat32) {
@@ -349,7 +357,7 @@ func (r Rope) validate(headDim int) error {
 }
 
 // InvFreq returns the angle per position of each rotated pair [HeadDim/2],
-// with llama3 scaling applied in the manner of transformers.
+// scaled in the manner of transformers.
 func (c Config) InvFreq() []float32 {
 	f := make([]float32, c.HeadDim/2)
 	for i := range f {
@@ -359,6 +367,8 @@ func (c Config) InvFreq() []float32 {
 			f[i] /= c.Rope.Divisors[i]
 		case c.Rope.Type == "llama3":
 			f[i] = c.Rope.llama3(f[i])
+		case c.Rope.Type == "linear":
+			f[i] /= float32(c.Rope.Factor)
 		}
 	}
 	return f
@@ -410,6 +420,9 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 		if r, err = c.fitLlama3(); err != nil {
 			return nil, err
 		}
+	}
+	if r.Type == "linear" {
+		h.Scaling = &hfRope{RopeType: "linear", LegacyType: "linear", Factor: &r.Factor}
 	}
 	if r.Type == "llama3" {
 		h.Scaling = &hfRope{RopeType: "llama3", Factor: &r.Factor, Low: &r.LowFreq, High: &r.HighFreq, Original: &r.OriginalMaxPosition}

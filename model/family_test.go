@@ -14,8 +14,8 @@ import (
 	"pipe/tensor"
 )
 
-// The fixtures of the families beside Llama.
-var families = []string{"mistral", "qwen2", "qwen3", "qwen3_bias", "smollm3"}
+// The fixtures of the families beside Llama, and of a Llama with linear scaling.
+var families = []string{"linear", "mistral", "qwen2", "qwen3", "qwen3_bias", "smollm3"}
 
 // TestFamilyGradients compares loss, every gradient and the logits of packed documents with
 // transformers, which ran them one by one; and of a DoRA adapter that PEFT saved.
@@ -147,8 +147,8 @@ func TestFamilyJSON(t *testing.T) {
 		if err := json.Unmarshal(data, &h); err != nil {
 			t.Fatal(err)
 		}
-		class := map[string]string{"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM"}[h.Type]
-		if !strings.HasPrefix(name, h.Type) || !slices.Equal(h.Classes, []string{class}) || h.Positions != 64 {
+		class := map[string]string{"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "llama": "LlamaForCausalLM"}[h.Type]
+		if name != "linear" && !strings.HasPrefix(name, h.Type) || !slices.Equal(h.Classes, []string{class}) || h.Positions != 64 {
 			t.Errorf("%s is written as %+v", name, h)
 		}
 		windows := map[string]int{"mistral": 9, "qwen3_bias": 10}

@@ -91,8 +91,12 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 	if n := r.integer(a.name+".expert_count", 0); r.err == nil && n > 0 {
 		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
 	}
-	if s := r.text(a.name + ".rope.scaling.type"); s != "" && s != "none" {
-		return c, fmt.Errorf("%s: rope scaling %q is not supported", f.path, s)
+	switch s := r.text(a.name + ".rope.scaling.type"); s {
+	case "", "none":
+	case "linear":
+		c.Rope.Type, c.Rope.Factor = "linear", round32(r.number(a.name+".rope.scaling.factor", 1))
+	default:
+		return c, fmt.Errorf("%s: rope scaling %q is not supported; \"linear\" is, and what a file has as %s", f.path, s, ropeFreqs)
 	}
 	if c.Family == model.SmolLM3 && r.err == nil && c.Layers > 0 && c.Layers <= len(f.infos) {
 		c.NoRope = noRope(c.Layers)
@@ -129,6 +133,9 @@ func (f *File) shapesConfig(c *model.Config) error {
 		}
 		if x.typ.name != "f32" || len(x.dims) != 1 {
 			return fmt.Errorf("%s: tensor %q is not a vector of f32", f.path, ropeFreqs)
+		}
+		if c.Rope.Type != "default" {
+			return fmt.Errorf("%s: rope scaling %q beside tensor %q is not supported", f.path, c.Rope.Type, ropeFreqs)
 		}
 		c.Rope.Divisors = make([]float32, x.dims[0])
 		for i := range c.Rope.Divisors {

@@ -63,6 +63,9 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 		{name + ".rope.freq_base", float32(c.Rope.Theta)}, {name + ".rope.dimension_count", uint32(c.HeadDim)},
 		{name + ".vocab_size", uint32(c.VocabSize)},
 	}
+	if c.Rope.Type == "linear" {
+		kvs = append(kvs, KV{name + ".rope.scaling.type", "linear"}, KV{name + ".rope.scaling.factor", float32(c.Rope.Factor)})
+	}
 	tensors, err := m.tensors(dt)
 	return append(kvs, vocab...), tensors, err
 }

@@ -234,8 +234,11 @@ func TestFamilies(t *testing.T) {
 	} {
 		c := tiny
 		c.Config.Family, c.Config.Layers, c.Config.Rope = family, 5, model.Rope{Theta: 500, Type: "default"}
-		if family == model.SmolLM3 {
+		switch family {
+		case model.SmolLM3:
 			c.Config.NoRope = []bool{false, false, false, true, false}
+		case model.Mistral:
+			c.Config.Rope.Type, c.Config.Rope.Factor = "linear", 2.5
 		}
 		c.Weights = model.Random(c.Config, 7)
 		path := filepath.Join(t.TempDir(), "out.gguf")
@@ -246,7 +249,7 @@ func TestFamilies(t *testing.T) {
 		if got, _ := f.Text("general.architecture"); got != arch || !f.Has(arch+".rope.freq_base") {
 			t.Errorf("%s is written as %q", family, got)
 		}
-		if got := f.Config(); got.Family.HeadNorm() != family.HeadNorm() || got.Family.QKVBias() != family.QKVBias() || got.AttnBias || !slices.Equal(got.NoRope, c.Config.NoRope) {
+		if got := f.Config(); got.Family.HeadNorm() != family.HeadNorm() || got.Family.QKVBias() != family.QKVBias() || got.AttnBias || !slices.Equal(got.NoRope, c.Config.NoRope) || got.Rope.Type != c.Config.Rope.Type || got.Rope.Factor != c.Config.Rope.Factor {
 			t.Errorf("%s is read as %+v", family, got)
 		}
 		if err := model.CheckWeights(f.Config(), f); err != nil {

@@ -1,4 +1,5 @@
-"""Makes the fixtures of tiny models of the families beside Llama.
+"""Makes the fixtures of tiny models of the families beside Llama, and of a Llama
+with linear scaling.
 
     python gen.py
 
@@ -20,7 +21,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 OUT = os.path.dirname(os.path.abspath(__file__))
 SEED = 20261128
@@ -43,6 +44,7 @@ CONFIGS = {
                          rope_parameters=dict(rope_type="default", rope_theta=500.0)),
     "qwen3_bias": Qwen3Config(**COMMON, num_hidden_layers=3, head_dim=8, tie_word_embeddings=True, attention_bias=True, use_sliding_window=True,
                               sliding_window=10, max_window_layers=1),
+    "linear": LlamaConfig(**COMMON, num_hidden_layers=2, rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.5)),
     "smollm3": SmolLM3Config(**COMMON, num_hidden_layers=3, no_rope_layers=[1, 0, 1], mlp_bias=True),
 }
 

@@ -18,6 +18,9 @@ type Checkpoint struct {
 	Weights       model.Source
 	TokenizerJSON []byte
 	ChatTemplate  string // Jinja source; "" for none
+	// EOS are ids that end a text beside those of Config, that of the end of a turn
+	// first: GGUF has a place for one of them.
+	EOS []int32
 }
 
 // fileTypes are the values of general.file_type.

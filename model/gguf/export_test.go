@@ -223,3 +223,34 @@ func TestSentencePiece(t *testing.T) {
 	}
 	check(open(t, again))
 }
+
+// TestExportEnds: GGUF has places for the end of a document, of a turn and of a
+// message; the ids that end a text come back from them.
+func TestExportEnds(t *testing.T) {
+	src := load(t)
+	f := open(t, put(t, src.File))
+	data, err := f.TokenizerJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct{ config, more, want []int32 }{
+		{[]int32{9}, nil, []int32{9}},
+		{[]int32{9}, []int32{9, 10}, []int32{9, 10}},
+		{[]int32{9}, []int32{7, 8, 9}, []int32{9, 7}}, // that of the turn comes first
+		{[]int32{9}, []int32{7, 10}, []int32{9, 10}},  // <|eot_id|>
+		{[]int32{9, 8}, []int32{7}, []int32{9, 7}},    // a place for one
+		{nil, []int32{7, 9}, []int32{7, 9}},           // generation_config.json alone says it
+		{[]int32{9, 10, 500}, nil, []int32{9, 10}},    // no token
+		{[]int32{10, 9}, []int32{9, 10}, []int32{10, 9}},
+	} {
+		c := gguf.Checkpoint{Config: f.Config(), Weights: f, TokenizerJSON: data, EOS: x.more}
+		c.Config.EOS = x.config
+		path := filepath.Join(t.TempDir(), "ends.gguf")
+		if err := gguf.Export(path, c, tensor.F32); err != nil {
+			t.Fatal(err)
+		}
+		if got := open(t, path).Config().EOS; !slices.Equal(got, x.want) {
+			t.Errorf("%v and %v: got %v, want %v", x.config, x.more, got, x.want)
+		}
+	}
+}

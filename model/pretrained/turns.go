@@ -3,8 +3,11 @@ package pretrained
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
+	"strings"
 
 	"pipe/text/chat"
+	"pipe/text/tokenizer"
 )
 
 // TurnTokens returns a hash of the tokens that the model writes a conversation in:
@@ -39,4 +42,32 @@ func (m *Model) TurnTokens() (sum [sha256.Size]byte, ok bool) {
 	}
 	h.Sum(sum[:0])
 	return sum, true
+}
+
+// endOfTurn returns the token that the chat template writes behind what the
+// assistant says, such as <|im_end|>; -1 if it writes none, or text.
+func (m *Model) endOfTurn() int32 {
+	if m.Template == nil {
+		return -1
+	}
+	const said = "Certainly." // in no template
+	text, err := m.Template.Text(chat.Input{Special: m.Special, Messages: []chat.Message{
+		{Role: "user", Content: "1"}, {Role: "assistant", Content: said},
+	}})
+	at := strings.LastIndex(text, said)
+	if err != nil || at < 0 {
+		return -1
+	}
+	at += len(said)
+	ids, spans := m.Tokenizer.EncodeSpans(text)
+	for i, id := range ids {
+		switch {
+		case spans[i][1] <= at: // what comes before
+		case slices.ContainsFunc(m.Tokenizer.Added(), func(a tokenizer.AddedToken) bool { return a.ID == id }):
+			return id
+		case strings.TrimSpace(text[max(at, spans[i][0]):spans[i][1]]) != "":
+			return -1
+		}
+	}
+	return -1
 }

@@ -24,7 +24,7 @@ var doc string
 
 // Kind is the stage kind "export".
 var Kind = stage.Kind{
-	Name: "export", Doc: doc, Version: 3, Compute: true,
+	Name: "export", Doc: doc, Version: 4, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, bnb, gguf"},
 	},

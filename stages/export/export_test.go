@@ -324,6 +324,45 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// TestEndOfTurn: what is exported stops where the chat template ends a turn, also
+// over a base that ends documents only.
+func TestEndOfTurn(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Directory(t, true)
+	for name, from := range map[string]string{"config.json": `"eos_token_id": 258`, "tokenizer_config.json": `"eos_token":"\u003c|im_end|\u003e"`} {
+		data, err := os.ReadFile(filepath.Join(path, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(data), from, strings.NewReplacer("258", "256", "im_end", "endoftext").Replace(from), 1)
+		if changed == string(data) {
+			t.Fatalf("the test's change of %s found nothing", name)
+		}
+		if err := os.WriteFile(filepath.Join(path, name), []byte(changed), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(path, "generation_config.json"), []byte(`{"eos_token_id":256}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := b.Run(Kind, newSpec(b.Model(path), "safetensors", "gguf:f32"))
+	dir, err := r.Outputs["files"].Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "safetensors", "generation_config.json")); err != nil || string(data) != `{"eos_token_id":[256,258]}` {
+		t.Errorf("generation_config.json: %s, %v", data, err)
+	}
+	f, err := gguf.Open(filepath.Join(dir, "gguf", "model-f32.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := f.Config().EOS; !slices.Equal(got, []int32{256, 258}) {
+		t.Errorf("GGUF: texts end with %v", got)
+	}
+}
+
 // TestCard: the card tells how the model was made.
 func TestCard(t *testing.T) {
 	b := bench(t)

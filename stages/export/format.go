@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"pipe/model"
 	"pipe/model/adapter"
@@ -32,8 +33,16 @@ func (s *spec) write(src *source, format, dir string) error {
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, dt))
 	return gguf.Export(path, gguf.Checkpoint{
 		Name: s.Name, Config: src.Config, Weights: src.weights,
-		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource,
+		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource, EOS: src.ends(),
 	}, dt)
+}
+
+// ends lists the ids that end a text, that of the end of a turn first.
+func (src *source) ends() []int32 {
+	if src.EndOfTurn < 0 {
+		return src.EOS
+	}
+	return slices.Insert(slices.Clone(src.EOS), 0, src.EndOfTurn)
 }
 
 // writePEFT copies the adapter; only the name of its base changes.

@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 
@@ -35,7 +36,8 @@ type Config struct {
 // Rope describes the rotary position embedding.
 type Rope struct {
 	Theta float64 // base
-	// Type is "default" or "llama3". The other fields belong to llama3.
+	// Type is "default", "linear", which divides all frequencies by Factor, or
+	// "llama3", to which the fields after Factor belong.
 	Type                string
 	Factor              float64
 	LowFreq, HighFreq   float64
@@ -217,11 +219,12 @@ func or[T any](p *T, def T) T {
 	return *p
 }
 
-// rope reads either form of the rotary settings.
+// rope reads either form of the rotary settings. Of both, rope_scaling counts, as in
+// every transformers: whoever adds it to a file of transformers 5 means it.
 func (h *hfConfig) rope(theta float64) (Rope, error) {
 	r := Rope{Theta: or(h.Theta, theta), Type: "default"}
 	s, field := h.Parameters, "rope_parameters"
-	if s == nil {
+	if h.Scaling != nil && *h.Scaling != (hfRope{}) {
 		s, field = h.Scaling, "rope_scaling"
 	}
 	if s == nil {
@@ -237,13 +240,18 @@ func (h *hfConfig) rope(theta float64) (Rope, error) {
 	}
 	switch r.Type {
 	case "default":
+	case "linear":
+		if s.Factor == nil {
+			return r, fmt.Errorf("%s: rope_type \"linear\" needs factor", field)
+		}
+		r.Factor = *s.Factor
 	case "llama3":
 		if s.Factor == nil || s.Low == nil || s.High == nil || s.Original == nil {
 			return r, fmt.Errorf("%s: rope_type \"llama3\" needs factor, low_freq_factor, high_freq_factor and original_max_position_embeddings", field)
 		}
 		r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = *s.Factor, *s.Low, *s.High, *s.Original
 	default:
-		return r, fmt.Errorf("%s: rope_type %q is not supported; \"default\" and \"llama3\" are", field, r.Type)
+		return r, fmt.Errorf("%s: rope_type %q is not supported; \"default\", \"linear\" and \"llama3\" are", field, r.Type)
 	}
 	return r, nil
 }
@@ -340,8 +348,12 @@ func (r Rope) validate(headDim int) error {
 	case r.Type == "llama3" && !(r.Factor >= 1 && r.LowFreq > 0 && r.HighFreq >= r.LowFreq && r.OriginalMaxPosition > 0):
 		return fmt.Errorf("rope_scaling: factor %v must be at least 1; low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
 			r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition)
-	case r.Type != "" && r.Type != "default" && r.Type != "llama3":
-		return fmt.Errorf("rope_type %q is not supported; \"default\" and \"llama3\" are", r.Type)
+	case r.Type == "linear" && !(r.Factor >= 1 && r.Factor <= most):
+		return fmt.Errorf("rope_scaling: factor is %v; must be between 1 and %d", r.Factor, most)
+	case r.Type == "linear" && r.Divisors != nil:
+		return errors.New("rope_type \"linear\" beside divisors of the frequencies is not supported")
+	case r.Type != "" && r.Type != "default" && r.Type != "linear" && r.Type != "llama3":
+		return fmt.Errorf("rope_type %q is not supported; \"default\", \"linear\" and \"llama3\" are", r.Type)
 	}
 	for i, d := range r.Divisors {
 		if !(d >= minDivisor && d <= math.MaxFloat32) {
@@ -352,7 +364,7 @@ func (r Rope) validate(headDim int) error {
 }
 
 // InvFreq returns the angle per position of each rotated pair [HeadDim/2],
-// with llama3 scaling applied in the manner of transformers.
+// scaled in the manner of transformers.
 func (c Config) InvFreq() []float32 {
 	f := make([]float32, c.HeadDim/2)
 	for i := range f {
@@ -360,6 +372,8 @@ func (c Config) InvFreq() []float32 {
 		switch {
 		case c.Rope.Divisors != nil:
 			f[i] /= c.Rope.Divisors[i]
+		case c.Rope.Type == "linear":
+			f[i] /= float32(c.Rope.Factor)
 		case c.Rope.Type == "llama3":
 			f[i] = c.Rope.llama3(f[i])
 		}
@@ -416,7 +430,10 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if r.Type == "llama3" {
+	switch r.Type {
+	case "linear":
+		h.Scaling = &hfRope{RopeType: "linear", Factor: &r.Factor}
+	case "llama3":
 		h.Scaling = &hfRope{RopeType: "llama3", Factor: &r.Factor, Low: &r.LowFreq, High: &r.HighFreq, Original: &r.OriginalMaxPosition}
 	}
 	return json.MarshalIndent(h, "", "  ")

@@ -90,8 +90,11 @@ func (f *File) readConfig() (model.Config, error) {
 	if n := r.integer("llama.expert_count", 0); r.err == nil && n > 0 {
 		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
 	}
-	if s := r.text("llama.rope.scaling.type"); s != "" && s != "none" {
-		return c, fmt.Errorf("%s: rope scaling %q is not supported", f.path, s)
+	if err := r.rope(&c.Rope); err != nil {
+		return c, fmt.Errorf("%s: %w", f.path, err)
+	}
+	if scale := r.number("llama.attention.scale", 0); r.err == nil && scale != 0 {
+		return c, fmt.Errorf("%s: llama.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, scale)
 	}
 	c.BOS = r.token("bos")
 	c.PAD = r.token("padding")
@@ -104,6 +107,25 @@ func (f *File) readConfig() (model.Config, error) {
 		return c, r.err
 	}
 	return c, f.shapesConfig(&c)
+}
+
+// rope reads how the frequencies are scaled. Without a type a factor, which older files
+// have under another name, scales linearly.
+func (r *fields) rope(to *model.Rope) error {
+	kind := r.text("llama.rope.scaling.type")
+	factor := round32(r.number("llama.rope.scaling.factor", r.number("llama.rope.scale_linear", 0)))
+	attn := r.number("llama.rope.scaling.attn_factor", 1)
+	switch {
+	case r.err != nil || kind == "none":
+		return nil // readConfig returns it
+	case kind != "" && kind != "linear":
+		return fmt.Errorf("rope scaling %q is not supported; \"linear\" and that of Llama 3 are", kind)
+	case attn != 1:
+		return fmt.Errorf("llama.rope.scaling.attn_factor %v is not supported", attn)
+	case factor != 0 && factor != 1: // 0 is none, as in llama.cpp
+		to.Type, to.Factor = "linear", factor
+	}
+	return nil
 }
 
 // shapesConfig fills in what only the tensors say.

@@ -65,6 +65,9 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 		{"llama.rope.freq_base", float32(c.Rope.Theta)}, {"llama.rope.dimension_count", uint32(c.HeadDim)},
 		{"llama.vocab_size", uint32(c.VocabSize)},
 	}
+	if c.Rope.Type == "linear" {
+		kvs = append(kvs, KV{"llama.rope.scaling.type", "linear"}, KV{"llama.rope.scaling.factor", float32(c.Rope.Factor)})
+	}
 	tensors, err := m.tensors(dt)
 	return append(kvs, vocab...), tensors, err
 }

@@ -254,3 +254,44 @@ func TestExportEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestLinearRope: a factor scales linearly unless the file says otherwise, as in
+// llama.cpp, under the key of today and that of the first files; it is written again.
+func TestLinearRope(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	c := checkpoint(t, src)
+	c.Config.Rope = model.Rope{Theta: 500000, Type: "linear", Factor: 4}
+	path := filepath.Join(t.TempDir(), "linear.gguf")
+	if err := gguf.Export(path, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, path).Config().Rope; got.Type != "linear" || got.Factor != 4 || got.Theta != 500000 || got.Divisors != nil {
+		t.Errorf("written and read again: %+v", got)
+	}
+	const kind, factor, old = "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear"
+	base := []gguf.KV{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(c.Config.Hidden)},
+		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(1)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
+	}
+	for _, x := range []struct {
+		kvs  []gguf.KV
+		want float64 // 0: none
+	}{
+		{[]gguf.KV{{Key: factor, Value: float32(2.5)}}, 2.5},
+		{[]gguf.KV{{Key: old, Value: float32(8)}}, 8},
+		{[]gguf.KV{{Key: old, Value: float32(8)}, {Key: factor, Value: float32(2)}, {Key: kind, Value: "linear"}}, 2},
+		{[]gguf.KV{{Key: factor, Value: float32(2)}, {Key: kind, Value: "none"}}, 0},
+		{[]gguf.KV{{Key: old, Value: float32(1)}}, 0},
+		{[]gguf.KV{{Key: factor, Value: float32(0)}, {Key: kind, Value: "linear"}}, 0},
+	} {
+		path := filepath.Join(t.TempDir(), "read.gguf")
+		if err := gguf.Write(path, slices.Concat(base, x.kvs), embedding(c)); err != nil {
+			t.Fatal(err)
+		}
+		got := open(t, path).Config().Rope
+		if scaled := got.Type == "linear"; scaled != (x.want != 0) || got.Factor != x.want {
+			t.Errorf("%v: %+v", x.kvs, got)
+		}
+	}
+}

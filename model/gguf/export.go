@@ -18,6 +18,10 @@ type Checkpoint struct {
 	Weights       model.Source
 	TokenizerJSON []byte
 	ChatTemplate  string // Jinja source; "" for none
+	// Sample is a text as the model sees it, such as a conversation in its chat template.
+	// Where GGUF cannot say when a tokenizer puts a space before a text, what is right
+	// for the sample is written. "" is a text without special tokens.
+	Sample string
 	// EOS are ids that end a text beside those of Config, that of the end of a turn
 	// first: GGUF has a place for one of them.
 	EOS []int32

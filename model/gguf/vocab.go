@@ -65,7 +65,7 @@ func vocabularyKVs(m *Checkpoint) ([]KV, error) {
 	}
 	var kvs []KV
 	if t.Model.ByteFallback {
-		kvs, err = t.sentencePieceKVs(tokens, kinds)
+		kvs, err = t.sentencePieceKVs(m, tokens, kinds)
 	} else {
 		kvs, err = t.byteLevelKVs()
 	}
@@ -177,33 +177,6 @@ func (t *sourceTokenizer) byteLevelKVs() ([]KV, error) {
 	return []KV{
 		{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", p.names[0]},
 		{"tokenizer.ggml.add_space_prefix", false}, {"tokenizer.ggml.merges", merges},
-	}, nil
-}
-
-// sentencePieceKVs gives every token a score by the first merge that makes it,
-// so that llama.cpp, which joins by score, joins in the same order.
-func (t *sourceTokenizer) sentencePieceKVs(tokens []string, kinds []int32) ([]KV, error) {
-	rank := make(map[string]int, len(t.Model.Merges))
-	for i, m := range t.Model.Merges {
-		if _, ok := rank[m[0]+m[1]]; !ok {
-			rank[m[0]+m[1]] = i
-		}
-	}
-	scores := make([]float32, len(tokens))
-	for id, token := range tokens {
-		if kinds[id] != tokenNormal {
-			continue
-		}
-		r, ok := rank[token]
-		if !ok {
-			r = len(t.Model.Merges) // single characters
-		}
-		scores[id] = -float32(r)
-	}
-	return []KV{
-		{"tokenizer.ggml.model", "llama"}, {"tokenizer.ggml.pre", "default"},
-		{"tokenizer.ggml.add_space_prefix", bytes.Contains(t.Normalizer, []byte(`"Prepend"`))},
-		{"tokenizer.ggml.scores", scores},
 	}, nil
 }
 

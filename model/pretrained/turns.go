@@ -44,18 +44,30 @@ func (m *Model) TurnTokens() (sum [sha256.Size]byte, ok bool) {
 	return sum, true
 }
 
-// endOfTurn returns the token that the chat template writes behind what the
-// assistant says, such as <|im_end|>; -1 if it writes none, or text.
-func (m *Model) endOfTurn() int32 {
+// said is what the assistant says in Sample: nothing that a template would write.
+const said = "Certainly."
+
+// Sample returns a short conversation in the chat template, which ends with the
+// assistant's turn; "" when there is no template or it does not render it.
+func (m *Model) Sample() string {
 	if m.Template == nil {
-		return -1
+		return ""
 	}
-	const said = "Certainly." // in no template
 	text, err := m.Template.Text(chat.Input{Special: m.Special, Messages: []chat.Message{
 		{Role: "user", Content: "1"}, {Role: "assistant", Content: said},
 	}})
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// endOfTurn returns the token that the chat template writes behind what the
+// assistant says, such as <|im_end|>; -1 if it writes none, or text.
+func (m *Model) endOfTurn() int32 {
+	text := m.Sample()
 	at := strings.LastIndex(text, said)
-	if err != nil || at < 0 {
+	if at < 0 {
 		return -1
 	}
 	at += len(said)

@@ -112,6 +112,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
+	heard := false
 	for i, format := range s.Formats {
 		env.Progress(int64(i), int64(len(s.Formats)), "formats")
 		family, _, _ := strings.Cut(format, ":")
@@ -121,6 +122,14 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		}
 		if err := s.write(src, format, dir); err != nil {
 			return fmt.Errorf("write %s: %w", format, err)
+		}
+		if _, ok := ggufTypes[format]; ok && !heard { // all have one tokenizer
+			heard = true
+			if what, err := src.misheard(s.ggufPath(dir, format)); err != nil {
+				return fmt.Errorf("read %s again: %w", format, err)
+			} else if what != "" {
+				env.Note("gguf: %s", what)
+			}
 		}
 		if err := os.WriteFile(filepath.Join(dir, "README.md"), card.render(family), 0o644); err != nil {
 			return err

@@ -363,6 +363,36 @@ func TestEndOfTurn(t *testing.T) {
 	}
 }
 
+// TestMisheard: what GGUF cannot say of a tokenizer is noted where it changes a
+// conversation, once for all files.
+func TestMisheard(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Directory(t, true)
+	export := func() []string {
+		t.Helper()
+		return b.Run(Kind, newSpec(b.Model(path), "safetensors", "gguf:f32", "gguf:f16")).Notes
+	}
+	if notes := export(); len(notes) != 0 {
+		t.Errorf("notes %q", notes)
+	}
+	name := filepath.Join(path, "tokenizer.json")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The newlines behind the ends of turns are swallowed.
+	swallows := strings.ReplaceAll(string(data), `"rstrip":false`, `"rstrip":true`)
+	if swallows == string(data) {
+		t.Fatal("the test's change found nothing")
+	}
+	if err := os.WriteFile(name, []byte(swallows), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if notes := export(); len(notes) != 1 || !strings.Contains(notes[0], `first "Ċ" where tokenizer.json has`) {
+		t.Errorf("notes %q", notes)
+	}
+}
+
 // TestCard: the card tells how the model was made.
 func TestCard(t *testing.T) {
 	b := bench(t)

@@ -17,6 +17,7 @@ import (
 	"pipe/model/safetensors"
 	"pipe/tensor"
 	"pipe/tensor/quant"
+	"pipe/text/tokenizer"
 )
 
 // write writes the model into dir in one format.
@@ -29,12 +30,47 @@ func (s *spec) write(src *source, format, dir string) error {
 	case "bnb:nf4":
 		return s.writeNF4(src, dir)
 	}
-	dt := ggufTypes[format]
-	path := filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, dt))
-	return gguf.Export(path, gguf.Checkpoint{
+	return gguf.Export(s.ggufPath(dir, format), gguf.Checkpoint{
 		Name: s.Name, Config: src.Config, Weights: src.weights,
-		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource, EOS: src.ends(),
-	}, dt)
+		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource,
+		Sample: src.Sample(), EOS: src.ends(),
+	}, ggufTypes[format])
+}
+
+func (s *spec) ggufPath(dir, format string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, ggufTypes[format]))
+}
+
+// misheard says where a GGUF file's tokens of a conversation are not those that the
+// model knows; "" if they are.
+func (src *source) misheard(path string) (string, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := f.TokenizerJSON()
+	if err != nil {
+		return "", err
+	}
+	theirs, err := tokenizer.Load(data)
+	if err != nil {
+		return "", err
+	}
+	text := src.Sample()
+	want, got := src.Tokenizer.Encode(text), theirs.Encode(text)
+	for i := range max(len(want), len(got)) {
+		if i >= len(want) || i >= len(got) || want[i] != got[i] {
+			at := func(t *tokenizer.Tokenizer, ids []int32) string {
+				if i < len(ids) {
+					return fmt.Sprintf("%q", t.TokenString(ids[i]))
+				}
+				return "nothing"
+			}
+			return fmt.Sprintf("llama.cpp takes a conversation for other tokens than those the model knows, first %s where tokenizer.json has %s: GGUF cannot say all that tokenizer.json says of white space and characters", at(theirs, got), at(src.Tokenizer, want)), nil
+		}
+	}
+	return "", nil
 }
 
 // ends lists the ids that end a text, that of the end of a turn first.

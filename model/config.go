@@ -426,7 +426,7 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 	}
 	r := c.Rope
 	if r.Divisors != nil && r.Type != "llama3" {
-		if r, err = c.fitLlama3(); err != nil {
+		if r, err = c.fitRope(); err != nil {
 			return nil, err
 		}
 	}
@@ -439,29 +439,29 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 	return json.MarshalIndent(h, "", "  ")
 }
 
-// fitLlama3 finds the llama3 settings whose divisors are those of the
-// configuration, among the released ones (low 1, high 4, original 8192).
-func (c Config) fitLlama3() (Rope, error) {
+// fitRope finds the settings whose divisors are those of the configuration. Of
+// llama3 it knows those with the released low 1 and high 4.
+func (c Config) fitRope() (Rope, error) {
 	plain := c
-	plain.Rope.Divisors = nil
-	plain.Rope.Type = "default"
-	base := plain.InvFreq()
-	r := plain.Rope
-	r.Type, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = "llama3", 1, 4, 8192
-	last := c.Rope.Divisors[len(c.Rope.Divisors)-1]
-	if last == 1 {
-		r.Type = "default"
+	plain.Rope = Rope{Theta: c.Rope.Theta, Type: "default"}
+	base, last := plain.InvFreq(), c.Rope.Divisors[len(c.Rope.Divisors)-1]
+	try := []Rope{plain.Rope, {Theta: c.Rope.Theta, Type: "linear", Factor: float64(last)}}
+	llama3 := Rope{Theta: c.Rope.Theta, Type: "llama3", Factor: float64(last), LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 8192}
+	try = append(try, llama3)
+	for n := 1; n <= most; n *= 2 {
+		llama3.OriginalMaxPosition = n
+		try = append(try, llama3)
 	}
-	r.Factor = float64(last)
-	for i, f := range base {
-		want := r.Type == "default" && c.Rope.Divisors[i] == 1
-		if r.Type == "llama3" {
-			d := f / r.llama3(f)
-			want = math.Abs(float64(d/c.Rope.Divisors[i]-1)) <= 1e-4
+	for _, r := range try {
+		same := r.validate(c.HeadDim) == nil
+		scaled := plain
+		scaled.Rope = r
+		for i, f := range scaled.InvFreq() {
+			same = same && math.Abs(float64(base[i]/f/c.Rope.Divisors[i]-1)) <= 1e-4
 		}
-		if !want {
-			return r, fmt.Errorf("config.json cannot express the rope divisors of this model (index %d divides by %v)", i, c.Rope.Divisors[i])
+		if same {
+			return r, nil
 		}
 	}
-	return r, nil
+	return Rope{}, fmt.Errorf("config.json cannot express the divisors of the rotary frequencies of this model, the last of which is %v: an adapter can be trained over it and written as GGUF, a Hugging Face directory of it cannot", last)
 }

@@ -172,6 +172,41 @@ func TestInvFreq(t *testing.T) {
 	}
 }
 
+// TestFitRope: divisors, as GGUF has them, become the settings that they came from.
+func TestFitRope(t *testing.T) {
+	plain := model.Config{VocabSize: 8, Hidden: 8, Intermediate: 8, Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 32, MaxPositions: 8, NormEps: 1e-5,
+		BOS: -1, PAD: -1, Rope: model.Rope{Theta: 10000, Type: "default"}}
+	base := plain.InvFreq()
+	divided := func(f func(i int) float32) model.Config {
+		c := plain
+		for i := range base {
+			c.Rope.Divisors = append(c.Rope.Divisors, f(i))
+		}
+		return c
+	}
+	for _, want := range []model.Rope{
+		plain.Rope, {Theta: 10000, Type: "linear", Factor: 4},
+		{Theta: 10000, Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 8192},
+		{Theta: 10000, Type: "llama3", Factor: 32, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 1024},
+	} {
+		scaled := plain
+		scaled.Rope = want
+		f := scaled.InvFreq()
+		data, err := divided(func(i int) float32 { return base[i] / f[i] }).JSON("float32")
+		if err != nil {
+			t.Fatalf("%+v: %v", want, err)
+		}
+		if c, err := model.ParseConfig(data); err != nil || !reflect.DeepEqual(c.Rope, want) {
+			t.Errorf("%+v: written as %+v, %v", want, c.Rope, err)
+		}
+	}
+	for _, f := range []func(int) float32{func(i int) float32 { return float32(1 + i) }, func(int) float32 { return 0.5 }} {
+		if _, err := divided(f).JSON("float32"); err == nil || !strings.Contains(err.Error(), "cannot express the divisors") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(llama32))
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))

@@ -42,20 +42,36 @@ func Export(path string, m Checkpoint, dt tensor.DType) error {
 	return Write(path, kvs, tensors)
 }
 
+// Check reports why Export could not write a model with this configuration and
+// tokenizer. It needs no weights.
+func (m *Checkpoint) Check() error {
+	_, err := m.vocabulary()
+	return err
+}
+
+// vocabulary returns the metadata of the tokenizer of a model that GGUF can hold.
+func (m *Checkpoint) vocabulary() ([]KV, error) {
+	if err := m.Config.Validate(); err != nil {
+		return nil, err
+	}
+	if m.Config.Llama4 != nil {
+		return nil, errors.New("a Llama 4 is not written as GGUF")
+	}
+	kvs, err := vocabularyKVs(m)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w", err)
+	}
+	return kvs, nil
+}
+
 func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 	fileType, ok := fileTypes[dt]
 	if !ok {
 		return nil, nil, fmt.Errorf("type %s is not written; f32, f16, bf16, q8_0 and q4_0 are", dt)
 	}
-	if err := m.Config.Validate(); err != nil {
-		return nil, nil, err
-	}
-	if m.Config.Llama4 != nil {
-		return nil, nil, errors.New("a Llama 4 is not written as GGUF")
-	}
-	vocab, err := vocabularyKVs(m)
+	vocab, err := m.vocabulary()
 	if err != nil {
-		return nil, nil, fmt.Errorf("tokenizer: %w", err)
+		return nil, nil, err
 	}
 	c := m.Config
 	kvs := []KV{

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/tensor"
@@ -168,12 +169,40 @@ func (s *spec) Target(dir string) string {
 
 // possible refuses what a format cannot hold, before anything is written.
 func (s *spec) possible(src *source) error {
+	if slices.Contains(s.Formats, "peft") && src.adapter == "" {
+		return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
+	}
+	return s.holds(src.Model)
+}
+
+// Takes implements stage.Demanding.
+func (s *spec) Takes(p stage.ModelPath) error {
+	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template))
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return s.holds(m)
+}
+
+// holds reports which format cannot hold a model with such a configuration and
+// tokenizer.
+func (s *spec) holds(m *pretrained.Model) error {
 	for _, f := range s.Formats {
-		if f == "peft" && src.adapter == "" {
-			return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
-		}
-		if src.Config.Llama4 != nil && f != "peft" && f != "safetensors" {
+		_, isGGUF := ggufTypes[f]
+		var err error
+		switch {
+		case f == "peft": // it says nothing of the base
+		case m.Config.Llama4 != nil && f != "safetensors":
 			return stage.Fieldf("formats", "holds %s, but a Llama 4 is written as peft and safetensors only", f)
+		case isGGUF:
+			c := s.checkpoint(m)
+			err = c.Check()
+		default:
+			_, err = m.Config.JSON("float32")
+		}
+		if err != nil {
+			return stage.Fieldf("formats", "holds %s, but %v", f, err)
 		}
 	}
 	return nil

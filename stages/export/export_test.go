@@ -319,7 +319,40 @@ func TestRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "tokenizer.json"), []byte(odd), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Try(context.Background(), Kind, newSpec(b.Model(path), "gguf:f16")); err == nil || !strings.Contains(err.Error(), "write gguf:f16") || !strings.Contains(err.Error(), "not one that llama.cpp knows") {
+	if _, err := b.Try(context.Background(), Kind, newSpec(b.Model(path), "gguf:f16")); !errors.As(err, &field) || field.Field != "formats" || !strings.Contains(field.Problem, "holds gguf:f16, but tokenizer: ") || !strings.Contains(field.Problem, "not one that llama.cpp knows") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestTakes: what formats cannot hold is known before a model is tuned.
+func TestTakes(t *testing.T) {
+	takes := func(path string, formats ...string) error {
+		return newSpec(stage.Model{}, formats...).Takes(stage.ModelPath{Base: path})
+	}
+	plain, llama4 := modeltest.Directory(t, true), modeltest.Llama4Directory(t, true)
+	for _, err := range []error{takes(plain, "peft", "safetensors", "bnb:nf4", "gguf:q8_0"), takes(llama4, "peft", "safetensors")} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := takes(llama4, "peft", "gguf:q8_0"); err == nil || !strings.Contains(err.Error(), "holds gguf:q8_0, but a Llama 4") {
+		t.Errorf("got %v", err)
+	}
+	m, err := pretrained.Open(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	c := gguf.Checkpoint{Config: m.Config, Weights: m.Weights, TokenizerJSON: m.TokenizerJSON}
+	c.Config.Rope.Divisors = []float32{1, 7, 2, 3}
+	odd := filepath.Join(t.TempDir(), "odd.gguf")
+	if err := gguf.Export(odd, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	if err := takes(odd, "peft", "gguf:q8_0"); err != nil {
+		t.Error(err)
+	}
+	if err := takes(odd, "safetensors"); err == nil || !strings.Contains(err.Error(), "holds safetensors, but config.json cannot express") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"pipe/model/bnb"
 	"pipe/model/disk"
 	"pipe/model/gguf"
+	"pipe/model/pretrained"
 	"pipe/model/safetensors"
 	"pipe/tensor"
 	"pipe/tensor/quant"
@@ -30,11 +31,17 @@ func (s *spec) write(src *source, format, dir string) error {
 	case "bnb:nf4":
 		return s.writeNF4(src, dir)
 	}
-	return gguf.Export(s.ggufPath(dir, format), gguf.Checkpoint{
-		Name: s.Name, Config: src.Config, Weights: src.weights,
-		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource,
-		Sample: src.Sample(), EOS: src.ends(),
-	}, ggufTypes[format])
+	c := s.checkpoint(src.Model)
+	c.Weights = src.weights
+	return gguf.Export(s.ggufPath(dir, format), c, ggufTypes[format])
+}
+
+// checkpoint is what GGUF files say of a model, without its weights.
+func (s *spec) checkpoint(m *pretrained.Model) gguf.Checkpoint {
+	return gguf.Checkpoint{
+		Name: s.Name, Config: m.Config, TokenizerJSON: m.TokenizerJSON, ChatTemplate: m.TemplateSource,
+		Sample: m.Sample(), EOS: ends(m),
+	}
 }
 
 func (s *spec) ggufPath(dir, format string) string {
@@ -74,11 +81,11 @@ func (src *source) misheard(path string) (string, error) {
 }
 
 // ends lists the ids that end a text, that of the end of a turn first.
-func (src *source) ends() []int32 {
-	if src.EndOfTurn < 0 {
-		return src.EOS
+func ends(m *pretrained.Model) []int32 {
+	if m.EndOfTurn < 0 {
+		return m.EOS
 	}
-	return slices.Insert(slices.Clone(src.EOS), 0, src.EndOfTurn)
+	return slices.Insert(slices.Clone(m.EOS), 0, m.EndOfTurn)
 }
 
 // writePEFT copies the adapter; only the name of its base changes.

@@ -195,7 +195,7 @@ func TestMarksOthers(t *testing.T) {
 		only("== 'assistant'"): "no conversation teaches a token that ends a text (<|im_end|>): what is tuned on them does not learn to stop",
 		// It marks the last turn alone, with the assistant's words changed.
 		before + "{% if loop.last %}{% generation %}{{ m.content | upper | trim }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}" + after: "",
-		before + "{{ m.content }}" + after: "",
+		before + "{{ m.content }}" + after:                                          "",
 		"{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}": "no conversation teaches a token that ends a text",
 	} {
 		b := stagetest.New(t)

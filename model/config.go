@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -39,8 +40,8 @@ type Config struct {
 // Rope describes the rotary position embedding.
 type Rope struct {
 	Theta float64 // base
-	// Type is "default", "linear", of which all frequencies are divided by Factor, or
-	// "llama3", to which the fields after it belong as well.
+	// Type is "default", "linear", which divides all frequencies by Factor, or
+	// "llama3", to which the fields after Factor belong.
 	Type                string
 	Factor              float64
 	LowFreq, HighFreq   float64
@@ -217,11 +218,12 @@ func or[T any](p *T, def T) T {
 	return *p
 }
 
-// rope reads either form of the rotary settings.
+// rope reads either form of the rotary settings. Of both, rope_scaling counts, as in
+// every transformers: whoever adds it to a file of transformers 5 means it.
 func (h *hfConfig) rope(theta float64) (Rope, error) {
 	r := Rope{Theta: or(h.Theta, theta), Type: "default"}
 	s, field := h.Parameters, "rope_parameters"
-	if s == nil {
+	if h.Scaling != nil && *h.Scaling != (hfRope{}) {
 		s, field = h.Scaling, "rope_scaling"
 	}
 	if s == nil {
@@ -344,7 +346,9 @@ func (r Rope) validate(headDim int) error {
 		return fmt.Errorf("rope_scaling: factor %v must be at least 1; low_freq_factor %v, high_freq_factor %v and original_max_position_embeddings %d must be above 0, low at most high",
 			r.Factor, r.LowFreq, r.HighFreq, r.OriginalMaxPosition)
 	case r.Type == "linear" && !(r.Factor >= 1 && r.Factor <= most):
-		return fmt.Errorf("rope_scaling: factor %v must be from 1 to %d", r.Factor, most)
+		return fmt.Errorf("rope_scaling: factor is %v; must be between 1 and %d", r.Factor, most)
+	case r.Type == "linear" && r.Divisors != nil:
+		return errors.New("rope_type \"linear\" beside divisors of the frequencies is not supported")
 	case r.Type != "" && r.Type != "default" && r.Type != "linear" && r.Type != "llama3":
 		return fmt.Errorf("rope_type %q is not supported; \"default\", \"linear\" and \"llama3\" are", r.Type)
 	}
@@ -365,10 +369,10 @@ func (c Config) InvFreq() []float32 {
 		switch {
 		case c.Rope.Divisors != nil:
 			f[i] /= c.Rope.Divisors[i]
-		case c.Rope.Type == "llama3":
-			f[i] = c.Rope.llama3(f[i])
 		case c.Rope.Type == "linear":
 			f[i] /= float32(c.Rope.Factor)
+		case c.Rope.Type == "llama3":
+			f[i] = c.Rope.llama3(f[i])
 		}
 	}
 	return f
@@ -417,42 +421,42 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 	c.familyJSON(&h)
 	r := c.Rope
 	if r.Divisors != nil && r.Type != "llama3" {
-		if r, err = c.fitLlama3(); err != nil {
+		if r, err = c.fitRope(); err != nil {
 			return nil, err
 		}
 	}
-	if r.Type == "linear" {
-		h.Scaling = &hfRope{RopeType: "linear", LegacyType: "linear", Factor: &r.Factor}
-	}
-	if r.Type == "llama3" {
+	switch r.Type {
+	case "linear":
+		h.Scaling = &hfRope{RopeType: "linear", Factor: &r.Factor}
+	case "llama3":
 		h.Scaling = &hfRope{RopeType: "llama3", Factor: &r.Factor, Low: &r.LowFreq, High: &r.HighFreq, Original: &r.OriginalMaxPosition}
 	}
 	return json.MarshalIndent(h, "", "  ")
 }
 
-// fitLlama3 finds the llama3 settings whose divisors are those of the
-// configuration, among the released ones (low 1, high 4, original 8192).
-func (c Config) fitLlama3() (Rope, error) {
+// fitRope finds the settings whose divisors are those of the configuration. Of
+// llama3 it knows those with the released low 1 and high 4.
+func (c Config) fitRope() (Rope, error) {
 	plain := c
-	plain.Rope.Divisors = nil
-	plain.Rope.Type = "default"
-	base := plain.InvFreq()
-	r := plain.Rope
-	r.Type, r.LowFreq, r.HighFreq, r.OriginalMaxPosition = "llama3", 1, 4, 8192
-	last := c.Rope.Divisors[len(c.Rope.Divisors)-1]
-	if last == 1 {
-		r.Type = "default"
+	plain.Rope = Rope{Theta: c.Rope.Theta, Type: "default"}
+	base, last := plain.InvFreq(), c.Rope.Divisors[len(c.Rope.Divisors)-1]
+	try := []Rope{plain.Rope, {Theta: c.Rope.Theta, Type: "linear", Factor: float64(last)}}
+	llama3 := Rope{Theta: c.Rope.Theta, Type: "llama3", Factor: float64(last), LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 8192}
+	try = append(try, llama3)
+	for n := 1; n <= most; n *= 2 {
+		llama3.OriginalMaxPosition = n
+		try = append(try, llama3)
 	}
-	r.Factor = float64(last)
-	for i, f := range base {
-		want := r.Type == "default" && c.Rope.Divisors[i] == 1
-		if r.Type == "llama3" {
-			d := f / r.llama3(f)
-			want = math.Abs(float64(d/c.Rope.Divisors[i]-1)) <= 1e-4
+	for _, r := range try {
+		same := r.validate(c.HeadDim) == nil
+		scaled := plain
+		scaled.Rope = r
+		for i, f := range scaled.InvFreq() {
+			same = same && math.Abs(float64(base[i]/f/c.Rope.Divisors[i]-1)) <= 1e-4
 		}
-		if !want {
-			return r, fmt.Errorf("config.json cannot express the rope divisors of this model (index %d divides by %v)", i, c.Rope.Divisors[i])
+		if same {
+			return r, nil
 		}
 	}
-	return r, nil
+	return Rope{}, fmt.Errorf("config.json cannot express the divisors of the rotary frequencies of this model, the last of which is %v: an adapter can be trained over it and written as GGUF, a Hugging Face directory of it cannot", last)
 }

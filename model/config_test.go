@@ -40,6 +40,44 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+// TestRopeSettings: of two forms rope_scaling counts, as in transformers.
+func TestRopeSettings(t *testing.T) {
+	const llama3 = `{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":64}`
+	scaled := model.Rope{Theta: 300, Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 64}
+	for text, want := range map[string]model.Rope{
+		`"rope_theta":300`: {Theta: 300, Type: "default"},
+		`"rope_theta":300,"rope_scaling":{"type":"linear","factor":4}`:                                                          {Theta: 300, Type: "linear", Factor: 4},
+		`"rope_parameters":{"rope_type":"linear","factor":2.5,"rope_theta":300}`:                                                {Theta: 300, Type: "linear", Factor: 2.5},
+		`"rope_theta":300,"rope_parameters":{"rope_type":"default","rope_theta":9},"rope_scaling":` + llama3:                    scaled,
+		`"rope_theta":9,"rope_parameters":{"rope_type":"default","rope_theta":300},"rope_scaling":{}`:                           {Theta: 300, Type: "default"},
+		`"rope_theta":9,"rope_parameters":` + llama3[:len(llama3)-1] + `,"rope_theta":300},"rope_scaling":null`:                 scaled,
+		`"rope_theta":300,"rope_parameters":` + llama3 + `,"rope_scaling":{"rope_type":"default"}`:                              {Theta: 300, Type: "default"},
+		`"rope_parameters":{"rope_type":"default","rope_theta":300},"rope_scaling":{"rope_type":"linear","factor":2,"type":""}`: {Theta: 10000, Type: "linear", Factor: 2},
+	} {
+		c, err := model.ParseConfig([]byte(`{"model_type":"llama",` + text + `}`))
+		if err != nil || !reflect.DeepEqual(c.Rope, want) {
+			t.Errorf("%s: %+v, %v", text, c.Rope, err)
+			continue
+		}
+		data, err := c.JSON("float32")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := model.ParseConfig(data); err != nil || !reflect.DeepEqual(back.Rope, want) {
+			t.Errorf("%s: written and read again: %+v, %v", text, back.Rope, err)
+		}
+	}
+	plain := model.Config{HeadDim: 8, Rope: model.Rope{Theta: 10000}}
+	c := plain
+	c.Rope.Type, c.Rope.Factor = "linear", 4
+	base := plain.InvFreq()
+	for i, f := range c.InvFreq() {
+		if f != base[i]/4 {
+			t.Errorf("linear: frequency %d is %v, %v unscaled", i, f, base[i])
+		}
+	}
+}
+
 func TestParseConfigErrors(t *testing.T) {
 	for _, x := range []struct{ from, to, want string }{
 		{`"model_type":"llama"`, `"model_type":"mixtral"`, `model_type "mixtral" is not supported`},
@@ -69,6 +107,8 @@ func TestParseConfigErrors(t *testing.T) {
 		{`"bos_token_id":128000`, `"bos_token_id":4294967297`, "bos_token_id"},
 		{`"rope_type":"llama3"`, `"rope_type":"yarn"`, `rope_type "yarn" is not supported`},
 		{`"factor":32.0,`, ``, "needs factor"},
+		{`"rope_type":"llama3"`, `"rope_type":"linear","factor":0.5`, "factor is 0.5; must be between 1 and"},
+		{`"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,"original_max_position_embeddings":8192,"rope_type":"llama3"`, `"rope_type":"linear"`, `"linear" needs factor`},
 		{`"vocab_size"`, `"quantization_config":{"quant_method":"gptq"},"vocab_size"`, `quant_method "gptq" is not supported`},
 		{`"vocab_size"`, `"quantization_config":{"quant_method":"bitsandbytes","load_in_8bit":true},"vocab_size"`, "without load_in_4bit"},
 		{`"vocab_size"`, `"quantization_config":{"quant_method":"bitsandbytes","load_in_4bit":true,"bnb_4bit_quant_type":"fp4"},"vocab_size"`, `"fp4" is not supported`},
@@ -132,10 +172,46 @@ func TestInvFreq(t *testing.T) {
 	}
 }
 
+// TestFitRope: divisors, as GGUF has them, become the settings that they came from.
+func TestFitRope(t *testing.T) {
+	plain := model.Config{VocabSize: 8, Hidden: 8, Intermediate: 8, Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 32, MaxPositions: 8, NormEps: 1e-5,
+		BOS: -1, PAD: -1, Rope: model.Rope{Theta: 10000, Type: "default"}}
+	base := plain.InvFreq()
+	divided := func(f func(i int) float32) model.Config {
+		c := plain
+		for i := range base {
+			c.Rope.Divisors = append(c.Rope.Divisors, f(i))
+		}
+		return c
+	}
+	for _, want := range []model.Rope{
+		plain.Rope, {Theta: 10000, Type: "linear", Factor: 4},
+		{Theta: 10000, Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 8192},
+		{Theta: 10000, Type: "llama3", Factor: 32, LowFreq: 1, HighFreq: 4, OriginalMaxPosition: 1024},
+	} {
+		scaled := plain
+		scaled.Rope = want
+		f := scaled.InvFreq()
+		data, err := divided(func(i int) float32 { return base[i] / f[i] }).JSON("float32")
+		if err != nil {
+			t.Fatalf("%+v: %v", want, err)
+		}
+		if c, err := model.ParseConfig(data); err != nil || !reflect.DeepEqual(c.Rope, want) {
+			t.Errorf("%+v: written as %+v, %v", want, c.Rope, err)
+		}
+	}
+	for _, f := range []func(int) float32{func(i int) float32 { return float32(1 + i) }, func(int) float32 { return 0.5 }} {
+		if _, err := divided(f).JSON("float32"); err == nil || !strings.Contains(err.Error(), "cannot express the divisors") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(llama32))
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))
 	f.Add([]byte(`{"model_type":"llama","rope_theta":1e-300}`))
+	f.Add([]byte(`{"model_type":"llama","rope_parameters":{"rope_type":"default"},"rope_scaling":{"type":"linear","factor":1e9}}`))
 	f.Add([]byte(strings.Replace(llama32, `"factor":32.0`, `"factor":1e-300`, 1)))
 	f.Add([]byte(`{"model_type":"llama4_text","num_hidden_layers":4,"moe_layers":[1],"no_rope_layers":[1,0,1,1],"attention_chunk_size":null,"attn_temperature_tuning":4}`))
 	f.Add([]byte(`{"model_type":"llama4","text_config":{"num_hidden_layers":2,"interleave_moe_layer_step":2,"layer_types":["full_attention","chunked_attention"],"floor_scale":1e300}}`))

@@ -217,3 +217,19 @@ func TestScore(t *testing.T) {
 		}
 	}
 }
+
+// TestScoreNotANumber: what weights give that are not all numbers is no score.
+func TestScoreNotANumber(t *testing.T) {
+	d, err := model.Load(backend(t), small, model.Random(small, 1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	norm := make([]float32, small.Hidden)
+	norm[1] = float32(math.NaN())
+	d.Backend().Upload(d.Norm.W.Value, norm)
+	_, err = d.Score(context.Background(), []model.Continuation{{Context: []int32{1}, Target: []int32{2, 3}}}, model.ScoreOptions{})
+	if err == nil || !strings.Contains(err.Error(), "token 0 of continuation 0 is not a number") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 
 	"pipe/tensor"
+	"pipe/tensor/quant"
 )
 
 // Load builds the decoder of c from a checkpoint. Every tensor's shape is held
@@ -20,7 +22,7 @@ func Load(b tensor.Backend, c Config, src Source, trainable bool) (d *Decoder, e
 		return nil, err
 	}
 	l := &loader{b: b, src: src, train: trainable, shapes: c.shapes()}
-	if err := l.unexpected(c); err != nil {
+	if err := errors.Join(l.unexpected(c), twoHeads(c, src)); err != nil {
 		return nil, err
 	}
 	d = &Decoder{Config: c, backend: b, owned: &l.owned}
@@ -88,6 +90,43 @@ func (l *loader) unexpected(c Config) error {
 		return fmt.Errorf("tensor %s: config.json has no such tensor (model_type %q, %d layers, attention_bias %t, mlp_bias %t)", name, c.Family, c.Layers, c.AttnBias, c.MLPBias)
 	}
 	return nil
+}
+
+// twoHeads refuses a head in the checkpoint that is not the embedding where the
+// configuration says it is: older programs leave such a head out, newer ones run it.
+// It compares a few rows of both: training moves all of them.
+func twoHeads(c Config, src Source) error {
+	if !c.Tied {
+		return nil
+	}
+	head, err := Describe(src, "lm_head.weight")
+	if errors.Is(err, ErrNoTensor) {
+		return nil
+	}
+	embedding, err2 := Describe(src, "model.embed_tokens.weight")
+	want := []int{c.VocabSize, c.Hidden}
+	if fits("", head, err, want) != nil || fits("", embedding, err2, want) != nil || filled("", head) != nil || filled("", embedding) != nil {
+		return nil // the one that is used is checked when its turn comes
+	}
+	const rows, near, tiny = 64, 1.0 / 128, 1e-6 // their types may differ: what bfloat16 and f16 round
+	a, b := make([]float32, c.Hidden), make([]float32, c.Hidden)
+	for i := 0; i < c.VocabSize; i += max(1, c.VocabSize/rows) {
+		head.row(a, i)
+		embedding.row(b, i)
+		for k := range a {
+			if !(math.Abs(float64(a[k]-b[k])) <= near*math.Abs(float64(b[k]))+tiny) {
+				return errors.New("the checkpoint has a tensor lm_head.weight that differs from model.embed_tokens.weight, and config.json says tie_word_embeddings; " +
+					"if the head is the model's own, set tie_word_embeddings to false there, else remove the tensor")
+			}
+		}
+	}
+	return nil
+}
+
+// row sets dst to row i of a matrix of whole blocks.
+func (w Weight) row(dst []float32, i int) {
+	n := w.DType.Bytes(len(dst))
+	quant.Dequantize(dst, w.DType, w.Data[i*n:(i+1)*n])
 }
 
 func layerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }
@@ -303,7 +342,7 @@ func CheckWeights(c Config, src Source) error {
 		return err
 	}
 	l := &loader{src: src, shapes: c.shapes()}
-	if err := l.unexpected(c); err != nil {
+	if err := errors.Join(l.unexpected(c), twoHeads(c, src)); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.shapes)) {

@@ -94,3 +94,45 @@ func TestLoadForgets(t *testing.T) {
 		}
 	}
 }
+
+// TestTwoHeads: a head of its own beside tied embeddings is refused, one that is the
+// embedding, also in another type, is left out.
+func TestTwoHeads(t *testing.T) {
+	c := small
+	c.Tied = true
+	src := model.Random(c, 1)
+	weights := model.Weights{}
+	for _, name := range src.Names() {
+		w, err := src.Weight(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		weights[name] = w
+	}
+	same := weights["model.embed_tokens.weight"]
+	bf16 := model.Weight{DType: tensor.BF16, Shape: same.Shape, Data: make([]byte, len(same.Data)/2)}
+	for i := range len(bf16.Data) / 2 { // cut, not rounded
+		copy(bf16.Data[2*i:], same.Data[4*i+2:4*i+4])
+	}
+	other := same
+	other.Data = slices.Clone(same.Data)
+	other.Data[3] ^= 0x80 // the sign of the first element
+	for name, x := range map[string]struct {
+		head model.Weight
+		bad  bool
+	}{
+		"the same": {same, false}, "rounded": {bf16, false}, "another": {other, true},
+		"of another size": {model.Weight{DType: tensor.F32, Shape: []int{1, 1}, Data: make([]byte, 4)}, false},
+	} {
+		weights["lm_head.weight"] = x.head
+		d, err := model.Load(backend(t), c, weights, false)
+		if err == nil {
+			d.Close()
+		}
+		for _, err := range []error{err, model.CheckWeights(c, weights)} {
+			if (err != nil) != x.bad || x.bad && !strings.Contains(err.Error(), "tie_word_embeddings") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}

@@ -59,8 +59,11 @@ func (d *Decoder) Score(ctx context.Context, cs []Continuation, o ScoreOptions) 
 		if err != nil {
 			return nil, fmt.Errorf("score continuations %d to %d: %w", first, last-1, err)
 		}
-		for _, c := range cs[first:last] {
+		for i, c := range cs[first:last] {
 			n := len(c.Target)
+			if k := slices.IndexFunc(s.LogP[:n], func(p float32) bool { return p != p }); k >= 0 {
+				return nil, fmt.Errorf("the log-probability of token %d of continuation %d is not a number: the model's weights are not all numbers, or so large that what it computes is none; check the model", k, first+i)
+			}
 			out = append(out, Scores{s.LogP[:n:n], s.ArgMax[:n:n]})
 			s.LogP, s.ArgMax = s.LogP[n:], s.ArgMax[n:]
 		}

@@ -8,7 +8,9 @@ import (
 
 	"pipe/model"
 	"pipe/model/adapter"
+	"pipe/model/gguf"
 	"pipe/model/modeltest"
+	"pipe/model/pretrained"
 	"pipe/tensor"
 	"pipe/tensor/quant"
 	"pipe/train"
@@ -87,4 +89,29 @@ func TestBlockBase(t *testing.T) {
 		}
 		curve(t, dt.String(), r, fix, dt.String()+".curve")
 	}
+}
+
+// TestUnwritable: a model that no config.json can describe is refused before all of its
+// weights are trained; an adapter over it is written without one.
+func TestUnwritable(t *testing.T) {
+	m, err := pretrained.Open(modeltest.Directory(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	c := m.Config
+	c.Rope.Divisors = []float32{1, 7, 2, 3}
+	path := filepath.Join(t.TempDir(), "odd.gguf")
+	if err := gguf.Export(path, gguf.Checkpoint{Config: c, Weights: m.Weights, TokenizerJSON: m.TokenizerJSON}, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := train.OpenBase(path, train.Tuning{Full: true}); err == nil || !strings.Contains(err.Error(), "cannot express the divisors") {
+		t.Errorf("all weights: %v", err)
+	}
+	a := adapter.NewConfig()
+	s, err := train.OpenBase(path, train.Tuning{New: &a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
 }

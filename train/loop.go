@@ -255,7 +255,11 @@ func (r *run) step() error {
 	if err := r.pass.Sync(); err != nil {
 		return err
 	}
-	if loss := r.means[0].Value(); math.IsNaN(loss) || math.IsInf(loss, 0) {
+	switch loss := r.means[0].Value(); {
+	case !math.IsNaN(loss) && !math.IsInf(loss, 0):
+	case r.res.Steps == 0:
+		return fmt.Errorf("the loss is %v before anything was learned: the model's weights are not all numbers, or so large that what it computes is none; check the model", loss)
+	default:
 		return fmt.Errorf("the loss is %v: training has diverged; lower lr, raise warmup_ratio, or check the data", loss)
 	}
 	lr, norm := r.LR*r.sched.At(r.res.Steps), r.opt.norm()

@@ -85,6 +85,10 @@ func OpenBase(base string, t Tuning) (s *Student, err error) {
 		return nil, err
 	}
 	s.Config, s.weights = s.Base.Config, s.Base.Weights
+	if _, err := s.Config.JSON("float32"); err != nil && t.Full { // Save could not write it
+		s.Close()
+		return nil, fmt.Errorf("%s: %w", base, err)
+	}
 	return s, nil
 }
 

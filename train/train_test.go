@@ -310,6 +310,11 @@ func TestNotFinite(t *testing.T) {
 		t.Errorf("NaN loss: %v", err)
 	}
 	d = student(t, "lora")
+	_, err = train.Run(context.Background(), d, &broken{train.Likelihood{Model: d, Rows: rows()}, true, 0}, o)
+	if err == nil || !strings.Contains(err.Error(), "step 1 of 10: the loss is NaN before anything was learned") {
+		t.Errorf("a model that is not numbers: %v", err)
+	}
+	d = student(t, "lora")
 	o.MaxSteps, o.Warmup = 30, 0
 	before := bits(d)
 	_, err = train.Run(context.Background(), d, &broken{train.Likelihood{Model: d, Rows: rows()}, false, 0}, o)

@@ -91,12 +91,11 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 	if n := r.integer(a.name+".expert_count", 0); r.err == nil && n > 0 {
 		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
 	}
-	switch s := r.text(a.name + ".rope.scaling.type"); s {
-	case "", "none":
-	case "linear":
-		c.Rope.Type, c.Rope.Factor = "linear", round32(r.number(a.name+".rope.scaling.factor", 1))
-	default:
-		return c, fmt.Errorf("%s: rope scaling %q is not supported; \"linear\" is, and what a file has as %s", f.path, s, ropeFreqs)
+	if err := r.rope(a.name, &c.Rope); err != nil {
+		return c, fmt.Errorf("%s: %w", f.path, err)
+	}
+	if scale := r.number(a.name+".attention.scale", 0); r.err == nil && scale != 0 {
+		return c, fmt.Errorf("%s: %s.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, a.name, scale)
 	}
 	if c.Family == model.SmolLM3 && r.err == nil && c.Layers > 0 && c.Layers <= len(f.infos) {
 		c.NoRope = noRope(c.Layers)
@@ -112,6 +111,25 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 		return c, r.err
 	}
 	return c, f.shapesConfig(&c)
+}
+
+// rope reads how the frequencies are scaled. Without a type a factor, which older files
+// have under another name, scales linearly.
+func (r *fields) rope(arch string, to *model.Rope) error {
+	kind := r.text(arch + ".rope.scaling.type")
+	factor := round32(r.number(arch+".rope.scaling.factor", r.number(arch+".rope.scale_linear", 0)))
+	attn := r.number(arch+".rope.scaling.attn_factor", 1)
+	switch {
+	case r.err != nil || kind == "none":
+		return nil // readConfig returns it
+	case kind != "" && kind != "linear":
+		return fmt.Errorf("rope scaling %q is not supported; \"linear\" and that of Llama 3 are", kind)
+	case attn != 1:
+		return fmt.Errorf("%s.rope.scaling.attn_factor %v is not supported", arch, attn)
+	case factor != 0 && factor != 1: // 0 is none, as in llama.cpp
+		to.Type, to.Factor = "linear", factor
+	}
+	return nil
 }
 
 // shapesConfig fills in what only the tensors say.
@@ -133,9 +151,6 @@ func (f *File) shapesConfig(c *model.Config) error {
 		}
 		if x.typ.name != "f32" || len(x.dims) != 1 {
 			return fmt.Errorf("%s: tensor %q is not a vector of f32", f.path, ropeFreqs)
-		}
-		if c.Rope.Type != "default" {
-			return fmt.Errorf("%s: rope scaling %q beside tensor %q is not supported", f.path, c.Rope.Type, ropeFreqs)
 		}
 		c.Rope.Divisors = make([]float32, x.dims[0])
 		for i := range c.Rope.Divisors {

@@ -18,6 +18,13 @@ type Checkpoint struct {
 	Weights       model.Source
 	TokenizerJSON []byte
 	ChatTemplate  string // Jinja source; "" for none
+	// Sample is a text as the model sees it, such as a conversation in its chat template.
+	// Where GGUF cannot say when a tokenizer puts a space before a text, what is right
+	// for the sample is written. "" is a text without special tokens.
+	Sample string
+	// EOS are ids that end a text beside those of Config, that of the end of a turn
+	// first: GGUF has a place for one of them.
+	EOS []int32
 }
 
 // fileTypes are the values of general.file_type.
@@ -35,20 +42,36 @@ func Export(path string, m Checkpoint, dt tensor.DType) error {
 	return Write(path, kvs, tensors)
 }
 
+// Check reports why Export could not write a model with this configuration and
+// tokenizer. It needs no weights.
+func (m *Checkpoint) Check() error {
+	_, err := m.vocabulary()
+	return err
+}
+
+// vocabulary returns the metadata of the tokenizer of a model that GGUF can hold.
+func (m *Checkpoint) vocabulary() ([]KV, error) {
+	if err := m.Config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := expressible(m.Config); err != nil {
+		return nil, err
+	}
+	kvs, err := vocabularyKVs(m)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w", err)
+	}
+	return kvs, nil
+}
+
 func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 	fileType, ok := fileTypes[dt]
 	if !ok {
 		return nil, nil, fmt.Errorf("type %s is not written; f32, f16, bf16, q8_0 and q4_0 are", dt)
 	}
-	if err := m.Config.Validate(); err != nil {
-		return nil, nil, err
-	}
-	if err := expressible(m.Config); err != nil {
-		return nil, nil, err
-	}
-	vocab, err := vocabularyKVs(m)
+	vocab, err := m.vocabulary()
 	if err != nil {
-		return nil, nil, fmt.Errorf("tokenizer: %w", err)
+		return nil, nil, err
 	}
 	c := m.Config
 	name := archOf(c.Family).name

@@ -286,3 +286,150 @@ func TestFamilies(t *testing.T) {
 		}
 	}
 }
+
+// TestExportEnds: GGUF has places for the end of a document, of a turn and of a
+// message; the ids that end a text come back from them.
+func TestExportEnds(t *testing.T) {
+	src := load(t)
+	f := open(t, put(t, src.File))
+	data, err := f.TokenizerJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct{ config, more, want []int32 }{
+		{[]int32{9}, nil, []int32{9}},
+		{[]int32{9}, []int32{9, 10}, []int32{9, 10}},
+		{[]int32{9}, []int32{7, 8, 9}, []int32{9, 7}}, // that of the turn comes first
+		{[]int32{9}, []int32{7, 10}, []int32{9, 10}},  // <|eot_id|>
+		{[]int32{9, 8}, []int32{7}, []int32{9, 7}},    // a place for one
+		{nil, []int32{7, 9}, []int32{7, 9}},           // generation_config.json alone says it
+		{[]int32{9, 10, 500}, nil, []int32{9, 10}},    // no token
+		{[]int32{10, 9}, []int32{9, 10}, []int32{10, 9}},
+	} {
+		c := gguf.Checkpoint{Config: f.Config(), Weights: f, TokenizerJSON: data, EOS: x.more}
+		c.Config.EOS = x.config
+		path := filepath.Join(t.TempDir(), "ends.gguf")
+		if err := gguf.Export(path, c, tensor.F32); err != nil {
+			t.Fatal(err)
+		}
+		if got := open(t, path).Config().EOS; !slices.Equal(got, x.want) {
+			t.Errorf("%v and %v: got %v, want %v", x.config, x.more, got, x.want)
+		}
+	}
+}
+
+// TestLinearRope: a factor scales linearly unless the file says otherwise, as in
+// llama.cpp, under the key of today and that of the first files; it is written again.
+func TestLinearRope(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	c := checkpoint(t, src)
+	c.Config.Rope = model.Rope{Theta: 500000, Type: "linear", Factor: 4}
+	path := filepath.Join(t.TempDir(), "linear.gguf")
+	if err := gguf.Export(path, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, path).Config().Rope; got.Type != "linear" || got.Factor != 4 || got.Theta != 500000 || got.Divisors != nil {
+		t.Errorf("written and read again: %+v", got)
+	}
+	const kind, factor, old = "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear"
+	base := []gguf.KV{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(c.Config.Hidden)},
+		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(1)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
+	}
+	for _, x := range []struct {
+		kvs  []gguf.KV
+		want float64 // 0: none
+	}{
+		{[]gguf.KV{{Key: factor, Value: float32(2.5)}}, 2.5},
+		{[]gguf.KV{{Key: old, Value: float32(8)}}, 8},
+		{[]gguf.KV{{Key: old, Value: float32(8)}, {Key: factor, Value: float32(2)}, {Key: kind, Value: "linear"}}, 2},
+		{[]gguf.KV{{Key: factor, Value: float32(2)}, {Key: kind, Value: "none"}}, 0},
+		{[]gguf.KV{{Key: old, Value: float32(1)}}, 0},
+		{[]gguf.KV{{Key: factor, Value: float32(0)}, {Key: kind, Value: "linear"}}, 0},
+	} {
+		path := filepath.Join(t.TempDir(), "read.gguf")
+		if err := gguf.Write(path, slices.Concat(base, x.kvs), embedding(c)); err != nil {
+			t.Fatal(err)
+		}
+		got := open(t, path).Config().Rope
+		if scaled := got.Type == "linear"; scaled != (x.want != 0) || got.Factor != x.want {
+			t.Errorf("%v: %+v", x.kvs, got)
+		}
+	}
+}
+
+// spm is a tokenizer.json as transformers writes it for SentencePiece's BPE.
+func spm(normalizer, pre string, merges ...string) []byte {
+	return []byte(`{"added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":1,"content":"<s>","special":true},{"id":2,"content":"</s>","special":true}],
+"normalizer":` + normalizer + `,"pre_tokenizer":` + pre + `,"post_processor":null,"decoder":null,
+"model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,
+"vocab":{"<unk>":0,"<s>":1,"</s>":2,"▁":3,"a":4,"b":5,"▁a":6,"ab":7,"▁ab":8,"▁▁":9,"c":10,"d":11},"merges":["` + strings.Join(merges, `","`) + `"]}}`)
+}
+
+// TestSpacePrefix: of the ways to put a space before a text, GGUF has the one that is
+// right for the sample, and llama.cpp's tokens of it are those of tokenizer.json.
+func TestSpacePrefix(t *testing.T) {
+	src := open(t, put(t, load(t).File))
+	metaspace := func(rest string) string { return `{"type":"Metaspace","replacement":"▁",` + rest + `}` }
+	const replace = `{"type":"Replace","pattern":{"String":" "},"content":"▁"}`
+	always, first := metaspace(`"prepend_scheme":"always","split":false`), metaspace(`"prepend_scheme":"first","split":false`)
+	merges := []string{"▁ a", "a b", "▁a b", "▁ ab", "▁ ▁"}
+	export := func(data []byte, sample string) (*gguf.File, error) {
+		path := filepath.Join(t.TempDir(), "spm.gguf")
+		c := gguf.Checkpoint{Config: src.Config(), Weights: src, TokenizerJSON: data, Sample: sample}
+		c.Config.BOS, c.Config.EOS = 1, []int32{2}
+		if err := gguf.Export(path, c, tensor.F32); err != nil {
+			return nil, err
+		}
+		return open(t, path), nil
+	}
+	for _, x := range []struct {
+		normalizer, pre, sample string
+		want                    bool
+	}{
+		{`{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},` + replace + `]}`, "null", "<s> ab", true},
+		{replace, "null", "ab", false},
+		{"null", always, "", true},
+		{"null", always, "<s>ab</s>", true},
+		{"null", always, "<s> ab</s>", false},
+		{"null", first, "", true},
+		{"null", first, "ab a", true},
+		{"null", first, "<s>ab</s>a", false},
+		{"null", first, "<s> ab</s>", false},
+		{"null", `{"type":"Sequence","pretokenizers":[` + metaspace(`"prepend_scheme":"never","split":false`) + `]}`, "ab", false},
+		{"null", metaspace(`"add_prefix_space":true,"split":false`), "ab", true},
+		{"null", metaspace(`"add_prefix_space":false,"split":false`), "ab", false},
+	} {
+		data := spm(x.normalizer, x.pre, merges...)
+		f, err := export(data, x.sample)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.Bool("tokenizer.ggml.add_space_prefix", !x.want); err != nil || got != x.want {
+			t.Errorf("%s, %s: a space before %q %t, %v", x.normalizer, x.pre, x.sample, got, err)
+		}
+		again, err := f.TokenizerJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, err1 := tokenizer.Load(data)
+		theirs, err2 := tokenizer.Load(again)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := ours.Encode(x.sample), theirs.Encode(x.sample); !slices.Equal(a, b) {
+			t.Errorf("%s, %s: %q is %v, in GGUF %v", x.normalizer, x.pre, x.sample, a, b)
+		}
+	}
+	for want, data := range map[string][]byte{
+		"no normaliser of type NFC":          spm(`{"type":"NFC"}`, "null", merges...),
+		"no pre-tokenizer of type ByteLevel": spm("null", `{"type":"ByteLevel"}`, merges...),
+		"cuts words apart":                   spm("null", metaspace(`"prepend_scheme":"always"`), merges...),
+		`"▁" and "ab" make the token "▁ab"`:  spm(replace, "null", "▁ a", "a b", "▁a b", "▁ ▁"),
+	} {
+		if _, err := export(data, "ab"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}

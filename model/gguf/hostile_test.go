@@ -145,6 +145,11 @@ func TestRefusesModels(t *testing.T) {
 	}{
 		{"mixtures of experts", kvs(gguf.KV{Key: "llama.expert_count", Value: uint32(8)}), []gguf.Tensor{embed}},
 		{"rope scaling \"yarn\"", kvs(gguf.KV{Key: "llama.rope.scaling.type", Value: "yarn"}), []gguf.Tensor{embed}},
+		{"beside divisors", kvs(gguf.KV{Key: "llama.rope.scaling.factor", Value: float32(4)}), []gguf.Tensor{embed, floats("rope_freqs.weight", 1, 1, 1, 1)}},
+		{"factor is -4", kvs(gguf.KV{Key: "llama.rope.scale_linear", Value: float32(-4)}), []gguf.Tensor{embed}},
+		{"factor is NaN", kvs(gguf.KV{Key: "llama.rope.scaling.factor", Value: float32(math.NaN())}), []gguf.Tensor{embed}},
+		{"attn_factor 0.5", kvs(gguf.KV{Key: "llama.rope.scaling.attn_factor", Value: float32(0.5)}), []gguf.Tensor{embed}},
+		{"llama.attention.scale 0.25", kvs(gguf.KV{Key: "llama.attention.scale", Value: float32(0.25)}), []gguf.Tensor{embed}},
 		{"rotating 4 of 8", kvs(gguf.KV{Key: "llama.rope.dimension_count", Value: uint32(4)}), []gguf.Tensor{embed}},
 		{"values of width 4", kvs(gguf.KV{Key: "llama.attention.value_length", Value: uint32(4)}), []gguf.Tensor{embed}},
 		{"not a multiple of num_key_value_heads 3", kvs(gguf.KV{Key: "llama.attention.head_count_kv", Value: uint32(3)}), []gguf.Tensor{embed}},

@@ -234,7 +234,6 @@ func (f *File) sentencePiece(t *hfTokenizer, v *vocabulary) error {
 	if unk < 0 || int(unk) >= len(v.tokens) {
 		return fmt.Errorf("tokenizer.ggml.unknown_token_id is %d of %d tokens", unk, len(v.tokens))
 	}
-	const space = "\u2581" // ▁
 	norm := []any{}
 	decode := []any{
 		object{"type": "Replace", "pattern": object{"String": space}, "content": " "},
@@ -244,7 +243,7 @@ func (f *File) sentencePiece(t *hfTokenizer, v *vocabulary) error {
 		norm = append(norm, object{"type": "Prepend", "prepend": space})
 		decode = append(decode, object{"type": "Strip", "content": " ", "start": 1, "stop": 0})
 	}
-	norm = append(norm, object{"type": "Replace", "pattern": object{"String": " "}, "content": space})
+	norm = append(norm, marksSpaces())
 	*t = hfTokenizer{
 		Version:    "1.0",
 		Normalizer: object{"type": "Sequence", "normalizers": norm},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -64,7 +65,7 @@ func vocabularyKVs(m *Checkpoint) ([]KV, error) {
 	}
 	var kvs []KV
 	if t.Model.ByteFallback {
-		kvs, err = t.sentencePieceKVs(tokens, kinds)
+		kvs, err = t.sentencePieceKVs(m, tokens, kinds)
 	} else {
 		kvs, err = t.byteLevelKVs()
 	}
@@ -79,22 +80,41 @@ func vocabularyKVs(m *Checkpoint) ([]KV, error) {
 	}
 	id("bos", m.Config.BOS)
 	id("padding", m.Config.PAD)
-	for i, eos := range m.Config.EOS {
-		switch {
-		case i == 0:
-			id("eos", eos)
-		case eos < int32(len(tokens)) && tokens[eos] == "<|eot_id|>":
-			id("eot", eos)
-		case eos < int32(len(tokens)) && tokens[eos] == "<|eom_id|>":
-			id("eom", eos)
-		}
-	}
-	bos, eos := t.edges(m.Config.BOS, m.Config.EOS)
-	kvs = append(kvs, KV{"tokenizer.ggml.add_bos_token", bos}, KV{"tokenizer.ggml.add_eos_token", eos})
+	eos, eot, eom := m.ends(tokens)
+	id("eos", eos)
+	id("eot", eot)
+	id("eom", eom)
+	first, last := t.edges(m.Config.BOS, m.Config.EOS)
+	kvs = append(kvs, KV{"tokenizer.ggml.add_bos_token", first}, KV{"tokenizer.ggml.add_eos_token", last})
 	if m.ChatTemplate != "" {
 		kvs = append(kvs, KV{"tokenizer.chat_template", m.ChatTemplate})
 	}
 	return kvs, nil
+}
+
+// ends returns the ids of the keys for tokens that end a text: a document, a turn
+// and a message; -1 for none. There are no keys for more than these.
+func (m *Checkpoint) ends(tokens []string) (eos, eot, eom int32) {
+	eos, eot, eom = -1, -1, -1
+	var others []int32
+	first := min(1, len(m.Config.EOS))
+	for i, id := range slices.Concat(m.Config.EOS[:first], m.EOS, m.Config.EOS[first:]) {
+		switch {
+		case i == 0:
+			eos = id
+		case id != eos && id < int32(len(tokens)):
+			others = append(others, id)
+		}
+	}
+	for _, id := range others {
+		switch {
+		case tokens[id] == "<|eom_id|>":
+			eom = id
+		case eot < 0 || tokens[id] == "<|eot_id|>":
+			eot = id
+		}
+	}
+	return eos, eot, eom
 }
 
 // table lists the tokens by id with their kinds; gaps are filled.
@@ -157,33 +177,6 @@ func (t *sourceTokenizer) byteLevelKVs() ([]KV, error) {
 	return []KV{
 		{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", p.names[0]},
 		{"tokenizer.ggml.add_space_prefix", false}, {"tokenizer.ggml.merges", merges},
-	}, nil
-}
-
-// sentencePieceKVs gives every token a score by the first merge that makes it,
-// so that llama.cpp, which joins by score, joins in the same order.
-func (t *sourceTokenizer) sentencePieceKVs(tokens []string, kinds []int32) ([]KV, error) {
-	rank := make(map[string]int, len(t.Model.Merges))
-	for i, m := range t.Model.Merges {
-		if _, ok := rank[m[0]+m[1]]; !ok {
-			rank[m[0]+m[1]] = i
-		}
-	}
-	scores := make([]float32, len(tokens))
-	for id, token := range tokens {
-		if kinds[id] != tokenNormal {
-			continue
-		}
-		r, ok := rank[token]
-		if !ok {
-			r = len(t.Model.Merges) // single characters
-		}
-		scores[id] = -float32(r)
-	}
-	return []KV{
-		{"tokenizer.ggml.model", "llama"}, {"tokenizer.ggml.pre", "default"},
-		{"tokenizer.ggml.add_space_prefix", bytes.Contains(t.Normalizer, []byte(`"Prepend"`))},
-		{"tokenizer.ggml.scores", scores},
 	}, nil
 }
 

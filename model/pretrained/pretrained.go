@@ -35,9 +35,13 @@ type Model struct {
 	Template *chat.Template
 
 	BOS, PAD int32 // -1: none
-	// EOS are the ids that end a generated text: the model's and its
-	// generation_config.json's, without duplicates.
+	// EOS are the ids that end a generated text: the model's, its
+	// generation_config.json's and EndOfTurn, without duplicates.
 	EOS []int32
+	// EndOfTurn is the token that the chat template writes behind what the
+	// assistant says; -1: none. A base model that a template is given to knows
+	// of no such token: its configuration ends documents only.
+	EndOfTurn int32
 	// Special are the special tokens by the names that templates print them
 	// by, such as "bos_token".
 	Special map[string]string
@@ -128,20 +132,23 @@ func (m *Model) finish(path, origin string) (err error) {
 			return fmt.Errorf("chat template of %s: %w", origin, err)
 		}
 	}
-	m.EOS = append(m.EOS, m.Config.EOS...)
-	slices.Sort(m.EOS)
-	m.EOS = slices.Compact(m.EOS)
-	for _, id := range append([]int32{m.BOS, m.PAD}, m.EOS...) {
-		if int(id) >= m.Config.VocabSize {
-			return fmt.Errorf("%s: special token id %d is beyond the vocabulary of %d", path, id, m.Config.VocabSize)
-		}
-	}
 	if m.Special == nil { // no tokenizer_config.json
 		m.Special = map[string]string{}
 		for name, ids := range map[string][]int32{"bos_token": {m.BOS}, "pad_token": {m.PAD}, "eos_token": m.Config.EOS} {
 			if len(ids) > 0 && m.Tokenizer.TokenString(ids[0]) != "" {
 				m.Special[name] = m.Tokenizer.TokenString(ids[0])
 			}
+		}
+	}
+	if m.EndOfTurn = m.endOfTurn(); m.EndOfTurn >= 0 {
+		m.EOS = append(m.EOS, m.EndOfTurn)
+	}
+	m.EOS = append(m.EOS, m.Config.EOS...)
+	slices.Sort(m.EOS)
+	m.EOS = slices.Compact(m.EOS)
+	for _, id := range append([]int32{m.BOS, m.PAD}, m.EOS...) {
+		if int(id) >= m.Config.VocabSize {
+			return fmt.Errorf("%s: special token id %d is beyond the vocabulary of %d", path, id, m.Config.VocabSize)
 		}
 	}
 	return nil
@@ -246,24 +253,32 @@ func (m *Model) readGeneration(path string) error {
 	if g.PAD != nil && m.PAD < 0 {
 		m.PAD = *g.PAD
 	}
-	raw := bytes.TrimSpace(g.EOS)
-	if len(raw) == 0 || string(raw) == "null" {
-		return nil
-	}
-	if raw[0] != '[' {
-		raw = append(append([]byte("["), raw...), ']')
-	}
-	var ids []int32
-	if err := json.Unmarshal(raw, &ids); err != nil {
-		return fmt.Errorf("%s: eos_token_id: %w", path, err)
-	}
-	for _, id := range ids {
-		if id < 0 {
-			return fmt.Errorf("%s: eos_token_id %d is negative", path, id)
-		}
+	ids, err := endIDs(g.EOS)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	m.EOS = append(m.EOS, ids...)
 	return nil
+}
+
+// endIDs reads eos_token_id of a generation_config.json: an id, a list, or null.
+func endIDs(raw []byte) (ids []int32, err error) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	if raw[0] != '[' {
+		raw = slices.Concat([]byte("["), raw, []byte("]"))
+	}
+	if err := json.Unmarshal(raw, &ids); err != nil {
+		return nil, fmt.Errorf("eos_token_id: %w", err)
+	}
+	for _, id := range ids {
+		if id < 0 {
+			return nil, fmt.Errorf("eos_token_id %d is negative", id)
+		}
+	}
+	return ids, nil
 }
 
 // A tokenizerConfig is what is read of tokenizer_config.json.

@@ -19,11 +19,9 @@ func (m *Model) SaveTokenizer(dir string) error {
 	if err != nil {
 		return err
 	}
-	generation := m.generationConfig
-	if generation == nil {
-		if generation, err = m.generationConfigJSON(); err != nil {
-			return err
-		}
+	generation, err := m.generationConfigJSON()
+	if err != nil {
+		return err
 	}
 	files := []struct {
 		name string
@@ -73,6 +71,12 @@ func (m *Model) tokenizerConfigJSON() ([]byte, error) {
 }
 
 func (m *Model) generationConfigJSON() ([]byte, error) {
+	switch {
+	case m.generationConfig != nil && m.sharesTemplate:
+		return m.sharedGeneration()
+	case m.generationConfig != nil:
+		return m.generationConfig, nil
+	}
 	c := map[string]any{}
 	if m.BOS >= 0 {
 		c["bos_token_id"] = m.BOS

@@ -118,3 +118,32 @@ func TestShareTemplate(t *testing.T) {
 		})
 	}
 }
+
+// Whoever reads generation_config.json learns where a turn ends; nothing else of it
+// changes.
+func TestShareEndOfTurn(t *testing.T) {
+	for said, want := range map[string]string{
+		"{\n \"eos_token_id\" : 256,\n \"top_p\": 0.90\n}": "{\n \"eos_token_id\" : [256,258],\n \"top_p\": 0.90\n}",
+		`{"eos_token_id":[7,256]}`:                         `{"eos_token_id":[7,256,258]}`,
+		`{"eos_token_id": null}`:                           `{"eos_token_id": [256,258]}`,
+		`{"top_k":5}`:                                      `{"top_k":5,"eos_token_id": [256,258]}`,
+		`{"eos_token_id":[258]}`:                           `{"eos_token_id":[258]}`,
+		"":                                                 "{\n  \"bos_token_id\": 256,\n  \"eos_token_id\": [\n    256,\n    258\n  ],\n  \"pad_token_id\": 256\n}\n",
+	} {
+		src := document(t, "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
+		if said != "" {
+			if err := os.WriteFile(filepath.Join(src, "generation_config.json"), []byte(said), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := open(t, src)
+		m.ShareTemplate()
+		to := t.TempDir()
+		if err := m.SaveTokenizer(to); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(to, "generation_config.json")); err != nil || string(got) != want {
+			t.Errorf("%s: got %s, %v\nwant %s", said, got, err, want)
+		}
+	}
+}

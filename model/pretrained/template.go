@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // ShareTemplate makes SaveTokenizer write a chat template that is in
 // chat_template.jinja into tokenizer_config.json as well, for what reads only
 // that file: one that replaces the model's own, and any where the two files
-// would contradict each other.
+// would contradict each other. The token that ends the assistant's turn is then
+// among the ids of generation_config.json that end a text: whoever reads that
+// file would not stop there otherwise.
 func (m *Model) ShareTemplate() { m.sharesTemplate = true }
 
 // sharedConfig returns tokenizer_config.json with the template that counts.
@@ -36,11 +39,44 @@ func (m *Model) sharedConfig() ([]byte, error) {
 	if err := e.Encode(m.TemplateSource); err != nil {
 		return nil, err
 	}
-	text := bytes.TrimSuffix(value.Bytes(), []byte("\n"))
-	if from >= 0 {
-		return bytes.Join([][]byte{m.tokenizerConfig[:from], text, m.tokenizerConfig[to:]}, nil), nil
+	return put(m.tokenizerConfig, "chat_template", bytes.TrimSuffix(value.Bytes(), []byte("\n")), from, to), nil
+}
+
+// sharedGeneration returns generation_config.json with EndOfTurn among the ids that
+// end a text.
+func (m *Model) sharedGeneration() ([]byte, error) {
+	const key = "eos_token_id"
+	from, to, err := member(m.generationConfig, key)
+	if err != nil {
+		return nil, fmt.Errorf("generation_config.json: %w", err)
 	}
-	return added(m.tokenizerConfig, "chat_template", text), nil
+	ids := m.Config.EOS
+	if from >= 0 {
+		said, err := endIDs(m.generationConfig[from:to])
+		if err != nil {
+			return nil, fmt.Errorf("generation_config.json: %w", err)
+		}
+		if len(said) > 0 {
+			ids = said
+		}
+	}
+	if m.EndOfTurn < 0 || slices.Contains(ids, m.EndOfTurn) {
+		return m.generationConfig, nil
+	}
+	value, err := json.Marshal(append(slices.Clone(ids), m.EndOfTurn))
+	if err != nil {
+		return nil, err
+	}
+	return put(m.generationConfig, key, value, from, to), nil
+}
+
+// put returns a JSON object with another value of a key, which member found from
+// there to there.
+func put(object []byte, key string, value []byte, from, to int) []byte {
+	if from < 0 {
+		return added(object, key, value)
+	}
+	return slices.Concat(object[:from], value, object[to:])
 }
 
 // member returns where in a JSON object the value of a key begins and ends;

@@ -3,8 +3,11 @@ package pretrained
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
+	"strings"
 
 	"pipe/text/chat"
+	"pipe/text/tokenizer"
 )
 
 // TurnTokens returns a hash of the tokens that the model writes a conversation in:
@@ -39,4 +42,44 @@ func (m *Model) TurnTokens() (sum [sha256.Size]byte, ok bool) {
 	}
 	h.Sum(sum[:0])
 	return sum, true
+}
+
+// said is what the assistant says in Sample: nothing that a template would write.
+const said = "Certainly."
+
+// Sample returns a short conversation in the chat template, which ends with the
+// assistant's turn; "" when there is no template or it does not render it.
+func (m *Model) Sample() string {
+	if m.Template == nil {
+		return ""
+	}
+	text, err := m.Template.Text(chat.Input{Special: m.Special, Messages: []chat.Message{
+		{Role: "user", Content: "1"}, {Role: "assistant", Content: said},
+	}})
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// endOfTurn returns the token that the chat template writes behind what the
+// assistant says, such as <|im_end|>; -1 if it writes none, or text.
+func (m *Model) endOfTurn() int32 {
+	text := m.Sample()
+	at := strings.LastIndex(text, said)
+	if at < 0 {
+		return -1
+	}
+	at += len(said)
+	ids, spans := m.Tokenizer.EncodeSpans(text)
+	for i, id := range ids {
+		switch {
+		case spans[i][1] <= at: // what comes before
+		case slices.ContainsFunc(m.Tokenizer.Added(), func(a tokenizer.AddedToken) bool { return a.ID == id }):
+			return id
+		case strings.TrimSpace(text[max(at, spans[i][0]):spans[i][1]]) != "":
+			return -1
+		}
+	}
+	return -1
 }

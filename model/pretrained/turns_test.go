@@ -1,8 +1,10 @@
 package pretrained_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,5 +53,63 @@ func TestTurnTokens(t *testing.T) {
 	}
 	if _, ok := turns("{{ raise_exception('nobody') }}", "none", "none"); ok {
 		t.Error("a template that renders nothing tells")
+	}
+}
+
+// document returns a directory whose model ends texts at <|endoftext|> (256) only, as
+// base models do, with a chat template.
+func document(t *testing.T, template string) string {
+	t.Helper()
+	dir := modeltest.Directory(t, true)
+	edit := func(name string, change func(map[string]any)) {
+		t.Helper()
+		path, c := filepath.Join(dir, name), map[string]any{}
+		b, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(b, &c)
+		}
+		if change(c); err == nil {
+			b, err = json.Marshal(c)
+		}
+		if err == nil {
+			err = os.WriteFile(path, b, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit("config.json", func(c map[string]any) { c["eos_token_id"] = 256 })
+	edit("tokenizer_config.json", func(c map[string]any) {
+		c["eos_token"] = "<|endoftext|>"
+		c["chat_template"] = template
+	})
+	return dir
+}
+
+// TestEndOfTurn: a text ends where the template ends what the assistant says, also
+// where the model knows of no such end.
+func TestEndOfTurn(t *testing.T) {
+	each := func(body string) string { return "{% for m in messages %}" + body + "{% endfor %}" }
+	for template, want := range map[string]int32{
+		each("{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"):                    258,
+		each("{{ m.role + ': ' + m.content }} {{ eos_token }}"):                                      256,
+		each("{{ m.content + '\n' }}{% if m.role == 'assistant' %}{{ '<|im_end|>' }}{% endif %}"):    258,
+		each("{{ m.role + ': ' + m.content + '\n' }}") + "<|im_end|>":                                258,
+		each("{{ m.role + ': ' + m.content + '\n\n' }}"):                                             -1,
+		each("{{ m.role + ': ' + m.content + '</end>' }}") + "<|im_end|>":                            -1,
+		each("{{ '<|im_start|>' + m.role + '<|im_end|>' + m.content }}"):                             -1,
+		each("{% if m.role != 'assistant' %}{{ m.content + '<|im_end|>' }}{% endif %}"):              -1,
+		each("{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}"):  -1,
+		each("{{ '<|im_start|>' + m.content + ('<|im_end|>' if m.role == 'user' else bos_token) }}"): 256,
+		"": -1,
+	} {
+		m := open(t, document(t, template))
+		eos := []int32{256}
+		if want == 258 {
+			eos = append(eos, want)
+		}
+		if m.EndOfTurn != want || !slices.Equal(m.EOS, eos) {
+			t.Errorf("%q: the turn ends with %d, want %d; texts with %v", template, m.EndOfTurn, want, m.EOS)
+		}
 	}
 }

@@ -148,7 +148,11 @@ func (e *StageError) Error() string { return e.Addr + ": " + e.Err.Error() }
 // Unwrap returns the error of the stage.
 func (e *StageError) Unwrap() error { return e.Err }
 
+// newStageError returns the error of a node; one that is that of another stays it.
 func newStageError(n *lang.Node, err error) *StageError {
+	if e, ok := err.(*StageError); ok {
+		return e
+	}
 	e := &StageError{Addr: n.Addr, Err: err}
 	parts := []error{err}
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
@@ -172,6 +176,7 @@ type engine struct {
 	nodes   []*lang.Node // those asked for, in the order of the program
 	forced  map[string]bool
 	weights map[string]bool // addresses of model blocks whose weights are needed
+	demands map[string][]*lang.Node
 	last    *history
 	compute chan struct{} // holds a token while a stage computes
 	backend func() (tensor.Backend, error)
@@ -215,6 +220,9 @@ func newEngine(prog *lang.Program, o Options) (*engine, error) {
 		return nil, err
 	}
 	e.weights = weightUses(e.nodes)
+	if !e.KeepGoing { // else all that can be done is done
+		e.demands = demands(e.nodes, prog.Node)
+	}
 	e.last = readHistory(o.Store, prog)
 	return e, nil
 }

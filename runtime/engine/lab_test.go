@@ -268,6 +268,15 @@ type judgeStage struct {
 	Alone    bool         `hcl:"alone,optional" doc:"Without a base model"`
 	Gates    []stage.Gate `hcl:"gate,block" json:"-" doc:"Gates"`
 	lastPath stage.ModelPath
+	Refuses  string `hcl:"refuses,optional" json:"-" doc:"File of a model block of which no model is taken"`
+}
+
+// Takes implements stage.Demanding.
+func (s *judgeStage) Takes(m stage.ModelPath) error {
+	if name := filepath.Base(m.Base); name == s.Refuses {
+		return stage.Fieldf("model", "is made of %s", name)
+	}
+	return nil
 }
 
 func (*judgeStage) Check() error { return nil }

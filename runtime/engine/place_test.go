@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,32 @@ func TestUnusableWeightsStopTheRun(t *testing.T) {
 	before := checked
 	if _, ran, err = l.run(src, bad, func(o *Options) { o.Targets = []string{"step.apart"} }); err != nil || checked != before {
 		t.Errorf("a target that needs no model: %v, %v ran, %d checks", err, ran, checked-before)
+	}
+}
+
+// A stage that would refuse what is made of a model says so before it is made: on its
+// own line, and only if that model reaches it.
+func TestDemandsStopTheRun(t *testing.T) {
+	src := strings.Replace(tuned, "score = 0.75", "score = 0.75\n  refuses = \"weights\"", 1) +
+		"\nstep \"apart\" {\n id = \"apart\"\n text = \"x\"\n}\nmodel \"other\" {\n source = \"others\"\n}\ntune \"other\" {\n id = \"other\"\n base = model.other\n}\n"
+	l := newLab(t)
+	l.write("weights", "w")
+	l.write("others", "o")
+	_, ran, err := l.run(src)
+	contains(t, "run", err, "judge.it", "model: is made of weights")
+	if len(ran) > 0 {
+		t.Errorf("%v ran", ran)
+	}
+	var se *StageError
+	if !errors.As(err, &se) || se.Addr != "judge.it" || len(se.Diags) != 1 || lineOf(se.Diags[0]) != 12 || se.Diags[0].Summary != "Stage failed" {
+		t.Errorf("it is %+v", se)
+	}
+	if _, err := Plan(context.Background(), l.load(src), l.options()); err == nil || !strings.Contains(err.Error(), "is made of weights") {
+		t.Errorf("the plan: %v", err)
+	}
+	l.must(strings.Replace(src, `refuses = "weights"`, `refuses = "others"`, 1), "adapter again apart judge other", func(o *Options) { o.Parallelism = 1 })
+	if _, ran, _ = l.run(strings.ReplaceAll(src, "= 8", "= 9"), func(o *Options) { o.KeepGoing = true }); !slices.Contains(ran, "adapter") {
+		t.Errorf("keep going: %v ran", ran)
 	}
 }
 

@@ -116,6 +116,9 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 		if err == nil {
 			err = p.weigh(n)
 		}
+		if err == nil {
+			err = p.suits(n)
+		}
 		return err
 	case n.Teacher != nil:
 		if unknown := p.bind(n); len(unknown) > 0 {

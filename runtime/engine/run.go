@@ -97,6 +97,9 @@ func (e *engine) visit(ctx context.Context, n *lang.Node) error {
 		if err == nil {
 			err = e.weigh(n)
 		}
+		if err == nil {
+			err = e.suits(n)
+		}
 	case n.Teacher != nil:
 		err = e.configure(n)
 	default:

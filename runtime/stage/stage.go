@@ -173,6 +173,15 @@ type Weightless interface {
 	NeedsWeights(path string) bool
 }
 
+// A Demanding is a Stage that cannot do its work with every model.
+type Demanding interface {
+	Stage
+	// Takes reports why Run would refuse models that were tuned from m, and m itself,
+	// as far as configuration, tokenizer and chat template tell. It is called before
+	// anything runs, reads no weights, and may return a [FieldError].
+	Takes(m ModelPath) error
+}
+
 // A Precise is a Stage whose products may be in a precision that a device lacks.
 type Precise interface {
 	Stage

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/tensor"
@@ -24,7 +25,7 @@ var doc string
 
 // Kind is the stage kind "export".
 var Kind = stage.Kind{
-	Name: "export", Doc: doc, Version: 3, Compute: true,
+	Name: "export", Doc: doc, Version: 4, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "files", Type: artifact.File, Doc: "One directory per family of formats: peft, safetensors, bnb, gguf"},
 	},
@@ -112,6 +113,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
+	heard := false
 	for i, format := range s.Formats {
 		env.Progress(int64(i), int64(len(s.Formats)), "formats")
 		family, _, _ := strings.Cut(format, ":")
@@ -121,6 +123,14 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 		}
 		if err := s.write(src, format, dir); err != nil {
 			return fmt.Errorf("write %s: %w", format, err)
+		}
+		if _, ok := ggufTypes[format]; ok && !heard { // all have one tokenizer
+			heard = true
+			if what, err := src.misheard(s.ggufPath(dir, format)); err != nil {
+				return fmt.Errorf("read %s again: %w", format, err)
+			} else if what != "" {
+				env.Note("gguf: %s", what)
+			}
 		}
 		if err := os.WriteFile(filepath.Join(dir, "README.md"), card.render(family), 0o644); err != nil {
 			return err
@@ -159,12 +169,40 @@ func (s *spec) Target(dir string) string {
 
 // possible refuses what a format cannot hold, before anything is written.
 func (s *spec) possible(src *source) error {
+	if slices.Contains(s.Formats, "peft") && src.adapter == "" {
+		return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
+	}
+	return s.holds(src.Model)
+}
+
+// Takes implements stage.Demanding.
+func (s *spec) Takes(p stage.ModelPath) error {
+	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template))
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return s.holds(m)
+}
+
+// holds reports which format cannot hold a model with such a configuration and
+// tokenizer.
+func (s *spec) holds(m *pretrained.Model) error {
 	for _, f := range s.Formats {
-		if f == "peft" && src.adapter == "" {
-			return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
-		}
-		if src.Config.Llama4 != nil && f != "peft" && f != "safetensors" {
+		_, isGGUF := ggufTypes[f]
+		var err error
+		switch {
+		case f == "peft": // it says nothing of the base
+		case m.Config.Llama4 != nil && f != "safetensors":
 			return stage.Fieldf("formats", "holds %s, but a Llama 4 is written as peft and safetensors only", f)
+		case isGGUF:
+			c := s.checkpoint(m)
+			err = c.Check()
+		default:
+			_, err = m.Config.JSON("float32")
+		}
+		if err != nil {
+			return stage.Fieldf("formats", "holds %s, but %v", f, err)
 		}
 	}
 	return nil

@@ -319,8 +319,110 @@ func TestRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(path, "tokenizer.json"), []byte(odd), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Try(context.Background(), Kind, newSpec(b.Model(path), "gguf:f16")); err == nil || !strings.Contains(err.Error(), "write gguf:f16") || !strings.Contains(err.Error(), "not one that llama.cpp knows") {
+	if _, err := b.Try(context.Background(), Kind, newSpec(b.Model(path), "gguf:f16")); !errors.As(err, &field) || field.Field != "formats" || !strings.Contains(field.Problem, "holds gguf:f16, but tokenizer: ") || !strings.Contains(field.Problem, "not one that llama.cpp knows") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestTakes: what formats cannot hold is known before a model is tuned.
+func TestTakes(t *testing.T) {
+	takes := func(path string, formats ...string) error {
+		return newSpec(stage.Model{}, formats...).Takes(stage.ModelPath{Base: path})
+	}
+	plain, llama4 := modeltest.Directory(t, true), modeltest.Llama4Directory(t, true)
+	for _, err := range []error{takes(plain, "peft", "safetensors", "bnb:nf4", "gguf:q8_0"), takes(llama4, "peft", "safetensors")} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if err := takes(llama4, "peft", "gguf:q8_0"); err == nil || !strings.Contains(err.Error(), "holds gguf:q8_0, but a Llama 4") {
+		t.Errorf("got %v", err)
+	}
+	m, err := pretrained.Open(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	c := gguf.Checkpoint{Config: m.Config, Weights: m.Weights, TokenizerJSON: m.TokenizerJSON}
+	c.Config.Rope.Divisors = []float32{1, 7, 2, 3}
+	odd := filepath.Join(t.TempDir(), "odd.gguf")
+	if err := gguf.Export(odd, c, tensor.F32); err != nil {
+		t.Fatal(err)
+	}
+	if err := takes(odd, "peft", "gguf:q8_0"); err != nil {
+		t.Error(err)
+	}
+	if err := takes(odd, "safetensors"); err == nil || !strings.Contains(err.Error(), "holds safetensors, but config.json cannot express") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestEndOfTurn: what is exported stops where the chat template ends a turn, also
+// over a base that ends documents only.
+func TestEndOfTurn(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Directory(t, true)
+	for name, from := range map[string]string{"config.json": `"eos_token_id": 258`, "tokenizer_config.json": `"eos_token":"\u003c|im_end|\u003e"`} {
+		data, err := os.ReadFile(filepath.Join(path, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(data), from, strings.NewReplacer("258", "256", "im_end", "endoftext").Replace(from), 1)
+		if changed == string(data) {
+			t.Fatalf("the test's change of %s found nothing", name)
+		}
+		if err := os.WriteFile(filepath.Join(path, name), []byte(changed), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(path, "generation_config.json"), []byte(`{"eos_token_id":256}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := b.Run(Kind, newSpec(b.Model(path), "safetensors", "gguf:f32"))
+	dir, err := r.Outputs["files"].Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "safetensors", "generation_config.json")); err != nil || string(data) != `{"eos_token_id":[256,258]}` {
+		t.Errorf("generation_config.json: %s, %v", data, err)
+	}
+	f, err := gguf.Open(filepath.Join(dir, "gguf", "model-f32.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := f.Config().EOS; !slices.Equal(got, []int32{256, 258}) {
+		t.Errorf("GGUF: texts end with %v", got)
+	}
+}
+
+// TestMisheard: what GGUF cannot say of a tokenizer is noted where it changes a
+// conversation, once for all files.
+func TestMisheard(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Directory(t, true)
+	export := func() []string {
+		t.Helper()
+		return b.Run(Kind, newSpec(b.Model(path), "safetensors", "gguf:f32", "gguf:f16")).Notes
+	}
+	if notes := export(); len(notes) != 0 {
+		t.Errorf("notes %q", notes)
+	}
+	name := filepath.Join(path, "tokenizer.json")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The newlines behind the ends of turns are swallowed.
+	swallows := strings.ReplaceAll(string(data), `"rstrip":false`, `"rstrip":true`)
+	if swallows == string(data) {
+		t.Fatal("the test's change found nothing")
+	}
+	if err := os.WriteFile(name, []byte(swallows), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if notes := export(); len(notes) != 1 || !strings.Contains(notes[0], `first "Ċ" where tokenizer.json has`) {
+		t.Errorf("notes %q", notes)
 	}
 }
 

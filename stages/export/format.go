@@ -7,15 +7,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"pipe/model"
 	"pipe/model/adapter"
 	"pipe/model/bnb"
 	"pipe/model/disk"
 	"pipe/model/gguf"
+	"pipe/model/pretrained"
 	"pipe/model/safetensors"
 	"pipe/tensor"
 	"pipe/tensor/quant"
+	"pipe/text/tokenizer"
 )
 
 // write writes the model into dir in one format.
@@ -28,12 +31,61 @@ func (s *spec) write(src *source, format, dir string) error {
 	case "bnb:nf4":
 		return s.writeNF4(src, dir)
 	}
-	dt := ggufTypes[format]
-	path := filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, dt))
-	return gguf.Export(path, gguf.Checkpoint{
-		Name: s.Name, Config: src.Config, Weights: src.weights,
-		TokenizerJSON: src.TokenizerJSON, ChatTemplate: src.TemplateSource,
-	}, dt)
+	c := s.checkpoint(src.Model)
+	c.Weights = src.weights
+	return gguf.Export(s.ggufPath(dir, format), c, ggufTypes[format])
+}
+
+// checkpoint is what GGUF files say of a model, without its weights.
+func (s *spec) checkpoint(m *pretrained.Model) gguf.Checkpoint {
+	return gguf.Checkpoint{
+		Name: s.Name, Config: m.Config, TokenizerJSON: m.TokenizerJSON, ChatTemplate: m.TemplateSource,
+		Sample: m.Sample(), EOS: ends(m),
+	}
+}
+
+func (s *spec) ggufPath(dir, format string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%s.gguf", s.Name, ggufTypes[format]))
+}
+
+// misheard says where a GGUF file's tokens of a conversation are not those that the
+// model knows; "" if they are.
+func (src *source) misheard(path string) (string, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := f.TokenizerJSON()
+	if err != nil {
+		return "", err
+	}
+	theirs, err := tokenizer.Load(data)
+	if err != nil {
+		return "", err
+	}
+	text := src.Sample()
+	want, got := src.Tokenizer.Encode(text), theirs.Encode(text)
+	for i := range max(len(want), len(got)) {
+		if i >= len(want) || i >= len(got) || want[i] != got[i] {
+			at := func(t *tokenizer.Tokenizer, ids []int32) string {
+				if i < len(ids) {
+					return fmt.Sprintf("%q", t.TokenString(ids[i]))
+				}
+				return "nothing"
+			}
+			return fmt.Sprintf("llama.cpp takes a conversation for other tokens than those the model knows, first %s where tokenizer.json has %s: GGUF cannot say all that tokenizer.json says of white space and characters", at(theirs, got), at(src.Tokenizer, want)), nil
+		}
+	}
+	return "", nil
+}
+
+// ends lists the ids that end a text, that of the end of a turn first.
+func ends(m *pretrained.Model) []int32 {
+	if m.EndOfTurn < 0 {
+		return m.EOS
+	}
+	return slices.Insert(slices.Clone(m.EOS), 0, m.EndOfTurn)
 }
 
 // writePEFT copies the adapter; only the name of its base changes.

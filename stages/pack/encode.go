@@ -22,6 +22,7 @@ type sequence struct {
 	learn [][2]int32 // spans of tokens that are learned, ascending
 	talk  bool       // a conversation
 	whose marked     // of a conversation: whose words are learned
+	ends  bool       // of a conversation: a token that ends a text is learned
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -202,7 +203,7 @@ func (e *encoder) conversation(turns []artifact.Message) ([]sequence, error) {
 func (e *encoder) learning(in chat.Input, ids []int32, mask []bool) (sequence, error) {
 	s := sequence{ids: ids, talk: true}
 	if e.loss == "all" {
-		s.learn = whole(len(ids))
+		s.learn, s.ends = whole(len(ids)), e.ends(ids)
 		return s, nil
 	}
 	for i := 0; i < len(mask); i++ {
@@ -220,7 +221,13 @@ func (e *encoder) learning(in chat.Input, ids []int32, mask []bool) (sequence, e
 	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
+	s.ends = slices.ContainsFunc(s.learn, func(l [2]int32) bool { return e.ends(ids[l[0]:l[1]]) })
 	return s, nil
+}
+
+// ends reports whether one of the tokens ends a text.
+func (e *encoder) ends(ids []int32) bool {
+	return slices.ContainsFunc(ids, func(id int32) bool { return slices.Contains(e.model.EOS, id) })
 }
 
 // mute says why a conversation has no token to learn; first is whether its first

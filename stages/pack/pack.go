@@ -125,12 +125,14 @@ type packing struct {
 	talk      bool // a conversation was rendered
 	others    int  // conversations in which others than the assistant are learned as well
 	silent    int  // conversations in which the assistant is not learned
+	ends      bool // a conversation teaches a token that ends a text
 }
 
 // pack lays sequences into rows.
 func (s *spec) pack(all []sequence) (*packing, error) {
 	p := &packing{talk: slices.ContainsFunc(all, func(q sequence) bool { return q.talk })}
 	for i := range all {
+		p.ends = p.ends || all[i].ends
 		switch all[i].whose {
 		case others:
 			p.others++

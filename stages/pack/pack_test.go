@@ -245,10 +245,11 @@ func TestMarksOthers(t *testing.T) {
 	for template, want := range map[string]string{
 		only("== 'user'"):      "nothing that the assistant says is learned in 2 conversations: the chat template marks other parts with {% generation %}",
 		before + all + after:   "what others than the assistant say is learned as well in 2 conversations: the chat template marks it with {% generation %}",
-		only("== 'assistant'"): "",
+		only("== 'assistant'"): "no conversation teaches a token that ends a text (<|im_end|>): what is tuned on them does not learn to stop",
 		// It marks the last turn alone, with the assistant's words changed.
-		before + "{% if loop.last %}{% generation %}{{ m.content | upper | trim }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}" + after: "",
-		before + "{{ m.content }}" + after: "",
+		before + "{% if loop.last %}{% generation %}{{ m.content | upper | trim }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}" + after: "",
+		before + "{{ m.content }}" + after:                                          "",
+		"{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}": "no conversation teaches a token that ends a text",
 	} {
 		b := stagetest.New(t)
 		b.Dir = modeltest.Directory(t, true)

@@ -59,6 +59,9 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	if p.others > 0 {
 		env.Note("what others than the assistant say is learned as well in %s: the chat template marks it with {%% generation %%}; set another chat_template in the model block, unless that is meant", stage.Count(p.others, "conversation"))
 	}
+	if p.talk && !p.ends && p.silent == 0 {
+		env.Note("no conversation teaches a token that ends a text%s: what is tuned on them does not learn to stop; let the chat template end what the assistant says with such a token, inside {%% generation %%} if it has that", named(m))
+	}
 	if p.spoken > 0 {
 		env.Note("text of a control token, which the tokenizer reads as that token, stands in %s", stage.Count(p.spoken, "turn"))
 	}
@@ -66,6 +69,18 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 		return err
 	}
 	return w.WriteJSON(artifact.MetricsName, metrics)
+}
+
+// named lists the tokens that end a text, in parentheses.
+func named(m *pretrained.Model) string {
+	var names []string
+	for _, id := range m.EOS {
+		names = append(names, m.Tokenizer.TokenString(id))
+	}
+	if names == nil {
+		return ""
+	}
+	return " (" + strings.Join(names, ", ") + ")"
 }
 
 // manifest says what the rows were packed with.

@@ -11,8 +11,13 @@ import (
 	"pipe/runtime/artifact"
 )
 
-// An itemID names an item by what was asked: an item that was edited is another.
-type itemID [sha256.Size]byte
+// An itemID names an item of a suite by what was asked: one that was edited is
+// another, and one that moved to another line, file or id is still itself. Of
+// copies of one question the first is paired with the first, and so on.
+type itemID struct {
+	asked [sha256.Size]byte
+	copy  int
+}
 
 // A share is what one item adds to a metric Σy/Σx; x is 1 for a mean.
 type share struct{ y, x float64 }
@@ -51,6 +56,11 @@ type details struct {
 // readItems reads the items of an eval.
 func readItems(a *artifact.Artifact) (answers, error) {
 	out := answers{metrics: map[string]map[itemID]share{}, suites: map[string][sha256.Size]byte{}, order: map[string][]itemID{}}
+	type question struct {
+		suite string
+		asked [sha256.Size]byte
+	}
+	copies := map[question]int{}
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
 			return out, err
@@ -60,10 +70,14 @@ func readItems(a *artifact.Artifact) (answers, error) {
 			return out, fmt.Errorf("item %q: its meta: %w", row.ID, err)
 		}
 		suite := strings.TrimSuffix(row.ID, "/"+row.Source)
-		id, asked, err := identify(row, d)
+		asked, err := whatWasAsked(row, d)
 		if err != nil {
 			return out, err
 		}
+		id := itemID{asked: sha256.Sum256(asked)}
+		q := question{suite, id.asked}
+		id.copy = copies[q]
+		copies[q]++
 		sum := out.suites[suite]
 		out.suites[suite] = sha256.Sum256([]byte(string(sum[:]) + string(asked) + row.Meta))
 		out.order[suite] = append(out.order[suite], id)
@@ -78,14 +92,13 @@ func readItems(a *artifact.Artifact) (answers, error) {
 	return out, nil
 }
 
-// identify hashes what was asked.
-func identify(r artifact.Row, d details) (id itemID, asked []byte, err error) {
-	r.Meta = ""
-	asked, err = json.Marshal(struct {
+// whatWasAsked spells what was asked, of a needle with its place.
+func whatWasAsked(r artifact.Row, d details) ([]byte, error) {
+	r.ID, r.Source, r.Meta = "", "", ""
+	return json.Marshal(struct {
 		Row           artifact.Row
 		Depth, Length *float64
 	}{r, d.Depth, d.Length})
-	return sha256.Sum256(asked), asked, err
 }
 
 // shares returns what an item says about each metric of its suite that can be

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"pipe/runtime/artifact"
@@ -87,7 +88,7 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 		n.Verdict = "stopped by a budget; the next night goes on"
 		return r.code, nil
 	default:
-		n.Verdict = fmt.Sprintf("the run failed: %s failed, %s did not run", plural(count(r.res, engine.Failed)), plural(count(r.res, engine.Skipped)))
+		n.Verdict = fmt.Sprintf("the run failed: %s failed%s, %s did not run", plural(count(r.res, engine.Failed)), firstFailed(r.res), plural(count(r.res, engine.Skipped)))
 		return r.code, nil
 	}
 	base, err := engine.ReadBaseline(r.store, r.prog)
@@ -131,6 +132,23 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 		return exitGate, nil
 	}
 	return r.code, nil
+}
+
+// firstFailed names the stages that failed, the first three, in parentheses.
+func firstFailed(res *engine.Result) string {
+	var names []string
+	for _, s := range res.Stages {
+		if s.State == engine.Failed {
+			names = append(names, s.Addr)
+		}
+	}
+	if n := len(names); n > 3 {
+		names = append(names[:3], fmt.Sprintf("%d more", n-3))
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(names, ", ") + ")"
 }
 
 // firstNight pins the run when its gates passed.

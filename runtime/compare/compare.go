@@ -318,7 +318,7 @@ func Regressed(rs []Result, strict bool) (bool, string) {
 	}
 	text := strings.Join(parts, ", ")
 	if text == "" {
-		text = "no eval to compare"
+		text = "there is no eval"
 	}
 	bad := counts[Worse] > 0 || strict && counts[Inconclusive]+counts[Missing] > 0
 	switch {
@@ -326,6 +326,8 @@ func Regressed(rs []Result, strict bool) (bool, string) {
 		text = "regression: " + text
 	case bad:
 		text = "not certain: " + text
+	case counts[Better]+counts[Inconclusive]+counts[Unchanged] == 0:
+		text = "nothing was compared: " + text
 	default:
 		text = "no regression: " + text
 	}

@@ -68,11 +68,8 @@ func storeNear(o *options, path string) (store *artifact.Store, dir, pipeline st
 	if _, err := os.Stat(at); err != nil {
 		return nil, "", "", fmt.Errorf("there is no store at %s: name the pipeline file as the last argument, or use --store", at)
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, "", "", err
-	}
 	store, err = artifact.OpenStore(at)
-	return store, dir, pipeline, err
+	return store, engine.RealDir(dir), pipeline, err
 }
 
 func diffText(t *app, d *engine.RunDiff, metrics []compare.Result) {

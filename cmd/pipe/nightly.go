@@ -45,7 +45,7 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 		r.code, n.Verdict = exitFailed, err.Error()
 	}
 	n.Exit = r.code
-	if err := compare.OpenHistory(r.store, engine.PipelineName(r.prog)).Append(n); err != nil {
+	if err := compare.OpenHistory(r.store, engine.PipelineName(r.store, r.prog)).Append(n); err != nil {
 		t.errorf("%v", err)
 		r.code = max(r.code, exitFailed)
 	}

@@ -193,7 +193,7 @@ func (l *lab) baseline() {
 	if err := engine.SetBaseline(l.store, l.prog, &old); err != nil {
 		l.t.Fatal(err)
 	}
-	h := compare.OpenHistory(l.store, engine.PipelineName(l.prog))
+	h := compare.OpenHistory(l.store, engine.PipelineName(l.store, l.prog))
 	for i, n := range []string{old.Run, l.run.Run} {
 		err := h.Append(compare.Night{Run: n, Time: l.start.AddDate(0, 0, i-1), Verdict: "night " + hostile, Exit: 3 * i,
 			Metrics:  map[string]map[string]artifact.Metric{"eval.e": {"qa." + hostile: {N: 4, Value: float64(i)}}},

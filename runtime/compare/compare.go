@@ -123,13 +123,16 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 		if err := artifact.ReadJSON(a, artifact.MetricsName, &files[i]); err != nil {
 			return nil, err
 		}
-		if !measured(o, true) {
-			continue
+		each[i] = noAnswers()
+		if measured(o, true) {
+			if a, err = s.Open(o[itemsName].Digest); err != nil {
+				return nil, err
+			}
+			if each[i], err = readItems(a); err != nil {
+				return nil, err
+			}
 		}
-		if a, err = s.Open(o[itemsName].Digest); err != nil {
-			return nil, err
-		}
-		if each[i], err = readItems(a); err != nil {
+		if err := each[i].add(files[i].Items); err != nil {
 			return nil, err
 		}
 	}

@@ -42,6 +42,9 @@ func (a answers) same(b answers, suite string) bool {
 // eval stage, which writes it.
 type details struct {
 	Correct  *bool     `json:"correct"`
+	Norm     *bool     `json:"correct_norm"`
+	Reward   *bool     `json:"reward_correct"`
+	Contains *bool     `json:"contains"`
 	F1       *float64  `json:"f1"`
 	LogProbs []float64 `json:"log_probs"`
 	NLL      *float64  `json:"nll"`
@@ -53,9 +56,13 @@ type details struct {
 	Length   *float64  `json:"length"`
 }
 
+func noAnswers() answers {
+	return answers{metrics: map[string]map[itemID]share{}, suites: map[string][sha256.Size]byte{}, order: map[string][]itemID{}}
+}
+
 // readItems reads the items of an eval.
 func readItems(a *artifact.Artifact) (answers, error) {
-	out := answers{metrics: map[string]map[itemID]share{}, suites: map[string][sha256.Size]byte{}, order: map[string][]itemID{}}
+	out := noAnswers()
 	type question struct {
 		suite string
 		asked [sha256.Size]byte
@@ -92,6 +99,35 @@ func readItems(a *artifact.Artifact) (answers, error) {
 	return out, nil
 }
 
+// add adds the items that a stage keeps beside its metrics.
+func (a answers) add(items *artifact.Items) error {
+	if items == nil {
+		return nil
+	}
+	ids := make([]itemID, len(items.Names))
+	copies := map[string]int{}
+	for i, n := range items.Names {
+		ids[i] = itemID{asked: sha256.Sum256([]byte(n)), copy: copies[n]}
+		copies[n]++
+	}
+	for metric, values := range items.Values {
+		if len(values) != len(ids) || items.Weights != nil && len(items.Weights) != len(ids) {
+			return fmt.Errorf("%s has %d values and %d weights of %d items", metric, len(values), len(items.Weights), len(ids))
+		}
+		each := map[itemID]share{}
+		for i, v := range values {
+			w := 1.0
+			if items.Weights != nil {
+				w = items.Weights[i]
+			}
+			each[ids[i]] = share{v * w, w}
+		}
+		suite, _, _ := strings.Cut(metric, ".")
+		a.metrics[metric], a.order[suite] = each, ids
+	}
+	return nil
+}
+
 // whatWasAsked spells what was asked, of a needle with its place.
 func whatWasAsked(r artifact.Row, d details) ([]byte, error) {
 	r.ID, r.Source, r.Meta = "", "", ""
@@ -115,8 +151,10 @@ func shares(r artifact.Row, d details) map[string]share {
 		correct = "exact_match"
 		mean("f1", *d.F1)
 	}
-	if d.Correct != nil {
-		mean(correct, number(*d.Correct))
+	for name, right := range map[string]*bool{correct: d.Correct, "acc_norm": d.Norm, "reward_acc": d.Reward, "contains": d.Contains} {
+		if right != nil {
+			mean(name, number(*right))
+		}
 	}
 	if n := len(r.Choices); n > 0 && len(d.LogProbs) == n && r.Gold >= 0 && int(r.Gold) < n {
 		mean("acc_norm", number(perCharacter(r.Choices, d.LogProbs) == int(r.Gold)))

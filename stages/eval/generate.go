@@ -40,7 +40,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 			score[m.name] = m.score(got, wants[i])
 			each[k] = append(each[k], score[m.name])
 		}
-		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": score["exact_match"] == 1, "normalized": got, "f1": score["f1"]}))
+		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": score["exact_match"] == 1, "contains": score["contains"] == 1, "normalized": got, "f1": score["f1"]}))
 	}
 	for k, m := range generated {
 		res.put(m.name, train.MeanOf(each[k]), 1)

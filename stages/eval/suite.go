@@ -169,7 +169,7 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 		nc, nj := float64(len(cs[2*i].Target)), float64(len(cs[2*i+1].Target))
 		acc, norm, margin = append(acc, indicator(c > j)), append(norm, indicator(c/nc > j/nj)), append(margin, c-j)
 		res.sums = append(res.sums, [2]float64{c, j})
-		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "chosen_log_prob": c, "rejected_log_prob": j}))
+		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "correct_norm": norm[i] == 1, "chosen_log_prob": c, "rejected_log_prob": j}))
 	}
 	res.put("acc", train.MeanOf(acc), 1)
 	res.put("acc_norm", train.MeanOf(norm), 1)
@@ -198,14 +198,14 @@ func (r *runner) reply(question, answer []artifact.Message) (c model.Continuatio
 	return r.subject.continuation(ctx, rest)
 }
 
-// rewardAccuracy is the share of pairs whose chosen answer gained more
-// log-probability over the base than the rejected one (Rafailov et al. 2023).
-func rewardAccuracy(tuned, base [][2]float64) train.Estimate {
-	var acc []float64
+// gained is 1 for each pair whose chosen answer gained more log-probability over
+// the base than the rejected one, else 0: their mean is the accuracy of rewards
+// (Rafailov et al. 2023).
+func gained(tuned, base [][2]float64) (each []float64) {
 	for i, t := range tuned {
-		acc = append(acc, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
+		each = append(each, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
 	}
-	return train.MeanOf(acc)
+	return each
 }
 
 func argmax(x []float64) int {
@@ -225,16 +225,25 @@ func indicator(b bool) float64 {
 	return 0
 }
 
-// item is one line of the output items.
-func item(r artifact.Row, got string, details map[string]any) artifact.Row {
+// answered is an item with how it went.
+type answered struct {
+	row     artifact.Row
+	details map[string]any
+}
+
+func item(r artifact.Row, got string, details map[string]any) answered {
 	if got != "" {
 		details["got"] = got
 	}
-	meta, err := json.Marshal(details) // keys sorted
+	return answered{r, details}
+}
+
+// line is the item as the output items has it.
+func (a answered) line() artifact.Row {
+	meta, err := json.Marshal(a.details) // keys sorted
 	if err != nil {
 		meta = []byte(fmt.Sprintf(`{"error":%q}`, err))
 	}
-	out := r
-	out.Meta = string(meta)
-	return out
+	a.row.Meta = string(meta)
+	return a.row
 }

@@ -96,8 +96,9 @@ func bestGuess(m comparison, guesses, wants []string) train.Estimate {
 
 func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 	reqs := make([]model.Request, len(rows))
+	shots := r.shots(u, rows)
 	for i, row := range rows {
-		ctx, _, err := r.subject.prompt(question(row), r.examples(rows, i, u.FewShot))
+		ctx, _, err := r.subject.prompt(question(row), shots(i))
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}

@@ -10,9 +10,9 @@ import (
 	"pipe/runtime/engine"
 )
 
-// lsRuns lists the runs of the pipelines in a directory.
+// lsRuns lists the runs of the pipeline in a file, or of all in a directory.
 func lsRuns(t *app, o *options, path string) int {
-	store, dir, _, err := storeNear(o, path)
+	store, dir, pipeline, err := storeNear(o, path)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
@@ -29,7 +29,7 @@ func lsRuns(t *app, o *options, path string) int {
 			g.add(name, "", "", "", "", "", err.Error())
 			continue
 		}
-		if r.Dir != dir {
+		if r.Dir != dir || pipeline != "" && r.Pipeline != pipeline {
 			continue
 		}
 		g.add(r.Run, r.Pipeline, r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)),
@@ -39,8 +39,9 @@ func lsRuns(t *app, o *options, path string) int {
 	return exitOK
 }
 
-// verdicts says what went wrong in a run.
+// verdicts says what went wrong in a run, the first few.
 func verdicts(r *engine.RunFile) string {
+	const most = 3
 	var parts []string
 	for _, s := range r.Stages {
 		if s.State == engine.Failed || s.State == engine.Cancelled {
@@ -51,6 +52,9 @@ func verdicts(r *engine.RunFile) string {
 		if !g.Pass {
 			parts = append(parts, "gate "+g.Name+" of "+g.Stage+" failed")
 		}
+	}
+	if n := len(parts); n > most {
+		parts = append(parts[:most], fmt.Sprintf("and %d more", n-most))
 	}
 	return strings.Join(parts, ", ")
 }

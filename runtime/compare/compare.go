@@ -181,11 +181,11 @@ func metric(r *Result, a, b artifact.Metric, old, new answers) {
 	}
 	r.N, r.OnlyOld, r.OnlyNew = len(p.old), p.onlyOld, p.onlyNew
 	if r.OnlyOld+r.OnlyNew > 0 {
-		r.Note = fmt.Sprintf("%d items left, %d are new; those that stayed are compared", r.OnlyOld, r.OnlyNew)
+		r.Note = fmt.Sprintf("items that left: %d, new ones: %d; those that stayed are compared", r.OnlyOld, r.OnlyNew)
 	}
 	if 2*r.N < r.N+max(r.OnlyOld, r.OnlyNew) {
 		r.Old, r.New, r.Delta = a.Value, b.Value, b.Value-a.Value
-		r.Outcome, r.Note = Missing, fmt.Sprintf("the runs share only %d items; %d left and %d are new", r.N, r.OnlyOld, r.OnlyNew)
+		r.Outcome, r.Note = Missing, fmt.Sprintf("items in both runs: %d; that left: %d, new ones: %d", r.N, r.OnlyOld, r.OnlyNew)
 		return
 	}
 	p.judge(r)

@@ -118,6 +118,6 @@ func (s stored) baseline(t *app, o *options, what, run string) error {
 		fmt.Fprintf(t.out, "no baseline is set for %s; gates take the base model for it\n", clean(s.prog.Name))
 		return nil
 	}
-	fmt.Fprintf(t.out, "the baseline of %s is run %s, set on %s\n", clean(s.prog.Name), clean(b.Run), b.Set.Format("2006-01-02 15:04:05"))
+	fmt.Fprintf(t.out, "the baseline of %s is run %s, set on %s\n", clean(s.prog.Name), clean(b.Run), moment(b.Set))
 	return nil
 }

@@ -110,7 +110,7 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	if o.json {
 		comparisonLines(t, rs)
 	} else {
-		fmt.Fprintf(t.out, "\nbaseline: run %s, pinned on %s\n", base.Run, base.Set.Format("2006-01-02"))
+		fmt.Fprintf(t.out, "\nbaseline: run %s, pinned on %s\n", base.Run, moment(base.Set))
 		comparisonTable(t, rs)
 	}
 	n.Outcomes = map[string]map[string]compare.Outcome{}

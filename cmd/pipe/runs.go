@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
@@ -32,12 +33,15 @@ func lsRuns(t *app, o *options, path string) int {
 		if r.Dir != dir || pipeline != "" && r.Pipeline != pipeline {
 			continue
 		}
-		g.add(r.Run, r.Pipeline, r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)),
+		g.add(r.Run, r.Pipeline, moment(r.Started), duration(seconds(r.Seconds)),
 			fmt.Sprintf("%d ran", r.Ran), fmt.Sprintf("%d up to date", r.Cached), verdicts(r))
 	}
 	g.write(t.out)
 	return exitOK
 }
+
+// moment is a time as the clock on the wall shows it.
+func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
 // verdicts says what went wrong in a run, the first few.
 func verdicts(r *engine.RunFile) string {
@@ -77,7 +81,7 @@ func showRun(t *app, o *options, name, path string) int {
 		return exitUsage
 	}
 	fmt.Fprintf(t.out, "run %s of %s in %s\nbegan %s, took %s: %d ran, %d up to date\n", r.Run, clean(r.Pipeline), clean(filepath.Clean(r.Dir)),
-		r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)), r.Ran, r.Cached)
+		moment(r.Started), duration(seconds(r.Seconds)), r.Ran, r.Cached)
 	g := grid{right: []bool{false, false, true}}
 	for _, s := range r.Stages {
 		took, why := duration(seconds(s.Seconds)), s.Reason

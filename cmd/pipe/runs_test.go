@@ -2,9 +2,20 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"pipe/runtime/engine"
 )
+
+// Times are noted in UTC, and told as clocks here show them.
+func TestMomentsAreLocal(t *testing.T) {
+	was := time.Local
+	time.Local = time.FixedZone("there", -5*3600)
+	defer func() { time.Local = was }()
+	if got := moment(time.Date(2026, 11, 28, 2, 30, 0, 0, time.UTC)); got != "2026-11-27 21:30:00" {
+		t.Error(got)
+	}
+}
 
 // A sweep of which every member fails takes one line of the list of runs.
 func TestVerdictsAreFew(t *testing.T) {

@@ -11,6 +11,7 @@ package compare
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -118,7 +119,7 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 		}
 		a, err := s.Open(o[metricsName].Digest)
 		if err != nil {
-			return nil, err
+			return nil, lost(err, i)
 		}
 		if err := artifact.ReadJSON(a, artifact.MetricsName, &files[i]); err != nil {
 			return nil, err
@@ -126,7 +127,7 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 		each[i] = noAnswers()
 		if measured(o, true) {
 			if a, err = s.Open(o[itemsName].Digest); err != nil {
-				return nil, err
+				return nil, lost(err, i)
 			}
 			if each[i], err = readItems(a); err != nil {
 				return nil, err
@@ -160,6 +161,15 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// lost says of which of two runs the store has no results any more.
+func lost(err error, run int) error {
+	if !errors.Is(err, artifact.ErrNotFound) {
+		return err
+	}
+	which := []string{"older", "newer"}[run]
+	return fmt.Errorf("what the %s run measured is no longer in the store, as after pipe gc; pipe pin keeps a run: %w", which, err)
 }
 
 // metric fills in a metric that both runs have.

@@ -274,6 +274,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	}
 	log.WithLevel(level).Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
+	h.MakeDir = func(dir string) error { return artifact.MakeDir(store.Dir(), dir) }
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {
 		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"pipe/runtime/artifact"
@@ -134,7 +133,7 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	return r.code, nil
 }
 
-// firstFailed names the stages that failed, the first three, in parentheses.
+// firstFailed names the first few stages that failed, in parentheses.
 func firstFailed(res *engine.Result) string {
 	var names []string
 	for _, s := range res.Stages {
@@ -142,13 +141,10 @@ func firstFailed(res *engine.Result) string {
 			names = append(names, s.Addr)
 		}
 	}
-	if n := len(names); n > 3 {
-		names = append(names[:3], fmt.Sprintf("%d more", n-3))
-	}
 	if len(names) == 0 {
 		return ""
 	}
-	return " (" + strings.Join(names, ", ") + ")"
+	return " (" + firstOf(names) + ")"
 }
 
 // firstNight pins the run when its gates passed.

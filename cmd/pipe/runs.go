@@ -45,7 +45,6 @@ func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05")
 
 // verdicts says what went wrong in a run, the first few.
 func verdicts(r *engine.RunFile) string {
-	const most = 3
 	var parts []string
 	for _, s := range r.Stages {
 		if s.State == engine.Failed || s.State == engine.Cancelled {
@@ -57,10 +56,16 @@ func verdicts(r *engine.RunFile) string {
 			parts = append(parts, "gate "+g.Name+" of "+g.Stage+" failed")
 		}
 	}
-	if n := len(parts); n > most {
-		parts = append(parts[:most], fmt.Sprintf("and %d more", n-most))
+	return firstOf(parts)
+}
+
+// firstOf joins the first few words of a list, and counts the others.
+func firstOf(list []string) string {
+	const most = 3
+	if n := len(list); n > most {
+		return strings.Join(list[:most], ", ") + fmt.Sprintf(" and %d more", n-most)
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(list, ", ")
 }
 
 // isRun reports whether a word names a run: stages begin with their kind.

@@ -29,7 +29,7 @@ func TestVerdictsAreFew(t *testing.T) {
 	for range 40 {
 		r.Gates = append(r.Gates, engine.GateResult{Name: "g", Stage: "score.s"})
 	}
-	if got, want := verdicts(&r), "step.a failed, step.b failed, gate g of score.s failed, and 39 more"; got != want {
+	if got, want := verdicts(&r), "step.a failed, step.b failed, gate g of score.s failed and 39 more"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

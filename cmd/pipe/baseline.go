@@ -95,8 +95,8 @@ func (s stored) baseline(t *app, o *options, what, run string) error {
 		if err := engine.SetBaseline(s.store, s.prog, f); err != nil {
 			return err
 		}
-		if left := unfinished(f); len(left) > 0 {
-			t.printf("%s run %s did not come to its end; it has no results to compare with of %s\n", t.errInk.paint(yellow, "warning:"), clean(f.Run), clean(firstOf(left)))
+		if left := engine.Unmeasured(s.prog, &f.Result); len(left) > 0 {
+			t.printf("%s run %s has no results to compare with of %s\n", t.errInk.paint(yellow, "warning:"), clean(f.Run), clean(firstOf(left)))
 		}
 	case "clear":
 		was, err := engine.ClearBaseline(s.store, s.prog)
@@ -123,14 +123,4 @@ func (s stored) baseline(t *app, o *options, what, run string) error {
 	}
 	fmt.Fprintf(t.out, "the baseline of %s is run %s, set on %s\n", clean(s.prog.Name), clean(b.Run), moment(b.Set))
 	return nil
-}
-
-// unfinished lists the stages of a run of which it has no results.
-func unfinished(f *engine.RunFile) (addrs []string) {
-	for _, s := range f.Stages {
-		if s.State != engine.Done && s.State != engine.Cached {
-			addrs = append(addrs, s.Addr)
-		}
-	}
-	return addrs
 }

@@ -102,7 +102,11 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	if err != nil {
 		return r.code, fmt.Errorf("read the baseline: %w; pin another run: pipe baseline set RUN", err)
 	}
-	rs, err := compare.Runs(r.store, old.Outputs(), r.res.Outputs(), true)
+	was := old.Outputs()
+	for _, addr := range engine.Unmeasured(r.prog, r.res) { // of targets
+		delete(was, addr)
+	}
+	rs, err := compare.Runs(r.store, was, r.res.Outputs(), true)
 	if err != nil {
 		return r.code, err
 	}

@@ -86,6 +86,23 @@ func (r *Result) Outputs() map[string]map[string]artifact.Object {
 	return out
 }
 
+// Unmeasured lists the stages of which a run has no results although they are not
+// gone: it did not come to them or to their end, or they were none of its targets.
+func Unmeasured(prog *lang.Program, r *Result) (addrs []string) {
+	in := map[string]bool{}
+	for _, s := range r.Stages {
+		if in[s.Addr] = true; s.State != Done && s.State != Cached {
+			addrs = append(addrs, s.Addr)
+		}
+	}
+	for _, n := range prog.Nodes {
+		if n.Kind != nil && !in[n.Addr] {
+			addrs = append(addrs, n.Addr)
+		}
+	}
+	return addrs
+}
+
 // pinned is the baseline of a run that judges gates.
 type pinned struct {
 	run     string

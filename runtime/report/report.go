@@ -175,7 +175,7 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 	old, err := engine.ReadRun(r.store, b.Run)
 	if err == nil {
 		was := old.Outputs()
-		for _, addr := range r.unmeasured() {
+		for _, addr := range engine.Unmeasured(r.prog, &r.run.Result) {
 			delete(was, addr)
 		}
 		results, err = compare.Runs(r.store, was, r.run.Outputs(), true)
@@ -184,17 +184,6 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 		return "", nil, "The run could not be compared with the baseline: " + err.Error()
 	}
 	return b.Run, results, ""
-}
-
-// unmeasured lists the stages that the run did not come to, or that did not come
-// to their end: they are not gone, and nothing can be said about them.
-func (r *reader) unmeasured() (addrs []string) {
-	for _, st := range r.run.Stages {
-		if st.State != engine.Done && st.State != engine.Cached {
-			addrs = append(addrs, st.Addr)
-		}
-	}
-	return addrs
 }
 
 // A verdict is what the run came to, first of all.
@@ -251,7 +240,7 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 	v.Lines = append(v.Lines, r.failures()...)
 	if base != "" {
 		text := "nothing was measured before the run ended"
-		if len(rs) > 0 || len(r.unmeasured()) == 0 {
+		if len(rs) > 0 || len(engine.Unmeasured(r.prog, &r.run.Result)) == 0 {
 			_, text = compare.Regressed(rs, false)
 		}
 		v.Lines = append(v.Lines, "Against the baseline, run "+clean(base)+": "+clean(text)+".")

@@ -8,6 +8,7 @@
 package report
 
 import (
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -190,9 +191,13 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 type verdict struct {
 	State, Symbol, Head string
 	Lines               []string
-	Gates               []gateView
+	Gates, Rest         []gateView // those that failed first; the rest is to be asked for
+	RestHead            string
 	Note                string
 }
+
+// mostGates are listed at once: each member of a sweep has its own.
+const mostGates = 12
 
 type gateView struct {
 	State, Symbol              string
@@ -219,6 +224,11 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 			x.Details += "; " + clean(g.Note)
 		}
 		v.Gates = append(v.Gates, x)
+	}
+	slices.SortStableFunc(v.Gates, func(a, b gateView) int { return cmp.Compare(a.State, b.State) }) // "bad" before "good"
+	if n := len(v.Gates) - mostGates; n > 1 {
+		v.Gates, v.Rest = v.Gates[:mostGates], v.Gates[mostGates:]
+		v.RestHead = fmt.Sprintf("%d more gates, of which %d failed", n, max(0, failed-mostGates))
 	}
 	worse := compare.Count(rs, compare.Worse)
 	switch {

@@ -193,6 +193,23 @@ func TestPageSaysWhatHappened(t *testing.T) {
 	}
 }
 
+// Each member of a sweep has its gates: those that failed stand first, and the
+// rest is folded.
+func TestManyGatesAreFolded(t *testing.T) {
+	l := newLab(t)
+	for i := range 40 {
+		l.run.Gates = append(l.run.Gates, engine.GateResult{Stage: fmt.Sprint("eval.e", i), Name: "g", Pass: i != 37})
+	}
+	page := string(l.html())
+	shown, folded, ok := strings.Cut(page, "<summary>28 more gates, of which 0 failed</summary>")
+	if !ok || strings.Count(shown, "gate <strong>") != 12 || strings.Count(folded, "gate <strong>") != 28 {
+		t.Errorf("%d gates shown, %d folded", strings.Count(shown, "gate <strong>"), strings.Count(folded, "gate <strong>"))
+	}
+	if first, _, _ := strings.Cut(shown[strings.Index(shown, "gate <strong>"):], "</li>"); !strings.Contains(first, "eval.e37") {
+		t.Errorf("the first gate is %s", first)
+	}
+}
+
 // A run that was stopped before its evals says nothing about the baseline, and
 // one that was stopped among them only about those that it came to.
 func TestStoppedRunsAreComparedAsFarAsTheyCame(t *testing.T) {

@@ -89,11 +89,13 @@ type history struct {
 	Dir      string                  `json:"dir"` // see homeOf
 	Run      string                  `json:"run"`
 	Keys     map[string]artifact.Key `json:"keys"`
+
+	file string // its name, and that of others about the pipeline: see PipelineName
 }
 
 // readHistory returns the history of prog, empty when there is none.
 func readHistory(s *artifact.Store, prog *lang.Program) *history {
-	h := &history{Pipeline: prog.Name, Dir: homeOf(s, prog.Dir)}
+	h := &history{Pipeline: prog.Name, Dir: homeOf(s, prog.Dir), file: PipelineName(s, prog)}
 	if b, err := os.ReadFile(filepath.Join(s.Dir(), h.name())); err == nil {
 		if old, err := parseHistory(b); err == nil {
 			h.Keys = old.Keys
@@ -105,7 +107,9 @@ func readHistory(s *artifact.Store, prog *lang.Program) *history {
 	return h
 }
 
-func (h *history) name() string { return "heads/" + nameOf(h.Dir+"\x00"+h.Pipeline) + ".json" }
+func (h *history) name() string { return headName(h.file) }
+
+func headName(pipeline string) string { return "heads/" + pipeline + ".json" }
 
 // remember notes the run in the store.
 func (e *engine) remember(res *Result, begin time.Time) error {

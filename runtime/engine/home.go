@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"os"
 	"path/filepath"
 
 	"pipe/runtime/artifact"
@@ -42,7 +43,15 @@ func RealDir(dir string) string {
 	return dir
 }
 
-// PipelineName is the name of the files that a store keeps about a pipeline.
+// PipelineName is the name of the files that a store keeps about a pipeline. In a
+// store that knows it by its absolute directory, as older versions of pipe have it,
+// it goes by that.
 func PipelineName(s *artifact.Store, prog *lang.Program) string {
+	if abs, err := filepath.Abs(prog.Dir); err == nil {
+		older := nameOf(abs + "\x00" + prog.Name)
+		if _, err := os.Stat(filepath.Join(s.Dir(), headName(older))); err == nil {
+			return older
+		}
+	}
 	return nameOf(homeOf(s, prog.Dir) + "\x00" + prog.Name)
 }

@@ -54,6 +54,7 @@ type options struct {
 	forward, full  bool // trace
 	grep, id       string
 	strict         bool     // nightly
+	verdict        string   // of a night, for the last line of --json
 	stamp          *stamper // of pipe run; nil for none
 
 	locked, upgrade bool            // see pins

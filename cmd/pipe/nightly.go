@@ -43,7 +43,7 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		r.code, n.Verdict = exitFailed, err.Error()
 	}
-	n.Exit = r.code
+	n.Exit, o.verdict = r.code, n.Verdict
 	if err := compare.OpenHistory(r.store, engine.PipelineName(r.store, r.prog)).Append(n); err != nil {
 		t.errorf("%v", err)
 		r.code = max(r.code, exitFailed)

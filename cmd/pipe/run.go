@@ -146,6 +146,9 @@ func finish(t *app, o *options, res *engine.Result, code int) int {
 	if res != nil {
 		line["run"], line["seconds"], line["ran"], line["cached"] = res.Run, res.Seconds, res.Ran, res.Cached
 	}
+	if o.verdict != "" {
+		line["verdict"] = o.verdict
+	}
 	jsonLines(t.out).Encode(line)
 	return code
 }

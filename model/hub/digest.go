@@ -182,7 +182,7 @@ func (r *Resolver) fileDigest(ctx context.Context, path string) (sum [32]byte, e
 	sum = [32]byte(h.Sum(nil))
 	// A file that changed just now could change again within the clock's tick.
 	if memo != "" && r.clock().Sub(changed) > 2*time.Second {
-		if err := os.MkdirAll(filepath.Dir(memo), 0o755); err == nil {
+		if err := r.makeDir(filepath.Dir(memo)); err == nil {
 			// Without the memo the next run only takes longer.
 			_ = disk.Write(memo, func(w io.Writer) error { _, err := fmt.Fprintf(w, "%x\n", sum); return err })
 		}

@@ -181,8 +181,11 @@ func (r *reader) stageRow(i int) stageRow {
 		ID: fmt.Sprintf("s%d", i), State: class, Symbol: symbol, Word: word, Addr: clean(st.Addr),
 		Reason: clip(st.Reason, 400), Error: clip(st.Error, 2000), Placed: st.Placed != "",
 	}
-	if st.State == engine.Cached {
+	switch st.State {
+	case engine.Cached:
 		row.Reason = "up to date"
+	case engine.Cancelled: // whose error says that it was
+		row.Error, row.Notes = "", []string{"stopped; the next run goes on from what it saved"}
 	}
 	if st.Blame != "" {
 		row.Reason = "it needs " + clean(st.Blame) + ", which failed"

@@ -1,10 +1,13 @@
 package data
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 )
 
 // Folders implements stage.Folderer.
@@ -37,13 +40,7 @@ func foldersOf(pattern string) ([]string, error) {
 		return nil, err
 	}
 	for _, root := range roots {
-		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || !d.IsDir() {
-				return err
-			}
-			if p != root && strings.HasPrefix(d.Name(), ".") {
-				return fs.SkipDir
-			}
+		err := walk(root, func(p string) error {
 			in, err := globbed(filepath.Join(escape(p), filepath.FromSlash(tail)))
 			folders = append(append(folders, p), in...)
 			return err
@@ -82,4 +79,38 @@ func globbed(pattern string) (folders []string, err error) {
 		}
 	}
 	return folders, nil
+}
+
+// walk calls visit for a directory and all below it, in order, hidden ones left
+// out, until it fails. Links to directories are followed, as * follows them, unless
+// they lead back to a directory above them. What is no directory is passed over.
+func walk(dir string, visit func(dir string) error) error { return descend(dir, nil, visit) }
+
+func descend(dir string, above []fs.FileInfo, visit func(dir string) error) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ELOOP): // a link to nothing
+		return nil
+	case err != nil:
+		return err
+	case !info.IsDir(), slices.ContainsFunc(above, func(a fs.FileInfo) bool { return os.SameFile(a, info) }):
+		return nil
+	}
+	if err := visit(dir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	above = append(above[:len(above):len(above)], info)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || !e.IsDir() && e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		if err := descend(filepath.Join(dir, e.Name()), above, visit); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -122,8 +122,10 @@ func (r *record) message(v any) (m artifact.Message, err error) {
 		}
 		return m, fmt.Errorf("has the role %q; it must be system, user, assistant or tool", fmt.Sprint(who))
 	}
-	if calls, _ := o["tool_calls"].([]any); len(calls) > 0 {
-		return m, errors.New("has tool_calls, which a row cannot hold; write them into its content")
+	for _, k := range []string{"tool_calls", "function_call"} {
+		if !empty(o[k]) {
+			return m, fmt.Errorf("has %s, which a row cannot hold; write what it says into its content", k)
+		}
 	}
 	if err := checkWeight(o["weight"], m.Role); err != nil {
 		return m, err

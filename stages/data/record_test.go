@@ -89,6 +89,7 @@ func TestShapes(t *testing.T) {
 		{"a column with a dot", `{"x.y":"T"}`, map[string]string{"text": "x.y"}, artifact.Row{Text: "T"}},
 		{"meta", `{"text":"T","z":1.50,"a":{"q":"<&>"},"n":null}`, nil, artifact.Row{Text: "T", Meta: `{"a":{"q":"<&>"},"n":null,"z":1.50}`}},
 		{"messages win over text", `{"text":"T","messages":[{"role":"user","content":"Q"}]}`, nil, artifact.Row{Messages: user("Q"), Meta: `{"text":"T"}`}},
+		{"messages win over their answer", `{"messages":` + held("A") + `,"completion":"A","output":"A"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A")), Meta: `{"completion":"A","output":"A"}`}},
 		{"id", `{"id":"k","text":"T"}`, nil, artifact.Row{ID: "k", Text: "T"}},
 		{"id of another type", `{"id":[1],"text":"T"}`, nil, artifact.Row{Text: "T", Meta: `{"id":[1]}`}},
 	} {
@@ -134,6 +135,7 @@ func TestBadShapes(t *testing.T) {
 		`{"prompt":"Q","chosen":` + held("G") + `,"rejected":"B"}`:                                                   "has the prompt in one of chosen and rejected and not in the other",
 		`{"prompt":` + held("A") + `,"chosen":"G","rejected":"B"}`:                                                   "has a prompt that ends with an answer of the assistant",
 		`{"chosen":[{"role":"user","content":"P"},{"role":"assistant","content":"A"}],"rejected":` + held("B") + `}`: "chosen and rejected part at message 1, which is not the assistant's",
+		`{"prompt":` + held("A") + `,"completion":"B"}`:                                                              "has a prompt that ends with an answer of the assistant, and a completion",
 		`{"choices":["a","b"],"gold":0}`:                                                                             "has choices and no question",
 		`{"question":"Q","choices":["a","b"]}`:                                                                       "neither gold nor answer",
 		`{"question":"Q","choices":["a","b"],"gold":2}`:                                                              "gold is 2; the 2 choices are counted from 0",

@@ -164,6 +164,10 @@ func (r *record) plain(row *artifact.Row) {
 	row.Messages = r.question()
 	asked := len(row.Messages) > 0
 	switch {
+	case answered(row.Messages): // completion or output say its answer again
+		if !r.has("messages") && !r.has("conversations") && r.has("completion") {
+			r.fail("has a prompt that ends with an answer of the assistant, and a completion")
+		}
 	case r.has("completion"):
 		if !asked {
 			r.fail("has a completion and no prompt; name the column of the prompt with map")
@@ -257,9 +261,14 @@ func (r *record) preference(row *artifact.Row) {
 		}
 	case len(prompt) == 0:
 		r.fail("has chosen and rejected without a prompt; name its column with map")
-	case prompt[len(prompt)-1].Role == "assistant" && row.Chosen[0].Role == "assistant":
+	case answered(prompt) && row.Chosen[0].Role == "assistant":
 		r.fail("has a prompt that ends with an answer of the assistant; it must end where chosen and rejected begin")
 	}
+}
+
+// answered reports whether messages end with a turn of the assistant.
+func answered(ms []artifact.Message) bool {
+	return len(ms) > 0 && ms[len(ms)-1].Role == "assistant"
 }
 
 // asks reports whether messages begin with those of a prompt.

@@ -24,11 +24,16 @@ type Config struct {
 	Concurrency int           // connections kept open; 0: 8
 	Timeout     time.Duration // of one attempt; 0: 120 s
 	Retries     int           // attempts after the first
+
+	// Around, unless nil, wraps the teacher that makes one attempt: what it sees
+	// are the requests that go out, and what became of each.
+	Around func(teacher.Teacher) teacher.Teacher
 }
 
 // A Teacher asks a server.
 type Teacher struct {
 	config Config
+	once   teacher.Teacher // makes one attempt
 	url    string
 	key    string
 	client *http.Client
@@ -72,6 +77,9 @@ func New(c Config) (*Teacher, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, t.config.Concurrency
 	t.client = &http.Client{Transport: transport, CheckRedirect: sameHost}
+	if t.once = (attempt{t}); c.Around != nil {
+		t.once = c.Around(t.once)
+	}
 	return t, nil
 }
 
@@ -91,12 +99,8 @@ func (t *Teacher) ID() string { return t.config.Model }
 // Complete asks until there is an answer, the request is refused, the retries
 // are used up, or nothing is to be sent any more ([teacher.End]).
 func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
-	body, err := t.encode(r)
-	if err != nil {
-		return teacher.Answer{}, err
-	}
 	for attempt := 0; ; attempt++ {
-		a, err := t.attempt(ctx, body)
+		a, err := t.once.Complete(ctx, r)
 		if err == nil {
 			return a, nil
 		}

@@ -64,7 +64,7 @@ func FuzzDecode(f *testing.F) {
 		if n := len([]rune(reason(data))); n > 310 {
 			t.Errorf("the reason has %d characters", n)
 		}
-		if _, err := decode(data); err != nil && len(err.Error()) > 4000 {
+		if _, err := decode(data, 10); err != nil && len(err.Error()) > 4000 {
 			t.Errorf("an error of %d bytes", len(err.Error()))
 		}
 	})

@@ -31,7 +31,11 @@ func (e *BudgetError) Error() string {
 // Cost words what was asked for, and what was paid where tokens have a price: "3
 // new answers, 1200 input and 340 output tokens, 0.0012 USD".
 func Cost(s artifact.Spent) string {
-	text := fmt.Sprintf("%s, %d input and %s", Count(s.Calls, "new answer"), s.InputTokens, Count(s.OutputTokens, "output token"))
+	text := Count(s.Calls, "new answer")
+	if s.Lost > 0 {
+		text += fmt.Sprintf(" and %d lost on the way", s.Lost)
+	}
+	text += fmt.Sprintf(", %d input and %s", s.InputTokens, Count(s.OutputTokens, "output token"))
 	if s.USD > 0 {
 		text += fmt.Sprintf(", %.4f USD", s.USD)
 	}
@@ -40,7 +44,7 @@ func Cost(s artifact.Spent) string {
 		not = append(not, fmt.Sprintf("estimated for %d, which the server did not count", s.Estimated))
 	}
 	if s.Lost > 0 {
-		not = append(not, fmt.Sprintf("%s lost on the way among them, each taken for one of max_tokens", Count(s.Lost, "further answer")))
+		not = append(not, "what was lost is counted as answers of max_tokens")
 	}
 	if len(not) > 0 {
 		text += " (" + strings.Join(not, "; ") + ")"

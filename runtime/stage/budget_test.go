@@ -128,7 +128,7 @@ func TestLostAnswersCount(t *testing.T) {
 		}
 	}
 	err := a.Pay(t.Context(), Tokens{100, 50}, lose)
-	if want := "0 new answers, 60 input and 120 output tokens, 0.0013 USD (3 further answers lost on the way among them, each taken for one of max_tokens)"; err == nil || !strings.Contains(err.Error(), want) {
+	if want := "0 new answers and 3 lost on the way, 60 input and 120 output tokens, 0.0013 USD (what was lost is counted as answers of max_tokens)"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v; want %q", err, want)
 	}
 	if got, want := a.Spent(), (artifact.Spent{Lost: 3, InputTokens: 60, OutputTokens: 120, USD: 3 * 0.00042}); got != want {

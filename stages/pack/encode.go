@@ -22,6 +22,7 @@ type sequence struct {
 	learn [][2]int32 // spans of tokens that are learned, ascending
 	talk  bool       // a conversation
 	whose marked     // of a conversation: whose words are learned
+	empty int        // of a conversation: the assistant's turns that say nothing and are learned
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -189,6 +190,11 @@ func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
 	s.whose = whose(e.model.Template, in)
+	for _, m := range turns {
+		if m.Role == "assistant" && strings.TrimSpace(m.Content) == "" {
+			s.empty++
+		}
+	}
 	return s, nil
 }
 

@@ -306,19 +306,23 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 			return nil, fmt.Errorf("find turn %d of the assistant: the chat template does not render the beginning of a conversation the same way when more follows; "+
 				"use a template that marks the assistant's words with {%% generation %%}", i)
 		}
-		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), in.Special)})
+		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), m.Content, in.Special)})
 	}
 	return spans, nil
 }
 
 // turnEnd leaves out whitespace after the end-of-turn token at the end of text:
-// one of the special tokens, or a word in angle brackets.
-func turnEnd(text string, start int, special map[string]string) int {
+// one of the special tokens, or a word in angle brackets that is not the end of
+// what was said, as </html> may be.
+func turnEnd(text string, start int, said string, special map[string]string) int {
 	turn := trimRight(text[start:])
 	for _, s := range special {
 		if s != "" && strings.HasSuffix(turn, s) {
 			return start + len(turn)
 		}
+	}
+	if said = trimRight(said); said != "" && strings.HasSuffix(turn, said) {
+		return len(text)
 	}
 	if open := strings.LastIndexByte(turn, '<'); open >= 0 && strings.HasSuffix(turn, ">") && !slices.ContainsFunc([]rune(turn[open:]), isSpace) {
 		return start + len(turn)

@@ -41,6 +41,23 @@ func talk(turns ...string) (in Input) {
 	return in
 }
 
+// TestSpansWithoutEndOfTurn: where a template ends turns with a line feed alone,
+// that is what is learned of their end, whatever was said last.
+func TestSpansWithoutEndOfTurn(t *testing.T) {
+	tpl := parse(t, "{% for m in messages %}{{ 'A: ' if m['role'] == 'assistant' else 'Q: ' }}{{ m['content'] | trim }}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}")
+	r, err := tpl.Render(talk("a", "one", "b", "<b>two</b> ", "c", "<|im_end|>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range r.Assistant {
+		got = append(got, r.Text[s[0]:s[1]])
+	}
+	if want := []string{"one\n", "<b>two</b>\n", "<|im_end|>\n"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
 // TestSpans: what the assistant says, with its end of turn, whether marked by
 // the template or found by rendering beginnings.
 func TestSpans(t *testing.T) {

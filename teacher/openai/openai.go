@@ -35,6 +35,7 @@ type Teacher struct {
 	config Config
 	once   teacher.Teacher // makes one attempt
 	url    string
+	where  string // the URL as messages name it: without a query, which may hold a key
 	key    string
 	client *http.Client
 	// wait is how long an attempt waits after the first failure, twice that
@@ -73,7 +74,10 @@ func New(c Config) (*Teacher, error) {
 	if t.config.Concurrency <= 0 {
 		t.config.Concurrency = 8
 	}
-	t.url = u.JoinPath("chat/completions").String()
+	u = u.JoinPath("chat/completions")
+	t.url = u.String()
+	u.RawQuery = ""
+	t.where = u.String()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, t.config.Concurrency
 	t.client = &http.Client{Transport: transport, CheckRedirect: sameHost}
@@ -126,7 +130,7 @@ func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answ
 
 // wrap tells who was asked, and keeps the key out of what is told.
 func (t *Teacher) wrap(err error) error {
-	err = fmt.Errorf("ask the teacher %q at %s: %w", t.config.Model, t.url, err)
+	err = fmt.Errorf("ask the teacher %q at %s: %w", t.config.Model, t.where, err)
 	if t.key == "" || !strings.Contains(err.Error(), t.key) {
 		return err
 	}

@@ -249,12 +249,19 @@ func (s *seen) Complete(ctx context.Context, r teacher.Request) (teacher.Answer,
 }
 
 func TestNobodyListens(t *testing.T) {
-	x, _ := serve(t, Config{Retries: 1}, nil)
 	s := httptest.NewServer(nil)
-	x.url = s.URL
 	s.Close()
-	if _, err := x.Complete(t.Context(), question); err == nil || !strings.Contains(err.Error(), "gave up after 2 attempts") {
+	x, err := New(Config{Endpoint: s.URL + "/v1?key=" + secret, Model: "m", Retries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.wait = time.Millisecond
+	_, err = x.Complete(t.Context(), question)
+	if err == nil || !strings.Contains(err.Error(), s.URL+"/v1/chat/completions: gave up after 2 attempts") || strings.Contains(err.Error(), secret) {
 		t.Error(err)
+	}
+	if want := s.URL + "/v1/chat/completions?key=" + secret; x.url != want {
+		t.Errorf("asks %s; want %s", x.url, want)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -141,6 +142,9 @@ func (w *way) trace() *httptrace.ClientTrace {
 // it had begun, when the time was up, or when the server hung up; a connection that
 // was kept open had been closed before, as servers do.
 func (t *Teacher) network(ctx context.Context, err error, w *way) error {
+	if with := (*url.Error)(nil); errors.As(err, &with) {
+		err = with.Err
+	}
 	late := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	if late {
 		err = fmt.Errorf("no answer within %v; raise timeout, or lower concurrency if the server is overloaded", t.config.Timeout)

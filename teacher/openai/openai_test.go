@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -262,6 +263,22 @@ func TestNobodyListens(t *testing.T) {
 	}
 	if want := s.URL + "/v1/chat/completions?key=" + secret; x.url != want {
 		t.Errorf("asks %s; want %s", x.url, want)
+	}
+}
+
+// A certificate that nobody vouches for does not get better.
+func TestCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(nil)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	x, err := New(Config{Endpoint: s.URL, Model: "m", Retries: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.wait = time.Hour
+	if _, err := x.Complete(t.Context(), question); err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE") || errors.Is(err, teacher.ErrLost) {
+		t.Error(err)
 	}
 }
 

@@ -3,6 +3,7 @@ package openai
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,6 +145,9 @@ func (w *way) trace() *httptrace.ClientTrace {
 func (t *Teacher) network(ctx context.Context, err error, w *way) error {
 	if with := (*url.Error)(nil); errors.As(err, &with) {
 		err = with.Err
+	}
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return fmt.Errorf("%w; name a file with the certificate to trust in the environment variable SSL_CERT_FILE, or check endpoint", err)
 	}
 	late := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	if late {

@@ -160,6 +160,8 @@ func (t *Teacher) network(ctx context.Context, err error, w *way) error {
 func (t *Teacher) status(res *http.Response, data []byte) error {
 	err := fmt.Errorf("the server answered %s%s", statusText(res), reason(data))
 	switch c := res.StatusCode; {
+	case c == http.StatusForbidden && bytes.Contains(data, []byte(`"flagged_input"`)): // OpenRouter's moderation
+		return fmt.Errorf("%w: %w", teacher.ErrRefused, err)
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
 		if t.config.APIKeyEnv == "" {
 			return fmt.Errorf("%w; set api_key_env to the name of the environment variable that holds the API key", err)

@@ -207,10 +207,12 @@ func (r *record) question() []artifact.Message {
 		asked = append(asked, artifact.Message{Role: "user", Content: s})
 	}
 	switch {
-	case r.has("chosen") && r.has("prompt"): // messages may be the prompt with the answer chosen
-		asked = r.turns("prompt", "user")
 	case r.has("messages"):
 		asked = r.turns("messages", "user")
+		if answered(asked) && r.has("chosen") && r.has("prompt") { // they are the prompt with the answer chosen
+			delete(r.used, r.column("messages"))
+			asked = r.turns("prompt", "user")
+		}
 	case r.has("conversations"):
 		asked = r.turns("conversations", "user")
 	case r.has("prompt"):

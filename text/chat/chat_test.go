@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -97,12 +98,25 @@ func TestTokenize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := tokenizer.Load(data)
-	if err != nil {
-		t.Fatal(err)
+	// A letter that is composed to é is two tokens, and comes as one character.
+	composing := bytes.Replace(data, []byte(`"normalizer":null`), []byte(`"normalizer":{"type":"NFC"}`), 1)
+	if bytes.Equal(composing, data) {
+		t.Fatal("the tokenizer has a normalizer")
 	}
-	for name, want := range map[string]string{"llama3_generation": "one é<|eot_id|>two<|eot_id|>", "chatml": "one é<|im_end|>two<|im_end|>"} {
-		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", "one é", "b", "two"))
+	for _, c := range []struct {
+		name, say, want string
+		data            []byte
+	}{
+		{"llama3_generation", "one é", "one é<|eot_id|>two<|eot_id|>", data},
+		{"chatml", "one é", "one é<|im_end|>two<|im_end|>", data},
+		{"chatml", "e\u0301", "é<|im_end|>two<|im_end|>", composing},
+	} {
+		name, want := c.name, c.want
+		tok, err := tokenizer.Load(c.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", c.say, "b", "two"))
 		if err != nil {
 			t.Fatal(err)
 		}

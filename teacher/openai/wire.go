@@ -129,19 +129,33 @@ func (t attempt) Complete(ctx context.Context, r teacher.Request) (teacher.Answe
 }
 
 // A way is how far a request got.
-type way struct{ old, sent, answered atomic.Bool }
+type way struct {
+	old, answered atomic.Bool               // on a connection that was kept open; until the first byte of an answer
+	sent          atomic.Pointer[time.Time] // when it was written
+}
+
+// lost reports whether a request that failed was worked on: an answer had begun, or
+// the server took its time. A connection that was kept open may have been closed
+// before, which shows at once.
+func (w *way) lost() bool {
+	const atOnce = time.Second
+	sent := w.sent.Load()
+	return sent != nil && (w.answered.Load() || !w.old.Load() || time.Since(*sent) > atOnce)
+}
 
 func (w *way) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		GotConn:              func(c httptrace.GotConnInfo) { w.old.Store(c.Reused) },
-		WroteRequest:         func(i httptrace.WroteRequestInfo) { w.sent.Store(i.Err == nil) },
+		GotConn: func(c httptrace.GotConnInfo) { w.old.Store(c.Reused) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			if now := time.Now(); i.Err == nil {
+				w.sent.Store(&now)
+			}
+		},
 		GotFirstResponseByte: func() { w.answered.Store(true) },
 	}
 }
 
-// network makes a failed exchange an error to try again. The answer is lost when
-// it had begun, when the time was up, or when the server hung up; a connection that
-// was kept open had been closed before, as servers do.
+// network makes a failed exchange an error to try again.
 func (t *Teacher) network(ctx context.Context, err error, w *way) error {
 	if with := (*url.Error)(nil); errors.As(err, &with) {
 		err = with.Err
@@ -153,7 +167,7 @@ func (t *Teacher) network(ctx context.Context, err error, w *way) error {
 	if late {
 		err = fmt.Errorf("no answer within %v; raise timeout, or lower concurrency if the server is overloaded", t.config.Timeout)
 	}
-	return &transient{err: err, lost: w.sent.Load() && (late || w.answered.Load() || !w.old.Load())}
+	return &transient{err: err, lost: w.lost() || late && w.sent.Load() != nil}
 }
 
 // status makes an error of an HTTP status other than 200.

@@ -18,7 +18,7 @@ func Names() []string { return append([]string(nil), names...) }
 // as long as that many, and finds less.
 const (
 	autoRows = 100_000
-	autoCost = 60_000
+	autoCost = 120_000
 )
 
 // Find runs the search of that name and returns how the rows were compared.

@@ -63,6 +63,8 @@ func TestShapes(t *testing.T) {
 			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"messages":` + held("G") + `}`}},
 		{"answers beside a whole conversation", `{"prompt":"Q","messages":` + held("G") + `,"chosen":"G","rejected":"B"}`, nil,
 			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"messages":` + held("G") + `}`}},
+		{"preference of single messages", `{"conversations":[{"from":"human","value":"Q"}],"chosen":{"from":"gpt","value":"G"},"rejected":{"from":"gpt","value":"B"}}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
 		{"preference with two prompts", `{"prompt":"Q","messages":[{"role":"system","content":"S"},{"role":"user","content":"Q"}],"chosen":"G","rejected":"B"}`, nil,
 			artifact.Row{Messages: talk(system, user("Q")), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"prompt":"Q"}`}},
 		{"preference with another prompt", `{"prompt":"Q\n","chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,

@@ -78,10 +78,13 @@ var roles = map[string]string{
 var quoted = regexp.MustCompile(`^\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:`)
 
 // turns returns the messages of a field: a list of messages, which a table holds as
-// JSON, or a string, which is one message of the given role.
+// JSON, one message, or a string, which is one of the given role.
 func (r *record) turns(field, role string) []artifact.Message {
 	v := r.get(field)
 	l, ok := v.([]any)
+	if o, one := v.(map[string]any); one {
+		l, ok = []any{o}, true
+	}
 	if s, text := v.(string); text {
 		whole := field == "messages" || field == "conversations"
 		if quoted.MatchString(s) || whole && strings.HasPrefix(strings.TrimSpace(s), "[") {

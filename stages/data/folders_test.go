@@ -73,7 +73,7 @@ func TestFoldersDecideWhatIsFound(t *testing.T) {
 // ** goes into links as * does, and not round in circles.
 func TestLinksAreFollowed(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"far/x.txt", "far/deep/y.txt", "a/z.txt"} {
+	for _, name := range []string{"far/x.txt", "far/deep/y.txt", "a/z.txt", "v/v2/w.txt"} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			t.Fatal(err)
@@ -82,13 +82,15 @@ func TestLinksAreFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for link, to := range map[string]string{"root": "far", "a/link": "../far", "far/deep/up": "..", "far/self": "self", "far/gone": "nowhere"} {
+	for link, to := range map[string]string{"root": "far", "a/link": "../far", "far/deep/up": "..", "far/self": "self", "far/gone": "nowhere", "v/latest": "v2"} {
 		if err := os.Symlink(to, filepath.Join(dir, filepath.FromSlash(link))); err != nil {
 			t.Skip(err)
 		}
 	}
 	for pattern, want := range map[string][]string{
 		"root/**/*.txt": {"root/deep/y.txt", "root/x.txt"},
+		"v/**/*.txt":    {"v/v2/w.txt"},
+		"v/*/**/*.txt":  {"v/v2/w.txt"},
 		"a/**/*.txt":    {"a/link/deep/y.txt", "a/link/x.txt", "a/z.txt"},
 	} {
 		s := &spec{Source: pattern}

@@ -87,15 +87,13 @@ func match(pattern string) ([]string, error) {
 		return nil, err
 	}
 	var all []string
-	for _, root := range roots {
-		err := walk(root, func(p string) error {
-			in, err := files(filepath.Glob(filepath.Join(escape(p), filepath.FromSlash(tail))))
-			all = append(all, in...)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
+	err = walk(roots, func(p string) error {
+		in, err := files(filepath.Glob(filepath.Join(escape(p), filepath.FromSlash(tail))))
+		all = append(all, in...)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil

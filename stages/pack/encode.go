@@ -23,6 +23,7 @@ type sequence struct {
 	talk  bool       // a conversation
 	whose marked     // of a conversation: whose words are learned
 	ends  bool       // of a conversation: a token that ends a text is learned
+	empty int        // of a conversation: the assistant's turns that say nothing and are learned
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -192,8 +193,13 @@ func (e *encoder) conversation(turns []artifact.Message) ([]sequence, error) {
 		}
 		all = append(all, s)
 	}
-	if e.loss != "all" {
-		all[len(all)-1].whose = whose(e.model.Template, in)
+	if last := &all[len(all)-1]; e.loss != "all" {
+		last.whose = whose(e.model.Template, in)
+		for _, m := range turns {
+			if m.Role == "assistant" && strings.TrimSpace(m.Content) == "" {
+				last.empty++
+			}
+		}
 	}
 	return all, nil
 }

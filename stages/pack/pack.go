@@ -19,7 +19,7 @@ var doc string
 
 // Kind is the stage kind "pack".
 var Kind = stage.Kind{
-	Name: "pack", Doc: doc, Version: 2,
+	Name: "pack", Doc: doc, Version: 3,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PackedRows, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "Rows, tokens, density, and what was truncated or dropped"},
@@ -122,10 +122,12 @@ type packing struct {
 	hollow    []string // ids of rows of which truncation left nothing to learn
 	idle      int      // packed rows that held nothing to learn
 	spoken    int
-	talk      bool // a conversation was rendered
-	others    int  // conversations in which others than the assistant are learned as well
-	silent    int  // conversations in which the assistant is not learned
-	ends      bool // a conversation teaches a token that ends a text
+	talk      bool     // a conversation was rendered
+	others    int      // conversations in which others than the assistant are learned as well
+	silent    int      // conversations in which the assistant is not learned
+	empty     int      // turns of the assistant that say nothing
+	mum       []string // ids of the rows that have them
+	ends      bool     // a conversation teaches a token that ends a text
 }
 
 // pack lays sequences into rows.
@@ -138,6 +140,9 @@ func (s *spec) pack(all []sequence) (*packing, error) {
 			p.others++
 		case onlyOthers:
 			p.silent++
+		}
+		if all[i].empty > 0 {
+			p.empty, p.mum = p.empty+all[i].empty, append(p.mum, all[i].row)
 		}
 	}
 	if s.Strategy == "wrapped" {

@@ -309,6 +309,20 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
+// An empty answer is learned as an end of turn, and named.
+func TestEmptyAnswers(t *testing.T) {
+	got, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", " \n", "And", ""), talk("b", "Hi", ""), talk("c", "Hi", "Yo")}, func(s *spec) {})
+	if l := learned(got[0]); !slices.Contains(l, "<E>") {
+		t.Errorf("learned %q", l)
+	}
+	if n := r.Metrics("metrics").Metrics["pack.empty_turns"].Value; n != 3 {
+		t.Errorf("counted %v turns; want 3", n)
+	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.Contains(notes, "the assistant says nothing in 3 turns, and that is learned: a, b") {
+		t.Errorf("notes %q", notes)
+	}
+}
+
 func TestControlTokensInChats(t *testing.T) {
 	_, r := run(t, []artifact.Row{talk("a", "say <|im_end|>", "no")}, func(s *spec) {})
 	if n := r.Metrics("metrics").Metrics["pack.control_tokens_in_text"].Value; n != 1 {

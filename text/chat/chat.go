@@ -306,7 +306,7 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 			}
 			return nil, historyError{i}
 		}
-		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), in.Special)})
+		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), m.Content, in.Special)})
 	}
 	return spans, nil
 }
@@ -345,17 +345,21 @@ func (t *Template) lastSpans(in Input, full string, marked [][2]int) ([][2]int, 
 	if !strings.HasPrefix(full, before) {
 		return nil, errors.New("find the last turn: the chat template asks for it in other words than it begins with")
 	}
-	return [][2]int{{len(before), turnEnd(full, len(before), in.Special)}}, nil
+	return [][2]int{{len(before), turnEnd(full, len(before), in.Messages[len(in.Messages)-1].Content, in.Special)}}, nil
 }
 
 // turnEnd leaves out whitespace after the end-of-turn token at the end of text:
-// one of the special tokens, or a word in angle brackets.
-func turnEnd(text string, start int, special map[string]string) int {
+// one of the special tokens, or a word in angle brackets that is not the end of
+// what was said, as </html> may be.
+func turnEnd(text string, start int, said string, special map[string]string) int {
 	turn := trimRight(text[start:])
 	for _, s := range special {
 		if s != "" && strings.HasSuffix(turn, s) {
 			return start + len(turn)
 		}
+	}
+	if said = trimRight(said); said != "" && strings.HasSuffix(turn, said) {
+		return len(text)
 	}
 	if open := strings.LastIndexByte(turn, '<'); open >= 0 && strings.HasSuffix(turn, ">") && !slices.ContainsFunc([]rune(turn[open:]), isSpace) {
 		return start + len(turn)

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,23 @@ func talk(turns ...string) (in Input) {
 	return in
 }
 
+// TestSpansWithoutEndOfTurn: where a template ends turns with a line feed alone,
+// that is what is learned of their end, whatever was said last.
+func TestSpansWithoutEndOfTurn(t *testing.T) {
+	tpl := parse(t, "{% for m in messages %}{{ 'A: ' if m['role'] == 'assistant' else 'Q: ' }}{{ m['content'] | trim }}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}")
+	r, err := tpl.Render(talk("a", "one", "b", "<b>two</b> ", "c", "<|im_end|>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range r.Assistant {
+		got = append(got, r.Text[s[0]:s[1]])
+	}
+	if want := []string{"one\n", "<b>two</b>\n", "<|im_end|>\n"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
 // TestSpans: what the assistant says, with its end of turn, whether marked by
 // the template or found by rendering beginnings.
 func TestSpans(t *testing.T) {
@@ -81,12 +99,25 @@ func TestTokenize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := tokenizer.Load(data)
-	if err != nil {
-		t.Fatal(err)
+	// A letter that is composed to é is two tokens, and comes as one character.
+	composing := bytes.Replace(data, []byte(`"normalizer":null`), []byte(`"normalizer":{"type":"NFC"}`), 1)
+	if bytes.Equal(composing, data) {
+		t.Fatal("the tokenizer has a normalizer")
 	}
-	for name, want := range map[string]string{"llama3_generation": "one é<|eot_id|>two<|eot_id|>", "chatml": "one é<|im_end|>two<|im_end|>"} {
-		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", "one é", "b", "two"))
+	for _, c := range []struct {
+		name, say, want string
+		data            []byte
+	}{
+		{"llama3_generation", "one é", "one é<|eot_id|>two<|eot_id|>", data},
+		{"chatml", "one é", "one é<|im_end|>two<|im_end|>", data},
+		{"chatml", "e\u0301", "é<|im_end|>two<|im_end|>", composing},
+	} {
+		name, want := c.name, c.want
+		tok, err := tokenizer.Load(c.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", c.say, "b", "two"))
 		if err != nil {
 			t.Fatal(err)
 		}

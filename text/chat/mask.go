@@ -14,7 +14,9 @@ type Encoder interface {
 
 // Tokenize renders a conversation and returns its token ids, and for each
 // whether the assistant says it: the tokens from the one that holds the first
-// byte of a span to the one that holds its last. Special tokens in the text
+// byte of a span to the one that holds its last, and those before it that hold
+// no byte of the text, such as the first of two tokens of a character that was
+// composed. Special tokens in the text
 // are parsed and none is added, as templates write their own.
 func (t *Template) Tokenize(tok Encoder, in Input) (ids []int32, mask []bool, err error) {
 	r, err := t.Render(in)
@@ -54,6 +56,9 @@ func (r Rendered) tokenize(tok Encoder) (ids []int32, mask []bool, err error) {
 		last := sort.Search(len(spans), func(i int) bool { return spans[i][1] >= a[1] })
 		if first == len(spans) {
 			return nil, nil, fmt.Errorf("chat template: no token holds byte %d of the text", a[0])
+		}
+		for first > 0 && spans[first-1][0] >= a[0] {
+			first--
 		}
 		for i := first; i <= last && i < len(mask); i++ {
 			mask[i] = true

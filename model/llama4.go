@@ -30,9 +30,26 @@ type Llama4 struct {
 	Tuned                 bool
 	FloorScale, AttnScale float64
 
-	// Images: the checkpoint is of a model that takes images too. Its text part is used, and what is
-	// written is a text model.
+	// Images: the checkpoint is of a model that takes images too. Its text part is used, and what
+	// JSON writes is a text model; see also WithImages.
 	Images bool
+}
+
+// JSONWithImages returns whole, the config.json of a model that takes images too, with c as what it
+// says of the text and dtype as the element type of all weights.
+func (c Config) JSONWithImages(whole []byte, dtype string) ([]byte, error) {
+	h := map[string]json.RawMessage{}
+	if err := json.Unmarshal(whole, &h); err != nil {
+		return nil, err
+	}
+	text, err := c.JSON(dtype)
+	if err != nil {
+		return nil, err
+	}
+	h["text_config"], h["torch_dtype"] = text, fmt.Appendf(nil, "%q", dtype)
+	delete(h, "dtype") // the same, as transformers 5 has it
+	delete(h, "quantization_config")
+	return json.MarshalIndent(h, "", "  ")
 }
 
 // hfLlama4 is what config.json has for it.

@@ -21,10 +21,12 @@ import (
 	"pipe/model/safetensors"
 )
 
-// wanted are the files, beside the weights, that say what a model is.
+// wanted are the files, beside the weights, that say what a model is. The last two say how
+// images become what it reads.
 var wanted = [...]string{
 	"chat_template.jinja", "config.json", "generation_config.json",
 	"special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+	"preprocessor_config.json", "processor_config.json",
 }
 
 // digest hashes what the model at path is: the names and hashes of its files,

@@ -67,6 +67,8 @@ type reader struct {
 	records map[string]*artifact.Record // by address; read once
 	objects map[artifact.Digest]artifact.Object
 	makers  map[artifact.Digest][]string // references to an output, in the order of the run
+
+	otherwise []engine.StageDiff // evals that have other settings than in the baseline run
 }
 
 // Write writes the report of a run of prog. Parts of the store that are lost or
@@ -180,6 +182,7 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 			delete(was, addr)
 		}
 		results, err = compare.Runs(r.store, was, r.run.Outputs(), true)
+		r.otherwise = engine.MeasuredOtherwise(r.store, r.prog, old, r.run)
 	}
 	if err != nil {
 		return "", nil, "The run could not be compared with the baseline: " + err.Error()
@@ -285,6 +288,9 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 			_, text = compare.Regressed(rs, false)
 		}
 		v.Lines = append(v.Lines, "Against the baseline, run "+clean(base)+": "+clean(text)+".")
+	}
+	for _, d := range r.otherwise {
+		v.Lines = append(v.Lines, clean(d.Stage)+" was measured otherwise in the baseline: "+clip(strings.Join(d.Changes, ", "), 300)+".")
 	}
 	if n, ok := r.night(base); ok {
 		v.Lines = append(v.Lines, "As a night, against the baseline of then, run "+clean(n.Baseline)+": "+clean(n.Verdict)+".")

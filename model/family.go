@@ -119,8 +119,11 @@ func (c *Config) parseFamily(h *hfConfig, images bool) (err error) {
 // parseSliding reads the window of attention, and shortens the context to it.
 func (c *Config) parseSliding(h *hfConfig) error {
 	window := 4096 // of Mistral and Qwen, where a file says nothing
-	if c.Family == SmolLM3 {
+	switch use := or(h.UseWindow, false); {
+	case c.Family == SmolLM3 && (use || slices.Contains(h.LayerTypes, slidingType)): // its layers count without use
 		window = 0
+	case c.Family != Mistral && !use:
+		return nil
 	}
 	if len(h.Window) > 0 {
 		window = 0
@@ -133,9 +136,6 @@ func (c *Config) parseSliding(h *hfConfig) error {
 	}
 	s := Sliding{Window: window, Positions: c.MaxPositions}
 	if c.Family != Mistral {
-		if !or(h.UseWindow, false) {
-			return nil
-		}
 		layers, err := c.slidingLayers(h)
 		if err != nil {
 			return err

@@ -111,6 +111,10 @@ func TestTurnsEach(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var said artifact.PackedManifest
+		if err := artifact.ReadJSON(r.Outputs["dataset"], artifact.PackedFile, &said); err != nil || !said.Each {
+			t.Errorf("packed with %+v, %v", said, err)
+		}
 		got := stagetest.Rows[artifact.Packed](r, "dataset")
 		want := map[string]string{ // by what is learned
 			"hm: No<E>": "<S>user\nHi<E>\n<S>assistant\nYo<E>\n<S>user\nMore<E>\n<S>assistant\nhm: No<E>\n",

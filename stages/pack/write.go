@@ -19,7 +19,9 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	if err := artifact.Append(w, p.rows...); err != nil {
 		return err
 	}
-	if err := w.WriteJSON(artifact.PackedFile, p.manifest(m)); err != nil {
+	f := p.manifest(m)
+	f.Each = p.talk && s.Turns == eachTurn
+	if err := w.WriteJSON(artifact.PackedFile, f); err != nil {
 		return err
 	}
 	var used, learned int

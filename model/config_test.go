@@ -38,6 +38,13 @@ func TestParseConfig(t *testing.T) {
 	if err != nil || d.Hidden != 4096 || d.KVHeads != 32 || d.HeadDim != 128 || d.BOS != 1 || d.EOS[0] != 2 || d.NormEps != 1e-6 {
 		t.Errorf("defaults: %+v, %v", d, err)
 	}
+	for text, want := range map[string]bool{ // who has biases where the file says so
+		`"llama"`: true, `"llama4_text"`: true, `"qwen3"`: true, `"smollm3"`: true, `"mistral"`: false, `"qwen2"`: false,
+	} {
+		if c, err := model.ParseConfig([]byte(`{"attention_bias":true,"model_type":` + text + `}`)); err != nil || c.AttnBias != want {
+			t.Errorf("%s: biases %t, %v", text, c.AttnBias, err)
+		}
+	}
 }
 
 // TestRopeSettings: of two forms rope_scaling counts, as in transformers.

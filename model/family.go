@@ -87,6 +87,7 @@ const slidingType = "sliding_attention"
 // parseFamily reads what sets a family apart.
 func (c *Config) parseFamily(h *hfConfig, images bool) (err error) {
 	if h.ModelType == llama4Text {
+		c.AttnBias = h.AttnBias
 		if c.Llama4, err = h.hfLlama4.parse(c.Layers); err == nil {
 			c.Llama4.Images = images
 		}

@@ -310,6 +310,7 @@ func TestFamilies(t *testing.T) {
 		"a Llama 4 of other settings than the published": func(c *model.Config) { published(c); c.Llama4.Chunk = 4096 },
 		"experts in layers at regular distances":         func(c *model.Config) { published(c); c.Llama4.MoE[0] = true },
 		"use_qk_norm unless there are 128 experts":       func(c *model.Config) { published(c); c.Llama4.QKNorm = false },
+		"a Llama 4 with biases":                          func(c *model.Config) { published(c); c.AttnBias = true },
 		"qwen3 with biases":                              func(c *model.Config) { c.Family, c.AttnBias = model.Qwen3, true },
 		"not each 4th one":                               func(c *model.Config) { c.Family, c.Layers, c.NoRope = model.SmolLM3, 4, make([]bool, 4) },
 		"mistral with layers without positions":          func(c *model.Config) { c.Family, c.NoRope = model.Mistral, make([]bool, c.Layers) },

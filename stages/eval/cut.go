@@ -6,8 +6,9 @@ type cut struct{ question, answer bool }
 
 func (c cut) or(d cut) cut { return cut{c.question || d.question, c.answer || d.answer} }
 
-// A tally counts the questions of a job that were cut, to fit so many tokens.
-type tally struct{ Rows, Questions, Answers, Context int }
+// A tally counts the questions of a job that were cut, to fit so many tokens, and the
+// generated answers that end before their thoughts do.
+type tally struct{ Rows, Questions, Answers, Context, Thoughts int }
 
 // count adds a question that was asked.
 func (r *runner) count(c cut) {
@@ -34,6 +35,9 @@ func (r *runner) tell(j job, t tally) {
 	whom := "the model's"
 	if again {
 		whom = "the baseline's"
+	}
+	if n := t.Thoughts; n > 0 {
+		r.env.Note("%s %q: %d of %s %d answers end before their thoughts do and say nothing: raise max_tokens, or give its model block a chat_template that asks for no thoughts", j.field, j.name, n, whom, t.Rows)
 	}
 	if n := t.Questions; n > 0 {
 		r.env.Note("%s %q: %d of %d questions lost their beginning, since with the answer they are longer than %s context of %d tokens", j.field, j.name, n, t.Rows, whom, t.Context)

@@ -356,6 +356,10 @@ func TestNormalize(t *testing.T) {
 		{"number", "about 1,000", "1000"},
 		{"number", "none", ""},
 		{"exact", " As Is. ", "As Is."},
+		{"text", "<think>\n\n</think>\n\nYes.", "yes"},
+		{"number", "<think>7 or 8?</think>9", "9"},
+		{"exact", "it may be\n</think>\n\n As Is. ", "As Is."},
+		{"number", "<think>7 or 8?", ""},
 	} {
 		if got := normalize(c.how, c.in); got != c.want {
 			t.Errorf("%s of %q: %q, want %q", c.how, c.in, got, c.want)

@@ -7,6 +7,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -20,9 +21,8 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		}
 		wants[i] = normalize(u.Normalizer, row.Answer)
 	}
-	res := &result{}
 	if r.blind {
-		guesses := mostFrequent(wants)
+		res, guesses := &result{}, mostFrequent(wants)
 		for _, m := range generated {
 			res.put(m.name, bestGuess(m, guesses, wants), 1)
 		}
@@ -32,8 +32,17 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.judge(u, rows, wants, texts), nil
+}
+
+// judge compares answers with what was wanted.
+func (r *runner) judge(u *suite, rows []artifact.Row, wants, texts []string) *result {
+	res := &result{}
 	each := make([][]float64, len(generated))
 	for i, row := range rows {
+		if _, ended := chat.Said(texts[i]); !ended {
+			r.tally.Thoughts++
+		}
 		got := normalize(u.Normalizer, texts[i])
 		score := map[string]float64{}
 		for k, m := range generated {
@@ -45,7 +54,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	for k, m := range generated {
 		res.put(m.name, train.MeanOf(each[k]), 1)
 	}
-	return res, nil
+	return res
 }
 
 // A comparison scores an answer against the reference, both normalised.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"pipe/model"
 	"pipe/runtime/artifact"
@@ -184,13 +183,14 @@ func unigram(ps []passage, rows []int, nll []float64) {
 	}
 }
 
-// normalize prepares an answer for comparison.
+// normalize prepares what an answer says, after all that was thought, for comparison.
 func normalize(how, s string) string {
+	s, _ = chat.Said(s)
 	switch how {
 	case "number":
 		return lastNumber(s)
 	case "exact":
-		return strings.TrimSpace(s)
+		return s
 	}
 	return words(s)
 }

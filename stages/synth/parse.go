@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"pipe/text/chat"
 )
 
 // Replies of small teachers are read tolerantly: what can be understood in one
@@ -14,15 +16,11 @@ import (
 
 // parseReply leaves out what a reasoning model thinks aloud before its reply.
 func parseReply(reply string) (string, error) {
-	reply = strings.TrimSpace(reply)
-	before, after, closed := strings.Cut(reply, "</think>")
-	switch {
-	case closed && (strings.HasPrefix(reply, "<think>") || !strings.Contains(before, "<think>")):
-		return strings.TrimSpace(after), nil // templates may open the block in the prompt
-	case strings.HasPrefix(reply, "<think>"):
+	said, ok := chat.Said(reply)
+	if !ok {
 		return "", errors.New("its thoughts do not end")
 	}
-	return reply, nil
+	return said, nil
 }
 
 const quotes = "*_\"“”` "

@@ -140,6 +140,11 @@ func TestTurnsEach(t *testing.T) {
 	if _, err := pack(open+thought+"{{ m.content }}"+shut, "", ""); err == nil || !strings.Contains(err.Error(), `row "a" cannot be rendered: find turn 1 of the assistant`) || !strings.Contains(err.Error(), `or set turns = "each"`) {
 		t.Errorf("got %v", err)
 	}
+	_, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", strings.Repeat("No", 30), "and", strings.Repeat("so", 30)), talk("b", "1+1", "2")},
+		func(s *spec) { s.Turns, s.Overflow = "each", "drop" })
+	if want := "2 turns longer than seq_len left out: a"; !slices.Contains(r.Notes, want) {
+		t.Errorf("notes %q; want %q", r.Notes, want)
+	}
 	s := newStage().(*spec)
 	s.SeqLen, s.Turns, s.Loss = 9, "each", "all"
 	if err := s.Check(); err == nil || !strings.Contains(err.Error(), "leave one of them out") {

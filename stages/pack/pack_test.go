@@ -140,6 +140,27 @@ func TestTurnsEach(t *testing.T) {
 	if _, err := pack(open+thought+"{{ m.content }}"+shut, "", ""); err == nil || !strings.Contains(err.Error(), `row "a" cannot be rendered: find turn 1 of the assistant`) || !strings.Contains(err.Error(), `or set turns = "each"`) {
 		t.Errorf("got %v", err)
 	}
+	m, err := pretrained.Open(modeltest.Directory(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	each := newStage().(*spec)
+	each.Turns = "each"
+	all, err := newEncoder(m, each).row(&rows[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, q := range all {
+		want := fmt.Sprintf(", the assistant's turn %d of 2", i+1)
+		whole, end, begin := each.turn(m, &rows[0], 0, q.ids), each.turn(m, &rows[0], len(q.ids)-3, q.ids[len(q.ids)-3:]), each.turn(m, &rows[0], 0, q.ids[:9])
+		if whole != want || end != want || begin != "" { // both begin alike
+			t.Errorf("document %d is%s, its end%s, its beginning%s", i, whole, end, begin)
+		}
+	}
+	if got := newStage().(*spec).turn(m, &rows[0], 0, all[0].ids); got != "" {
+		t.Errorf("of a conversation that is one document it is said%s", got)
+	}
 	_, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", strings.Repeat("No", 30), "and", strings.Repeat("so", 30)), talk("b", "1+1", "2")},
 		func(s *spec) { s.Turns, s.Overflow = "each", "drop" })
 	if want := "2 turns longer than seq_len left out: a"; !slices.Contains(r.Notes, want) {

@@ -78,16 +78,47 @@ func (s *spec) Tell(ctx context.Context, env *stage.Env, made stage.Outputs, p s
 		return nil, err
 	}
 	from, to := span(row, doc)
+	source, err := s.source(env, row.Rows[doc])
+	if err != nil {
+		return nil, err
+	}
 	id := row.IDs[p.At]
 	text := func(a, b int) string { return m.Tokenizer.Decode(row.IDs[max(from, a):min(to, b)]) }
 	told.Facts = []stage.Fact{
 		{What: fmt.Sprintf("token %d", p.At), Text: fmt.Sprintf("%q (id %d), %s", m.Tokenizer.Decode([]int32{id}), id, learnedWord(row, p.At, from))},
 		{What: "around it", Text: text(p.At-around, p.At) + "⟦" + text(p.At, p.At+1) + "⟧" + text(p.At+1, p.At+1+around)},
-		{What: "document", Text: fmt.Sprintf("%s: number %d of %d in the packed row, its token %d%s", row.Rows[doc], doc+1, len(row.Rows), cut+p.At-from, partWord(cut))},
+		{What: "document", Text: fmt.Sprintf("%s%s: number %d of %d in the packed row, its token %d%s", row.Rows[doc], s.turn(m, source, cut, row.IDs[from:to]), doc+1, len(row.Rows), cut+p.At-from, partWord(cut))},
 	}
 	told.Parent = doc
-	told.At, err = s.place(env, m, row.Rows[doc], cut+p.At-from)
-	return told, err
+	told.At = place(m, source, cut+p.At-from)
+	return told, nil
+}
+
+// turn says which of the assistant's turns a document with such tokens from its token cut
+// on ends with, where each is one; "" where that does not tell.
+func (s *spec) turn(m *pretrained.Model, r *artifact.Row, cut int, ids []int32) string {
+	if s.Turns != eachTurn || conversation(r) == nil {
+		return ""
+	}
+	all, err := newEncoder(m, s).row(r)
+	if err != nil {
+		return ""
+	}
+	said, n := "", 0
+	for i := range all {
+		q := all[i].ids
+		if len(q) < cut+len(ids) || !slices.Equal(q[cut:cut+len(ids)], ids) {
+			continue
+		}
+		said = fmt.Sprintf(", the assistant's turn %d of %d", i+1, len(all))
+		if n++; len(q) == cut+len(ids) {
+			return said
+		}
+	}
+	if n > 1 { // a part of what preceded several
+		return ""
+	}
+	return said
 }
 
 func learnedWord(row *artifact.Packed, at, from int) string {
@@ -151,39 +182,43 @@ func (s *spec) cut(ctx context.Context, env *stage.Env, m *pretrained.Model, row
 	return p.cuts[n][doc], nil
 }
 
-// place returns the byte of a document's text that its token n begins at, -1
-// when the row is no document or the tokenizer does not tell.
-func (s *spec) place(env *stage.Env, m *pretrained.Model, id string, n int) (int, error) {
+// source returns the row that a document was made from.
+func (s *spec) source(env *stage.Env, id string) (*artifact.Row, error) {
 	a, err := env.Store.Open(s.Input.Ref)
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
 	for r, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
-			return -1, err
+			return nil, err
 		}
-		if r.ID != id {
-			continue
-		}
-		if conversation(&r) != nil || r.Text == "" {
-			return -1, nil
-		}
-		ids, spans := m.Tokenizer.EncodeSpans(r.Text)
-		wrapped := m.Tokenizer.Wrap(ids)
-		before := 0 // control tokens in front
-		for before < len(wrapped) && !slices.Equal(wrapped[before:min(len(wrapped), before+len(ids))], ids) {
-			before++
-		}
-		switch at := n - before; {
-		case !slices.Equal(ids, m.Tokenizer.EncodePlain(r.Text)):
-			return -1, nil // the text holds what reads as a control token
-		case at < 0:
-			return 0, nil
-		case at >= len(spans):
-			return len(r.Text), nil
-		default:
-			return spans[at][0], nil
+		if r.ID == id {
+			return &r, nil
 		}
 	}
-	return -1, fmt.Errorf("the input has no row %q", id)
+	return nil, fmt.Errorf("the input has no row %q", id)
+}
+
+// place returns the byte of a document's text that its token n begins at, -1
+// when the row is no document or the tokenizer does not tell.
+func place(m *pretrained.Model, r *artifact.Row, n int) int {
+	if conversation(r) != nil || r.Text == "" {
+		return -1
+	}
+	ids, spans := m.Tokenizer.EncodeSpans(r.Text)
+	wrapped := m.Tokenizer.Wrap(ids)
+	before := 0 // control tokens in front
+	for before < len(wrapped) && !slices.Equal(wrapped[before:min(len(wrapped), before+len(ids))], ids) {
+		before++
+	}
+	switch at := n - before; {
+	case !slices.Equal(ids, m.Tokenizer.EncodePlain(r.Text)):
+		return -1 // the text holds what reads as a control token
+	case at < 0:
+		return 0
+	case at >= len(spans):
+		return len(r.Text)
+	default:
+		return spans[at][0]
+	}
 }

@@ -293,7 +293,7 @@ func measure(j job, dir string) (int64, error) {
 // the plan.
 func TestPlan(t *testing.T) {
 	if testing.Short() {
-		t.Skip("trains 22 models")
+		t.Skipf("runs %d models", len(planJobs))
 	}
 	if _, err := status("VmHWM"); err != nil {
 		t.Skip("this system does not tell the peak of a process")

@@ -125,7 +125,8 @@ func quantize(src model.Source, how string) (model.Source, error) {
 // the parts fit together.
 func (m *Model) finish(path, origin string) (err error) {
 	if n := m.Tokenizer.VocabSize(); n > m.Config.VocabSize {
-		return fmt.Errorf("%s: the tokenizer has ids up to %d; the embedding has %d rows", path, n-1, m.Config.VocabSize)
+		return fmt.Errorf("%s: the tokenizer has ids up to %d; the embedding has %d rows: %.80q has none; remove such tokens from added_tokens in tokenizer.json, or give them rows with transformers' resize_token_embeddings",
+			path, n-1, m.Config.VocabSize, m.Tokenizer.TokenString(int32(m.Config.VocabSize)))
 	}
 	if m.TemplateSource != "" {
 		if m.Template, err = chat.Parse(m.TemplateSource); err != nil {

@@ -23,7 +23,7 @@ var doc string
 
 // Kind is the stage kind "sft".
 var Kind = stage.Kind{
-	Name: "sft", Doc: doc, Version: 7, Compute: true,
+	Name: "sft", Doc: doc, Version: 8, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Rows: artifact.PointRows, Doc: "Loss, learning rate and gradient norm of each step (artifact.Point)"},

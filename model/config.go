@@ -26,7 +26,6 @@ type Config struct {
 	AttnBias     bool    // q, k, v and o have biases
 	MLPBias      bool    // gate, up and down have biases
 	Rope         Rope
-	Mistral      bool    // config.json calls it that; without a sliding window it is a Llama 2 otherwise
 	Llama4       *Llama4 // nil: Llama 2 or 3
 
 	BOS int32   // -1: none
@@ -74,7 +73,6 @@ type hfConfig struct {
 	Theta         *float64        `json:"rope_theta"`
 	Scaling       *hfRope         `json:"rope_scaling"`
 	Parameters    *hfRope         `json:"rope_parameters,omitempty"`
-	Window        json.RawMessage `json:"sliding_window,omitempty"` // of Mistral
 	Quantization  json.RawMessage `json:"quantization_config,omitempty"`
 	DType         string          `json:"torch_dtype,omitempty"`
 	hfLlama4
@@ -93,7 +91,6 @@ type hfRope struct {
 // Model types of config.json.
 const (
 	llama      = "llama"
-	mistral    = "mistral"
 	llama4Text = "llama4_text"
 	llama4     = "llama4" // with images: its text is used
 )
@@ -107,9 +104,9 @@ func ParseConfig(data []byte) (Config, error) {
 	}
 	switch {
 	case h.ModelType == "":
-		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q, %q, %q or %q", llama, mistral, llama4Text, llama4)
-	case h.ModelType != llama && h.ModelType != mistral && h.ModelType != llama4Text:
-		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), %q, and %q and %q (Llama 4)", h.ModelType, llama, mistral, llama4Text, llama4)
+		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q, %q or %q", llama, llama4Text, llama4)
+	case h.ModelType != llama && h.ModelType != llama4Text:
+		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), %q and %q (Llama 4)", h.ModelType, llama, llama4Text, llama4)
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
 	}
@@ -123,22 +120,14 @@ func ParseConfig(data []byte) (Config, error) {
 		Tied: h.Tied, AttnBias: h.AttnBias, MLPBias: h.MLPBias,
 	}
 	theta := 10000.0
-	switch h.ModelType {
-	case llama4Text:
+	if h.ModelType == llama4Text {
 		c.VocabSize, c.Hidden, c.Intermediate, c.Layers = or(h.VocabSize, 202048), or(h.Hidden, 5120), or(h.Intermediate, 8192), or(h.Layers, 48)
 		c.Heads, c.KVHeads, c.HeadDim = or(h.Heads, 40), or(h.KVHeads, 8), or(h.HeadDim, 128)
 		c.MaxPositions, c.NormEps, theta = or(h.MaxPositions, 1<<17), or(h.NormEps, 1e-5), 500000
 		if c.Llama4, err = h.hfLlama4.parse(c.Layers); err == nil {
 			c.Llama4.Images = images
 		}
-	case mistral:
-		c.Mistral, c.AttnBias, c.MLPBias = true, false, false // it never has biases
-		c.Intermediate, c.KVHeads, c.MaxPositions = or(h.Intermediate, 14336), or(h.KVHeads, 8), or(h.MaxPositions, 1<<17)
-		h.KVHeads = &c.KVHeads
-		if err = c.parseHeads(h); err == nil {
-			err = h.window(c.MaxPositions)
-		}
-	default:
+	} else {
 		err = c.parseHeads(h)
 	}
 	if err == nil {
@@ -182,23 +171,6 @@ func readConfig(data []byte) (h *hfConfig, images bool, err error) {
 		h.Quantization = all.Quantization
 	}
 	return h, true, nil
-}
-
-// window refuses attention that does not see the whole context.
-func (h *hfConfig) window(context int) error {
-	size := 4096
-	switch {
-	case string(h.Window) == "null":
-		return nil
-	case len(h.Window) > 0:
-		if err := json.Unmarshal(h.Window, &size); err != nil {
-			return fmt.Errorf("sliding_window: %w", err)
-		}
-	}
-	if size >= context {
-		return nil
-	}
-	return fmt.Errorf("sliding_window %d within a context of %d is not supported; texts of at most %d tokens are the same without it: for those set sliding_window to null and max_position_embeddings to %d", size, context, size, size)
 }
 
 // parseHeads reads the heads of a Llama 2 or 3.
@@ -448,9 +420,6 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: &c.KVHeads, HeadDim: &c.HeadDim,
 		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: c.Tied,
 		AttnBias: c.AttnBias, MLPBias: c.MLPBias, BOS: b, EOS: e, PAD: p, Theta: &c.Rope.Theta, DType: dtype,
-	}
-	if c.Mistral {
-		h.Architectures, h.ModelType, h.Window = []string{"MistralForCausalLM"}, mistral, json.RawMessage("null")
 	}
 	if c.Llama4 != nil {
 		h.Architectures, h.ModelType, h.hfLlama4 = []string{"Llama4ForCausalLM"}, llama4Text, c.Llama4.json()

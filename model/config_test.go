@@ -40,42 +40,6 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
-// TestMistral: one without a sliding window, or with one that is never reached, is a
-// Llama without biases, and stays a Mistral when it is written.
-func TestMistral(t *testing.T) {
-	for _, window := range []string{`"sliding_window":null`, `"sliding_window":32768`} {
-		c, err := model.ParseConfig([]byte(`{"model_type":"mistral","vocab_size":32768,"max_position_embeddings":32768,"rope_theta":1e6,"attention_bias":true,` + window + `}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !c.Mistral || c.KVHeads != 8 || c.HeadDim != 128 || c.Intermediate != 14336 || c.AttnBias || c.Rope.Theta != 1e6 {
-			t.Errorf("%+v", c)
-		}
-		data, err := c.JSON("bfloat16")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{`"MistralForCausalLM"`, `"model_type": "mistral"`, `"sliding_window": null`} {
-			if !strings.Contains(string(data), want) {
-				t.Errorf("written without %s: %s", want, data)
-			}
-		}
-		if back, err := model.ParseConfig(data); err != nil || !reflect.DeepEqual(back, c) {
-			t.Errorf("written and read again: %+v, %v", back, err)
-		}
-	}
-	for text, want := range map[string]string{
-		`"x":1`: "sliding_window 4096 within a context of 131072 is not supported",
-		`"max_position_embeddings":32768,"sliding_window":4096`: "set sliding_window to null and max_position_embeddings to 4096",
-		`"sliding_window":-1`:  "sliding_window -1 within",
-		`"sliding_window":"4"`: "sliding_window: json",
-	} {
-		if _, err := model.ParseConfig([]byte(`{"model_type":"mistral",` + text + `}`)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", text, err, want)
-		}
-	}
-}
-
 // TestRopeSettings: of two forms rope_scaling counts, as in transformers.
 func TestRopeSettings(t *testing.T) {
 	const llama3 = `{"rope_type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":64}`
@@ -247,7 +211,6 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(llama32))
 	f.Add([]byte(`{"model_type":"llama","eos_token_id":[1],"head_dim":0,"num_attention_heads":0}`))
 	f.Add([]byte(`{"model_type":"llama","rope_theta":1e-300}`))
-	f.Add([]byte(`{"model_type":"mistral","sliding_window":null,"num_key_value_heads":4}`))
 	f.Add([]byte(`{"model_type":"llama","rope_parameters":{"rope_type":"default"},"rope_scaling":{"type":"linear","factor":1e9}}`))
 	f.Add([]byte(strings.Replace(llama32, `"factor":32.0`, `"factor":1e-300`, 1)))
 	f.Add([]byte(`{"model_type":"llama4_text","num_hidden_layers":4,"moe_layers":[1],"no_rope_layers":[1,0,1,1],"attention_chunk_size":null,"attn_temperature_tuning":4}`))

@@ -44,24 +44,30 @@ func has(b tensor.Backend, dt tensor.DType, full bool) bool {
 }
 
 // student is the tiny Llama with the adapter of that name, or "full". Adapters
-// named nf4 are over a base in 4 bits.
+// named nf4 are over a base in 4 bits. "qwen3 dora" and "qwen3 full" are of a tiny
+// model of that family.
 func student(t *testing.T, b tensor.Backend, name string, precision tensor.DType) *model.Decoder {
 	t.Helper()
 	base := "plain"
 	if strings.HasPrefix(name, "nf4_") {
 		base = "nf4_double"
 	}
-	d := modeltest.Decoder(t, b, base, name == "full")
+	dir, full := filepath.Join(modeltest.Dir(), name), name == "full"
+	if family, what, ok := strings.Cut(name, " "); ok {
+		base = "families/" + family
+		dir, full = filepath.Join(modeltest.Dir(), base, what), what == "full"
+	}
+	d := modeltest.Decoder(t, b, base, full)
 	d.SetPrecision(precision)
-	if name != "full" {
-		if _, err := adapter.Load(d, filepath.Join(modeltest.Dir(), name)); err != nil {
+	if !full {
+		if _, err := adapter.Load(d, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return d
 }
 
-var students = []string{"full", "lora", "dora", "nf4_lora", "nf4_dora"}
+var students = []string{"full", "lora", "dora", "nf4_lora", "nf4_dora", "qwen2 dora", "qwen3 dora", "qwen3_bias full", "smollm3 dora"}
 
 // A gradient is what one pass gives: log-probabilities and, by name, the
 // gradients of their mean.
@@ -107,8 +113,12 @@ func pass(t *testing.T, d *model.Decoder, b model.Batch, recompute bool) gradien
 func TestModelGradients(t *testing.T) {
 	for _, name := range students {
 		for _, x := range precisions {
-			if !has(device(t), x.dt, name == "full") {
+			small := strings.Contains(name, " ") // of dimensions at which rounding is not what a kernel is held to
+			if !has(device(t), x.dt, strings.HasSuffix(name, "full")) || small && x.dt == tensor.FP8 {
 				continue
+			}
+			if small && x.dt == tensor.BF16 {
+				x.grad = tensortest.Tolerance{Abs: 2e-3, Rel: 0.6, Cosine: 0.97}
 			}
 			t.Run(fmt.Sprint(name, " in ", x.dt), func(t *testing.T) {
 				want := pass(t, student(t, host(t), name, x.dt), modeltest.Batch(), false)
@@ -203,9 +213,12 @@ func generate(t *testing.T, d *model.Decoder, reqs []model.Request, o model.Gene
 // TestModelGreedy compares greedy tokens with those of transformers and of the
 // CPU backend.
 func TestModelGreedy(t *testing.T) {
-	for _, name := range []string{"plain", "bias"} {
-		want := modeltest.Load(t, name+".safetensors").Ints("greedy")
-		reqs := []model.Request{{Prompt: modeltest.Docs()[0], MaxTokens: len(want)}, {Prompt: modeltest.Docs()[2], MaxTokens: 5}}
+	for _, name := range []string{"plain", "bias", "families/qwen2", "families/qwen3", "families/smollm3"} {
+		want, prompt := modeltest.Load(t, name+".safetensors").Ints("greedy"), modeltest.Docs()[0]
+		if strings.HasPrefix(name, "families/") {
+			prompt = modeltest.Docs()[1]
+		}
+		reqs := []model.Request{{Prompt: prompt, MaxTokens: len(want)}, {Prompt: modeltest.Docs()[2], MaxTokens: 5}}
 		got := generate(t, modeltest.Decoder(t, device(t), name, false), reqs, model.GenerateOptions{})
 		here := generate(t, modeltest.Decoder(t, host(t), name, false), reqs, model.GenerateOptions{})
 		if !slices.Equal(got[0], want) || !slices.Equal(got[1], here[1]) {
@@ -217,8 +230,8 @@ func TestModelGreedy(t *testing.T) {
 // TestModelBatching: what is generated for a request does not depend on what else
 // runs.
 func TestModelBatching(t *testing.T) {
-	for i, name := range []string{"lora", "nf4_dora"} {
-		precision := precisions[i].dt
+	for i, name := range []string{"lora", "nf4_dora", "qwen3 dora"} {
+		precision := precisions[min(i, 1)].dt
 		d := student(t, device(t), name, precision)
 		var reqs []model.Request
 		for i := range 4 {

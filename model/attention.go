@@ -11,16 +11,20 @@ type Attention struct {
 	layer                   int            // index of the layer in the cache
 	precision               tensor.DType   // of products
 
+	// QNorm and KNorm are the norms of queries and keys, per head; nil: there are none. Those
+	// of a Llama 4 come after the rotation, and their weights are ones and no parameters.
+	QNorm, KNorm *Norm
+	normFirst    bool // they come before it
+
 	// Of a Llama 4.
-	ones    *tensor.Tensor // [HeadDim] weight of the norm of queries and keys; nil: they are not normed
-	eps     float32        // of the norm
-	tuned   bool           // queries are scaled by the pass's heat
-	chunked bool           // a query sees its chunk only
+	tuned   bool // queries are scaled by the pass's heat
+	chunked bool // a query sees its chunk only
 
 	// Of the latest Forward.
 	q, k, v, out, lse *tensor.Tensor
-	q0, k0            *tensor.Tensor // outputs of Q and K, rotated: q and k, unless these are made of them
-	rstdQ, rstdK      *tensor.Tensor // of the norms
+	// Outputs of Q and K, rotated unless norms come first: q and k, unless these are made of
+	// them.
+	q0, k0 *tensor.Tensor
 }
 
 // Forward implements Module.
@@ -28,7 +32,7 @@ func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 	s := p.project(x)
 	a.q0 = a.add(s, a.Q)
 	a.keysAndValues(p, s)
-	a.q, a.rstdQ = a.normed(p, a.q0)
+	a.q = a.normed(p, a.QNorm, a.q0)
 	if a.tuned && p.heat != nil {
 		a.q = p.Like(a.q0)
 		p.ScaleRows(a.q, a.q0, p.heat)
@@ -40,29 +44,34 @@ func (a *Attention) Forward(p *Pass, x *tensor.Tensor) *tensor.Tensor {
 
 // add adds a projection of queries or keys. What is normed after it is F32.
 func (a *Attention) add(s *projection, l *Linear) *tensor.Tensor {
-	if a.ones == nil {
+	if a.QNorm == nil {
 		return s.add(l, a.InvFreq)
 	}
-	y := s.p.New(s.x.Rows(), l.Out())
-	s.addTo(y, l, a.InvFreq)
+	y, invFreq := s.p.New(s.x.Rows(), l.Out()), a.InvFreq
+	if a.normFirst {
+		invFreq = nil
+	}
+	s.addTo(y, l, invFreq)
 	return y
 }
 
-// normed returns the norm of x, per head, and what it divided by; x itself if there is
-// none.
-func (a *Attention) normed(p *Pass, x *tensor.Tensor) (y, rstd *tensor.Tensor) {
-	if a.ones == nil {
-		return x, nil
+// normed returns the norm of x [tokens, heads·HeadDim], rotated; x itself if there is none.
+func (a *Attention) normed(p *Pass, n *Norm, x *tensor.Tensor) *tensor.Tensor {
+	if n == nil {
+		return x
 	}
-	y, rstd = p.Activation(x.Shape...), p.New(x.Len()/a.HeadDim)
-	p.RMSNorm(p.heads(y, a.HeadDim), rstd, p.heads(x, a.HeadDim), a.ones, a.eps)
-	return y, rstd
+	y := p.Activation(x.Shape...)
+	n.forwardTo(p, p.heads(y, a.HeadDim), p.heads(x, a.HeadDim))
+	if a.normFirst && a.InvFreq != nil {
+		p.Rope(y, p.Positions, a.InvFreq, false)
+	}
+	return y
 }
 
-// normedGrad returns the gradient of the input x of a norm for that of its result, both
-// F32.
-func (a *Attention) normedGrad(p *Pass, x, rstd, dy *tensor.Tensor) *tensor.Tensor {
-	if a.ones == nil {
+// normedGrad returns the gradient of the input of a norm, F32, for that of its result; dy
+// itself if there is none.
+func (a *Attention) normedGrad(p *Pass, n *Norm, dy *tensor.Tensor) *tensor.Tensor {
+	if n == nil {
 		return dy
 	}
 	if dy.DType != tensor.F32 {
@@ -70,8 +79,10 @@ func (a *Attention) normedGrad(p *Pass, x, rstd, dy *tensor.Tensor) *tensor.Tens
 		p.Dequantize(wide, dy)
 		dy = wide
 	}
-	h := p.heads(dy, a.HeadDim)
-	p.RMSNormGrad(h, nil, p.heads(x, a.HeadDim), a.ones, rstd, h, nil)
+	if a.normFirst && a.InvFreq != nil {
+		p.Rope(dy, p.Positions, a.InvFreq, true)
+	}
+	n.Backward(p, p.heads(dy, a.HeadDim))
 	return dy
 }
 
@@ -90,8 +101,8 @@ func (a *Attention) Backward(p *Pass, dy *tensor.Tensor) *tensor.Tensor {
 	if a.tuned && p.heat != nil {
 		p.ScaleRows(dq, dq, p.heat)
 	}
-	dq, dk = a.normedGrad(p, a.q0, a.rstdQ, dq), a.normedGrad(p, a.k0, a.rstdK, dk)
-	if a.InvFreq != nil {
+	dq, dk = a.normedGrad(p, a.QNorm, dq), a.normedGrad(p, a.KNorm, dk)
+	if a.InvFreq != nil && !a.normFirst {
 		for _, x := range [...]*tensor.Tensor{dq, dk, a.q0, a.k0} { // the last two are the outputs of Q and K again
 			p.Rope(x, p.Positions, a.InvFreq, true)
 		}
@@ -109,6 +120,10 @@ func (a *Attention) Params(visit func(string, *Param)) {
 	params("k_proj", a.K, visit)
 	params("v_proj", a.V, visit)
 	params("o_proj", a.O, visit)
+	if a.normFirst {
+		params("q_norm", a.QNorm, visit)
+		params("k_norm", a.KNorm, visit)
+	}
 }
 
 // keysAndValues runs s and sets k and v to what the segments of p read, of its
@@ -116,7 +131,7 @@ func (a *Attention) Params(visit func(string, *Param)) {
 func (a *Attention) keysAndValues(p *Pass, s *projection) {
 	a.k0, a.v = a.add(s, a.K), s.add(a.V, nil)
 	s.run(nil)
-	a.k, a.rstdK = a.normed(p, a.k0)
+	a.k = a.normed(p, a.KNorm, a.k0)
 	switch {
 	case p.cache != nil:
 		a.k, a.v = p.cache.append(p, a.layer, a.k, a.v)

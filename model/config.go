@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"pipe/tensor"
 )
@@ -26,7 +27,10 @@ type Config struct {
 	AttnBias     bool    // q, k, v and o have biases
 	MLPBias      bool    // gate, up and down have biases
 	Rope         Rope
-	Llama4       *Llama4 // nil: Llama 2 or 3
+	Family       Family   // what sets it apart from a Llama 2 or 3
+	NoRope       []bool   // by layer: queries and keys are not rotated; nil: those of all layers are
+	Sliding      *Sliding // attention sees a window only; nil: it sees everything before
+	Llama4       *Llama4  // nil: it is none
 
 	BOS int32   // -1: none
 	EOS []int32 // ids that end a text; may be empty
@@ -63,7 +67,7 @@ type hfConfig struct {
 	MaxPositions  *int            `json:"max_position_embeddings"`
 	NormEps       *float64        `json:"rms_norm_eps"`
 	InitRange     *float64        `json:"initializer_range"`
-	Tied          bool            `json:"tie_word_embeddings"`
+	Tied          *bool           `json:"tie_word_embeddings"`
 	AttnBias      bool            `json:"attention_bias"`
 	MLPBias       bool            `json:"mlp_bias"`
 	AttnDropout   float64         `json:"attention_dropout"`
@@ -75,6 +79,7 @@ type hfConfig struct {
 	Parameters    *hfRope         `json:"rope_parameters,omitempty"`
 	Quantization  json.RawMessage `json:"quantization_config,omitempty"`
 	DType         string          `json:"torch_dtype,omitempty"`
+	hfSliding
 	hfLlama4
 }
 
@@ -88,9 +93,8 @@ type hfRope struct {
 	Original   *int     `json:"original_max_position_embeddings,omitempty"`
 }
 
-// Model types of config.json.
+// Model types of a Llama 4.
 const (
-	llama      = "llama"
 	llama4Text = "llama4_text"
 	llama4     = "llama4" // with images: its text is used
 )
@@ -102,11 +106,12 @@ func ParseConfig(data []byte) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
+	d, known := modelTypes[h.ModelType]
 	switch {
 	case h.ModelType == "":
-		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %q, %q or %q", llama, llama4Text, llama4)
-	case h.ModelType != llama && h.ModelType != llama4Text:
-		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %q is (Llama 2 and 3, SmolLM2 and other models of that architecture), %q and %q (Llama 4)", h.ModelType, llama, llama4Text, llama4)
+		return Config{}, fmt.Errorf("config.json: model_type is missing; it must be %s", strings.Join(modelTypeNames(), ", "))
+	case !known:
+		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %s are", h.ModelType, strings.Join(modelTypeNames(), ", "))
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
 	}
@@ -114,27 +119,19 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	c := Config{
-		VocabSize: or(h.VocabSize, 32000), Hidden: or(h.Hidden, 4096), Intermediate: or(h.Intermediate, 11008),
-		Layers: or(h.Layers, 32), Heads: or(h.Heads, 32), MaxPositions: or(h.MaxPositions, 2048),
-		NormEps: or(h.NormEps, 1e-6), InitRange: or(h.InitRange, 0.02),
-		Tied: h.Tied, AttnBias: h.AttnBias, MLPBias: h.MLPBias,
+		VocabSize: or(h.VocabSize, d.vocab), Hidden: or(h.Hidden, d.hidden), Intermediate: or(h.Intermediate, d.intermediate),
+		Layers: or(h.Layers, d.layers), Heads: or(h.Heads, d.heads), MaxPositions: or(h.MaxPositions, d.positions),
+		NormEps: or(h.NormEps, d.eps), InitRange: or(h.InitRange, 0.02),
+		Tied: or(h.Tied, d.tied), Family: d.family,
 	}
-	theta := 10000.0
-	if h.ModelType == llama4Text {
-		c.VocabSize, c.Hidden, c.Intermediate, c.Layers = or(h.VocabSize, 202048), or(h.Hidden, 5120), or(h.Intermediate, 8192), or(h.Layers, 48)
-		c.Heads, c.KVHeads, c.HeadDim = or(h.Heads, 40), or(h.KVHeads, 8), or(h.HeadDim, 128)
-		c.MaxPositions, c.NormEps, theta = or(h.MaxPositions, 1<<17), or(h.NormEps, 1e-5), 500000
-		if c.Llama4, err = h.hfLlama4.parse(c.Layers); err == nil {
-			c.Llama4.Images = images
-		}
-	} else {
-		err = c.parseHeads(h)
+	if err = c.parseHeads(h, d); err == nil {
+		err = c.parseFamily(h, images)
 	}
 	if err == nil {
-		c.Rope, err = h.rope(theta)
+		c.Rope, err = h.rope(d.theta)
 	}
 	if err == nil {
-		err = c.parseTokens(h)
+		err = c.parseTokens(h, d)
 	}
 	if err == nil {
 		err = c.Validate()
@@ -173,15 +170,17 @@ func readConfig(data []byte) (h *hfConfig, images bool, err error) {
 	return h, true, nil
 }
 
-// parseHeads reads the heads of a Llama 2 or 3.
-func (c *Config) parseHeads(h *hfConfig) error {
-	c.KVHeads = or(h.KVHeads, c.Heads)
-	if h.HeadDim != nil {
-		c.HeadDim = *h.HeadDim
-	} else if c.Heads > 0 {
+// parseHeads reads the heads.
+func (c *Config) parseHeads(h *hfConfig, d modelType) error {
+	c.KVHeads, c.HeadDim = d.kvHeads, d.headDim
+	if c.KVHeads == 0 {
+		c.KVHeads = c.Heads
+	}
+	if c.HeadDim == 0 && c.Heads > 0 {
 		c.HeadDim = c.Hidden / c.Heads
 	}
-	if c.Heads > 0 && c.Hidden%c.Heads != 0 {
+	c.KVHeads, c.HeadDim = or(h.KVHeads, c.KVHeads), or(h.HeadDim, c.HeadDim)
+	if d.headDim == 0 && c.Heads > 0 && c.Hidden%c.Heads != 0 {
 		return fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d", c.Hidden, c.Heads)
 	}
 	return nil
@@ -257,7 +256,7 @@ func (h *hfConfig) rope(theta float64) (Rope, error) {
 }
 
 // parseTokens reads the special token ids; eos may be a list.
-func (c *Config) parseTokens(h *hfConfig) error {
+func (c *Config) parseTokens(h *hfConfig, d modelType) error {
 	one := func(field string, raw json.RawMessage, def int32) (int32, error) {
 		if raw == nil {
 			return def, nil
@@ -269,10 +268,10 @@ func (c *Config) parseTokens(h *hfConfig) error {
 		return id, nil
 	}
 	var err error
-	if c.BOS, err = one("bos_token_id", h.BOS, 1); err != nil {
+	if c.BOS, err = one("bos_token_id", h.BOS, d.bos); err != nil {
 		return err
 	}
-	if c.PAD, err = one("pad_token_id", h.PAD, -1); err != nil {
+	if c.PAD, err = one("pad_token_id", h.PAD, d.pad); err != nil {
 		return err
 	}
 	if len(h.EOS) > 0 && h.EOS[0] == '[' {
@@ -281,7 +280,7 @@ func (c *Config) parseTokens(h *hfConfig) error {
 		}
 		return nil
 	}
-	id, err := one("eos_token_id", h.EOS, 2)
+	id, err := one("eos_token_id", h.EOS, d.eos)
 	if err == nil && id >= 0 {
 		c.EOS = []int32{id}
 	}
@@ -328,10 +327,8 @@ func (c Config) Validate() error {
 			return fmt.Errorf("eos_token_id is %d; must not be negative", id)
 		}
 	}
-	if c.Llama4 != nil {
-		if err := c.Llama4.validate(c.Layers); err != nil {
-			return err
-		}
+	if err := c.validateFamily(); err != nil {
+		return err
 	}
 	return c.Rope.validate(c.HeadDim)
 }
@@ -416,14 +413,12 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 		return nil, err
 	}
 	h := hfConfig{
-		Architectures: []string{"LlamaForCausalLM"}, ModelType: llama, VocabSize: &c.VocabSize, Hidden: &c.Hidden,
+		VocabSize: &c.VocabSize, Hidden: &c.Hidden,
 		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: &c.KVHeads, HeadDim: &c.HeadDim,
-		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: c.Tied,
+		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: &c.Tied,
 		AttnBias: c.AttnBias, MLPBias: c.MLPBias, BOS: b, EOS: e, PAD: p, Theta: &c.Rope.Theta, DType: dtype,
 	}
-	if c.Llama4 != nil {
-		h.Architectures, h.ModelType, h.hfLlama4 = []string{"Llama4ForCausalLM"}, llama4Text, c.Llama4.json()
-	}
+	c.familyJSON(&h)
 	r := c.Rope
 	if r.Divisors != nil && r.Type != "llama3" {
 		if r, err = c.fitRope(); err != nil {

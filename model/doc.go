@@ -1,4 +1,4 @@
-// Package model runs and trains Llama-architecture decoders on a
+// Package model runs and trains decoders of the Llama architecture and its kin on a
 // [tensor.Backend].
 //
 // # Conventions

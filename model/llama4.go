@@ -30,9 +30,26 @@ type Llama4 struct {
 	Tuned                 bool
 	FloorScale, AttnScale float64
 
-	// Images: the checkpoint is of a model that takes images too. Its text part is used, and what is
-	// written is a text model.
+	// Images: the checkpoint is of a model that takes images too. Its text part is used, and what
+	// JSON writes is a text model; see also WithImages.
 	Images bool
+}
+
+// JSONWithImages returns whole, the config.json of a model that takes images too, with c as what it
+// says of the text and dtype as the element type of all weights.
+func (c Config) JSONWithImages(whole []byte, dtype string) ([]byte, error) {
+	h := map[string]json.RawMessage{}
+	if err := json.Unmarshal(whole, &h); err != nil {
+		return nil, err
+	}
+	text, err := c.JSON(dtype)
+	if err != nil {
+		return nil, err
+	}
+	h["text_config"], h["torch_dtype"] = text, fmt.Appendf(nil, "%q", dtype)
+	delete(h, "dtype") // the same, as transformers 5 has it
+	delete(h, "quantization_config")
+	return json.MarshalIndent(h, "", "  ")
 }
 
 // hfLlama4 is what config.json has for it.
@@ -63,7 +80,7 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	l := &Llama4{
 		Experts: or(h.Experts, 16), Top: or(h.Top, 1), Dense: or(h.Dense, 16384), QKNorm: or(h.QKNorm, true),
 		FloorScale: or(h.FloorScale, 8192), AttnScale: or(h.AttnScale, 0.1), Tuned: true, Chunk: 8192,
-		MoE: make([]bool, layers), Rope: make([]bool, layers), Chunked: make([]bool, layers),
+		MoE: make([]bool, layers), Chunked: make([]bool, layers),
 	}
 	if len(h.Chunk) > 0 {
 		l.Chunk = 0
@@ -88,6 +105,19 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	if err := h.experts(l); err != nil {
 		return nil, err
 	}
+	rope, err := h.rotated(layers)
+	if err != nil {
+		return nil, err
+	}
+	l.Rope = rope
+	for i := range layers {
+		l.Chunked[i] = l.Rope[i] && l.Chunk > 0
+	}
+	return l, h.types(l)
+}
+
+// rotated reads which of so many layers rotate queries and keys.
+func (h *hfLlama4) rotated(layers int) ([]bool, error) {
 	interval := or(h.Interval, 4)
 	switch {
 	case len(h.Rope) > 0 && len(h.Rope) < layers:
@@ -95,13 +125,13 @@ func (h *hfLlama4) parse(layers int) (*Llama4, error) {
 	case len(h.Rope) == 0 && interval < 1:
 		return nil, fmt.Errorf("no_rope_layer_interval is %d; must be at least 1", interval)
 	}
-	for i := range layers {
-		if l.Rope[i] = (i+1)%max(interval, 1) != 0; len(h.Rope) > 0 {
-			l.Rope[i] = h.Rope[i] != 0
+	rope := make([]bool, layers)
+	for i := range rope {
+		if rope[i] = (i+1)%max(interval, 1) != 0; len(h.Rope) > 0 {
+			rope[i] = h.Rope[i] != 0
 		}
-		l.Chunked[i] = l.Rope[i] && l.Chunk > 0
 	}
-	return l, h.types(l)
+	return rope, nil
 }
 
 // experts reads which layers have them.

@@ -87,7 +87,7 @@ func (l *loader) unexpected(c Config) error {
 		if _, ok := l.shapes[name]; ok || strings.HasSuffix(name, ".rotary_emb.inv_freq") || !strings.HasPrefix(name, "model.layers.") {
 			continue
 		}
-		return fmt.Errorf("tensor %s: config.json has no such tensor (%d layers, attention_bias %t, mlp_bias %t)", name, c.Layers, c.AttnBias, c.MLPBias)
+		return fmt.Errorf("tensor %s: config.json has no such tensor (model_type %q, %d layers, attention_bias %t, mlp_bias %t)", name, c.Family, c.Layers, c.AttnBias, c.MLPBias)
 	}
 	return nil
 }
@@ -143,6 +143,12 @@ func (l *loader) layer(c Config, i int, invFreq *tensor.Tensor) *Layer {
 		PostNorm: l.norm(n+".post_attention_layernorm.weight", c.NormEps),
 		ff:       c.feedForward(),
 	}
+	if c.NoRope != nil && c.NoRope[i] {
+		y.Attn.InvFreq = nil
+	}
+	if a := y.Attn; c.Family.HeadNorm() {
+		a.QNorm, a.KNorm, a.normFirst = l.norm(n+".self_attn.q_norm.weight", c.NormEps), l.norm(n+".self_attn.k_norm.weight", c.NormEps), true
+	}
 	n += y.ff
 	v4, at := c.Llama4, y.ff
 	if v4 == nil || !v4.MoE[i] {
@@ -161,7 +167,8 @@ func (l *loader) layer(c Config, i int, invFreq *tensor.Tensor) *Layer {
 			a.InvFreq = nil
 		}
 		if v4.QKNorm && v4.Rope[i] {
-			a.ones, a.eps = l.ones(c.HeadDim), float32(c.NormEps)
+			ones := Param{Value: l.ones(c.HeadDim)}
+			a.QNorm, a.KNorm = &Norm{W: ones, Eps: float32(c.NormEps)}, &Norm{W: ones, Eps: float32(c.NormEps)}
 		}
 		a.chunked = v4.Chunked[i]
 	}

@@ -143,10 +143,14 @@ func (c Config) shapes() map[string][]int {
 	for i := range c.Layers {
 		l := layerName(i)
 		s[l+".input_layernorm.weight"], s[l+".post_attention_layernorm.weight"] = []int{h}, []int{h}
-		linear(l+".self_attn.q_proj", q, h, c.AttnBias)
-		linear(l+".self_attn.k_proj", kv, h, c.AttnBias)
-		linear(l+".self_attn.v_proj", kv, h, c.AttnBias)
+		bias := c.AttnBias || c.Family.QKVBias()
+		linear(l+".self_attn.q_proj", q, h, bias)
+		linear(l+".self_attn.k_proj", kv, h, bias)
+		linear(l+".self_attn.v_proj", kv, h, bias)
 		linear(l+".self_attn.o_proj", h, q, c.AttnBias)
+		if c.Family.HeadNorm() {
+			s[l+".self_attn.q_norm.weight"], s[l+".self_attn.k_norm.weight"] = []int{c.HeadDim}, []int{c.HeadDim}
+		}
 		swiglu := func(name string, f int) {
 			linear(name+".gate_proj", f, h, c.MLPBias)
 			linear(name+".up_proj", f, h, c.MLPBias)

@@ -65,6 +65,46 @@ func (s textOf) InPlace(name string) bool {
 	return ok && f.InPlace(textPrefix+name)
 }
 
+// WithImages shows a checkpoint of a model that takes images: the text model of text, as ToStored returns it,
+// in place of that in whole, and what else whole has.
+func WithImages(text, whole Source) Source { return withImages{text, whole} }
+
+type withImages struct{ text, whole Source }
+
+// Names implements Source.
+func (s withImages) Names() (names []string) {
+	for _, n := range s.text.Names() {
+		names = append(names, textPrefix+n)
+	}
+	for _, n := range s.whole.Names() {
+		if !strings.HasPrefix(n, textPrefix) {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// of returns who has a tensor, and what it is called there.
+func (s withImages) of(name string) (Source, string) {
+	if n, ok := strings.CutPrefix(name, textPrefix); ok {
+		return s.text, n
+	}
+	return s.whole, name
+}
+
+// Weight implements Source.
+func (s withImages) Weight(name string) (Weight, error) {
+	src, n := s.of(name)
+	return src.Weight(n)
+}
+
+// Describe implements Describer.
+func (s withImages) Describe(name string) (Weight, error) {
+	src, n := s.of(name)
+	return Describe(src, n)
+}
+
 // ToStored is the way back.
 func (c Config) ToStored(src Source) Source {
 	if c.Llama4 == nil {

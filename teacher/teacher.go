@@ -24,6 +24,10 @@ type Teacher interface {
 // or an over-long prompt. The caller drops the row and records the reason.
 var ErrRefused = errors.New("teacher refused the request")
 
+// ErrLost marks errors about a request that a server worked on and whose answer
+// did not arrive whole: it may cost what an answer costs.
+var ErrLost = errors.New("the answer was lost")
+
 // A Request is a conversation and how to sample its continuation. Equal
 // requests are the same request: Attempt tells a deliberate second try apart.
 type Request struct {

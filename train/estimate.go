@@ -9,6 +9,8 @@ type Estimate struct {
 	// Each is what each item says about Value: their mean is Value, and their
 	// spread gives Stderr (for a ratio by linearisation).
 	Each []float64
+	// Of a ratio what each item adds to its halves, Value being ΣY/ΣX.
+	Y, X []float64 `json:"-"`
 }
 
 // MeanOf is the mean of each with its standard error, 0 for fewer than two.
@@ -32,6 +34,7 @@ func RatioOf(y, x []float64) Estimate {
 	for i := range y {
 		if x[i] > 0 {
 			sy, sx, e.N = sy+y[i], sx+x[i], e.N+1
+			e.Y, e.X = append(e.Y, y[i]), append(e.X, x[i])
 		}
 	}
 	if e.N == 0 {

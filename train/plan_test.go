@@ -40,14 +40,14 @@ type job struct {
 	eight     bool
 	half      bool // products in bfloat16
 	experts   bool // Llama 4
+	family    model.Family
 }
 
 // config is of the model.
-func (j job) config() model.Config { return configOf(j.experts) }
-
-func configOf(experts bool) model.Config {
+func (j job) config() model.Config {
 	c := planned
-	if experts {
+	c.Family = j.family
+	if j.experts {
 		yes := []bool{true, true, true, true}
 		c.Layers, c.Intermediate = 4, 352
 		c.Llama4 = &model.Llama4{Experts: 8, Top: 2, Dense: 1024, MoE: []bool{true, false, true, true}, Rope: yes, Chunked: yes,
@@ -57,10 +57,12 @@ func configOf(experts bool) model.Config {
 }
 
 // file is the checkpoint in a directory.
-func (j job) file(dir string) string { return filepath.Join(dir, fmt.Sprint(j.dtype, j.experts)) }
+func (j job) file(dir string) string {
+	return filepath.Join(dir, fmt.Sprint(j.dtype, j.experts, j.family))
+}
 
 func (j job) String() string {
-	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t/bf16 %t/experts %t", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight, j.half, j.experts)
+	return fmt.Sprintf("%s/%s/rank %d/%d×%d tokens/recompute %t/8-bit %t/bf16 %t/experts %t/%s", j.dtype, cmp.Or(j.tune, "generate"), j.rank, j.rows, j.seq, j.recompute, j.eight, j.half, j.experts, j.family)
 }
 
 var planJobs = []job{
@@ -86,6 +88,8 @@ var planJobs = []job{
 	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, experts: true},
 	{dtype: tensor.F32, tune: "full", rows: 1, seq: 384, experts: true, recompute: true},
 	{dtype: tensor.BF16, rows: 8, seq: 384, experts: true, half: true},
+	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, family: model.Qwen3, half: true},
+	{dtype: tensor.F32, tune: "full", rows: 1, seq: 192, family: model.Qwen3},
 }
 
 // run does the work of j on b: a plan, or a real backend.

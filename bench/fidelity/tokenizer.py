@@ -4,9 +4,9 @@
 
 It gathers at least --mb of text (source code and prose found below the given
 directories, and generated text: random code points, whitespace runs, emoji
-sequences, digits of many scripts), makes two tokenizers in DIR (SmolLM2 from
-the GGUF file's vocabulary; a BPE trained on the same text with the Llama 3
-pattern and ignore_merges), encodes the text with both and writes the ids.
+sequences, digits of many scripts), makes five tokenizers in DIR (SmolLM2 from
+the GGUF file's vocabulary; BPEs trained on the same text with the patterns of
+Llama 3 and 4, Qwen 2 and Tekken), encodes the text with all and writes the ids.
 Then, from the repository root,
 
     go run ./bench/tokenize DIR
@@ -18,7 +18,7 @@ Needs tokenizers and gguf.
 import argparse, json, os, random, struct, sys, time
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 O200K = (
@@ -26,6 +26,8 @@ O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+TEKKEN = O200K.replace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace(r"\p{N}{1,3}", r"\p{N}")
 SUFFIXES = {".py", ".go", ".c", ".h", ".md", ".txt", ".rst", ".json", ".js", ".html", ".xml", ".po", ".csv", ".tex"}
 
 
@@ -91,8 +93,10 @@ def smollm2(path):
     return tok
 
 
-def trained(docs, pattern):
-    tok = Tokenizer(models.BPE(ignore_merges=True))
+def trained(docs, pattern, name):
+    tok = Tokenizer(models.BPE(ignore_merges=name.startswith("llama")))
+    if name == "qwen2":
+        tok.normalizer = normalizers.NFC()
     tok.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -125,7 +129,8 @@ def main():
             f.write(struct.pack("<I", len(b)) + b)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     train = docs[:: max(1, len(docs) // 1500)]
-    for name, tok in [("smollm2", smollm2(args.gguf)), ("llama3", trained(train, LLAMA3)), ("llama4", trained(train, O200K))]:
+    patterns = {"llama3": LLAMA3, "llama4": O200K, "qwen2": QWEN2, "tekken": TEKKEN}
+    for name, tok in [("smollm2", smollm2(args.gguf)), *((name, trained(train, pattern, name)) for name, pattern in patterns.items())]:
         tok.save(str(out / f"{name}.json"))
         start = time.time()
         ids = [tok.encode(d, add_special_tokens=False).ids for d in docs]

@@ -95,6 +95,9 @@ func (s stored) baseline(t *app, o *options, what, run string) error {
 		if err := engine.SetBaseline(s.store, s.prog, f); err != nil {
 			return err
 		}
+		if left := engine.Unmeasured(s.prog, &f.Result); len(left) > 0 {
+			t.printf("%s run %s has no results to compare with of %s\n", t.errInk.paint(yellow, "warning:"), clean(f.Run), clean(firstOf(left)))
+		}
 	case "clear":
 		was, err := engine.ClearBaseline(s.store, s.prog)
 		if err != nil {
@@ -118,6 +121,6 @@ func (s stored) baseline(t *app, o *options, what, run string) error {
 		fmt.Fprintf(t.out, "no baseline is set for %s; gates take the base model for it\n", clean(s.prog.Name))
 		return nil
 	}
-	fmt.Fprintf(t.out, "the baseline of %s is run %s, set on %s\n", clean(s.prog.Name), clean(b.Run), b.Set.Format("2006-01-02 15:04:05"))
+	fmt.Fprintf(t.out, "the baseline of %s is run %s, set on %s\n", clean(s.prog.Name), clean(b.Run), moment(b.Set))
 	return nil
 }

@@ -34,7 +34,7 @@ func reportBudget(t *app, o *options, res *engine.Result, err error) {
 			t.printf("  %s was not started\n", s.Addr)
 		}
 	}
-	if spent.Calls+spent.Replayed > 0 {
+	if spent.Calls+spent.Lost+spent.Replayed > 0 {
 		t.printf("this run: %s; %d more came from journals at no cost\n", stage.Cost(spent), spent.Replayed)
 	}
 	name := b.Budget

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -38,7 +39,10 @@ func runDiff(_ context.Context, t *app, args []string) int {
 	}
 	d := engine.CompareRuns(store, t.kinds, runs[0], runs[1], o.n)
 	metrics, err := diffMetrics(store, d, runs[0], runs[1])
-	if err != nil {
+	problem := ""
+	if errors.Is(err, artifact.ErrNotFound) { // the rest is known
+		problem = err.Error()
+	} else if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
 	}
@@ -47,10 +51,11 @@ func runDiff(_ context.Context, t *app, args []string) int {
 			Type string `json:"type"`
 			*engine.RunDiff
 			Metrics []compare.Result `json:"metrics,omitempty"`
-		}{"diff", d, metrics})
+			Problem string           `json:"metrics_problem,omitempty"`
+		}{"diff", d, metrics, problem})
 		return exitOK
 	}
-	diffText(t, d, metrics)
+	diffText(t, d, metrics, problem)
 	return exitOK
 }
 
@@ -68,16 +73,13 @@ func storeNear(o *options, path string) (store *artifact.Store, dir, pipeline st
 	if _, err := os.Stat(at); err != nil {
 		return nil, "", "", fmt.Errorf("there is no store at %s: name the pipeline file as the last argument, or use --store", at)
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, "", "", err
-	}
 	store, err = artifact.OpenStore(at)
-	return store, dir, pipeline, err
+	return store, engine.RealDir(dir), pipeline, err
 }
 
-func diffText(t *app, d *engine.RunDiff, metrics []compare.Result) {
+func diffText(t *app, d *engine.RunDiff, metrics []compare.Result, problem string) {
 	head := func(c engine.RunCost) string {
-		return fmt.Sprintf("%s (%s, %d ran, %d up to date)", c.Run, c.Started.Local().Format("2006-01-02 15:04:05"), c.Ran, c.Cached)
+		return fmt.Sprintf("%s (%s, %d ran, %d up to date)", c.Run, moment(c.Started), c.Ran, c.Cached)
 	}
 	fmt.Fprintf(t.out, "%s\n→ %s\n", head(d.Was), head(d.Is))
 	if d.Was.Run == d.Is.Run || len(d.Added)+len(d.Removed)+len(d.Renamed)+len(d.Stages)+len(d.Rows) == 0 {
@@ -87,6 +89,10 @@ func diffText(t *app, d *engine.RunDiff, metrics []compare.Result) {
 	diffRecipe(t, d)
 	diffRows(t, d.Rows)
 	metricsText(t, metrics)
+	if problem != "" {
+		t.section("metrics")
+		fmt.Fprintf(t.out, "  %s\n", clean(problem))
+	}
 	diffCost(t, d)
 }
 

@@ -9,13 +9,14 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"pipe/runtime/artifact"
 )
 
 const (
 	tightSpace = 5 << 30   // bytes; less is worth a warning
 	noSpace    = 256 << 20 // bytes; less fails
 	slowFlush  = 200 * time.Millisecond
-	quietLease = 15 * time.Second // a lease that is not touched for so long is nobody's
 )
 
 // store checks the directory of artifacts, or where it will be.
@@ -193,13 +194,11 @@ func (d *doctor) leases(dir string) {
 	}
 	held, stale := 0, 0
 	for _, e := range entries {
-		info, err := e.Info()
-		switch {
-		case err != nil: // released just now
-		case time.Since(info.ModTime()) > quietLease:
-			stale++
-		default:
+		path := filepath.Join(dir, e.Name())
+		if artifact.LeaseHeld(path, time.Now()) {
 			held++
+		} else if _, err := os.Stat(path); err == nil { // not released just now
+			stale++
 		}
 	}
 	if stale > 0 {

@@ -200,13 +200,13 @@ func pin(t *app, name string, args []string, do func(*artifact.Store, string) er
 	if err != nil {
 		return usageCode(err)
 	}
-	store, err := openExisting(o, pos[1])
+	store, dir, pipeline, err := storeNear(o, pos[1])
 	if err != nil {
 		t.errorf("%v", err)
 		return exitUsage
 	}
 	run := pos[0]
-	if f, err := engine.FindRun(store, run, "", ""); err == nil {
+	if f, err := engine.FindRun(store, run, dir, pipeline); err == nil {
 		run = f.Run
 	} else if name == "pin" {
 		t.errorf("%v", err)

@@ -54,6 +54,7 @@ type options struct {
 	forward, full  bool // trace
 	grep, id       string
 	strict         bool     // nightly
+	verdict        string   // of a night, for the last line of --json
 	stamp          *stamper // of pipe run; nil for none
 
 	locked, upgrade bool            // see pins
@@ -274,6 +275,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	}
 	log.WithLevel(level).Str("device", dev.name).Str("why", dev.why).Msg("device chosen")
 	h := hub.FromEnv(filepath.Join(store.Dir(), "models"), o.getenv)
+	h.MakeDir = func(dir string) error { return artifact.MakeDir(store.Dir(), dir) }
 	h.Embedded = map[string]fs.FS{"tiny": tiny.Files()}
 	h.Warn = func(format string, args ...any) {
 		t.printf("%s %s\n", t.errInk.paint(yellow, "warning:"), clean(fmt.Sprintf(format, args...)))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -32,14 +33,19 @@ func runMetrics(ctx context.Context, t *app, args []string) int {
 		return exitFailed
 	}
 	if !o.json {
-		fmt.Fprintf(t.out, "run %s of %s, %s\n", f.Run, clean(f.Pipeline), f.Started.Format("2006-01-02 15:04:05"))
+		fmt.Fprintf(t.out, "run %s of %s, %s\n", f.Run, clean(f.Pipeline), moment(f.Started))
 	}
+	var lost []string
 	for _, st := range f.Stages {
 		for _, name := range sortedKeys(st.Outputs) {
 			if st.Outputs[name].Type != artifact.Metrics {
 				continue
 			}
 			m, err := readMetrics(s.store, st.Outputs[name])
+			if errors.Is(err, artifact.ErrNotFound) {
+				lost = append(lost, st.Addr)
+				continue
+			}
 			if err != nil {
 				t.errorf("%s: %v", st.Addr, err)
 				code = exitFailed
@@ -51,6 +57,10 @@ func runMetrics(ctx context.Context, t *app, args []string) int {
 				metricTable(t, st.Addr, m)
 			}
 		}
+	}
+	if len(lost) > 0 {
+		t.errorf("what %s of run %s measured is no longer in the store, as after pipe gc; pipe pin keeps a run: %s", plural(len(lost)), f.Run, strings.Join(lost, ", "))
+		code = exitFailed
 	}
 	return code
 }

@@ -43,8 +43,8 @@ func runNightly(ctx context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		r.code, n.Verdict = exitFailed, err.Error()
 	}
-	n.Exit = r.code
-	if err := compare.OpenHistory(r.store, engine.PipelineName(r.prog)).Append(n); err != nil {
+	n.Exit, o.verdict = r.code, n.Verdict
+	if err := compare.OpenHistory(r.store, engine.PipelineName(r.store, r.prog)).Append(n); err != nil {
 		t.errorf("%v", err)
 		r.code = max(r.code, exitFailed)
 	}
@@ -87,7 +87,7 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 		n.Verdict = "stopped by a budget; the next night goes on"
 		return r.code, nil
 	default:
-		n.Verdict = fmt.Sprintf("the run failed: %s failed, %s did not run", plural(count(r.res, engine.Failed)), plural(count(r.res, engine.Skipped)))
+		n.Verdict = fmt.Sprintf("the run failed: %s failed%s, %s did not run", plural(count(r.res, engine.Failed)), firstFailed(r.res), plural(count(r.res, engine.Skipped)))
 		return r.code, nil
 	}
 	base, err := engine.ReadBaseline(r.store, r.prog)
@@ -102,14 +102,18 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	if err != nil {
 		return r.code, fmt.Errorf("read the baseline: %w; pin another run: pipe baseline set RUN", err)
 	}
-	rs, err := compare.Runs(r.store, old.Outputs(), r.res.Outputs(), true)
+	was := old.Outputs()
+	for _, addr := range engine.Unmeasured(r.prog, r.res) { // of targets
+		delete(was, addr)
+	}
+	rs, err := compare.Runs(r.store, was, r.res.Outputs(), true)
 	if err != nil {
 		return r.code, err
 	}
 	if o.json {
 		comparisonLines(t, rs)
 	} else {
-		fmt.Fprintf(t.out, "\nbaseline: run %s, pinned on %s\n", base.Run, base.Set.Format("2006-01-02"))
+		fmt.Fprintf(t.out, "\nbaseline: run %s, pinned on %s\n", base.Run, moment(base.Set))
 		comparisonTable(t, rs)
 	}
 	n.Outcomes = map[string]map[string]compare.Outcome{}
@@ -131,6 +135,20 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 		return exitGate, nil
 	}
 	return r.code, nil
+}
+
+// firstFailed names the first few stages that failed, in parentheses.
+func firstFailed(res *engine.Result) string {
+	var names []string
+	for _, s := range res.Stages {
+		if s.State == engine.Failed {
+			names = append(names, s.Addr)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (" + firstOf(names) + ")"
 }
 
 // firstNight pins the run when its gates passed.

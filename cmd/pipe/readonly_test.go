@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -65,6 +67,20 @@ step "a" { text = "one" }
 step "b" {
   from = [step.a.rows]
   text = "two"
+}`
+
+// sharedParts is a pipeline of a model and a module, which lie in the store too.
+const sharedParts = `
+model "tiny" { source = "embedded://tiny" }
+module "m" { source = "git::file://%s/repo//part" }
+step "b" {
+  from = [module.m.rows]
+  text = "two"
+}
+export "tiny" {
+  model   = model.tiny
+  formats = ["gguf:f16"]
+  name    = "tiny"
 }`
 
 func writeFileIn(t *testing.T, dir, name, text string) {
@@ -169,6 +185,12 @@ func TestAStoreOfSeveralUsers(t *testing.T) {
 	as(a, "would remove artifacts", "gc", "--keep-runs", "0", "--grace", "0s", "--dry-run", "p.hcl")
 	as(a, "removed artifacts", "gc", "--keep-runs", "0", "--grace", "0s", "p.hcl")
 	as(b, "all whole", "verify", "p.hcl")
+	writeFileIn(t, dir, "m.hcl", fmt.Sprintf(sharedParts, dir))
+	os.Chmod(filepath.Join(dir, "m.hcl"), 0o644)
+	repositoryOf(t, a, filepath.Join(dir, "repo"))
+	as(a, "2 stages ran", "run", "m.hcl")
+	as(b, "Nothing to do", "run", "m.hcl")
+	as(b, "1 stage ran", "run", "--force", "export.tiny", "m.hcl")
 	err := filepath.WalkDir(store, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -177,8 +199,14 @@ func TestAStoreOfSeveralUsers(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && st.Mode().Perm()&0o070 != 0o070 {
+		rel, _ := filepath.Rel(store, p)
+		if fetched := strings.Count(filepath.ToSlash(rel), "/") > 0 && strings.HasPrefix(rel, "modules"); fetched && st.Mode().Perm()&0o050 != 0o050 && d.IsDir() {
+			t.Errorf("%s has mode %v: the group cannot read it", p, st.Mode())
+		} else if !fetched && d.IsDir() && st.Mode().Perm()&0o070 != 0o070 {
 			t.Errorf("%s has mode %v: the group cannot write there", p, st.Mode())
+		}
+		if !d.IsDir() && rel != "pipe.log" && st.Mode().Perm()&0o040 == 0 {
+			t.Errorf("%s has mode %v: the group cannot read it", p, st.Mode())
 		}
 		if gid := st.Sys().(*syscall.Stat_t).Gid; gid != group {
 			t.Errorf("%s belongs to group %d", p, gid)
@@ -187,6 +215,26 @@ func TestAStoreOfSeveralUsers(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// repositoryOf makes a repository of a module, which belongs to a user.
+func repositoryOf(t *testing.T, user int, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "part"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	writeFileIn(t, dir, "part/m.hcl", "step \"a\" { text = \"one\" }\noutput \"rows\" { value = step.a.rows }\n")
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"add", "-A"}, {"-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "all"}} {
+		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chown(p, user, user))
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

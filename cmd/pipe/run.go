@@ -146,6 +146,9 @@ func finish(t *app, o *options, res *engine.Result, code int) int {
 	if res != nil {
 		line["run"], line["seconds"], line["ran"], line["cached"] = res.Run, res.Seconds, res.Ran, res.Cached
 	}
+	if o.verdict != "" {
+		line["verdict"] = o.verdict
+	}
 	jsonLines(t.out).Encode(line)
 	return code
 }
@@ -174,6 +177,11 @@ func reportErrors(t *app, prog *lang.Program, res *engine.Result, err error) {
 	}
 	if res == nil {
 		return
+	}
+	for _, s := range res.Stages {
+		if s.State == engine.Failed && s.Spent != nil && s.Spent.Calls+s.Spent.Lost > 0 {
+			t.printf("%s failed after %s; answers are kept, and not asked for again\n", s.Addr, stage.Cost(*s.Spent))
+		}
 	}
 	if n := count(res, engine.Skipped); n > 0 {
 		t.printf("%s did not run; what is done is kept, mend the failure and run again\n", plural(n))

@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/engine"
 )
 
-// lsRuns lists the runs of the pipelines in a directory.
+// lsRuns lists the runs of the pipeline in a file, or of all in a directory.
 func lsRuns(t *app, o *options, path string) int {
-	store, dir, _, err := storeNear(o, path)
+	store, dir, pipeline, err := storeNear(o, path)
 	if err != nil {
 		t.errorf("%v", err)
 		return exitFailed
@@ -29,17 +30,20 @@ func lsRuns(t *app, o *options, path string) int {
 			g.add(name, "", "", "", "", "", err.Error())
 			continue
 		}
-		if r.Dir != dir {
+		if r.Dir != dir || pipeline != "" && r.Pipeline != pipeline {
 			continue
 		}
-		g.add(r.Run, r.Pipeline, r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)),
+		g.add(r.Run, r.Pipeline, moment(r.Started), duration(seconds(r.Seconds)),
 			fmt.Sprintf("%d ran", r.Ran), fmt.Sprintf("%d up to date", r.Cached), verdicts(r))
 	}
 	g.write(t.out)
 	return exitOK
 }
 
-// verdicts says what went wrong in a run.
+// moment is a time as the clock on the wall shows it.
+func moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// verdicts says what went wrong in a run, the first few.
 func verdicts(r *engine.RunFile) string {
 	var parts []string
 	for _, s := range r.Stages {
@@ -52,7 +56,16 @@ func verdicts(r *engine.RunFile) string {
 			parts = append(parts, "gate "+g.Name+" of "+g.Stage+" failed")
 		}
 	}
-	return strings.Join(parts, ", ")
+	return firstOf(parts)
+}
+
+// firstOf joins the first few words of a list, and counts the others.
+func firstOf(list []string) string {
+	const most = 3
+	if n := len(list); n > most {
+		return strings.Join(list[:most], ", ") + fmt.Sprintf(" and %d more", n-most)
+	}
+	return strings.Join(list, ", ")
 }
 
 // isRun reports whether a word names a run: stages begin with their kind.
@@ -73,7 +86,7 @@ func showRun(t *app, o *options, name, path string) int {
 		return exitUsage
 	}
 	fmt.Fprintf(t.out, "run %s of %s in %s\nbegan %s, took %s: %d ran, %d up to date\n", r.Run, clean(r.Pipeline), clean(filepath.Clean(r.Dir)),
-		r.Started.Local().Format("2006-01-02 15:04:05"), duration(seconds(r.Seconds)), r.Ran, r.Cached)
+		moment(r.Started), duration(seconds(r.Seconds)), r.Ran, r.Cached)
 	g := grid{right: []bool{false, false, true}}
 	for _, s := range r.Stages {
 		took, why := duration(seconds(s.Seconds)), s.Reason

@@ -32,7 +32,7 @@ func runShow(ctx context.Context, t *app, args []string) int {
 	if !ok {
 		return exitFailed
 	}
-	fmt.Fprintf(t.out, "%s ran on %s in %.1f s\nkey %s\n", s.Addr, r.Created.Format("2006-01-02 15:04:05"), r.Seconds, r.Key)
+	fmt.Fprintf(t.out, "%s ran on %s in %.1f s\nkey %s\n", s.Addr, moment(r.Created), r.Seconds, r.Key)
 	for _, n := range r.Notes {
 		fmt.Fprintln(t.out, " ", clean(n))
 	}

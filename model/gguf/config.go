@@ -62,39 +62,43 @@ func (r *fields) text(key string) string {
 }
 
 // readConfig builds the configuration from metadata and the tensors there are.
-func (f *File) readConfig() (model.Config, error) {
+func (f *File) readConfig(a arch) (model.Config, error) {
 	r := &fields{f: f}
 	c := model.Config{
-		Hidden:       r.need("llama.embedding_length"),
-		Intermediate: r.need("llama.feed_forward_length"),
-		Layers:       r.need("llama.block_count"),
-		Heads:        r.need("llama.attention.head_count"),
-		MaxPositions: r.need("llama.context_length"),
-		NormEps:      round32(r.number("llama.attention.layer_norm_rms_epsilon", 1e-5)),
+		Family:       a.family,
+		Hidden:       r.need(a.name + ".embedding_length"),
+		Intermediate: r.need(a.name + ".feed_forward_length"),
+		Layers:       r.need(a.name + ".block_count"),
+		Heads:        r.need(a.name + ".attention.head_count"),
+		MaxPositions: r.need(a.name + ".context_length"),
+		NormEps:      round32(r.number(a.name+".attention.layer_norm_rms_epsilon", 1e-5)),
 		InitRange:    0.02,
-		Rope:         model.Rope{Theta: round32(r.number("llama.rope.freq_base", 10000)), Type: "default"},
+		Rope:         model.Rope{Theta: round32(r.number(a.name+".rope.freq_base", 10000)), Type: "default"},
 	}
 	if r.err == nil && c.Heads < 1 {
-		return c, fmt.Errorf("%s: llama.attention.head_count is %d", f.path, c.Heads)
+		return c, fmt.Errorf("%s: %s.attention.head_count is %d", f.path, a.name, c.Heads)
 	}
-	c.KVHeads = r.integer("llama.attention.head_count_kv", int64(c.Heads))
+	c.KVHeads = r.integer(a.name+".attention.head_count_kv", int64(c.Heads))
 	if r.err == nil {
-		c.HeadDim = r.integer("llama.attention.key_length", int64(c.Hidden/c.Heads))
+		c.HeadDim = r.integer(a.name+".attention.key_length", int64(c.Hidden/c.Heads))
 	}
-	if n := r.integer("llama.attention.value_length", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
+	if n := r.integer(a.name+".attention.value_length", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
 		return c, fmt.Errorf("%s: values of width %d beside keys of width %d are not supported", f.path, n, c.HeadDim)
 	}
-	if n := r.integer("llama.rope.dimension_count", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
+	if n := r.integer(a.name+".rope.dimension_count", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
 		return c, fmt.Errorf("%s: rotating %d of %d dimensions of a head is not supported", f.path, n, c.HeadDim)
 	}
-	if n := r.integer("llama.expert_count", 0); r.err == nil && n > 0 {
+	if n := r.integer(a.name+".expert_count", 0); r.err == nil && n > 0 {
 		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
 	}
-	if err := r.rope(&c.Rope); err != nil {
+	if err := r.rope(a.name, &c.Rope); err != nil {
 		return c, fmt.Errorf("%s: %w", f.path, err)
 	}
-	if scale := r.number("llama.attention.scale", 0); r.err == nil && scale != 0 {
-		return c, fmt.Errorf("%s: llama.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, scale)
+	if scale := r.number(a.name+".attention.scale", 0); r.err == nil && scale != 0 {
+		return c, fmt.Errorf("%s: %s.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, a.name, scale)
+	}
+	if c.Family == model.SmolLM3 && r.err == nil && c.Layers > 0 && c.Layers <= len(f.infos) {
+		c.NoRope = noRope(c.Layers)
 	}
 	c.BOS = r.token("bos")
 	c.PAD = r.token("padding")
@@ -111,17 +115,17 @@ func (f *File) readConfig() (model.Config, error) {
 
 // rope reads how the frequencies are scaled. Without a type a factor, which older files
 // have under another name, scales linearly.
-func (r *fields) rope(to *model.Rope) error {
-	kind := r.text("llama.rope.scaling.type")
-	factor := round32(r.number("llama.rope.scaling.factor", r.number("llama.rope.scale_linear", 0)))
-	attn := r.number("llama.rope.scaling.attn_factor", 1)
+func (r *fields) rope(arch string, to *model.Rope) error {
+	kind := r.text(arch + ".rope.scaling.type")
+	factor := round32(r.number(arch+".rope.scaling.factor", r.number(arch+".rope.scale_linear", 0)))
+	attn := r.number(arch+".rope.scaling.attn_factor", 1)
 	switch {
 	case r.err != nil || kind == "none":
 		return nil // readConfig returns it
 	case kind != "" && kind != "linear":
 		return fmt.Errorf("rope scaling %q is not supported; \"linear\" and that of Llama 3 are", kind)
 	case attn != 1:
-		return fmt.Errorf("llama.rope.scaling.attn_factor %v is not supported", attn)
+		return fmt.Errorf("%s.rope.scaling.attn_factor %v is not supported", arch, attn)
 	case factor != 0 && factor != 1: // 0 is none, as in llama.cpp
 		to.Type, to.Factor = "linear", factor
 	}
@@ -137,7 +141,9 @@ func (f *File) shapesConfig(c *model.Config) error {
 	c.VocabSize = f.infos[i].dims[1]
 	_, head := f.byName["lm_head.weight"]
 	c.Tied = !head
-	_, c.AttnBias = f.byName["model.layers.0.self_attn.q_proj.bias"]
+	if !c.Family.QKVBias() {
+		_, c.AttnBias = f.byName["model.layers.0.self_attn.q_proj.bias"]
+	}
 	_, c.MLPBias = f.byName["model.layers.0.mlp.gate_proj.bias"]
 	for _, x := range f.infos {
 		if x.name != ropeFreqs {

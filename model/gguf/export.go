@@ -54,8 +54,8 @@ func (m *Checkpoint) vocabulary() ([]KV, error) {
 	if err := m.Config.Validate(); err != nil {
 		return nil, err
 	}
-	if m.Config.Llama4 != nil {
-		return nil, errors.New("a Llama 4 is not written as GGUF")
+	if err := expressible(m.Config); err != nil {
+		return nil, err
 	}
 	kvs, err := vocabularyKVs(m)
 	if err != nil {
@@ -74,22 +74,39 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 		return nil, nil, err
 	}
 	c := m.Config
+	name := archOf(c.Family).name
 	kvs := []KV{
-		{"general.architecture", "llama"}, {"general.type", "model"}, {"general.name", m.Name},
+		{"general.architecture", name}, {"general.type", "model"}, {"general.name", m.Name},
 		{"general.file_type", fileType}, {"general.quantization_version", uint32(2)},
-		{"llama.block_count", uint32(c.Layers)}, {"llama.context_length", uint32(c.MaxPositions)},
-		{"llama.embedding_length", uint32(c.Hidden)}, {"llama.feed_forward_length", uint32(c.Intermediate)},
-		{"llama.attention.head_count", uint32(c.Heads)}, {"llama.attention.head_count_kv", uint32(c.KVHeads)},
-		{"llama.attention.key_length", uint32(c.HeadDim)}, {"llama.attention.value_length", uint32(c.HeadDim)},
-		{"llama.attention.layer_norm_rms_epsilon", float32(c.NormEps)},
-		{"llama.rope.freq_base", float32(c.Rope.Theta)}, {"llama.rope.dimension_count", uint32(c.HeadDim)},
-		{"llama.vocab_size", uint32(c.VocabSize)},
+		{name + ".block_count", uint32(c.Layers)}, {name + ".context_length", uint32(c.MaxPositions)},
+		{name + ".embedding_length", uint32(c.Hidden)}, {name + ".feed_forward_length", uint32(c.Intermediate)},
+		{name + ".attention.head_count", uint32(c.Heads)}, {name + ".attention.head_count_kv", uint32(c.KVHeads)},
+		{name + ".attention.key_length", uint32(c.HeadDim)}, {name + ".attention.value_length", uint32(c.HeadDim)},
+		{name + ".attention.layer_norm_rms_epsilon", float32(c.NormEps)},
+		{name + ".rope.freq_base", float32(c.Rope.Theta)}, {name + ".rope.dimension_count", uint32(c.HeadDim)},
+		{name + ".vocab_size", uint32(c.VocabSize)},
 	}
 	if c.Rope.Type == "linear" {
-		kvs = append(kvs, KV{"llama.rope.scaling.type", "linear"}, KV{"llama.rope.scaling.factor", float32(c.Rope.Factor)})
+		kvs = append(kvs, KV{name + ".rope.scaling.type", "linear"}, KV{name + ".rope.scaling.factor", float32(c.Rope.Factor)})
 	}
 	tensors, err := m.tensors(dt)
 	return append(kvs, vocab...), tensors, err
+}
+
+// expressible reports why llama.cpp would run another model than c.
+func expressible(c model.Config) error {
+	name := archOf(c.Family).name
+	switch {
+	case c.Llama4 != nil:
+		return errors.New("a Llama 4 is not written as GGUF")
+	case c.Family != model.Llama && (c.AttnBias || c.MLPBias):
+		return fmt.Errorf("a %s with biases (attention_bias %t, mlp_bias %t) is not written as GGUF: llama.cpp has none for %q", c.Family, c.AttnBias, c.MLPBias, name)
+	case c.Family == model.SmolLM3 && !slices.Equal(c.NoRope, noRope(c.Layers)):
+		return fmt.Errorf("a %s whose layers without positions are not each %dth one is not written as GGUF: llama.cpp has no other", c.Family, noRopeEvery)
+	case c.Family != model.SmolLM3 && c.NoRope != nil:
+		return fmt.Errorf("a %s with layers without positions is not written as GGUF", c.Family)
+	}
+	return nil
 }
 
 // tensors lists what is written: every tensor of the configuration.
@@ -142,10 +159,14 @@ func (m *Checkpoint) expected() []shaped {
 			}
 		}
 		out = append(out, shaped{at + "input_layernorm.weight", []int{c.Hidden}})
-		linear("self_attn.q_proj", q, c.Hidden, c.AttnBias)
-		linear("self_attn.k_proj", kv, c.Hidden, c.AttnBias)
-		linear("self_attn.v_proj", kv, c.Hidden, c.AttnBias)
+		bias := c.AttnBias || c.Family.QKVBias()
+		linear("self_attn.q_proj", q, c.Hidden, bias)
+		linear("self_attn.k_proj", kv, c.Hidden, bias)
+		linear("self_attn.v_proj", kv, c.Hidden, bias)
 		linear("self_attn.o_proj", c.Hidden, q, c.AttnBias)
+		if c.Family.HeadNorm() {
+			out = append(out, shaped{at + "self_attn.q_norm.weight", []int{c.HeadDim}}, shaped{at + "self_attn.k_norm.weight", []int{c.HeadDim}})
+		}
 		out = append(out, shaped{at + "post_attention_layernorm.weight", []int{c.Hidden}})
 		linear("mlp.gate_proj", c.Intermediate, c.Hidden, c.MLPBias)
 		linear("mlp.up_proj", c.Intermediate, c.Hidden, c.MLPBias)

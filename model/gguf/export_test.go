@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -222,6 +223,68 @@ func TestSentencePiece(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(open(t, again))
+}
+
+// TestFamilies: a model of each family comes back as it was, and with the names and the order of
+// rows that llama.cpp expects.
+func TestFamilies(t *testing.T) {
+	tiny := checkpoint(t, open(t, put(t, load(t).File)))
+	for family, arch := range map[model.Family]string{
+		model.Llama: "llama", model.Mistral: "llama", model.Qwen2: "qwen2", model.Qwen3: "qwen3", model.SmolLM3: "smollm3",
+	} {
+		c := tiny
+		c.Config.Family, c.Config.Layers, c.Config.Rope = family, 5, model.Rope{Theta: 500, Type: "default"}
+		switch family {
+		case model.SmolLM3:
+			c.Config.NoRope = []bool{false, false, false, true, false}
+		case model.Mistral:
+			c.Config.Rope.Type, c.Config.Rope.Factor = "linear", 2.5
+		}
+		c.Weights = model.Random(c.Config, 7)
+		path := filepath.Join(t.TempDir(), "out.gguf")
+		if err := gguf.Export(path, c, tensor.F32); err != nil {
+			t.Fatal(err)
+		}
+		f := open(t, path)
+		if got, _ := f.Text("general.architecture"); got != arch || !f.Has(arch+".rope.freq_base") {
+			t.Errorf("%s is written as %q", family, got)
+		}
+		if got := f.Config(); got.Family.HeadNorm() != family.HeadNorm() || got.Family.QKVBias() != family.QKVBias() || got.AttnBias || !slices.Equal(got.NoRope, c.Config.NoRope) || got.Rope.Type != c.Config.Rope.Type || got.Rope.Factor != c.Config.Rope.Factor {
+			t.Errorf("%s is read as %+v", family, got)
+		}
+		if err := model.CheckWeights(f.Config(), f); err != nil {
+			t.Errorf("%s: %v", family, err)
+		}
+		if !slices.Equal(f.Names(), c.Weights.Names()) {
+			t.Errorf("%s: names %v, want %v", family, f.Names(), c.Weights.Names())
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range f.Names() {
+			got, err1 := f.Weight(name)
+			want, err2 := c.Weights.Weight(name)
+			if err1 != nil || err2 != nil || !bytes.Equal(got.Data, want.Data) || !slices.Equal(got.Shape, want.Shape) {
+				t.Errorf("%s: %s differs (%v, %v)", family, name, err1, err2)
+			}
+			moved := (strings.HasSuffix(name, ".q_proj.weight") || strings.HasSuffix(name, ".k_proj.weight")) && (family == model.Llama || family == model.Mistral || family == model.SmolLM3)
+			if bytes.Contains(raw, want.Data) == moved {
+				t.Errorf("%s: whether rows of %s move is %t", family, name, !moved)
+			}
+		}
+	}
+	for want, change := range map[string]func(c *model.Config){
+		"qwen3 with biases":                     func(c *model.Config) { c.Family, c.AttnBias = model.Qwen3, true },
+		"not each 4th one":                      func(c *model.Config) { c.Family, c.Layers, c.NoRope = model.SmolLM3, 4, make([]bool, 4) },
+		"mistral with layers without positions": func(c *model.Config) { c.Family, c.NoRope = model.Mistral, make([]bool, c.Layers) },
+	} {
+		c := tiny
+		change(&c.Config)
+		if err := gguf.Export(filepath.Join(t.TempDir(), "out.gguf"), c, tensor.F32); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
 }
 
 // TestExportEnds: GGUF has places for the end of a document, of a turn and of a

@@ -9,7 +9,8 @@
 // GGUF keeps the rows of q_proj and k_proj so that the two numbers rotated
 // together are neighbours; Hugging Face keeps the halves of a head apart. Row
 // 2i+s of a head in GGUF is row s·D/2+i of it there (s = 0, 1; D the head's
-// width). Rows move whole, so block types stay as they are.
+// width). Rows move whole, so block types stay as they are. Those of Qwen 2 and 3 lie
+// as they do there.
 package gguf
 
 import (
@@ -37,7 +38,7 @@ type File struct {
 var _ model.Source = (*File)(nil)
 
 // Open maps and checks the file at path. It must be a whole model of
-// architecture "llama".
+// architecture "llama" (Mistral's too), "qwen2", "qwen3" or "smollm3".
 func Open(path string) (*File, error) {
 	m, err := disk.Map(path)
 	if err != nil {
@@ -60,14 +61,15 @@ func (f *File) describe() (err error) {
 	if f.arch, err = f.Text("general.architecture"); err != nil {
 		return err
 	}
+	a, known := archNamed(f.arch)
 	kind, err := f.Text("general.type")
 	switch {
 	case err != nil:
 		return err
 	case f.arch == "":
 		return fmt.Errorf("%s: metadata key \"general.architecture\" is missing", f.path)
-	case f.arch != "llama":
-		return fmt.Errorf("%s: architecture %q is not supported; \"llama\" is", f.path, f.arch)
+	case !known:
+		return fmt.Errorf("%s: architecture %q is not supported; %s are", f.path, f.arch, archNames())
 	case kind != "" && kind != "model":
 		return fmt.Errorf("%s: holds %q, not a model", f.path, kind)
 	}
@@ -82,14 +84,14 @@ func (f *File) describe() (err error) {
 		}
 		hf, ok := toHF(name)
 		if !ok {
-			return fmt.Errorf("%s: tensor %q does not belong to the llama architecture", f.path, name)
+			return fmt.Errorf("%s: tensor %q does not belong to the %s architecture", f.path, name, f.arch)
 		}
 		if j, twice := f.byName[hf]; twice {
 			return fmt.Errorf("%s: tensors %q and %q are both %s", f.path, f.infos[j].name, name, hf)
 		}
 		f.byName[hf] = i
 	}
-	f.config, err = f.readConfig()
+	f.config, err = f.readConfig(a)
 	return err
 }
 

@@ -97,7 +97,7 @@ func hostile() []bad {
 		{"file ends", two("b", 32, 63)},
 		{"file ends", two("b", 32, 4)},
 		{"general.architecture\" is missing", start(0, 0).Bytes()},
-		{"architecture \"qwen2\" is not", start(0, 1).num("general.architecture", str, "qwen2").Bytes()},
+		{"architecture \"phi3\" is not", start(0, 1).num("general.architecture", str, "phi3").Bytes()},
 		{"not a UTF-8 string", start(0, 1).num("general.architecture", u32, uint32(1)).Bytes()},
 		{"holds \"adapter\"", start(0, 2).num("general.architecture", str, "llama", "general.type", str, "adapter").Bytes()},
 		{"one of 3 parts", start(0, 2).num("general.architecture", str, "llama", "split.count", u32, uint32(3)).Bytes()},

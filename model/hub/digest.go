@@ -21,10 +21,12 @@ import (
 	"pipe/model/safetensors"
 )
 
-// wanted are the files, beside the weights, that say what a model is.
+// wanted are the files, beside the weights, that say what a model is. The last two say how
+// images become what it reads.
 var wanted = [...]string{
 	"chat_template.jinja", "config.json", "generation_config.json",
 	"special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+	"preprocessor_config.json", "processor_config.json",
 }
 
 // digest hashes what the model at path is: the names and hashes of its files,
@@ -182,7 +184,7 @@ func (r *Resolver) fileDigest(ctx context.Context, path string) (sum [32]byte, e
 	sum = [32]byte(h.Sum(nil))
 	// A file that changed just now could change again within the clock's tick.
 	if memo != "" && r.clock().Sub(changed) > 2*time.Second {
-		if err := os.MkdirAll(filepath.Dir(memo), 0o755); err == nil {
+		if err := r.makeDir(filepath.Dir(memo)); err == nil {
 			// Without the memo the next run only takes longer.
 			_ = disk.Write(memo, func(w io.Writer) error { _, err := fmt.Fprintf(w, "%x\n", sum); return err })
 		}

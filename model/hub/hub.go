@@ -43,6 +43,9 @@ type Resolver struct {
 	Scratch  string           // directory for extracted models and remembered digests
 	Embedded map[string]fs.FS // the models of embedded://
 	Client   *http.Client     // http.DefaultClient when nil
+	// MakeDir makes a directory below Scratch, and those it lies in, for those who
+	// share it; nil: for this user, as the umask says.
+	MakeDir func(dir string) error
 	// Warn is told what people should know although it is no failure, such as
 	// that the hub cannot be reached and its cache is used; nil discards it.
 	Warn func(format string, args ...any)
@@ -135,7 +138,7 @@ func (r *Resolver) extract(name string) (string, error) {
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := r.makeDir(parent); err != nil {
 		return "", err
 	}
 	tmp, err := os.MkdirTemp(parent, ".tmp-")
@@ -143,7 +146,7 @@ func (r *Resolver) extract(name string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	if err := unpack(filepath.Join(tmp, "model"), files); err != nil {
+	if err := r.unpack(filepath.Join(tmp, "model"), files); err != nil {
 		return "", err
 	}
 	if err := os.Rename(filepath.Join(tmp, "model"), final); err != nil {
@@ -154,14 +157,21 @@ func (r *Resolver) extract(name string) (string, error) {
 	return final, nil
 }
 
+func (r *Resolver) makeDir(dir string) error {
+	if r.MakeDir != nil {
+		return r.MakeDir(dir)
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
 // unpack writes the files of a model, which lie side by side, into a new
 // directory.
-func unpack(dir string, files fs.FS) error {
+func (r *Resolver) unpack(dir string, files fs.FS) error {
 	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := r.makeDir(dir); err != nil {
 		return err
 	}
 	for _, e := range entries {

@@ -51,6 +51,9 @@ type Model struct {
 	TokenizerJSON  []byte
 	TemplateSource string
 
+	// Images is what a model that takes images has beside the text; nil: it takes none.
+	Images *Images
+
 	// As they were in the directory; nil when absent.
 	tokenizerConfig, generationConfig, specialTokensMap []byte
 	ownTemplateFile                                     bool // chat_template.jinja, or a replacement
@@ -58,6 +61,19 @@ type Model struct {
 	sharesTemplate                                      bool // see ShareTemplate
 	close                                               func() error
 }
+
+// Images is the whole of a model that takes images. Only its text is used; the rest is kept to
+// be written with it.
+type Images struct {
+	Config  []byte       // config.json
+	Weights model.Source // all tensors, as they are stored
+	// Files says how images become what the model reads, by name, such as
+	// preprocessor_config.json.
+	Files map[string][]byte
+}
+
+// ImageFiles are the names of the files of Images.
+var ImageFiles = [...]string{"preprocessor_config.json", "processor_config.json"}
 
 // An Option changes how Open reads a model.
 type Option func(*options)
@@ -213,7 +229,21 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	if err != nil {
 		return "", err
 	}
-	m.Weights, m.close = m.Config.FromStored(bnb.Open(f)), f.Close
+	stored := bnb.Open(f)
+	m.Weights, m.close = m.Config.FromStored(stored), f.Close
+	if m.Config.Llama4 != nil && m.Config.Llama4.Images {
+		m.Images = &Images{Config: config, Weights: stored, Files: map[string][]byte{}}
+		for _, name := range ImageFiles {
+			data, err := read(filepath.Join(dir, name))
+			switch {
+			case err == nil:
+				m.Images.Files[name] = data
+			case !errors.Is(err, fs.ErrNotExist):
+				f.Close()
+				return "", err
+			}
+		}
+	}
 	return origin, nil
 }
 

@@ -57,7 +57,7 @@ func TestLeaseOfProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(holder, time.Hour)
-	if taken() {
+	if taken() || !LeaseHeld(path, time.Now()) {
 		t.Error("the lease of a suspended process was taken")
 	}
 	reused := holder
@@ -89,7 +89,7 @@ func TestLeaseOfProcesses(t *testing.T) {
 	}
 	child.Wait()
 	put(holder, 0)
-	if !taken() {
+	if LeaseHeld(path, time.Now()) || !taken() {
 		t.Error("the lease of a process that is gone was not taken at once")
 	}
 }

@@ -9,6 +9,7 @@ type Spent struct {
 	OutputTokens int64   `json:"output_tokens"`
 	USD          float64 `json:"usd"`                       // at the prices of the teacher blocks
 	Estimated    int64   `json:"estimated_calls,omitempty"` // of Calls, those whose tokens the server did not count
+	Lost         int64   `json:"lost_calls,omitempty"`      // further calls whose answers did not arrive, counted at their longest
 
 	Replayed             int64 `json:"replayed"` // answers that came from a journal
 	ReplayedInputTokens  int64 `json:"replayed_input_tokens,omitempty"`
@@ -22,6 +23,7 @@ func (s *Spent) Add(b Spent) {
 	s.OutputTokens += b.OutputTokens
 	s.USD += b.USD
 	s.Estimated += b.Estimated
+	s.Lost += b.Lost
 	s.Replayed += b.Replayed
 	s.ReplayedInputTokens += b.ReplayedInputTokens
 	s.ReplayedOutputTokens += b.ReplayedOutputTokens

@@ -91,8 +91,16 @@ func sharing(mode fs.FileMode) (share fs.FileMode) {
 
 // mkdir makes one directory.
 func (s *Store) mkdir(dir string) error {
-	if err := s.fs.Mkdir(dir, 0o777); err != nil || s.share == 0 {
+	if err := s.fs.Mkdir(dir, 0o777); err != nil {
 		return err
+	}
+	return s.openUp(dir)
+}
+
+// openUp gives a directory to those who share the store, whatever the umask.
+func (s *Store) openUp(dir string) error {
+	if s.share == 0 {
+		return nil
 	}
 	st, err := os.Stat(dir)
 	if err != nil {

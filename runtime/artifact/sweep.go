@@ -52,9 +52,17 @@ func (c *collector) sweepWork() error {
 }
 
 // leased reports whether somebody runs the action now.
-func (c *collector) leased(k Key) bool {
-	st, err := os.Stat(c.leasePath(k))
-	return err == nil && c.Now.Sub(st.ModTime()) < liveStale
+func (c *collector) leased(k Key) bool { return LeaseHeld(c.leasePath(k), c.Now) }
+
+// LeaseHeld reports whether the lease at path is one of a process that lives, or
+// may live.
+func LeaseHeld(path string, now time.Time) bool {
+	st, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	who, _ := os.ReadFile(path) // of one that cannot be read its age tells
+	return inUse(who, thisProcess(), now.Sub(st.ModTime()))
 }
 
 // sweepTemp removes what was being written when a process died.

@@ -102,8 +102,11 @@ func (w *Writer) commit() (Object, error) {
 		m.Rows = w.table.rows
 	}
 	err := filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			return err
+		}
+		if d.IsDir() { // which the stage made
+			return w.store.openUp(path)
 		}
 		if !d.Type().IsRegular() {
 			return fmt.Errorf("%s is not a regular file", path)

@@ -117,7 +117,7 @@ func (c Cache) Fetch(ctx context.Context, s Source, commit string) error {
 	if err := os.RemoveAll(filepath.Join(tmp, ".git")); err != nil {
 		return err
 	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
+	if err := readable(tmp); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, final); err != nil {
@@ -127,6 +127,22 @@ func (c Cache) Fetch(ctx context.Context, s Source, commit string) error {
 		return err
 	}
 	return nil
+}
+
+// readable lets all who share the store read what lies below dir, whatever the
+// umask of the one who fetched it.
+func readable(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		read := info.Mode().Perm() & 0o500
+		return os.Chmod(path, info.Mode().Perm()|read>>3|read>>6)
+	})
 }
 
 func (c Cache) fetch(ctx context.Context, dir string, s Source, commit string) error {

@@ -11,6 +11,7 @@ package compare
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -118,18 +119,21 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 		}
 		a, err := s.Open(o[metricsName].Digest)
 		if err != nil {
-			return nil, err
+			return nil, lost(err, i)
 		}
 		if err := artifact.ReadJSON(a, artifact.MetricsName, &files[i]); err != nil {
 			return nil, err
 		}
-		if !measured(o, true) {
-			continue
+		each[i] = noAnswers()
+		if measured(o, true) {
+			if a, err = s.Open(o[itemsName].Digest); err != nil {
+				return nil, lost(err, i)
+			}
+			if each[i], err = readItems(a); err != nil {
+				return nil, err
+			}
 		}
-		if a, err = s.Open(o[itemsName].Digest); err != nil {
-			return nil, err
-		}
-		if each[i], err = readItems(a); err != nil {
+		if err := each[i].add(files[i].Items); err != nil {
 			return nil, err
 		}
 	}
@@ -159,6 +163,15 @@ func stage(s *artifact.Store, old, new map[string]artifact.Object) ([]Result, er
 	return out, nil
 }
 
+// lost says of which of two runs the store has no results any more.
+func lost(err error, run int) error {
+	if !errors.Is(err, artifact.ErrNotFound) {
+		return err
+	}
+	which := []string{"older", "newer"}[run]
+	return fmt.Errorf("what the %s run measured is no longer in the store, as after pipe gc; pipe pin keeps a run: %w", which, err)
+}
+
 // metric fills in a metric that both runs have.
 func metric(r *Result, a, b artifact.Metric, old, new answers) {
 	suite, name, _ := strings.Cut(r.Metric, ".")
@@ -178,11 +191,11 @@ func metric(r *Result, a, b artifact.Metric, old, new answers) {
 	}
 	r.N, r.OnlyOld, r.OnlyNew = len(p.old), p.onlyOld, p.onlyNew
 	if r.OnlyOld+r.OnlyNew > 0 {
-		r.Note = fmt.Sprintf("%d items left, %d are new; those that stayed are compared", r.OnlyOld, r.OnlyNew)
+		r.Note = fmt.Sprintf("items that left: %d, new ones: %d; those that stayed are compared", r.OnlyOld, r.OnlyNew)
 	}
 	if 2*r.N < r.N+max(r.OnlyOld, r.OnlyNew) {
 		r.Old, r.New, r.Delta = a.Value, b.Value, b.Value-a.Value
-		r.Outcome, r.Note = Missing, fmt.Sprintf("the runs share only %d items; %d left and %d are new", r.N, r.OnlyOld, r.OnlyNew)
+		r.Outcome, r.Note = Missing, fmt.Sprintf("items in both runs: %d; that left: %d, new ones: %d", r.N, r.OnlyOld, r.OnlyNew)
 		return
 	}
 	p.judge(r)
@@ -318,7 +331,7 @@ func Regressed(rs []Result, strict bool) (bool, string) {
 	}
 	text := strings.Join(parts, ", ")
 	if text == "" {
-		text = "no eval to compare"
+		text = "there is no eval"
 	}
 	bad := counts[Worse] > 0 || strict && counts[Inconclusive]+counts[Missing] > 0
 	switch {
@@ -326,6 +339,8 @@ func Regressed(rs []Result, strict bool) (bool, string) {
 		text = "regression: " + text
 	case bad:
 		text = "not certain: " + text
+	case counts[Better]+counts[Inconclusive]+counts[Unchanged] == 0:
+		text = "nothing was compared: " + text
 	default:
 		text = "no regression: " + text
 	}

@@ -165,6 +165,29 @@ func TestOnlySharedItemsCount(t *testing.T) {
 	}
 }
 
+// Rows without an id are named by their line: an item that is written above the
+// others moves them all, and changes none. Copies of a question are paired in order.
+func TestItemsThatMovedAreTheSame(t *testing.T) {
+	var old, new evaluation
+	old.choices("qa", 20, func(i int) bool { return i%2 == 0 })
+	old.items[7].Text = old.items[4].Text
+	new.choices("qa", 20, func(i int) bool { return i%2 == 0 })
+	new.items[7].Text = new.items[4].Text
+	for i := range new.items {
+		new.items[i].ID, new.items[i].Source = fmt.Sprint("qa/tests.jsonl:", i+2), fmt.Sprint("tests.jsonl:", i+2)
+	}
+	first := artifact.Row{ID: "qa/tests.jsonl:1", Source: "tests.jsonl:1", Text: "the new one", Gold: -1, Meta: `{"correct":true}`}
+	new.items = slices.Insert(new.items, 0, first)
+	r := compared(t, old, new)["qa.acc"]
+	if r.Outcome != Unchanged || r.N != 20 || r.OnlyOld != 0 || r.OnlyNew != 1 {
+		t.Errorf("%+v", r)
+	}
+	new.items[8].Meta = `{"correct":true}` // the second copy was wrong
+	if r = compared(t, old, new)["qa.acc"]; r.N != 20 || math.Abs(r.Delta-0.05) > 1e-12 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Perplexity is a ratio: long texts weigh more, and nll alone is tested.
 func TestLossIsARatioOverTokens(t *testing.T) {
 	make := func(shift float64) evaluation {

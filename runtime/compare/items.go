@@ -11,8 +11,13 @@ import (
 	"pipe/runtime/artifact"
 )
 
-// An itemID names an item by what was asked: an item that was edited is another.
-type itemID [sha256.Size]byte
+// An itemID names an item of a suite by what was asked: one that was edited is
+// another, and one that moved to another line, file or id is still itself. Of
+// copies of one question the first is paired with the first, and so on.
+type itemID struct {
+	asked [sha256.Size]byte
+	copy  int
+}
 
 // A share is what one item adds to a metric Σy/Σx; x is 1 for a mean.
 type share struct{ y, x float64 }
@@ -37,6 +42,9 @@ func (a answers) same(b answers, suite string) bool {
 // eval stage, which writes it.
 type details struct {
 	Correct  *bool     `json:"correct"`
+	Norm     *bool     `json:"correct_norm"`
+	Reward   *bool     `json:"reward_correct"`
+	Contains *bool     `json:"contains"`
 	F1       *float64  `json:"f1"`
 	LogProbs []float64 `json:"log_probs"`
 	NLL      *float64  `json:"nll"`
@@ -48,9 +56,18 @@ type details struct {
 	Length   *float64  `json:"length"`
 }
 
+func noAnswers() answers {
+	return answers{metrics: map[string]map[itemID]share{}, suites: map[string][sha256.Size]byte{}, order: map[string][]itemID{}}
+}
+
 // readItems reads the items of an eval.
 func readItems(a *artifact.Artifact) (answers, error) {
-	out := answers{metrics: map[string]map[itemID]share{}, suites: map[string][sha256.Size]byte{}, order: map[string][]itemID{}}
+	out := noAnswers()
+	type question struct {
+		suite string
+		asked [sha256.Size]byte
+	}
+	copies := map[question]int{}
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
 			return out, err
@@ -60,10 +77,14 @@ func readItems(a *artifact.Artifact) (answers, error) {
 			return out, fmt.Errorf("item %q: its meta: %w", row.ID, err)
 		}
 		suite := strings.TrimSuffix(row.ID, "/"+row.Source)
-		id, asked, err := identify(row, d)
+		asked, err := whatWasAsked(row, d)
 		if err != nil {
 			return out, err
 		}
+		id := itemID{asked: sha256.Sum256(asked)}
+		q := question{suite, id.asked}
+		id.copy = copies[q]
+		copies[q]++
 		sum := out.suites[suite]
 		out.suites[suite] = sha256.Sum256([]byte(string(sum[:]) + string(asked) + row.Meta))
 		out.order[suite] = append(out.order[suite], id)
@@ -78,14 +99,42 @@ func readItems(a *artifact.Artifact) (answers, error) {
 	return out, nil
 }
 
-// identify hashes what was asked.
-func identify(r artifact.Row, d details) (id itemID, asked []byte, err error) {
-	r.Meta = ""
-	asked, err = json.Marshal(struct {
+// add adds the items that a stage keeps beside its metrics.
+func (a answers) add(items *artifact.Items) error {
+	if items == nil {
+		return nil
+	}
+	ids := make([]itemID, len(items.Names))
+	copies := map[string]int{}
+	for i, n := range items.Names {
+		ids[i] = itemID{asked: sha256.Sum256([]byte(n)), copy: copies[n]}
+		copies[n]++
+	}
+	for metric, values := range items.Values {
+		if len(values) != len(ids) || items.Weights != nil && len(items.Weights) != len(ids) {
+			return fmt.Errorf("%s has %d values and %d weights of %d items", metric, len(values), len(items.Weights), len(ids))
+		}
+		each := map[itemID]share{}
+		for i, v := range values {
+			w := 1.0
+			if items.Weights != nil {
+				w = items.Weights[i]
+			}
+			each[ids[i]] = share{v * w, w}
+		}
+		suite, _, _ := strings.Cut(metric, ".")
+		a.metrics[metric], a.order[suite] = each, ids
+	}
+	return nil
+}
+
+// whatWasAsked spells what was asked, of a needle with its place.
+func whatWasAsked(r artifact.Row, d details) ([]byte, error) {
+	r.ID, r.Source, r.Meta = "", "", ""
+	return json.Marshal(struct {
 		Row           artifact.Row
 		Depth, Length *float64
 	}{r, d.Depth, d.Length})
-	return sha256.Sum256(asked), asked, err
 }
 
 // shares returns what an item says about each metric of its suite that can be
@@ -102,8 +151,10 @@ func shares(r artifact.Row, d details) map[string]share {
 		correct = "exact_match"
 		mean("f1", *d.F1)
 	}
-	if d.Correct != nil {
-		mean(correct, number(*d.Correct))
+	for name, right := range map[string]*bool{correct: d.Correct, "acc_norm": d.Norm, "reward_acc": d.Reward, "contains": d.Contains} {
+		if right != nil {
+			mean(name, number(*right))
+		}
 	}
 	if n := len(r.Choices); n > 0 && len(d.LogProbs) == n && r.Gold >= 0 && int(r.Gold) < n {
 		mean("acc_norm", number(perCharacter(r.Choices, d.LogProbs) == int(r.Gold)))

@@ -17,30 +17,17 @@ import (
 // file baselines/<pipeline>.json of the store. It is moved by people only.
 type Baseline struct {
 	Pipeline string    `json:"pipeline"`
-	Dir      string    `json:"dir"` // absolute
+	Dir      string    `json:"dir"` // see homeOf
 	Run      string    `json:"run"`
 	Set      time.Time `json:"set"`
 }
 
-// pipelineDir is the absolute directory that, with its name, says which
-// pipeline of a store a program is.
-func pipelineDir(prog *lang.Program) string {
-	dir, err := filepath.Abs(prog.Dir)
-	if err != nil {
-		return prog.Dir
-	}
-	return dir
+func baselineName(s *artifact.Store, prog *lang.Program) string {
+	return "baselines/" + PipelineName(s, prog) + ".json"
 }
-
-// PipelineName is the name of the files that a store keeps about a pipeline.
-func PipelineName(prog *lang.Program) string {
-	return nameOf(pipelineDir(prog) + "\x00" + prog.Name)
-}
-
-func baselineName(prog *lang.Program) string { return "baselines/" + PipelineName(prog) + ".json" }
 
 func baselinePath(s *artifact.Store, prog *lang.Program) string {
-	return filepath.Join(s.Dir(), baselineName(prog))
+	return filepath.Join(s.Dir(), baselineName(s, prog))
 }
 
 // ReadBaseline returns the baseline of prog, nil when none is set.
@@ -76,12 +63,12 @@ func SetBaseline(s *artifact.Store, prog *lang.Program, run *RunFile) error {
 	if measured == 0 {
 		return fmt.Errorf("run %s measured nothing: it has no stage with metrics", run.Run)
 	}
-	return writeJSON(s.Replace, baselineName(prog), Baseline{prog.Name, pipelineDir(prog), run.Run, time.Now().UTC().Truncate(time.Second)})
+	return writeJSON(s.Replace, baselineName(s, prog), Baseline{prog.Name, homeOf(s, prog.Dir), run.Run, time.Now().UTC().Truncate(time.Second)})
 }
 
 // ClearBaseline unpins the baseline of prog, and reports whether there was one.
 func ClearBaseline(s *artifact.Store, prog *lang.Program) (bool, error) {
-	err := s.Forget(baselineName(prog))
+	err := s.Forget(baselineName(s, prog))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -97,6 +84,23 @@ func (r *Result) Outputs() map[string]map[string]artifact.Object {
 		}
 	}
 	return out
+}
+
+// Unmeasured lists the stages of which a run has no results although they are not
+// gone: it did not come to them or to their end, or they were none of its targets.
+func Unmeasured(prog *lang.Program, r *Result) (addrs []string) {
+	in := map[string]bool{}
+	for _, s := range r.Stages {
+		if in[s.Addr] = true; s.State != Done && s.State != Cached {
+			addrs = append(addrs, s.Addr)
+		}
+	}
+	for _, n := range prog.Nodes {
+		if n.Kind != nil && !in[n.Addr] {
+			addrs = append(addrs, n.Addr)
+		}
+	}
+	return addrs
 }
 
 // pinned is the baseline of a run that judges gates.

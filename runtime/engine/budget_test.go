@@ -47,8 +47,8 @@ func pay(l *lab) func(context.Context, string, *stage.Env) error {
 		if id == "b" {
 			account.Replayed(stage.Tokens{Input: 5})
 		}
-		return account.Pay(ctx, stage.Tokens{Input: 100, Output: 100}, func() (stage.Tokens, bool, error) {
-			return stage.Tokens{Input: 100, Output: 50}, false, nil
+		return account.Pay(ctx, stage.Tokens{Input: 100, Output: 100}, func() (stage.Bill, error) {
+			return stage.Bill{Tokens: stage.Tokens{Input: 100, Output: 50}}, nil
 		})
 	}
 }

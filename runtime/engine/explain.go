@@ -242,7 +242,7 @@ func (w *Why) Write(out io.Writer, clean func(string) string) {
 	}
 	if m := w.Made; m != nil {
 		say(0, "%s: %s: %s", w.Addr, w.Action, w.Reason)
-		text := fmt.Sprintf("it ran on %s in %.1f s, in run %s", m.At.Format("2006-01-02 15:04:05"), m.Seconds, m.Run)
+		text := fmt.Sprintf("it ran on %s in %.1f s, in run %s", m.At.Local().Format("2006-01-02 15:04:05"), m.Seconds, m.Run)
 		if m.Reason != "" {
 			text += ", because: " + w.told(m.Reason)
 		}

@@ -18,7 +18,7 @@ import (
 // A RunFile is the note of a run in the store, the file runs/<run>.json.
 type RunFile struct {
 	Pipeline string    `json:"pipeline"`
-	Dir      string    `json:"dir"` // absolute
+	Dir      string    `json:"dir"` // of the pipeline, absolute; in the file as homeOf has it
 	Started  time.Time `json:"started"`
 	Seed     uint64    `json:"seed"`
 	Backend  string    `json:"backend,omitempty"` // of stages that compute
@@ -35,7 +35,11 @@ type Recipe struct {
 
 // keepRecipe keeps the text of the pipeline's files, each once. Files of values
 // are no part of it: they may hold secrets.
-func keepRecipe(s *artifact.Store, prog *lang.Program, dir string) ([]Recipe, error) {
+func keepRecipe(s *artifact.Store, prog *lang.Program) ([]Recipe, error) {
+	dir, err := filepath.Abs(prog.Dir)
+	if err != nil {
+		return nil, err
+	}
 	var out []Recipe
 	for path, f := range prog.Files {
 		if slices.Contains(prog.ValueFiles, path) {
@@ -82,14 +86,16 @@ func ReadRecipe(s *artifact.Store, r Recipe) ([]byte, error) {
 // the file heads/<pipeline>.json. It explains; it decides nothing.
 type history struct {
 	Pipeline string                  `json:"pipeline"`
-	Dir      string                  `json:"dir"`
+	Dir      string                  `json:"dir"` // see homeOf
 	Run      string                  `json:"run"`
 	Keys     map[string]artifact.Key `json:"keys"`
+
+	file string // its name, and that of others about the pipeline: see PipelineName
 }
 
 // readHistory returns the history of prog, empty when there is none.
 func readHistory(s *artifact.Store, prog *lang.Program) *history {
-	h := &history{Pipeline: prog.Name, Dir: pipelineDir(prog)}
+	h := &history{Pipeline: prog.Name, Dir: homeOf(s, prog.Dir), file: PipelineName(s, prog)}
 	if b, err := os.ReadFile(filepath.Join(s.Dir(), h.name())); err == nil {
 		if old, err := parseHistory(b); err == nil {
 			h.Keys = old.Keys
@@ -101,7 +107,9 @@ func readHistory(s *artifact.Store, prog *lang.Program) *history {
 	return h
 }
 
-func (h *history) name() string { return "heads/" + nameOf(h.Dir+"\x00"+h.Pipeline) + ".json" }
+func (h *history) name() string { return headName(h.file) }
+
+func headName(pipeline string) string { return "heads/" + pipeline + ".json" }
 
 // remember notes the run in the store.
 func (e *engine) remember(res *Result, begin time.Time) error {
@@ -115,7 +123,7 @@ func (e *engine) remember(res *Result, begin time.Time) error {
 		}
 	}
 	note := "runs/" + res.Run + ".json"
-	recipe, err := keepRecipe(e.Store, e.prog, h.Dir)
+	recipe, err := keepRecipe(e.Store, e.prog)
 	if err != nil {
 		return err
 	}

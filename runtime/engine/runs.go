@@ -69,12 +69,13 @@ func ReadRun(s *artifact.Store, name string) (*RunFile, error) {
 	if r.Run != name {
 		return nil, fmt.Errorf("%s is damaged: it is the note of run %q", path, r.Run)
 	}
+	r.Dir = dirAt(s, r.Dir)
 	return &r, nil
 }
 
 // FindRun returns the run that people mean by name: the whole name, the
 // beginning or end of a single one, "last" or "", or "last~N" for the Nth before
-// the last. With dir, which is absolute, "last" counts the runs of pipelines there
+// the last. With dir, as RealDir has it, "last" counts the runs of pipelines there
 // only, and with pipeline those of the one that is named so.
 func FindRun(s *artifact.Store, name, dir, pipeline string) (*RunFile, error) {
 	counts := func(r *RunFile) bool {
@@ -104,7 +105,8 @@ func FindRunOf(s *artifact.Store, prog *lang.Program, name string) (*RunFile, er
 		}
 		return ReadRun(s, b.Run)
 	}
-	its := func(r *RunFile) bool { return r.Pipeline == prog.Name && r.Dir == pipelineDir(prog) }
+	dir := RealDir(prog.Dir)
+	its := func(r *RunFile) bool { return r.Pipeline == prog.Name && r.Dir == dir }
 	whose := fmt.Sprintf("pipeline %q", prog.Name)
 	if n, ok, err := last(name); ok || err != nil {
 		return nthRun(s, n, whose, its, err)
@@ -197,9 +199,10 @@ func (e *engine) pastRuns(yield func(*RunFile) bool) {
 	if err != nil {
 		return
 	}
+	dir := RealDir(e.prog.Dir)
 	for _, name := range names[:min(maxHistory, len(names))] {
 		r, err := ReadRun(e.Store, name)
-		if err == nil && r.Pipeline == e.last.Pipeline && r.Dir == e.last.Dir && !yield(r) {
+		if err == nil && r.Pipeline == e.last.Pipeline && r.Dir == dir && !yield(r) {
 			return
 		}
 	}

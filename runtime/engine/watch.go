@@ -52,7 +52,7 @@ func (e *engine) watched() ([]string, error) {
 // the run that left it is the latest of the notes of runs.
 func (e *engine) latestPath() string { return filepath.Join(e.Store.Dir(), e.latestName()) }
 
-func (e *engine) latestName() string { return "latest/" + nameOf(e.last.Dir+"\x00"+e.last.Pipeline) }
+func (e *engine) latestName() string { return "latest/" + e.last.file }
 
 func (e *engine) noteLatest() error { return e.Store.Remember(e.latestName(), []byte(e.run+"\n")) }
 

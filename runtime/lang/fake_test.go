@@ -117,6 +117,11 @@ func (s *sftSpec) Check() error {
 	return nil
 }
 
+// Tunes implements stage.Tuner.
+func (s *sftSpec) Tunes() (base stage.Model, says, all bool) {
+	return s.Base, s.Adapter != nil, s.Adapter != nil && s.Adapter.Type == "none"
+}
+
 type dpoSpec struct {
 	noRun
 	Base stage.Model   `hcl:"base" doc:"Model to tune"`

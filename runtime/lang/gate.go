@@ -118,6 +118,37 @@ func (l *loader) checkDecider(n *Node) {
 	}
 }
 
+// checkTuner reports that the base of n forbids what n asks for, as far as the file tells.
+func (l *loader) checkTuner(n *Node) {
+	t, ok := n.Stage.(stage.Tuner)
+	if !ok {
+		return
+	}
+	base, says, all := t.Tunes()
+	from := l.prog.byAddr[base.Addr]
+	switch {
+	case from == nil:
+	case from.Model != nil && from.Model.Quantize != "" && all:
+		l.errorAt(n.Range("adapter"), "Weights in 4 bits cannot be trained", "%s has quantize = %q. Take an adapter \"lora\" or \"dora\", or leave out quantize in the model block.", from.Addr, from.Model.Quantize)
+	case says:
+		under := from // the first that carries no adapter
+		for under != nil {
+			t, ok := under.Stage.(stage.Tuner)
+			if !ok {
+				break
+			}
+			base, _, whole := t.Tunes()
+			if whole {
+				break
+			}
+			under = l.prog.byAddr[base.Addr]
+		}
+		if under != nil && under != from {
+			l.errorAt(n.Range("adapter"), "The base has an adapter", "%s carries an adapter, which is trained on. Leave out the adapter block, or start from %s.", from.Addr, under.Addr)
+		}
+	}
+}
+
 // unmeasured says why nothing of that name is measured; "" when it may be.
 func unmeasured(name string, known map[string][]string) string {
 	suite, metric, dotted := strings.Cut(name, ".")

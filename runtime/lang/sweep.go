@@ -189,6 +189,7 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 		l.reportCheck(n, check())
 		l.checkGates(n)
 		l.checkDecider(n)
+		l.checkTuner(n)
 	}
 	if m, ok := n.Stage.(stage.Maker); ok {
 		n.Makes = m.Outputs()

@@ -122,7 +122,7 @@ func everything(t *testing.T) *lab {
 		engine.StageResult{Addr: "export.a", Kind: "export", State: engine.Failed, Error: "failed " + hostile, Needs: []string{"select.best"}},
 		engine.StageResult{Addr: "export.b", Kind: "export", State: engine.Skipped, Blame: "export.a", Needs: []string{"export.a"}},
 		engine.StageResult{Addr: "data.kept", Kind: "data", State: engine.Cached, Saved: 12, Spent: &artifact.Spent{Calls: 3, InputTokens: 1200, OutputTokens: 340, USD: 0.0012, Replayed: 40}},
-		engine.StageResult{Addr: "data.stop", Kind: "data", State: engine.Cancelled})
+		engine.StageResult{Addr: "data.stop", Kind: "data", State: engine.Cancelled, Error: "context canceled"})
 	l.run.Gates = []engine.GateResult{{Stage: "eval.sweep", Name: hostile, Message: "worse: " + hostile, Values: "qa.acc 0.5 < 0.7"}, {Stage: "eval.sweep", Name: "fine", Pass: true}}
 	l.recipe("night.hcl", "pipeline \"night\" {} # "+hostile)
 	return l
@@ -193,7 +193,7 @@ func (l *lab) baseline() {
 	if err := engine.SetBaseline(l.store, l.prog, &old); err != nil {
 		l.t.Fatal(err)
 	}
-	h := compare.OpenHistory(l.store, engine.PipelineName(l.prog))
+	h := compare.OpenHistory(l.store, engine.PipelineName(l.store, l.prog))
 	for i, n := range []string{old.Run, l.run.Run} {
 		err := h.Append(compare.Night{Run: n, Time: l.start.AddDate(0, 0, i-1), Verdict: "night " + hostile, Exit: 3 * i,
 			Metrics:  map[string]map[string]artifact.Metric{"eval.e": {"qa." + hostile: {N: 4, Value: float64(i)}}},

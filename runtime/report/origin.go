@@ -136,7 +136,7 @@ func (r *reader) history() (h historyView) {
 	if r.prog == nil {
 		return h
 	}
-	nights, bad, err := compare.OpenHistory(r.store, engine.PipelineName(r.prog)).Nights()
+	nights, bad, err := compare.OpenHistory(r.store, engine.PipelineName(r.store, r.prog)).Nights()
 	if err != nil {
 		h.Note = clip(err.Error(), 300)
 		return h

@@ -8,6 +8,7 @@
 package report
 
 import (
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -157,8 +158,8 @@ func (r *reader) metricsOf(st *engine.StageResult) (m artifact.MetricsFile, ok b
 	return m, false
 }
 
-// baseline compares the run with the pinned one. It is empty when there is none,
-// and when the run is the baseline itself.
+// baseline compares what the run measured with the pinned one. It is empty when
+// there is none, and when the run is the baseline itself.
 func (r *reader) baseline() (run string, results []compare.Result, note string) {
 	if r.prog == nil {
 		return "", nil, ""
@@ -174,7 +175,11 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 	}
 	old, err := engine.ReadRun(r.store, b.Run)
 	if err == nil {
-		results, err = compare.Runs(r.store, old.Outputs(), r.run.Outputs(), true)
+		was := old.Outputs()
+		for _, addr := range engine.Unmeasured(r.prog, &r.run.Result) {
+			delete(was, addr)
+		}
+		results, err = compare.Runs(r.store, was, r.run.Outputs(), true)
 	}
 	if err != nil {
 		return "", nil, "The run could not be compared with the baseline: " + err.Error()
@@ -186,9 +191,13 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 type verdict struct {
 	State, Symbol, Head string
 	Lines               []string
-	Gates               []gateView
+	Gates, Rest         []gateView // those that failed first; the rest is to be asked for
+	RestHead            string
 	Note                string
 }
+
+// mostGates are listed at once: each member of a sweep has its own.
+const mostGates = 12
 
 type gateView struct {
 	State, Symbol              string
@@ -216,6 +225,11 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 		}
 		v.Gates = append(v.Gates, x)
 	}
+	slices.SortStableFunc(v.Gates, func(a, b gateView) int { return cmp.Compare(a.State, b.State) }) // "bad" before "good"
+	if n := len(v.Gates) - mostGates; n > 1 {
+		v.Gates, v.Rest = v.Gates[:mostGates], v.Gates[mostGates:]
+		v.RestHead = fmt.Sprintf("%d more gates, of which %d failed", n, max(0, failed-mostGates))
+	}
 	worse := compare.Count(rs, compare.Worse)
 	switch {
 	case count[engine.Failed] > 0:
@@ -233,14 +247,37 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 	}
 	v.Lines = append(v.Lines, fmt.Sprintf("%s ran, %d were up to date, %d failed, %d did not run.",
 		counted(count[engine.Done], "stage"), count[engine.Cached], count[engine.Failed], count[engine.Skipped]+count[engine.Cancelled]))
+	v.Lines = append(v.Lines, r.failures()...)
 	if base != "" {
-		_, text := compare.Regressed(rs, false)
+		text := "nothing was measured before the run ended"
+		if len(rs) > 0 || len(engine.Unmeasured(r.prog, &r.run.Result)) == 0 {
+			_, text = compare.Regressed(rs, false)
+		}
 		v.Lines = append(v.Lines, "Against the baseline, run "+clean(base)+": "+clean(text)+".")
 	}
 	if t := r.againstBase(); t != "" {
 		v.Lines = append(v.Lines, t)
 	}
 	return v
+}
+
+// failures names the stages that failed, with the beginning of why: the first few.
+func (r *reader) failures() (lines []string) {
+	const most = 5
+	n := 0
+	for _, st := range r.run.Stages {
+		if st.State != engine.Failed {
+			continue
+		}
+		if n++; n <= most {
+			first, _, _ := strings.Cut(strings.TrimPrefix(st.Error, st.Addr+": "), "\n")
+			lines = append(lines, clean(st.Addr)+" failed: "+clip(first, 300))
+		}
+	}
+	if n > most {
+		lines = append(lines, fmt.Sprintf("… and %d more", n-most))
+	}
+	return lines
 }
 
 // againstBase counts what the evals found better and worse than the base model.

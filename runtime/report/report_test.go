@@ -166,10 +166,10 @@ func TestPageSaysWhatHappened(t *testing.T) {
 		}
 	}
 	for id, wants := range map[string][]string{
-		"verdict":  {"✗ 1 stage failed", "8 stages ran, 1 were up to date, 1 failed, 2 did not run", "qa.acc 0.5 < 0.7", "Against the baseline, run 20261126-030000-bbbbbb: regression: 1 worse", "Against the base model: better"},
+		"verdict":  {"✗ 1 stage failed", "export.a failed: failed <script>", "8 stages ran, 1 were up to date, 1 failed, 2 did not run", "qa.acc 0.5 < 0.7", "Against the baseline, run 20261126-030000-bbbbbb: regression: 1 worse", "Against the base model: better"},
 		"graph":    {"dedup.clean", "✗ failed", "– not run", "= cached", "■ stopped"},
 		"timeline": {"pack.train", "✓ 4.0 s", "= saved 12.0 s", "1 m 15 s"},
-		"stages":   {"it needs export.a, which failed", "1, 2 drops", "up to date", "1 more", "Teachers: 3 new answers, 1 200 tokens in and 340 out, 0.0012 USD; 40 from journals."},
+		"stages":   {"it needs export.a, which failed", "stopped; the next run goes on from what it saved", "1, 2 drops", "up to date", "1 more", "Teachers: 3 new answers, 1 200 tokens in and 340 out, 0.0012 USD; 40 from journals."},
 		"metrics":  {"than base", "against the baseline", "worse", "−0.5500 [", "< 0.001"},
 		"needle":   {"base 0.00", "0.50", "–"},
 		"sweeps":   {"lrrankqa.acc", "★ 0.7000 ± 0.0700", "more is better"},
@@ -187,6 +187,57 @@ func TestPageSaysWhatHappened(t *testing.T) {
 	}
 	if s := string(l.html()); strings.Contains(s, l.run.Dir) || strings.Contains(s, l.store.Dir()) {
 		t.Error("the report names directories of this machine")
+	}
+	if strings.Contains(text["stages"], "context canceled") {
+		t.Error("a stage that was stopped is said to have a fault")
+	}
+}
+
+// Each member of a sweep has its gates: those that failed stand first, and the
+// rest is folded.
+func TestManyGatesAreFolded(t *testing.T) {
+	l := newLab(t)
+	for i := range 40 {
+		l.run.Gates = append(l.run.Gates, engine.GateResult{Stage: fmt.Sprint("eval.e", i), Name: "g", Pass: i != 37})
+	}
+	page := string(l.html())
+	shown, folded, ok := strings.Cut(page, "<summary>28 more gates, of which 0 failed</summary>")
+	if !ok || strings.Count(shown, "gate <strong>") != 12 || strings.Count(folded, "gate <strong>") != 28 {
+		t.Errorf("%d gates shown, %d folded", strings.Count(shown, "gate <strong>"), strings.Count(folded, "gate <strong>"))
+	}
+	if first, _, _ := strings.Cut(shown[strings.Index(shown, "gate <strong>"):], "</li>"); !strings.Contains(first, "eval.e37") {
+		t.Errorf("the first gate is %s", first)
+	}
+}
+
+// A run that was stopped before its evals says nothing about the baseline, and
+// one that was stopped among them only about those that it came to.
+func TestStoppedRunsAreComparedAsFarAsTheyCame(t *testing.T) {
+	for _, came := range []bool{false, true} {
+		l := everything(t)
+		l.baseline()
+		was := engine.RunFile{Result: engine.Result{Run: "20261126-030000-bbbbbb"}}
+		for i := range l.run.Stages {
+			st := &l.run.Stages[i]
+			if st.Kind != "eval" {
+				continue
+			}
+			old := *st
+			was.Stages = append(was.Stages, old)
+			if last := strings.Contains(st.Addr, "lr=0.2"); last || !came {
+				st.State, st.Outputs = engine.Skipped, nil
+			}
+		}
+		l.note(was)
+		line := ""
+		for _, e := range parse(t, l.html()) {
+			if e.name == "p" && strings.Contains(e.text, "Against the baseline") {
+				line = e.text
+			}
+		}
+		if strings.Contains(line, "missing") || came == strings.Contains(line, "nothing was measured before the run ended") {
+			t.Errorf("came to an eval %v: %s", came, line)
+		}
 	}
 }
 

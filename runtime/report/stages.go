@@ -141,8 +141,12 @@ func (r *reader) stageTable() (t stageTable) {
 // 0.0012 USD; 40 from journals"; empty when none was asked.
 func cost(s artifact.Spent) string {
 	var parts []string
-	if s.Calls > 0 {
-		text := fmt.Sprintf("%s, %s tokens in and %s out", counted(int(s.Calls), "new answer"), integer(s.InputTokens), integer(s.OutputTokens))
+	if s.Calls+s.Lost > 0 {
+		text := counted(int(s.Calls), "new answer")
+		if s.Lost > 0 {
+			text += fmt.Sprintf(" and %d lost on the way", s.Lost)
+		}
+		text += fmt.Sprintf(", %s tokens in and %s out", integer(s.InputTokens), integer(s.OutputTokens))
 		if s.USD > 0 {
 			text += fmt.Sprintf(", %.4f USD", s.USD)
 		}
@@ -181,8 +185,11 @@ func (r *reader) stageRow(i int) stageRow {
 		ID: fmt.Sprintf("s%d", i), State: class, Symbol: symbol, Word: word, Addr: clean(st.Addr),
 		Reason: clip(st.Reason, 400), Error: clip(st.Error, 2000), Placed: st.Placed != "",
 	}
-	if st.State == engine.Cached {
+	switch st.State {
+	case engine.Cached:
 		row.Reason = "up to date"
+	case engine.Cancelled: // whose error says that it was
+		row.Error, row.Notes = "", []string{"stopped; the next run goes on from what it saved"}
 	}
 	if st.Blame != "" {
 		row.Reason = "it needs " + clean(st.Blame) + ", which failed"
@@ -196,7 +203,7 @@ func (r *reader) stageRow(i int) stageRow {
 	if st.Saved > 0 {
 		row.Saved = seconds(st.Saved)
 	}
-	if st.Spent != nil && st.Spent.Calls > 0 {
+	if st.Spent != nil && st.Spent.Calls+st.Spent.Lost > 0 {
 		row.Notes = append(row.Notes, "teacher: "+cost(*st.Spent))
 	}
 	const mostNotes, atOnce = 12, 2

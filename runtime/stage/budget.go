@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,12 +31,23 @@ func (e *BudgetError) Error() string {
 // Cost words what was asked for, and what was paid where tokens have a price: "3
 // new answers, 1200 input and 340 output tokens, 0.0012 USD".
 func Cost(s artifact.Spent) string {
-	text := fmt.Sprintf("%s, %d input and %s", Count(s.Calls, "new answer"), s.InputTokens, Count(s.OutputTokens, "output token"))
+	text := Count(s.Calls, "new answer")
+	if s.Lost > 0 {
+		text += fmt.Sprintf(" and %d lost on the way", s.Lost)
+	}
+	text += fmt.Sprintf(", %d input and %s", s.InputTokens, Count(s.OutputTokens, "output token"))
 	if s.USD > 0 {
 		text += fmt.Sprintf(", %.4f USD", s.USD)
 	}
+	var not []string
 	if s.Estimated > 0 {
-		text += fmt.Sprintf(" (estimated for %d, which the server did not count)", s.Estimated)
+		not = append(not, fmt.Sprintf("estimated for %d, which the server did not count", s.Estimated))
+	}
+	if s.Lost > 0 {
+		not = append(not, "what was lost is counted as answers of max_tokens")
+	}
+	if len(not) > 0 {
+		text += " (" + strings.Join(not, "; ") + ")"
 	}
 	return text
 }
@@ -139,11 +151,17 @@ type Account struct {
 // Account opens an account on b.
 func (b *Budget) Account() *Account { return &Account{budget: b} }
 
+// A Bill is what a call took.
+type Bill struct {
+	Tokens
+	Estimated bool // nobody counted them
+	Lost      bool // the answer did not arrive, and may have to be paid for all the same
+}
+
 // Pay makes a call that takes at most so many tokens, if the budget allows it;
-// else its error is a [*BudgetError] and call was not called. call returns the
-// tokens it took, and whether they are an estimate; when it fails nothing is
-// paid.
-func (a *Account) Pay(ctx context.Context, most Tokens, call func() (used Tokens, estimated bool, err error)) error {
+// else its error is a [*BudgetError] and call was not called. When call fails nothing
+// is paid, unless its answer was lost.
+func (a *Account) Pay(ctx context.Context, most Tokens, call func() (Bill, error)) error {
 	if err := a.budget.reserve(ctx, most); err != nil {
 		return err
 	}
@@ -152,15 +170,20 @@ func (a *Account) Pay(ctx context.Context, most Tokens, call func() (used Tokens
 		a.budget.settle(most, cost)
 		a.add(cost)
 	}()
-	used, estimated, err := call()
-	if err != nil {
+	bill, err := call()
+	if err != nil && !bill.Lost {
 		return err
 	}
-	cost = artifact.Spent{Calls: 1, InputTokens: used.Input, OutputTokens: used.Output, USD: a.budget.usd(used)}
-	if estimated {
-		cost.Estimated = 1
+	cost = artifact.Spent{InputTokens: bill.Input, OutputTokens: bill.Output, USD: a.budget.usd(bill.Tokens)}
+	switch {
+	case bill.Lost:
+		cost.Lost = 1
+	case bill.Estimated:
+		cost.Calls, cost.Estimated = 1, 1
+	default:
+		cost.Calls = 1
 	}
-	return nil
+	return err
 }
 
 // Replayed counts an answer that came from a journal.

@@ -39,11 +39,11 @@ func TestBudgetHolds(t *testing.T) {
 			wg.Go(func() {
 				for {
 					used := Tokens{rng.Int64N(most.Input) + 1, rng.Int64N(most.Output) + 1}
-					err := accounts[i%2].Pay(t.Context(), most, func() (Tokens, bool, error) {
+					err := accounts[i%2].Pay(t.Context(), most, func() (Bill, error) {
 						widest.Store(max(widest.Load(), flying.Add(1)))
 						time.Sleep(time.Microsecond)
 						flying.Add(-1)
-						return used, false, nil
+						return Bill{Tokens: used}, nil
 					})
 					var over *BudgetError
 					if errors.As(err, &over) {
@@ -82,19 +82,19 @@ func TestFailedCallsCostNothing(t *testing.T) {
 	a := budget(150, 1e9).Account()
 	broken := errors.New("broken")
 	for range 5 {
-		if err := a.Pay(t.Context(), Tokens{100, 50}, func() (Tokens, bool, error) { return Tokens{7, 7}, false, broken }); err != broken {
+		if err := a.Pay(t.Context(), Tokens{100, 50}, func() (Bill, error) { return Bill{Tokens: Tokens{7, 7}}, broken }); err != broken {
 			t.Fatal(err)
 		}
 	}
 	a.Replayed(Tokens{1000, 1000})
-	if err := a.Pay(t.Context(), Tokens{100, 50}, func() (Tokens, bool, error) { return Tokens{60, 50}, true, nil }); err != nil {
+	if err := a.Pay(t.Context(), Tokens{100, 50}, func() (Bill, error) { return Bill{Tokens: Tokens{60, 50}, Estimated: true}, nil }); err != nil {
 		t.Fatal(err)
 	}
 	want := artifact.Spent{Calls: 1, InputTokens: 60, OutputTokens: 50, USD: 0.00056, Estimated: 1, Replayed: 1, ReplayedInputTokens: 1000, ReplayedOutputTokens: 1000}
 	if got := a.Spent(); got != want {
 		t.Errorf("spent %+v, want %+v", got, want)
 	}
-	err := a.Pay(t.Context(), Tokens{1, 50}, func() (Tokens, bool, error) { t.Error("asked above the budget"); return Tokens{}, false, nil })
+	err := a.Pay(t.Context(), Tokens{1, 50}, func() (Bill, error) { t.Error("asked above the budget"); return Bill{}, nil })
 	if err == nil || !strings.Contains(err.Error(), "budget_tokens = 150 of teacher.t leaves no room for another call: 1 new answer, 60 input and 50 output tokens, 0.0006 USD (estimated for 1,") {
 		t.Errorf("error %v", err)
 	}
@@ -104,14 +104,34 @@ func TestFailedCallsCostNothing(t *testing.T) {
 func TestPayStopsWithTheContext(t *testing.T) {
 	a := budget(100, 1e9).Account()
 	ctx, cancel := context.WithCancel(t.Context())
-	err := a.Pay(t.Context(), Tokens{60, 0}, func() (Tokens, bool, error) {
+	err := a.Pay(t.Context(), Tokens{60, 0}, func() (Bill, error) {
 		time.AfterFunc(time.Millisecond, cancel)
-		return Tokens{1, 0}, false, a.Pay(ctx, Tokens{60, 0}, func() (Tokens, bool, error) {
+		return Bill{Tokens: Tokens{1, 0}}, a.Pay(ctx, Tokens{60, 0}, func() (Bill, error) {
 			t.Error("asked above the budget")
-			return Tokens{}, false, nil
+			return Bill{}, nil
 		})
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestLostAnswersCount: a call whose answer did not arrive may have to be paid for,
+// and takes room in the budget.
+func TestLostAnswersCount(t *testing.T) {
+	a := budget(300, 1e9).Account()
+	broken := errors.New("broken")
+	lose := func() (Bill, error) { return Bill{Tokens: Tokens{20, 40}, Lost: true}, broken }
+	for range 3 {
+		if err := a.Pay(t.Context(), Tokens{100, 50}, lose); err != broken {
+			t.Fatal(err)
+		}
+	}
+	err := a.Pay(t.Context(), Tokens{100, 50}, lose)
+	if want := "0 new answers and 3 lost on the way, 60 input and 120 output tokens, 0.0013 USD (what was lost is counted as answers of max_tokens)"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v; want %q", err, want)
+	}
+	if got, want := a.Spent(), (artifact.Spent{Lost: 3, InputTokens: 60, OutputTokens: 120, USD: 3 * 0.00042}); got != want {
+		t.Errorf("spent %+v, want %+v", got, want)
 	}
 }

@@ -114,6 +114,17 @@ type Decider interface {
 	Decides() (field, metric string, of []Metrics)
 }
 
+// A Tuner is a Stage that trains a model. A base that forbids what it asks for is an
+// error before anything runs.
+type Tuner interface {
+	Stage
+	// Tunes returns the model that it starts from, whether it says what of it is to be
+	// trained, which a base that carries an adapter forbids, and whether that is all
+	// weights: then its result carries no adapter. It is called once the spec is complete
+	// and passed Check.
+	Tunes() (base Model, says, all bool)
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

@@ -20,7 +20,7 @@ var doc string
 
 // Kind is the stage kind "data".
 var Kind = stage.Kind{
-	Name: "data", Doc: doc, Version: 2,
+	Name: "data", Doc: doc, Version: 3,
 	Outputs: []stage.Output{{Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows, in the order of the files and of the lines in them"}},
 	New:     newStage,
 }
@@ -33,7 +33,7 @@ type spec struct {
 	Map         map[string]string `hcl:"map,optional" doc:"Which column a field is read from: { question = \"q\" }; dots go into objects and lists: \"instances.0.output\""`
 	Split       string            `hcl:"split,optional" doc:"none, paragraph (blank lines) or line: how documents are cut into rows"`
 	MaxChars    int               `hcl:"max_chars,optional" doc:"With split: neighbouring pieces are joined up to this many characters, and longer ones cut at white space; 0: each piece is a row"`
-	InvalidUTF8 string            `hcl:"invalid_utf8,optional" doc:"error, or replace to read bytes that are not UTF-8 as U+FFFD"`
+	InvalidUTF8 string            `hcl:"invalid_utf8,optional" doc:"error, or replace to read bytes that are not UTF-8, and half characters in JSON escapes, as U+FFFD"`
 	Shuffle     bool              `hcl:"shuffle,optional" doc:"Put the rows in an order drawn from the pipeline's seed"`
 	Limit       int               `hcl:"limit,optional" doc:"Keep this many rows, the first after shuffling; 0: all"`
 }

@@ -172,6 +172,8 @@ func TestErrors(t *testing.T) {
 		{"json and more", map[string]string{"a.json": "[{\"text\":\"x\"}]\n[{\"text\":\"y\"}]"}, "a.json", "a.json:2: there is more after the array, at byte 1 of the line"},
 		{"json empty", map[string]string{"a.json": ""}, "a.json", "a.json:1: must be a JSON array"},
 		{"weight", map[string]string{"a.jsonl": "{\"text\":\"x\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0}]}"}, "a.jsonl", "a.jsonl:2: message 2 of messages has weight 0, which a row cannot hold"},
+		{"half a character", map[string]string{"a.json": `[{"text":"x"},
+ {"text":"\ud83d"}]`}, "a.json", `a.json:2: the escape \ud83d is half of a character`},
 		{"json open", map[string]string{"a.json": "[{\"text\":\"x\"}"}, "a.json", "a.json:1: the array is not closed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -184,10 +186,10 @@ func TestErrors(t *testing.T) {
 }
 
 func TestReplaceInvalidUTF8(t *testing.T) {
-	rows, err := run(t, map[string]string{"a.txt": "caf\xe9", "b.jsonl": "{\"text\":\"\xff\"}"}, func(s *spec) {
-		s.Files, s.InvalidUTF8 = []string{"a.txt", "b.jsonl"}, "replace"
+	rows, err := run(t, map[string]string{"a.txt": "caf\xe9", "b.jsonl": "{\"text\":\"\xff\"}", "c.json": `[{"text":"\ud83d"}]`}, func(s *spec) {
+		s.Files, s.InvalidUTF8 = []string{"a.txt", "b.jsonl", "c.json"}, "replace"
 	})
-	if err != nil || rows[0].Text != "caf\ufffd" || rows[1].Text != "\ufffd" {
+	if err != nil || rows[0].Text != "caf\ufffd" || rows[1].Text != "\ufffd" || rows[2].Text != "\ufffd" {
 		t.Errorf("got %q, %v", rows, err)
 	}
 }

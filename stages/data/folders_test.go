@@ -69,3 +69,46 @@ func TestFoldersDecideWhatIsFound(t *testing.T) {
 		}
 	}
 }
+
+// ** goes into links as * does, and not round in circles.
+func TestLinksAreFollowed(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"far/x.txt", "far/deep/y.txt", "a/z.txt", "v/v2/w.txt"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("x"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"root": "far", "a/link": "../far", "far/deep/up": "..", "far/self": "self", "far/gone": "nowhere", "v/latest": "v2"} {
+		if err := os.Symlink(to, filepath.Join(dir, filepath.FromSlash(link))); err != nil {
+			t.Skip(err)
+		}
+	}
+	for pattern, want := range map[string][]string{
+		"root/**/*.txt": {"root/deep/y.txt", "root/x.txt"},
+		"v/**/*.txt":    {"v/v2/w.txt"},
+		"v/*/**/*.txt":  {"v/v2/w.txt"},
+		"a/**/*.txt":    {"a/link/deep/y.txt", "a/link/x.txt", "a/z.txt"},
+	} {
+		s := &spec{Source: pattern}
+		found, err := s.Sources(dir)
+		if err != nil {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		folders, err := s.Folders(dir)
+		if err != nil {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for i, f := range found {
+			if found[i] = relative(dir, f); !slices.Contains(folders, filepath.Dir(f)) {
+				t.Errorf("%s: the folder of %s is not among %q", pattern, f, folders)
+			}
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("%s: found %q; want %q", pattern, found, want)
+		}
+	}
+}

@@ -199,6 +199,9 @@ func (r *reader) object(raw []byte, line int, where string) (map[string]any, err
 		}
 		raw = bytes.ToValidUTF8(raw, []byte("\uFFFD"))
 	}
+	if at := jsonl.HalfAt(raw); at >= 0 && r.InvalidUTF8 != "replace" {
+		return nil, fmt.Errorf("%s: the escape %s is half of a character: its other half is missing; write the row anew, or set invalid_utf8 = \"replace\"", where, raw[at:at+6])
+	}
 	o, err := jsonl.Object(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", where, err)

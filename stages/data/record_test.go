@@ -2,6 +2,7 @@ package data
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -26,6 +27,15 @@ func talk(turns ...[]artifact.Message) (out []artifact.Message) {
 	return out
 }
 
+// held is a list of messages, as JSON, that asks Q and answers.
+func held(answer string, system ...string) string {
+	var b strings.Builder
+	for _, s := range system {
+		fmt.Fprintf(&b, `{"content":%q,"role":"system"},`, s)
+	}
+	return fmt.Sprintf(`[%s{"content":"Q","role":"user"},{"content":%q,"role":"assistant"}]`, b.String(), answer)
+}
+
 func TestShapes(t *testing.T) {
 	system := []artifact.Message{{Role: "system", Content: "S"}}
 	for _, c := range []struct {
@@ -47,10 +57,34 @@ func TestShapes(t *testing.T) {
 			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
 		{"preference without a prompt", `{"chosen":[{"role":"user","content":"Q"},{"role":"assistant","content":"G"}],"rejected":[{"role":"user","content":"Q"},{"role":"assistant","content":"B"}]}`, nil,
 			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference beside its whole conversation", `{"prompt":"Q","messages":` + held("G") + `,"chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"messages":` + held("G") + `}`}},
+		{"preference and a conversation without a prompt", `{"messages":` + held("G") + `,"chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"messages":` + held("G") + `}`}},
+		{"answers beside a whole conversation", `{"prompt":"Q","messages":` + held("G") + `,"chosen":"G","rejected":"B"}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"messages":` + held("G") + `}`}},
+		{"preference of single messages", `{"conversations":[{"from":"human","value":"Q"}],"chosen":{"from":"gpt","value":"G"},"rejected":{"from":"gpt","value":"B"}}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference with two prompts", `{"prompt":"Q","messages":[{"role":"system","content":"S"},{"role":"user","content":"Q"}],"chosen":"G","rejected":"B"}`, nil,
+			artifact.Row{Messages: talk(system, user("Q")), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"prompt":"Q"}`}},
+		{"preference with another prompt", `{"prompt":"Q\n","chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"prompt":"Q\n"}`}},
+		{"preference with its system turn inside", `{"prompt":"Q","chosen":` + held("G", "S") + `,"rejected":` + held("B", "S") + `}`, nil,
+			artifact.Row{Messages: talk(system, user("Q")), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"prompt":"Q"}`}},
+		{"preference with a system column", `{"system":"S","prompt":"Q","chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,
+			artifact.Row{Messages: talk(system, user("Q")), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference that goes on with a conversation", `{"prompt":` + held("A") + `,"chosen":[{"role":"user","content":"R"},{"role":"assistant","content":"G"}],"rejected":[{"role":"user","content":"R"},{"role":"assistant","content":"B"}]}`, nil,
+			artifact.Row{Messages: talk(user("Q"), assistant("A"), user("R")), Chosen: assistant("G"), Rejected: assistant("B"), Meta: `{"prompt":` + held("A") + `}`}},
+		{"preference that repeats the last question", `{"prompt":[{"role":"user","content":"P"},{"role":"assistant","content":"A"},{"role":"user","content":"Q"}],"chosen":` + held("G") + `,"rejected":` + held("B") + `}`, nil,
+			artifact.Row{Messages: talk(user("P"), assistant("A"), user("Q")), Chosen: assistant("G"), Rejected: assistant("B")}},
+		{"preference with equal answers", `{"prompt":"Q","chosen":` + held("G") + `,"rejected":` + held("G") + `}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant("G"), Rejected: assistant("G")}},
 		{"choices", `{"question":"Q","choices":["a","b"],"gold":1}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}, Gold: 1}},
 		{"letter", `{"question":"Q","choices":["a","b"],"answer":"A"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}}},
 		{"choice itself", `{"question":"Q","choices":["1","0"],"answer":"0"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"1", "0"}, Gold: 1}},
 		{"labels", `{"question":"Q","choices":{"text":["a","b"],"label":["1","2"]},"answerKey":"2"}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}, Gold: 1}},
+		{"a number as a label", `{"question":"Q","choices":{"text":["a","b"],"label":["1","2"]},"answerKey":1}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}}},
+		{"gold beside labels", `{"question":"Q","choices":{"text":["a","b"],"label":["1","2"]},"gold":1}`, nil, artifact.Row{Messages: user("Q"), Choices: []string{"a", "b"}, Gold: 1}},
 		{"answer", `{"question":"Q","answer":"42"}`, nil, artifact.Row{Messages: user("Q"), Answer: "42"}},
 		{"answer to a text", `{"text":"T","answer":4.0}`, nil, artifact.Row{Text: "T", Answer: "4.0"}},
 		{"prompt", `{"prompt":"Q"}`, nil, artifact.Row{Messages: user("Q")}},
@@ -59,6 +93,10 @@ func TestShapes(t *testing.T) {
 		{"a column with a dot", `{"x.y":"T"}`, map[string]string{"text": "x.y"}, artifact.Row{Text: "T"}},
 		{"meta", `{"text":"T","z":1.50,"a":{"q":"<&>"},"n":null}`, nil, artifact.Row{Text: "T", Meta: `{"a":{"q":"<&>"},"n":null,"z":1.50}`}},
 		{"messages win over text", `{"text":"T","messages":[{"role":"user","content":"Q"}]}`, nil, artifact.Row{Messages: user("Q"), Meta: `{"text":"T"}`}},
+		{"messages win over their answer", `{"messages":` + held("A") + `,"completion":"A","output":"A"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A")), Meta: `{"completion":"A","output":"A"}`}},
+		{"an answer that is a list", `{"prompt":"Q","completion":"[1, 2]"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("[1, 2]"))}},
+		{"an answer that is an empty list", `{"prompt":"Q","completion":"[]"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("[]"))}},
+		{"messages as text", `{"prompt":"[ {\"content\": \"Q\", \"role\": \"user\"} ]","completion":"A"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A"))}},
 		{"id", `{"id":"k","text":"T"}`, nil, artifact.Row{ID: "k", Text: "T"}},
 		{"id of another type", `{"id":[1],"text":"T"}`, nil, artifact.Row{Text: "T", Meta: `{"id":[1]}`}},
 	} {
@@ -82,33 +120,44 @@ func TestBadShapes(t *testing.T) {
 		`{"messages":[]}`:  "messages holds no messages",
 		`{"messages":"x"}`: "",
 		`{"messages":3}`:   "messages is a number",
-		`{"messages":[{"role":"user","content":"a"},{"role":"robot","content":"b"}]}`:                           `message 2 of messages has the role "robot"`,
-		`{"messages":[{"content":"a"}]}`:                                                                        "message 1 of messages has no role",
-		`{"messages":[{"role":"user","content":null}]}`:                                                         "has a content that is null",
-		`{"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]}`:                                 `a part of type "image"`,
-		`{"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]}`:                                    "has tool_calls",
-		`{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0.0}]}`:          "message 2 of messages has weight 0, which a row cannot hold: it cannot keep one turn of the assistant from being learned. Leave the weight out to treat",
-		`{"prompt":"Q","chosen":[{"role":"assistant","content":"b","weight":0}],"rejected":"c"}`:                "message 1 of chosen has weight 0, which a row cannot hold: it cannot keep one turn",
-		`{"messages":[{"role":"assistant","content":"b","weight":0.5}]}`:                                        "has the weight 0.5; it must be 1, or 0 for",
-		`{"messages":[{"role":"user","content":"b","weight":2}]}`:                                               "has the weight 2; it must be 1",
-		`{"messages":[{"role":"assistant","content":"b","weight":"0"}]}`:                                        "has a weight that is a string; it must be the number 1",
-		`{"messages":[{"role":"assistant","content":"b","weight":false}]}`:                                      "has a weight that is a boolean",
-		`{"messages":[{"role":"user","content":"b","weight":0},{"role":"assistant","content":"b","weight":1}]}`: "",
-		`{"prompt":"Q","chosen":"G"}`:                                                                           "has one of chosen and rejected without the other",
-		`{"chosen":"G","rejected":"B"}`:                                                                         "without a prompt",
-		`{"prompt":"Q","chosen":[{"role":"user","content":"Q"}],"rejected":[{"role":"user","content":"Q"}]}`:    "one of them is the prompt alone",
-		`{"choices":["a","b"],"gold":0}`:                                                                        "has choices and no question",
-		`{"question":"Q","choices":["a","b"]}`:                                                                  "neither gold nor answer",
-		`{"question":"Q","choices":["a","b"],"gold":2}`:                                                         "gold is 2; the 2 choices are counted from 0",
-		`{"question":"Q","choices":["a","b"],"answer":"C"}`:                                                     `answer is "C"`,
-		`{"question":"Q","choices":["a"],"gold":0}`:                                                             "at least two answers",
-		`{"question":"Q","choices":["a",null],"gold":0}`:                                                        "choice 2 is null",
-		`{"completion":"A"}`: "has a completion and no prompt",
-		`{"output":"A"}`:     "has an output and no instruction",
-		`{"text":" "}`:       "text is empty",
-		`{"text":{}}`:        "text is an object; it must be a string",
-		`{"question":""}`:    "the prompt is empty",
-		`{}`:                 "is no row",
+		`{"messages":[{"role":"user","content":"a"},{"role":"robot","content":"b"}]}`:                                `message 2 of messages has the role "robot"`,
+		`{"messages":[{"content":"a"}]}`:                                                                             "message 1 of messages has no role",
+		`{"messages":[{"role":"user","content":null}]}`:                                                              "has a content that is null",
+		`{"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]}`:                                      `a part of type "image"`,
+		`{"messages":[{"role":"assistant","content":"","tool_calls":"[{}]"}]}`:                                       "has tool_calls",
+		`{"messages":[{"role":"assistant","content":"","function_call":{"name":"f","arguments":"{}"}}]}`:             "has function_call",
+		`{"messages":[{"role":"assistant","content":"a","tool_calls":[],"function_call":null}]}`:                     "",
+		`{"instruction":"Do","input":"","output":" "}`:                                                               "output is empty",
+		`{"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]}`:                                         "has tool_calls",
+		`{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0.0}]}`:               "message 2 of messages has weight 0, which a row cannot hold: it cannot keep one turn of the assistant from being learned. Leave the weight out to treat",
+		`{"prompt":"Q","chosen":[{"role":"assistant","content":"b","weight":0}],"rejected":"c"}`:                     "message 1 of chosen has weight 0, which a row cannot hold: it cannot keep one turn",
+		`{"messages":[{"role":"assistant","content":"b","weight":0.5}]}`:                                             "has the weight 0.5; it must be 1, or 0 for",
+		`{"messages":[{"role":"user","content":"b","weight":2}]}`:                                                    "has the weight 2; it must be 1",
+		`{"messages":[{"role":"assistant","content":"b","weight":"0"}]}`:                                             "has a weight that is a string; it must be the number 1",
+		`{"messages":[{"role":"assistant","content":"b","weight":false}]}`:                                           "has a weight that is a boolean",
+		`{"messages":[{"role":"user","content":"b","weight":0},{"role":"assistant","content":"b","weight":1}]}`:      "",
+		`{"prompt":"Q","chosen":"G"}`:                                                                                "has one of chosen and rejected without the other",
+		`{"chosen":"G","rejected":"B"}`:                                                                              "without a prompt",
+		`{"prompt":"Q","chosen":[{"role":"user","content":"Q"}],"rejected":[{"role":"user","content":"Q"}]}`:         "one of them is the prompt alone",
+		`{"prompt":"Q","chosen":` + held("G") + `,"rejected":"B"}`:                                                   "has the prompt in one of chosen and rejected and not in the other",
+		`{"prompt":` + held("A") + `,"chosen":"G","rejected":"B"}`:                                                   "has a prompt that ends with an answer of the assistant",
+		`{"chosen":[{"role":"user","content":"P"},{"role":"assistant","content":"A"}],"rejected":` + held("B") + `}`: "chosen and rejected part at message 1, which is not the assistant's",
+		`{"prompt":` + held("A") + `,"completion":"B"}`:                                                              "has a prompt that ends with an answer of the assistant, and a completion",
+		`{"messages":"[{'role': 'user', 'content': 'Q'}]"}`:                                                          "messages begins like a list of messages and is not JSON",
+		`{"conversations":"[1"}`: "conversations begins like a list of messages and is not JSON",
+		`{"prompt":"Q","chosen":"[{'content': 'G', 'role': 'assistant'}]","rejected":"B"}`: "chosen begins like a list of messages and is not JSON",
+		`{"choices":["a","b"],"gold":0}`:                    "has choices and no question",
+		`{"question":"Q","choices":["a","b"]}`:              "neither gold nor answer",
+		`{"question":"Q","choices":["a","b"],"gold":2}`:     "gold is 2; the 2 choices are counted from 0",
+		`{"question":"Q","choices":["a","b"],"answer":"C"}`: `answer is "C"`,
+		`{"question":"Q","choices":["a"],"gold":0}`:         "at least two answers",
+		`{"question":"Q","choices":["a",null],"gold":0}`:    "choice 2 is null",
+		`{"completion":"A"}`:                                "has a completion and no prompt",
+		`{"output":"A"}`:                                    "has an output and no instruction",
+		`{"text":" "}`:                                      "text is empty",
+		`{"text":{}}`:                                       "text is an object; it must be a string",
+		`{"question":""}`:                                   "the prompt is empty",
+		`{}`:                                                "is no row",
 	} {
 		o, err := jsonl.Object([]byte(in))
 		if err != nil {

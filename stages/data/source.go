@@ -64,7 +64,7 @@ func find(dir string, patterns []string) ([]string, error) {
 }
 
 // match returns the files that one pattern names, sorted. ** stands for any
-// number of folders, hidden ones left out.
+// number of folders, as walk finds them.
 func match(pattern string) ([]string, error) {
 	if !strings.ContainsAny(pattern, "*?[") {
 		info, err := os.Stat(pattern)
@@ -87,21 +87,13 @@ func match(pattern string) ([]string, error) {
 		return nil, err
 	}
 	var all []string
-	for _, root := range roots {
-		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err != nil || !d.IsDir() {
-				return err
-			}
-			if p != root && strings.HasPrefix(d.Name(), ".") {
-				return fs.SkipDir
-			}
-			in, err := files(filepath.Glob(filepath.Join(escape(p), filepath.FromSlash(tail))))
-			all = append(all, in...)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
+	err = walk(roots, func(p string) error {
+		in, err := files(filepath.Glob(filepath.Join(escape(p), filepath.FromSlash(tail))))
+		all = append(all, in...)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil

@@ -18,6 +18,8 @@ import (
 	"pipe/runtime/stage"
 	"pipe/runtime/stage/stagetest"
 	"pipe/stages/dedup/embed"
+	"pipe/stages/dedup/index"
+	"pipe/tensor"
 	"pipe/tensor/cpu"
 )
 
@@ -122,6 +124,12 @@ func TestQuality(t *testing.T) {
 	quality := func(_ *stagetest.Bench, s *spec) { s.Quality = "score" }
 	if kept, drops, _ := run(t, rows, quality); !slices.Equal(kept, []string{"b"}) || drops["a"].Partner != "c" {
 		t.Errorf("kept %q, drops %v", kept, drops)
+	}
+	for i, score := range []string{`"2"`, `" 10.5"`, `"NaN"`} { // as tables hold numbers
+		rows[i].Meta = `{"score":` + score + `}`
+	}
+	if kept, _, _ := run(t, rows[:3], quality); !slices.Equal(kept, []string{rows[1].ID}) {
+		t.Errorf("of numbers in text %q is kept; want %q", kept, rows[1].ID)
 	}
 	if _, err := try(t, []artifact.Row{document("a", fox)}, quality); err == nil || !strings.Contains(err.Error(), `quality: is "score", and no row`) {
 		t.Errorf("got %v", err)
@@ -273,6 +281,45 @@ func TestFailsClosed(t *testing.T) {
 	}
 	if _, err := try(t, rows, func(_ *stagetest.Bench, s *spec) { s.Index, s.MinRecall = "coder", 0 }); err != nil {
 		t.Errorf("with min_recall 0: %v", err)
+	}
+}
+
+// A graph that misses pairs costs "auto" time, and nothing else.
+func TestAutoComparesAllWhereTheGraphFails(t *testing.T) {
+	rows := corpus(400, 6)
+	be := cpu.New(0)
+	defer be.Close()
+	for name, c := range map[string]struct {
+		how   string
+		least float64
+		want  []string // the searches that are made
+	}{
+		"auto":        {"auto", 0.999, []string{"auto", "exact"}},
+		"auto, loose": {"auto", 0, []string{"auto"}},
+		"hnsw":        {"hnsw", 0.999, []string{"hnsw"}},
+	} {
+		s := newStage().(*spec)
+		s.Index, s.MinRecall = c.how, c.least
+		j := newJob(s, rows)
+		var asked, notes []string
+		j.find = func(ctx context.Context, how string, b tensor.Backend, v index.Vectors, threshold float64, yield index.Yield) (string, error) {
+			asked = append(asked, how)
+			if how != "exact" {
+				return "hnsw", nil // and no pair
+			}
+			return index.Find(ctx, how, b, v, threshold, yield)
+		}
+		env := &stage.Env{Backend: be, Progress: func(int64, int64, string) {}, Note: func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }}
+		err := j.near(t.Context(), env, embed.Hash{Width: s.Dimensions})
+		if !slices.Equal(asked, c.want) || (err != nil) != (c.how == "hnsw") {
+			t.Errorf("%s: searched %q, %v", name, asked, err)
+		}
+		if c.want[len(c.want)-1] != "exact" {
+			continue
+		}
+		if j.method != "exact" || j.recall.Value() != 1 || len(j.drops) == 0 || !strings.Contains(strings.Join(notes, "\n"), "search hnsw found 0 of") {
+			t.Errorf("%s: by %s, recall %+v, %d drops, notes %q", name, j.method, j.recall, len(j.drops), notes)
+		}
 	}
 }
 

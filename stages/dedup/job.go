@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/stages/dedup/embed"
 	"pipe/stages/dedup/index"
+	"pipe/tensor"
 )
 
 // A job is one run of the stage.
@@ -22,13 +25,14 @@ type job struct {
 	quality []float64
 	drops   map[int]artifact.Drop // by row
 
+	find   func(ctx context.Context, how string, b tensor.Backend, v index.Vectors, threshold float64, yield index.Yield) (method string, err error)
 	method string
 	recall *index.Recall
 	report *report // of decontamination; nil without
 }
 
 func newJob(s *spec, rows []artifact.Row) *job {
-	j := &job{spec: s, rows: rows, order: make([]int, len(rows)), quality: make([]float64, len(rows)), drops: map[int]artifact.Drop{}}
+	j := &job{spec: s, rows: rows, order: make([]int, len(rows)), quality: make([]float64, len(rows)), drops: map[int]artifact.Drop{}, find: index.Find}
 	for i := range j.order {
 		j.order[i] = i
 	}
@@ -52,7 +56,7 @@ func (j *job) rank() error {
 		if err := json.Unmarshal([]byte(j.rows[i].Meta), &meta); err != nil {
 			return fmt.Errorf("row %q: meta: %w", j.rows[i].ID, err)
 		}
-		if q, ok := meta[j.Quality].(float64); ok {
+		if q, ok := number(meta[j.Quality]); ok {
 			j.quality[i], found = q, true
 		}
 	}
@@ -60,6 +64,18 @@ func (j *job) rank() error {
 		return stage.Fieldf("quality", "is %q, and no row of %s has a number of that name in meta", j.Quality, j.Input)
 	}
 	return nil
+}
+
+// number reads a number, which a table holds as text.
+func number(v any) (float64, bool) {
+	switch v := v.(type) {
+	case float64:
+		return v, true
+	case string:
+		q, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+		return q, err == nil && !math.IsNaN(q)
+	}
+	return 0, false
 }
 
 // better reports whether row a is kept rather than b.
@@ -123,12 +139,35 @@ func (j *job) near(ctx context.Context, env *stage.Env, e embed.Embedder) error 
 	if err != nil {
 		return fmt.Errorf("embed: %w", err)
 	}
-	g := index.NewGroups(len(rows))
-	link := make([]int, len(rows)) // a row that this one is near to
+	g, link, err := j.search(ctx, env, v, j.Index)
+	if err != nil {
+		return err
+	}
+	if j.Index == "auto" && j.method != "exact" && j.recall.Value() < j.MinRecall {
+		env.Note("search %s found %d of %s of a sample, less than min_recall: all rows are compared instead; index = \"exact\" does that at once",
+			j.method, j.recall.Found, stage.Count(j.recall.Pairs, "near pair"))
+		if g, link, err = j.search(ctx, env, v, "exact"); err != nil {
+			return err
+		}
+	}
+	if r := j.recall; r.Value() < j.MinRecall {
+		return fmt.Errorf("index %q found %d of %s (%.4f) when %s were compared with all others, and min_recall is %v: "+
+			"use index = \"exact\", or lower min_recall if missing duplicates does no harm", j.Index, r.Found, stage.Count(r.Pairs, "near pair"), r.Value(), stage.Count(r.Rows, "row"), j.MinRecall)
+	}
+	j.dropNear(rows, v, g, link)
+	return nil
+}
+
+// search finds the near pairs among v by an index, and measures how many of them.
+// It returns what they connect, and for each row one that it is near to, or -1.
+func (j *job) search(ctx context.Context, env *stage.Env, v index.Vectors, how string) (index.Groups, []int, error) {
+	g := index.NewGroups(v.Len())
+	link := make([]int, v.Len())
 	for k := range link {
 		link[k] = -1
 	}
-	j.method, err = index.Find(ctx, j.Index, env.Backend, v, j.Threshold, func(a, b int) {
+	var err error
+	j.method, err = j.find(ctx, how, env.Backend, v, j.Threshold, func(a, b int) {
 		if g.Same(a, b) || v.Cosine(a, b) < j.Threshold {
 			return
 		}
@@ -140,19 +179,14 @@ func (j *job) near(ctx context.Context, env *stage.Env, e embed.Embedder) error 
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("index %q: %w", j.Index, err)
+		return g, nil, fmt.Errorf("index %q: %w", how, err)
 	}
 	r, err := index.MeasureRecall(ctx, env.Backend, v, j.Threshold, recallSample, env.Seed, g)
 	if err != nil {
-		return fmt.Errorf("measure the recall: %w", err)
+		return g, nil, fmt.Errorf("measure the recall: %w", err)
 	}
 	j.recall = &r
-	if r.Value() < j.MinRecall {
-		return fmt.Errorf("index %q found %d of %s (%.4f) when %s were compared with all others, and min_recall is %v: "+
-			"use index = \"exact\", or lower min_recall if missing duplicates does no harm", j.Index, r.Found, stage.Count(r.Pairs, "near pair"), r.Value(), stage.Count(r.Rows, "row"), j.MinRecall)
-	}
-	j.dropNear(rows, v, g, link)
-	return nil
+	return g, link, nil
 }
 
 // dropNear keeps the best row of each group.

@@ -139,6 +139,11 @@ func (s *spec) Check() error {
 	return errors.Join(append(errs, s.Adapter.check()...)...)
 }
 
+// Tunes implements stage.Tuner.
+func (s *spec) Tunes() (base stage.Model, says, all bool) {
+	return s.Base, s.Adapter != nil, s.Adapter != nil && s.Adapter.Type == "none"
+}
+
 func (a *adapterBlock) check() (errs []error) {
 	if a == nil {
 		return nil

@@ -259,6 +259,19 @@ func TestCutsAreCounted(t *testing.T) {
 	}
 }
 
+// An answer that is empty is an end of turn to learn, and named.
+func TestEmptyAnswersAreNamed(t *testing.T) {
+	pairs := rows(12)
+	pairs[2].Chosen, pairs[3].Chosen, pairs[4].Rejected = said(""), said(" \n"), said("")
+	var notes []string
+	_, err := runIn(t, context.Background(), t.TempDir(), block(func(s *spec) { s.MaxSteps = 1 }), modeltest.Directory(t, true), "", pairs, func(env *stage.Env) {
+		env.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	})
+	if want := "the chosen answer of 2 pairs of data.rows says nothing, and that is preferred: pair-2, pair-3"; err != nil || !slices.Contains(notes, want) {
+		t.Errorf("notes %q, %v; want %q", notes, err, want)
+	}
+}
+
 func said(text string) []artifact.Message {
 	return []artifact.Message{{Role: "assistant", Content: text}}
 }

@@ -158,6 +158,7 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 	}
 	var pairs []train.Preference
 	n, cut, out := 0, 0, left{}
+	var mum []string // ids of pairs whose chosen answer is empty
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", d, err)
@@ -171,6 +172,9 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 		default:
 			pairs = append(pairs, p)
 			cut += shorter
+			if !slices.ContainsFunc(row.Chosen, func(m artifact.Message) bool { return strings.TrimSpace(m.Content) != "" }) {
+				mum = append(mum, row.ID)
+			}
 		}
 	}
 	switch {
@@ -181,10 +185,22 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 	case out.all() > 0:
 		env.Note("%d of %s of %s left out: %s", out.all(), stage.Count(n, "pair"), d, out.reasons(r))
 	}
+	if len(mum) > 0 {
+		env.Note("the chosen answer of %s of %s says nothing, and that is preferred: %s", stage.Count(len(mum), "pair"), d, some(mum))
+	}
 	if cut > 0 {
 		env.Note("%d of %s of %s were cut to %s", cut, stage.Count(2*len(pairs), "answer"), d, r.name)
 	}
 	return pairs, nil
+}
+
+// some lists the first few ids.
+func some(ids []string) string {
+	const shown = 3
+	if len(ids) <= shown {
+		return strings.Join(ids, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(ids[:shown], ", "), len(ids)-shown)
 }
 
 // pair tokenises a row: the prompt with the beginning of the assistant's turn,

@@ -1,6 +1,9 @@
 package dpo
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -53,12 +56,13 @@ func (s *spec) measured(env *stage.Env, held []train.Preference, before, after [
 	if len(held) == 0 {
 		return m
 	}
+	m.Items = &artifact.Items{Names: names(held), Values: map[string][]float64{}}
 	put := func(name string, at func(sums []train.Pair) train.Estimate) {
 		metric := func(e train.Estimate) artifact.Metric {
 			return artifact.Metric{N: e.N, Value: e.Value, Stderr: e.Stderr, Better: 1}
 		}
 		a, b := at(after), at(before)
-		m.Metrics[name], m.Baseline[name] = metric(a), metric(b)
+		m.Metrics[name], m.Baseline[name], m.Items.Values[name] = metric(a), metric(b), a.Each
 		if d, ok := a.Minus(b); ok {
 			m.Change[name] = metric(d)
 		}
@@ -68,4 +72,17 @@ func (s *spec) measured(env *stage.Env, held []train.Preference, before, after [
 	put("eval.margin", func(sums []train.Pair) train.Estimate { return train.RewardMargin(s.Beta, sums, before) })
 	env.Note("held-out preference accuracy %.3f before, %.3f after (%s)", m.Baseline["eval.accuracy"].Value, m.Metrics["eval.accuracy"].Value, stage.Count(len(held), "pair"))
 	return m
+}
+
+// names are those of pairs, by their tokens.
+func names(pairs []train.Preference) (out []string) {
+	for _, p := range pairs {
+		h := sha256.New()
+		for _, ids := range [][]int32{p.Prompt, p.Chosen, p.Rejected} {
+			binary.Write(h, binary.LittleEndian, int64(len(ids)))
+			binary.Write(h, binary.LittleEndian, ids)
+		}
+		out = append(out, hex.EncodeToString(h.Sum(nil)[:16]))
+	}
+	return out
 }

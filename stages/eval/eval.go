@@ -126,7 +126,7 @@ func (s *spec) Check() error {
 // item in the order of the rows.
 type result struct {
 	metrics []measured
-	items   []artifact.Row
+	items   []answered
 	grid    *artifact.Grid
 	sums    [][2]float64 // preference: summed log-probabilities of each pair
 }
@@ -223,7 +223,11 @@ func (s *spec) write(env *stage.Env, jobs []job, tuned, base, blind []*result) e
 	for i, j := range jobs {
 		t := tuned[i]
 		if base != nil && t.sums != nil {
-			t.put("reward_acc", rewardAccuracy(t.sums, base[i].sums), 1)
+			gains := gained(t.sums, base[i].sums)
+			t.put("reward_acc", train.MeanOf(gains), 1)
+			for k, g := range gains {
+				t.items[k].details["reward_correct"] = g == 1
+			}
 		}
 		put(m.Metrics, j.name, t.metrics)
 		put(m.Blind, j.name, blind[i].metrics)
@@ -238,7 +242,8 @@ func (s *spec) write(env *stage.Env, jobs []job, tuned, base, blind []*result) e
 			}
 			m.Grids[j.name] = g
 		}
-		for _, row := range t.items {
+		for _, x := range t.items {
+			row := x.line()
 			row.ID, row.Source = j.name+"/"+row.ID, row.ID
 			items = append(items, row)
 		}

@@ -465,7 +465,7 @@ func TestItemsAddUpToMetrics(t *testing.T) {
 		}
 		paired[r.Metric] = r.N == m.Metrics[r.Metric].N
 	}
-	for _, want := range []string{"choice.acc", "choice.acc_norm", "answer.exact_match", "answer.f1", "prefer.acc", "prefer.margin", "text.nll", "needle.acc"} {
+	for _, want := range []string{"choice.acc", "choice.acc_norm", "answer.exact_match", "answer.contains", "answer.f1", "prefer.acc", "prefer.acc_norm", "prefer.margin", "prefer.reward_acc", "text.nll", "needle.acc"} {
 		if !paired[want] {
 			t.Errorf("%s cannot be compared item by item", want)
 		}

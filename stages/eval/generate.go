@@ -40,7 +40,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 			score[m.name] = m.score(got, wants[i])
 			each[k] = append(each[k], score[m.name])
 		}
-		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": score["exact_match"] == 1, "normalized": got, "f1": score["f1"]}))
+		res.items = append(res.items, item(row, texts[i], map[string]any{"correct": score["exact_match"] == 1, "contains": score["contains"] == 1, "normalized": got, "f1": score["f1"]}))
 	}
 	for k, m := range generated {
 		res.put(m.name, train.MeanOf(each[k]), 1)
@@ -96,8 +96,9 @@ func bestGuess(m comparison, guesses, wants []string) train.Estimate {
 
 func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 	reqs := make([]model.Request, len(rows))
+	shots := r.shots(u, rows)
 	for i, row := range rows {
-		ctx, _, err := r.subject.prompt(question(row), r.examples(rows, i, u.FewShot))
+		ctx, _, err := r.subject.prompt(question(row), shots(i))
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}

@@ -1,6 +1,8 @@
 package eval
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -43,7 +45,7 @@ func (u *suite) rows(env *stage.Env) ([]artifact.Row, error) {
 		return nil, stage.Fieldf("suite.data", "%s has no rows", u.Data)
 	}
 	if u.Limit > 0 && u.Limit < len(rows) {
-		at := model.NewStream(env.Seed, "eval rows").Perm(len(rows))[:u.Limit]
+		at := drawn(env.Seed, "eval rows", rows)[:u.Limit]
 		slices.Sort(at)
 		kept := make([]artifact.Row, 0, u.Limit)
 		for _, i := range at {
@@ -52,6 +54,20 @@ func (u *suite) rows(env *stage.Env) ([]artifact.Row, error) {
 		rows = kept
 	}
 	return rows, nil
+}
+
+// drawn returns the numbers of rows in an order that the seed draws. Each row has
+// its place by its own content: one that is added or leaves moves no other past
+// another, so that suites of two days have most of their items in common.
+func drawn(seed uint64, purpose string, rows []artifact.Row) []int {
+	at, places := make([]int, len(rows)), make([][sha256.Size]byte, len(rows))
+	for i, r := range rows {
+		r.ID, r.Source, r.Meta = "", "", ""
+		content, _ := json.Marshal(r) // texts and numbers: it cannot fail
+		at[i], places[i] = i, sha256.Sum256(fmt.Appendf(nil, "%d %s %s", seed, purpose, content))
+	}
+	slices.SortStableFunc(at, func(a, b int) int { return bytes.Compare(places[a][:], places[b][:]) })
+	return at
 }
 
 // question is what a row asks.
@@ -70,18 +86,24 @@ func answer(r artifact.Row) string {
 	return r.Answer
 }
 
-// examples are n other rows, solved, the same ones whatever the subject.
-func (r *runner) examples(rows []artifact.Row, except, n int) []example {
-	var out []example
-	if n == 0 || r.blind {
-		return nil
+// shots returns a function that makes solved examples for a row: other rows, the
+// same ones whatever the subject.
+func (r *runner) shots(u *suite, rows []artifact.Row) func(row int) []example {
+	if u.FewShot == 0 || r.blind {
+		return func(int) []example { return nil }
 	}
-	for _, i := range model.NewStream(r.env.Seed, "few-shot examples").Perm(len(rows)) {
-		if i != except && len(out) < n {
-			out = append(out, example{question(rows[i]), answer(rows[i])})
+	order := drawn(r.env.Seed, "few-shot examples", rows)
+	return func(row int) (out []example) {
+		for _, i := range order {
+			if len(out) == u.FewShot {
+				break
+			}
+			if i != row {
+				out = append(out, example{question(rows[i]), answer(rows[i])})
+			}
 		}
+		return out
 	}
-	return out
 }
 
 // multipleChoice scores each choice after the question. acc takes the choice
@@ -89,6 +111,7 @@ func (r *runner) examples(rows []artifact.Row, except, n int) []example {
 // log-probability per character (lm-evaluation-harness).
 func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	var cs []model.Continuation
+	shots := r.shots(u, rows)
 	for i, row := range rows {
 		if len(row.Choices) < 2 || row.Gold < 0 || int(row.Gold) >= len(row.Choices) {
 			return nil, fmt.Errorf("row %s is not a multiple-choice item: %d choices, gold %d", row.ID, len(row.Choices), row.Gold)
@@ -97,7 +120,7 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if r.blind {
 			q = []artifact.Message{{Role: "user"}}
 		}
-		ctx, delimiter, err := r.subject.prompt(q, r.examples(rows, i, u.FewShot))
+		ctx, delimiter, err := r.subject.prompt(q, shots(i))
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
@@ -169,7 +192,7 @@ func preference(r *runner, _ *suite, rows []artifact.Row) (*result, error) {
 		nc, nj := float64(len(cs[2*i].Target)), float64(len(cs[2*i+1].Target))
 		acc, norm, margin = append(acc, indicator(c > j)), append(norm, indicator(c/nc > j/nj)), append(margin, c-j)
 		res.sums = append(res.sums, [2]float64{c, j})
-		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "chosen_log_prob": c, "rejected_log_prob": j}))
+		res.items = append(res.items, item(row, "", map[string]any{"correct": c > j, "correct_norm": norm[i] == 1, "chosen_log_prob": c, "rejected_log_prob": j}))
 	}
 	res.put("acc", train.MeanOf(acc), 1)
 	res.put("acc_norm", train.MeanOf(norm), 1)
@@ -198,14 +221,14 @@ func (r *runner) reply(question, answer []artifact.Message) (c model.Continuatio
 	return r.subject.continuation(ctx, rest)
 }
 
-// rewardAccuracy is the share of pairs whose chosen answer gained more
-// log-probability over the base than the rejected one (Rafailov et al. 2023).
-func rewardAccuracy(tuned, base [][2]float64) train.Estimate {
-	var acc []float64
+// gained is 1 for each pair whose chosen answer gained more log-probability over
+// the base than the rejected one, else 0: their mean is the accuracy of rewards
+// (Rafailov et al. 2023).
+func gained(tuned, base [][2]float64) (each []float64) {
 	for i, t := range tuned {
-		acc = append(acc, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
+		each = append(each, indicator(t[0]-base[i][0] > t[1]-base[i][1]))
 	}
-	return train.MeanOf(acc)
+	return each
 }
 
 func argmax(x []float64) int {
@@ -225,16 +248,25 @@ func indicator(b bool) float64 {
 	return 0
 }
 
-// item is one line of the output items.
-func item(r artifact.Row, got string, details map[string]any) artifact.Row {
+// answered is an item with how it went.
+type answered struct {
+	row     artifact.Row
+	details map[string]any
+}
+
+func item(r artifact.Row, got string, details map[string]any) answered {
 	if got != "" {
 		details["got"] = got
 	}
-	meta, err := json.Marshal(details) // keys sorted
+	return answered{r, details}
+}
+
+// line is the item as the output items has it.
+func (a answered) line() artifact.Row {
+	meta, err := json.Marshal(a.details) // keys sorted
 	if err != nil {
 		meta = []byte(fmt.Sprintf(`{"error":%q}`, err))
 	}
-	out := r
-	out.Meta = string(meta)
-	return out
+	a.row.Meta = string(meta)
+	return a.row
 }

@@ -23,7 +23,7 @@ var doc string
 
 // Kind is the stage kind "exec".
 var Kind = stage.Kind{
-	Name: "exec", Doc: doc, Version: 1,
+	Name: "exec", Doc: doc, Version: 2,
 	Outputs: []stage.Output{{Name: "out", Type: artifact.File, Doc: "What was written to $OUT/out; outputs and datasets name others"}},
 	New:     func() stage.Stage { return &spec{} },
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"pipe/model/gguf"
 	"pipe/model/modeltest"
 	"pipe/model/pretrained"
+	"pipe/model/safetensors"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
 	"pipe/runtime/stage/stagetest"
@@ -229,6 +231,95 @@ func TestLlama4(t *testing.T) {
 		if _, err := b.Try(context.Background(), Kind, newSpec(m, format)); err == nil || !strings.Contains(err.Error(), "a Llama 4 is written as peft and safetensors only") {
 			t.Errorf("%s: %v", format, err)
 		}
+	}
+}
+
+// withImages makes the model in dir one that takes images.
+func withImages(t *testing.T, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`{"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "dtype": "bfloat16", "image_token_index": 7, "text_config": %s, "vision_config": {"hidden_size": 8}}`, text)
+	for name, data := range map[string]string{"config.json": config, "preprocessor_config.json": `{"size": 336}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "model.safetensors")
+	f, err := safetensors.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tensors := []safetensors.Tensor{
+		{Name: "vision_model.class_embedding", DType: tensor.F32, Shape: []int{2}, Data: []byte("\x00\x00\x80\x3f\x00\x00\x00\x40")}, // 1, 2
+		{Name: "multi_modal_projector.linear_1.weight", DType: tensor.F32, Shape: []int{1, 1}, Data: []byte("\x00\x00\x40\x40")},     // 3
+	}
+	for _, name := range f.Names() {
+		w, err := f.Weight(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tensors = append(tensors, safetensors.Tensor{Name: "language_model." + name, DType: w.DType, Shape: w.Shape, Data: slices.Clone(w.Data)})
+	}
+	f.Close()
+	if err := safetensors.Write(path, tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestImages: a model that takes images is written as one, with what it has for them as it was.
+func TestImages(t *testing.T) {
+	b := bench(t)
+	path := modeltest.Llama4Directory(t, true)
+	withImages(t, path)
+	m := adapted(t, b, path, b.Model(path))
+	a, err := b.Store.Open(m.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peft, err := a.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSpec(m, "peft", "safetensors")
+	s.DType = "f16"
+	dir, err := b.Run(Kind, s).Outputs["files"].Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(dir, "safetensors")
+	if d := far(scores(t, dir, ""), scores(t, path, peft)); !(d <= 0.02) {
+		t.Errorf("the merged model is off by %v", d)
+	}
+	f, was := modeltest.Open(t, filepath.Join(dir, "model.safetensors")), modeltest.Open(t, filepath.Join(path, "model.safetensors"))
+	if !slices.Equal(f.Names(), was.Names()) {
+		t.Errorf("names %v, want %v", f.Names(), was.Names())
+	}
+	for name, want := range map[string]string{"vision_model.class_embedding": "\x00\x3c\x00\x40", "multi_modal_projector.linear_1.weight": "\x00\x42"} {
+		if w, err := f.Weight(name); err != nil || string(w.Data) != want {
+			t.Errorf("%s is %x, %v", name, w.Data, err)
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	var c struct {
+		Type    string `json:"model_type"`
+		DType   string `json:"torch_dtype"`
+		DTypeV5 string `json:"dtype"`
+		Image   int    `json:"image_token_index"`
+		Text    struct {
+			Type string `json:"model_type"`
+		} `json:"text_config"`
+		Vision struct {
+			Hidden int `json:"hidden_size"`
+		} `json:"vision_config"`
+	}
+	if err = errors.Join(err, json.Unmarshal(data, &c)); err != nil || c.Type != "llama4" || c.DType != "float16" || c.DTypeV5 != "" || c.Image != 7 || c.Text.Type != "llama4_text" || c.Vision.Hidden != 8 {
+		t.Errorf("config.json %s: %v", data, err)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "preprocessor_config.json")); err != nil || string(data) != `{"size": 336}` {
+		t.Errorf("preprocessor_config.json %s: %v", data, err)
 	}
 }
 

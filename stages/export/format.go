@@ -116,12 +116,19 @@ func (s *spec) writeSafetensors(src *source, dir string) error {
 	if err != nil {
 		return err
 	}
-	config, err := src.Config.JSON(torchNames[dt])
+	config, err := src.config(torchNames[dt])
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), append(config, '\n'), 0o644); err != nil {
 		return err
+	}
+	if src.Images != nil {
+		for name, data := range src.Images.Files {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+				return err
+			}
+		}
 	}
 	var tensors []safetensors.Tensor
 	for _, name := range src.names() {
@@ -135,6 +142,14 @@ func (s *spec) writeSafetensors(src *source, dir string) error {
 		return err
 	}
 	return src.SaveTokenizer(dir)
+}
+
+// config is the config.json of what is written, with weights of that type.
+func (src *source) config(dtype string) ([]byte, error) {
+	if src.Images != nil {
+		return src.Config.JSONWithImages(src.Images.Config, dtype)
+	}
+	return src.Config.JSON(dtype)
 }
 
 // tensor is a tensor to be written as dt, made when its turn comes.

@@ -66,6 +66,9 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 	}
 	src.weights = cancellable{ctx, weights}
 	src.like, src.stored = src.Config.ToStored(src.Weights), src.Config.ToStored(src.weights)
+	if whole := src.Images; whole != nil {
+		src.like, src.stored = model.WithImages(src.like, whole.Weights), model.WithImages(src.stored, cancellable{ctx, whole.Weights})
+	}
 	return src, nil
 }
 
@@ -129,7 +132,7 @@ func (c cancellable) Weight(name string) (model.Weight, error) {
 // names are the tensors to be written: not those that are derived.
 func (src *source) names() []string {
 	return slices.DeleteFunc(src.stored.Names(), func(n string) bool {
-		return strings.HasSuffix(n, ".rotary_emb.inv_freq") || n == "lm_head.weight" && src.Config.Tied
+		return strings.HasSuffix(n, ".rotary_emb.inv_freq") || strings.HasSuffix(n, "lm_head.weight") && src.Config.Tied
 	})
 }
 

@@ -23,6 +23,7 @@ type sequence struct {
 	talk  bool       // a conversation
 	whose marked     // of a conversation: whose words are learned
 	ends  bool       // of a conversation: a token that ends a text is learned
+	empty int        // of a conversation: the assistant's turns that say nothing and are learned
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -51,13 +52,14 @@ func (s *sequence) part(from, to int) sequence {
 type encoder struct {
 	model   *pretrained.Model
 	loss    string
+	each    bool     // a turn of the assistant is a sequence, with what precedes it
 	eos     int32    // appended to documents; -1: none
 	special []string // texts that the tokenizer would take for control tokens
 	spoken  atomic.Int64
 }
 
-func newEncoder(m *pretrained.Model, loss string) *encoder {
-	e := &encoder{model: m, loss: loss, eos: -1}
+func newEncoder(m *pretrained.Model, s *spec) *encoder {
+	e := &encoder{model: m, loss: s.Loss, each: s.Turns == eachTurn, eos: -1}
 	if id, ok := m.Tokenizer.TokenID(m.Special["eos_token"]); ok {
 		e.eos = id
 	} else if len(m.Config.EOS) > 0 {
@@ -73,7 +75,7 @@ func newEncoder(m *pretrained.Model, loss string) *encoder {
 
 // all encodes rows in parallel. The error is that of the first bad row.
 func (e *encoder) all(ctx context.Context, rows []artifact.Row, progress func(done int)) ([]sequence, error) {
-	out, errs := make([]sequence, len(rows)), make([]error, len(rows))
+	out, errs := make([][]sequence, len(rows)), make([]error, len(rows))
 	var next, done atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(rows)) {
@@ -92,7 +94,7 @@ func (e *encoder) all(ctx context.Context, rows []artifact.Row, progress func(do
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return out, refusals(errs)
+	return slices.Concat(out...), refusals(errs)
 }
 
 // refusals joins what is wrong with rows into one message.
@@ -117,26 +119,26 @@ func refusals(errs []error) error {
 }
 
 // row encodes one row.
-func (e *encoder) row(r *artifact.Row) (sequence, error) {
-	var s sequence
-	var err error
+func (e *encoder) row(r *artifact.Row) (all []sequence, err error) {
 	switch turns := conversation(r); {
 	case len(r.Chosen) > 0 || len(r.Rejected) > 0:
 		err = errors.New("is a preference: give it to dpo, which reads preferences as they are")
 	case len(r.Choices) > 0:
 		err = errors.New("is a multiple-choice item, which eval asks and nothing learns")
 	case turns != nil:
-		s, err = e.conversation(turns)
+		all, err = e.conversation(turns)
 	case r.Text != "":
-		s, err = e.document(r.Text)
+		all, err = e.document(r.Text)
 	default:
 		err = errors.New("has neither text nor messages")
 	}
 	if err != nil {
-		return s, fmt.Errorf("row %q %w", r.ID, err)
+		return nil, fmt.Errorf("row %q %w", r.ID, err)
 	}
-	s.row = r.ID
-	return s, nil
+	for i := range all {
+		all[i].row = r.ID
+	}
+	return all, nil
 }
 
 // conversation returns the turns of a row; nil for a document. A question with
@@ -155,21 +157,57 @@ func conversation(r *artifact.Row) []artifact.Message {
 	return append(turns[:len(turns):len(turns)], artifact.Message{Role: "assistant", Content: r.Answer})
 }
 
-func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
-	s := sequence{talk: true}
+// conversation encodes a conversation: as one sequence, or as one for each turn of the
+// assistant.
+func (e *encoder) conversation(turns []artifact.Message) ([]sequence, error) {
 	if e.model.Template == nil {
-		return s, errors.New("is a conversation, and the model has no chat template: set chat_template in its model block")
+		return nil, errors.New("is a conversation, and the model has no chat template: set chat_template in its model block")
 	}
 	in := chat.Input{Special: e.model.Special}
-	for _, m := range turns {
+	var ends []int // turns of the assistant
+	for i, m := range turns {
 		in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
 		e.listen(m.Content)
+		if m.Role == "assistant" {
+			ends = append(ends, i+1)
+		}
 	}
-	ids, mask, err := e.model.Template.Tokenize(e.model.Tokenizer, in)
-	if err != nil {
-		return s, fmt.Errorf("cannot be rendered: %w", err)
+	tokenize := e.model.Template.TokenizeLast
+	if !e.each || len(ends) == 0 {
+		ends, tokenize = []int{len(turns)}, e.model.Template.Tokenize
 	}
-	s.ids = ids
+	var all []sequence
+	for _, end := range ends {
+		part := in
+		part.Messages = in.Messages[:end]
+		ids, mask, err := tokenize(e.model.Tokenizer, part)
+		if errors.Is(err, chat.ErrHistory) {
+			return nil, fmt.Errorf("cannot be rendered: %w, or set turns = %q, with which each turn of the assistant is learned after what preceded it", err, eachTurn)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot be rendered: %w", err)
+		}
+		s, err := e.learning(part, ids, mask)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	if last := &all[len(all)-1]; e.loss != "all" {
+		last.whose = whose(e.model.Template, in)
+		for _, m := range turns {
+			if m.Role == "assistant" && strings.TrimSpace(m.Content) == "" {
+				last.empty++
+			}
+		}
+	}
+	return all, nil
+}
+
+// learning makes a sequence of a conversation whose tokens are ids, of which the
+// assistant says those of mask.
+func (e *encoder) learning(in chat.Input, ids []int32, mask []bool) (sequence, error) {
+	s := sequence{ids: ids, talk: true}
 	if e.loss == "all" {
 		s.learn, s.ends = whole(len(ids)), e.ends(ids)
 		return s, nil
@@ -189,7 +227,6 @@ func (e *encoder) conversation(turns []artifact.Message) (sequence, error) {
 	case len(s.learn) == 1 && s.learn[0] == [2]int32{0, int32(len(ids))}:
 		return s, errors.New("has only tokens to learn: nothing in it is asked, or the chat template's marks are wrong; set loss = \"all\" if that is meant")
 	}
-	s.whose = whose(e.model.Template, in)
 	s.ends = slices.ContainsFunc(s.learn, func(l [2]int32) bool { return e.ends(ids[l[0]:l[1]]) })
 	return s, nil
 }
@@ -231,18 +268,18 @@ func (e *encoder) listen(text string) {
 	}
 }
 
-func (e *encoder) document(text string) (sequence, error) {
+func (e *encoder) document(text string) ([]sequence, error) {
 	if e.loss == "assistant" {
-		return sequence{}, errors.New("is a document, in which nobody is the assistant: leave loss out, or set it to \"all\"")
+		return nil, errors.New("is a document, in which nobody is the assistant: leave loss out, or set it to \"all\"")
 	}
 	ids := e.model.Tokenizer.Wrap(e.model.Tokenizer.EncodePlain(text))
 	if e.eos >= 0 && (len(ids) == 0 || ids[len(ids)-1] != e.eos) {
 		ids = append(ids, e.eos)
 	}
 	if len(ids) < 2 {
-		return sequence{}, errors.New("has fewer than two tokens: there is nothing to predict")
+		return nil, errors.New("has fewer than two tokens: there is nothing to predict")
 	}
-	return sequence{ids: ids, learn: whole(len(ids))}, nil
+	return []sequence{{ids: ids, learn: whole(len(ids))}}, nil
 }
 
 func whole(n int) [][2]int32 { return [][2]int32{{0, int32(n)}} }

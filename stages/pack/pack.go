@@ -35,7 +35,11 @@ type spec struct {
 	Strategy string        `hcl:"strategy,optional" doc:"bfd (best-fit decreasing, no document is cut) or wrapped (laid end to end and cut every seq_len)"`
 	Overflow string        `hcl:"overflow,optional" doc:"What bfd does with rows longer than seq_len: truncate (the end is lost), drop, or split (documents only)"`
 	Loss     string        `hcl:"loss,optional" doc:"assistant: learn what the assistant says, its end-of-turn token included; all: learn every token; by default assistant for conversations and all for documents"`
+	Turns    string        `hcl:"turns,optional" json:",omitempty" doc:"together: a conversation is one document; each: one for each turn of the assistant, which is learned after what preceded it, for templates that write earlier turns in another way"`
 }
+
+// eachTurn is a value of Turns.
+const eachTurn = "each"
 
 func newStage() stage.Stage { return &spec{Strategy: "bfd", Overflow: "truncate"} }
 
@@ -51,6 +55,8 @@ func (s *spec) Check() error {
 	bad(s.Strategy != "bfd" && s.Strategy != "wrapped", "strategy", "is %q; must be \"bfd\" or \"wrapped\"", s.Strategy)
 	bad(!slices.Contains([]string{"truncate", "drop", "split"}, s.Overflow), "overflow", "is %q; must be \"truncate\", \"drop\" or \"split\"", s.Overflow)
 	bad(!slices.Contains([]string{"", "assistant", "all"}, s.Loss), "loss", "is %q; must be \"assistant\", \"all\" or left out", s.Loss)
+	bad(!slices.Contains([]string{"", "together", eachTurn}, s.Turns), "turns", "is %q; must be \"together\", %q or left out", s.Turns, eachTurn)
+	bad(s.Turns == eachTurn && s.Loss == "all", "turns", "= %q learns turns of the assistant, and loss = \"all\" everything; leave one of them out", eachTurn)
 	return errors.Join(errs...)
 }
 
@@ -75,7 +81,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if len(rows) == 0 {
 		return stage.Fieldf("input", "%s has no rows", s.Input)
 	}
-	e := newEncoder(m, s.Loss)
+	e := newEncoder(m, s)
 	sequences, err := e.all(ctx, rows, func(done int) { env.Progress(int64(done), int64(len(rows)), "rows") })
 	if err != nil {
 		return err
@@ -116,10 +122,12 @@ type packing struct {
 	hollow    []string // ids of rows of which truncation left nothing to learn
 	idle      int      // packed rows that held nothing to learn
 	spoken    int
-	talk      bool // a conversation was rendered
-	others    int  // conversations in which others than the assistant are learned as well
-	silent    int  // conversations in which the assistant is not learned
-	ends      bool // a conversation teaches a token that ends a text
+	talk      bool     // a conversation was rendered
+	others    int      // conversations in which others than the assistant are learned as well
+	silent    int      // conversations in which the assistant is not learned
+	empty     int      // turns of the assistant that say nothing
+	mum       []string // ids of the rows that have them
+	ends      bool     // a conversation teaches a token that ends a text
 }
 
 // pack lays sequences into rows.
@@ -132,6 +140,9 @@ func (s *spec) pack(all []sequence) (*packing, error) {
 			p.others++
 		case onlyOthers:
 			p.silent++
+		}
+		if all[i].empty > 0 {
+			p.empty, p.mum = p.empty+all[i].empty, append(p.mum, all[i].row)
 		}
 	}
 	if s.Strategy == "wrapped" {

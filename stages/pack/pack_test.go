@@ -90,6 +90,59 @@ func TestConversation(t *testing.T) {
 	}
 }
 
+// TestTurnsEach: a template that thinks in the last turn only does not give the beginning
+// of a conversation as it is when more follows. Each turn is learned as the model will be asked for it.
+func TestTurnsEach(t *testing.T) {
+	const open, shut = "{% for m in messages %}<|im_start|>{{ m.role + '\n' }}", "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+	const thought = "{% if m.role == 'assistant' and loop.last %}hm: {% endif %}"
+	const marked = "{% if m.role == 'assistant' %}{% generation %}" + thought + "{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}" +
+		"{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+	rows := []artifact.Row{talk("a", "Hi", "Yo", "More", "No", "and then?"), talk("b", "1+1", "2")}
+	pack := func(template, turns, loss string) (*stagetest.Result, error) {
+		b := stagetest.New(t)
+		b.Dir = modeltest.Directory(t, true)
+		b.WriteFile("chat_template.jinja", template)
+		s := newStage().(*spec)
+		s.Input, s.Model, s.SeqLen, s.Turns, s.Loss = stagetest.Dataset(b, rows...), b.Model(b.Dir), 120, turns, loss
+		return b.Try(context.Background(), Kind, s)
+	}
+	for _, template := range []string{open + thought + "{{ m.content }}" + shut, open + marked} {
+		r, err := pack(template, "each", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := stagetest.Rows[artifact.Packed](r, "dataset")
+		want := map[string]string{ // by what is learned
+			"hm: No<E>": "<S>user\nHi<E>\n<S>assistant\nYo<E>\n<S>user\nMore<E>\n<S>assistant\nhm: No<E>\n",
+			"hm: Yo<E>": "<S>user\nHi<E>\n<S>assistant\nhm: Yo<E>\n",
+			"hm: 2<E>":  "<S>user\n1+1<E>\n<S>assistant\nhm: 2<E>\n",
+		}
+		n := 0
+		for _, p := range got {
+			if len(learned(p)) != len(p.Rows) {
+				t.Errorf("%d documents learn %q", len(p.Rows), learned(p))
+			}
+			for i, l := range learned(p) {
+				from, to := span(&p, i)
+				if n++; text(p.IDs[from:to]) != want[l] || p.Rows[i] != map[bool]string{false: "a", true: "b"}[l == "hm: 2<E>"] {
+					t.Errorf("a document of row %s learns %q of %q", p.Rows[i], l, text(p.IDs[from:to]))
+				}
+			}
+		}
+		if n != len(want) {
+			t.Errorf("%d documents; want %d", n, len(want))
+		}
+	}
+	if _, err := pack(open+thought+"{{ m.content }}"+shut, "", ""); err == nil || !strings.Contains(err.Error(), `row "a" cannot be rendered: find turn 1 of the assistant`) || !strings.Contains(err.Error(), `or set turns = "each"`) {
+		t.Errorf("got %v", err)
+	}
+	s := newStage().(*spec)
+	s.SeqLen, s.Turns, s.Loss = 9, "each", "all"
+	if err := s.Check(); err == nil || !strings.Contains(err.Error(), "leave one of them out") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestQuestionWithAnswer(t *testing.T) {
 	q := talk("q", "1+1?")
 	q.Answer = "2"
@@ -253,6 +306,20 @@ func TestOverflow(t *testing.T) {
 	}
 	if _, err := try(t, []artifact.Row{document("d", long)}, func(s *spec) { s.Overflow = "drop" }); err == nil || !strings.Contains(err.Error(), "no row is left: 1 are longer") {
 		t.Errorf("everything dropped: %v", err)
+	}
+}
+
+// An empty answer is learned as an end of turn, and named.
+func TestEmptyAnswers(t *testing.T) {
+	got, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", " \n", "And", ""), talk("b", "Hi", ""), talk("c", "Hi", "Yo")}, func(s *spec) {})
+	if l := learned(got[0]); !slices.Contains(l, "<E>") {
+		t.Errorf("learned %q", l)
+	}
+	if n := r.Metrics("metrics").Metrics["pack.empty_turns"].Value; n != 3 {
+		t.Errorf("counted %v turns; want 3", n)
+	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.Contains(notes, "the assistant says nothing in 3 turns, and that is learned: a, b") {
+		t.Errorf("notes %q", notes)
 	}
 }
 

@@ -137,7 +137,7 @@ func (s *spec) cut(ctx context.Context, env *stage.Env, m *pretrained.Model, row
 	if err != nil {
 		return 0, err
 	}
-	sequences, err := newEncoder(m, s.Loss).all(ctx, rows, func(int) {})
+	sequences, err := newEncoder(m, s).all(ctx, rows, func(int) {})
 	if err != nil {
 		return 0, err
 	}

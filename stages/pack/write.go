@@ -37,7 +37,7 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 		"pack.tokens": count(used), "pack.learned_tokens": count(learned),
 		"pack.density": share(used, room), "pack.learned_share": share(learned, used),
 		"pack.truncated": count(p.truncated), "pack.truncated_tokens": count(p.lost),
-		"pack.dropped": count(len(p.dropped) + len(p.hollow)), "pack.control_tokens_in_text": count(p.spoken),
+		"pack.dropped": count(len(p.dropped) + len(p.hollow)), "pack.control_tokens_in_text": count(p.spoken), "pack.empty_turns": count(p.empty),
 	}}
 	env.Note("%s in %s of %s: %.1f%% of the places hold a token, %.1f%% of the tokens are learned",
 		stage.Count(p.sequences, "document"), stage.Count(len(p.rows), "row"), stage.Count(s.SeqLen, "token"), 100*float64(used)/float64(room), 100*float64(learned)/float64(used))
@@ -61,6 +61,9 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	}
 	if p.talk && !p.ends && p.silent == 0 {
 		env.Note("no conversation teaches a token that ends a text%s: what is tuned on them does not learn to stop; let the chat template end what the assistant says with such a token, inside {%% generation %%} if it has that", named(m))
+	}
+	if p.empty > 0 {
+		env.Note("the assistant says nothing in %s, and that is learned: %s", stage.Count(p.empty, "turn"), some(p.mum))
 	}
 	if p.spoken > 0 {
 		env.Note("text of a control token, which the tokenizer reads as that token, stands in %s", stage.Count(p.spoken, "turn"))

@@ -3,6 +3,7 @@ package sft
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -87,6 +88,25 @@ func sum(ids []int32) digest {
 		data = binary.LittleEndian.AppendUint32(data, uint32(id))
 	}
 	return sha256.Sum256(data)
+}
+
+// scored names the documents of rows in which something is scored, by their
+// tokens: the items of eval.loss, in their order.
+func scored(rows []model.Batch) (names []string) {
+	for _, b := range rows {
+		at := 0
+		for from, ids := range documents(b) {
+			first := at
+			for at < len(b.Rows) && b.Rows[at] < from+int32(len(ids)) {
+				at++
+			}
+			if at > first {
+				d := sum(ids)
+				names = append(names, hex.EncodeToString(d[:16]))
+			}
+		}
+	}
+	return names
 }
 
 // shared returns the documents that both a and b have.

@@ -139,6 +139,11 @@ func (s *spec) Check() error {
 	return errors.Join(append(errs, s.Adapter.check()...)...)
 }
 
+// Tunes implements stage.Tuner.
+func (s *spec) Tunes() (base stage.Model, says, all bool) {
+	return s.Base, s.Adapter != nil, s.Adapter != nil && s.Adapter.Type == "none"
+}
+
 func (a *adapterBlock) check() (errs []error) {
 	if a == nil {
 		return nil
@@ -194,7 +199,7 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
-	return s.write(env, student, paths, r, after)
+	return s.write(env, student, paths, r, held, after)
 }
 
 // student opens the files of the model to train.
@@ -276,7 +281,7 @@ func measure(ctx context.Context, d *model.Decoder, held []model.Batch) (train.E
 }
 
 // write creates the outputs.
-func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPath, r *train.Result, after train.Estimate) error {
+func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPath, r *train.Result, held []model.Batch, after train.Estimate) error {
 	w, err := env.Create("model")
 	if err != nil {
 		return err
@@ -319,8 +324,18 @@ func (s *spec) write(env *stage.Env, student *train.Student, paths stage.ModelPa
 			m.Change["eval.loss"] = artifact.Metric{N: d.N, Value: d.Value, Stderr: d.Stderr, Better: -1}
 		}
 		m.Metrics["eval.loss"] = artifact.Metric{N: after.N, Value: after.Value, Stderr: after.Stderr, Better: -1}
+		m.Items = items(held, after)
 		m.Baseline["eval.loss"] = artifact.Metric{N: int(before[0]), Value: before[1], Stderr: before[2], Better: -1}
 		env.Note("held-out loss %.4f before, %.4f after", before[1], after.Value)
 	}
 	return w.WriteJSON(artifact.MetricsName, m)
+}
+
+// items are the documents that are held out, with their mean losses.
+func items(held []model.Batch, loss train.Estimate) *artifact.Items {
+	out := &artifact.Items{Names: scored(held), Values: map[string][]float64{}, Weights: loss.X}
+	for i, y := range loss.Y {
+		out.Values["eval.loss"] = append(out.Values["eval.loss"], y/loss.X[i])
+	}
+	return out
 }

@@ -9,8 +9,8 @@ import (
 	"pipe/teacher"
 )
 
-// paid is a teacher that is asked only what its budget allows, and nothing once
-// the run ends.
+// paid is a teacher that is asked only what its budget allows, each attempt of it,
+// and nothing once the run ends.
 type paid struct {
 	teacher.Teacher
 	account *stage.Account
@@ -23,27 +23,37 @@ const bytesPerToken = 4
 
 func (p *paid) Complete(ctx context.Context, r teacher.Request) (a teacher.Answer, err error) {
 	var refused error
-	err = p.account.Pay(ctx, most(r), func() (used stage.Tokens, estimated bool, err error) {
+	err = p.account.Pay(ctx, most(r), func() (stage.Bill, error) {
 		if err := p.ended(); err != nil { // it may have waited for room in the budget
-			return stage.Tokens{}, false, err
+			return stage.Bill{}, err
 		}
 		defer stage.Fly(ctx, p.longest)()
 		a, err = p.Teacher.Complete(ctx, r)
-		if errors.Is(err, teacher.ErrRefused) {
+		switch {
+		case errors.Is(err, teacher.ErrRefused):
 			refused = err
-			return stage.Tokens{}, false, nil // it was a call, though without an answer
+			return stage.Bill{}, nil // it was a call, though without an answer
+		case errors.Is(err, teacher.ErrLost):
+			return stage.Bill{Tokens: stage.Tokens{Input: estimate(promptBytes(r)), Output: int64(r.MaxTokens)}, Lost: true}, err
 		}
-		used = stage.Tokens{Input: int64(a.PromptTokens), Output: int64(a.Tokens)}
-		if used == (stage.Tokens{}) {
-			used.Input, used.Output = estimate(promptBytes(r)), estimate(len(a.Content)+len(a.Reasoning))
-			estimated = true
-		}
-		return used, estimated, err
+		return bill(r, a), err
 	})
 	if err == nil {
 		err = refused
 	}
 	return a, err
+}
+
+// bill is what an answer took, as the server counted it or else estimated.
+func bill(r teacher.Request, a teacher.Answer) stage.Bill {
+	b := stage.Bill{Tokens: stage.Tokens{Input: int64(a.PromptTokens), Output: int64(a.Tokens)}}
+	if b.Input == 0 {
+		b.Input, b.Estimated = estimate(promptBytes(r)), true
+	}
+	if said := len(a.Content) + len(a.Reasoning); b.Output == 0 && said > 0 {
+		b.Output, b.Estimated = estimate(said), true
+	}
+	return b
 }
 
 // ended is why a run asks no more: a budget is used up, or it was cancelled.

@@ -233,7 +233,7 @@ func write(env *stage.Env, ask *asker, results []result) error {
 		}
 	}
 	env.Note("%s, %d rejected; %s, of which %d replayed from journals", stage.Count(n, "row"), len(results)-n, stage.Count(ask.asked.Load(), "teacher answer"), ask.replayed.Load())
-	if spent := ask.account.Spent(); spent.Calls > 0 {
+	if spent := ask.account.Spent(); spent.Calls+spent.Lost > 0 {
 		env.Note("%s", stage.Cost(spent))
 	}
 	if n == 0 {

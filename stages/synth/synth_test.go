@@ -435,6 +435,31 @@ func TestBudgetWhileAsking(t *testing.T) {
 	}
 }
 
+// TestLostAnswersArePaid: answers that break off on the way take room in the budget,
+// each attempt of them.
+func TestLostAnswersArePaid(t *testing.T) {
+	calls := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		fmt.Fprint(w, `{"choices":[{"index":0,"mess`)
+	}))
+	t.Cleanup(s.Close)
+	b := stagetest.New(t)
+	x := spec1(&server{Server: s}, dialogues)
+	x.Teacher.Config.Concurrency, x.Teacher.Config.MaxTokens, x.Teacher.Config.Retries = 1, 100, 50
+	x.Documents = documents(b, passage)
+	tokens := int64(500) // one attempt: 58 tokens of the prompt, estimated, and max_tokens; at its most 394
+	x.Teacher.Config.BudgetTokens = &tokens
+	_, err := b.Try(t.Context(), Kind, x)
+	var over *stage.BudgetError
+	if !errors.As(err, &over) || over.Spent.Lost != 1 || over.Spent.Calls != 0 || over.Spent.OutputTokens != 100 {
+		t.Errorf("error %v: %+v", err, over)
+	}
+	if calls != 1 {
+		t.Errorf("%d attempts, want 1: a budget was exceeded", calls)
+	}
+}
+
 // TestGrowingCount: rows are named by their index. A larger count asks for the
 // new rows only, and the earlier ones keep their bytes, in both methods.
 func TestGrowingCount(t *testing.T) {

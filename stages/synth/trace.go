@@ -50,7 +50,7 @@ func (s *spec) recorded(env *stage.Env) (teacher.Teacher, error) {
 	}
 	var journals []*journal.Journal
 	for _, f := range files {
-		j, err := journal.OpenReadOnly(f)
+		j, err := journal.OpenReadOnly(f, s.Asks())
 		if err != nil {
 			return nil, &stage.JournalFault{Err: err}
 		}

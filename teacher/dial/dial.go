@@ -37,7 +37,7 @@ type Config struct {
 	WriteTo string // journal file that takes new answers; not used by provider "journal"
 
 	// Around, unless nil, wraps the teacher below its journals: what it sees are
-	// the requests that no journal answers.
+	// the requests that no journal answers, each attempt of them.
 	Around func(teacher.Teacher) teacher.Teacher
 }
 
@@ -66,7 +66,7 @@ func Open(ctx context.Context, c Config) (t teacher.Teacher, close func() error,
 	}
 	var replay []*journal.Journal
 	if c.Journal != "" {
-		j, err := journal.OpenReadOnly(c.Journal)
+		j, err := journal.OpenReadOnly(c.Journal, c.Provider != "journal")
 		if err != nil {
 			return nil, nil, err
 		}
@@ -85,9 +85,6 @@ func Open(ctx context.Context, c Config) (t teacher.Teacher, close func() error,
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.Around != nil {
-		t = c.Around(t)
-	}
 	own, err := journal.Open(c.WriteTo)
 	if err != nil {
 		return nil, nil, errors.Join(err, hangUp())
@@ -101,7 +98,7 @@ func (c Config) connect() (teacher.Teacher, func() error, error) {
 	case "openai":
 		t, err := openai.New(openai.Config{
 			Endpoint: c.Endpoint, Model: c.ID(), APIKeyEnv: c.APIKeyEnv,
-			Concurrency: c.Concurrency, Timeout: c.Timeout, Retries: c.Retries,
+			Concurrency: c.Concurrency, Timeout: c.Timeout, Retries: c.Retries, Around: c.Around,
 		})
 		if err != nil {
 			return nil, nil, err
@@ -114,6 +111,9 @@ func (c Config) connect() (teacher.Teacher, func() error, error) {
 				Precision: tensor.Precision(c.Precision), Backend: c.Backend, Batch: c.Concurrency,
 			})
 		})
+		if c.Around != nil {
+			return c.Around(t), t.Close, nil
+		}
 		return t, t.Close, nil
 	}
 	return nil, nil, fmt.Errorf("provider is %q; must be \"openai\", \"local\" or \"journal\"", c.Provider)

@@ -30,7 +30,7 @@ func TestTorn(t *testing.T) {
 		if err := os.WriteFile(path, whole[:n], 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if ro, err := OpenReadOnly(path); err != nil || ro.Len() != want {
+		if ro, err := OpenReadOnly(path, true); err != nil || ro.Len() != want {
 			t.Fatalf("read only, cut at %d: %v", n, err)
 		}
 		j, err := Open(path)
@@ -100,8 +100,10 @@ func TestDamaged(t *testing.T) {
 		if err := os.WriteFile(path, c.data, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenReadOnly(path); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s, read only: %v", name, err)
+		for asks, advice := range map[bool]string{true: "delete the line to have its request asked again", false: "take an undamaged copy of the file; nobody is asked"} {
+			if _, err := OpenReadOnly(path, asks); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), advice) {
+				t.Errorf("%s, read only, asks %v: %v", name, asks, err)
+			}
 		}
 		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
@@ -110,7 +112,7 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("%s: a refused file was changed", name)
 		}
 	}
-	if _, err := OpenReadOnly(filepath.Join(t.TempDir(), "none")); err == nil || !strings.Contains(err.Error(), "provider") {
+	if _, err := OpenReadOnly(filepath.Join(t.TempDir(), "none"), false); err == nil || !strings.Contains(err.Error(), "provider") {
 		t.Errorf("no file: %v", err)
 	}
 }
@@ -136,7 +138,7 @@ func TestWindowsLines(t *testing.T) {
 	if err := os.WriteFile(path, bytes.ReplaceAll(written(t, "one", "two"), []byte("\n"), []byte("\r\n")), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if j, err := OpenReadOnly(path); err != nil || j.Len() != 2 {
+	if j, err := OpenReadOnly(path, true); err != nil || j.Len() != 2 {
 		t.Error(err)
 	}
 }
@@ -171,7 +173,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, data := range [][]byte{data, seal(data)} {
 			j := &Journal{path: "j", entries: map[string]line{}}
-			end, err := j.read(bytes.NewReader(data))
+			end, err := j.read(bytes.NewReader(data), true)
 			if err != nil {
 				continue
 			}
@@ -183,7 +185,7 @@ func FuzzOpen(f *testing.F) {
 				whole = append(bytes.Clone(whole), '\n')
 			}
 			again := &Journal{path: "j", entries: map[string]line{}}
-			if _, err := again.read(bytes.NewReader(append(whole, added...))); err != nil {
+			if _, err := again.read(bytes.NewReader(append(whole, added...)), true); err != nil {
 				t.Fatalf("the journal does not open again: %v", err)
 			}
 			j.add(line{Key: key, Refused: "no"})

@@ -69,7 +69,7 @@ func openOn(path string, to func(*os.File) file) (*Journal, error) {
 		if err := settle(f); err != nil {
 			return fmt.Errorf("open the journal: %w", err)
 		}
-		end, err := j.read(f)
+		end, err := j.read(f, true)
 		if err != nil {
 			return err
 		}
@@ -103,8 +103,9 @@ func settle(f *os.File) error {
 }
 
 // OpenReadOnly reads the journal at path. A last line that a crash cut off is
-// passed over. The journal needs no Close.
-func OpenReadOnly(path string) (*Journal, error) {
+// passed over. The journal needs no Close. asks says that a teacher will be asked
+// for what is not in it, which decides what the error about a damaged line advises.
+func OpenReadOnly(path string, asks bool) (*Journal, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open the journal of recorded answers: %w; give a file that was recorded, or ask a teacher with provider \"openai\" or \"local\"", err)
@@ -114,7 +115,7 @@ func OpenReadOnly(path string) (*Journal, error) {
 	}
 	defer f.Close()
 	j := &Journal{path: path, entries: map[string]line{}}
-	if _, err := j.read(f); err != nil {
+	if _, err := j.read(f, asks); err != nil {
 		return nil, err
 	}
 	return j, nil
@@ -143,8 +144,9 @@ func (j *Journal) Close() error {
 	return f.Close()
 }
 
-// read takes all lines in and returns the offset behind the last whole one.
-func (j *Journal) read(f io.Reader) (end int64, err error) {
+// read takes all lines in and returns the offset behind the last whole one. asks
+// is as in OpenReadOnly.
+func (j *Journal) read(f io.Reader, asks bool) (end int64, err error) {
 	r := bufio.NewReaderSize(f, 1<<16)
 	for n := 1; ; n++ {
 		b, err := readLine(r)
@@ -165,7 +167,11 @@ func (j *Journal) read(f io.Reader) (end int64, err error) {
 				}
 				return end, nil
 			}
-			return 0, fmt.Errorf("%s:%d: the journal is damaged: %w; delete the line to have its request asked again", j.path, n, err)
+			advice := "delete the line to have its request asked again"
+			if !asks {
+				advice = `take an undamaged copy of the file; nobody is asked for what the line said, unless it is deleted and the teacher block has provider "openai" or "local"`
+			}
+			return 0, fmt.Errorf("%s:%d: the journal is damaged: %w; %s", j.path, n, err, advice)
 		}
 		j.add(l)
 		end += int64(len(b))

@@ -144,7 +144,7 @@ func TestReplay(t *testing.T) {
 	if err := os.WriteFile(path, written(t, "one", "two"), 0o444); err != nil {
 		t.Fatal(err)
 	}
-	recorded, err := OpenReadOnly(path)
+	recorded, err := OpenReadOnly(path, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestRefusal(t *testing.T) {
 	if b, _ := os.ReadFile(path); bytes.Count(b, []byte("\n")) != 1 || f.asked != 2 {
 		t.Errorf("asked %d times, file:\n%s", f.asked, b)
 	}
-	ro, err := OpenReadOnly(path)
+	ro, err := OpenReadOnly(path, true)
 	if err != nil {
 		t.Fatal(err)
 	}

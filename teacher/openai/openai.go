@@ -24,12 +24,18 @@ type Config struct {
 	Concurrency int           // connections kept open; 0: 8
 	Timeout     time.Duration // of one attempt; 0: 120 s
 	Retries     int           // attempts after the first
+
+	// Around, unless nil, wraps the teacher that makes one attempt: what it sees
+	// are the requests that go out, and what became of each.
+	Around func(teacher.Teacher) teacher.Teacher
 }
 
 // A Teacher asks a server.
 type Teacher struct {
 	config Config
+	once   teacher.Teacher // makes one attempt
 	url    string
+	where  string // the URL as messages name it: without a query, which may hold a key
 	key    string
 	client *http.Client
 	// wait is how long an attempt waits after the first failure, twice that
@@ -68,10 +74,16 @@ func New(c Config) (*Teacher, error) {
 	if t.config.Concurrency <= 0 {
 		t.config.Concurrency = 8
 	}
-	t.url = u.JoinPath("chat/completions").String()
+	u = u.JoinPath("chat/completions")
+	t.url = u.String()
+	u.RawQuery = ""
+	t.where = u.String()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, t.config.Concurrency
 	t.client = &http.Client{Transport: transport, CheckRedirect: sameHost}
+	if t.once = (attempt{t}); c.Around != nil {
+		t.once = c.Around(t.once)
+	}
 	return t, nil
 }
 
@@ -91,12 +103,8 @@ func (t *Teacher) ID() string { return t.config.Model }
 // Complete asks until there is an answer, the request is refused, the retries
 // are used up, or nothing is to be sent any more ([teacher.End]).
 func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
-	body, err := t.encode(r)
-	if err != nil {
-		return teacher.Answer{}, err
-	}
 	for attempt := 0; ; attempt++ {
-		a, err := t.attempt(ctx, body)
+		a, err := t.once.Complete(ctx, r)
 		if err == nil {
 			return a, nil
 		}
@@ -122,7 +130,7 @@ func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answ
 
 // wrap tells who was asked, and keeps the key out of what is told.
 func (t *Teacher) wrap(err error) error {
-	err = fmt.Errorf("ask the teacher %q at %s: %w", t.config.Model, t.url, err)
+	err = fmt.Errorf("ask the teacher %q at %s: %w", t.config.Model, t.where, err)
 	if t.key == "" || !strings.Contains(err.Error(), t.key) {
 		return err
 	}

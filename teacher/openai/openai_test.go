@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -88,7 +89,16 @@ func TestAnswers(t *testing.T) {
 		"no usage":           {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Stopped: true}},
 		"null usage":         {`{"usage":null,"choices":[{"message":{"content":""},"finish_reason":"stop"}]}`, teacher.Answer{Stopped: true}},
 		"cut":                {`{"choices":[{"message":{"content":"a"},"finish_reason":"length"}]}`, teacher.Answer{Content: "a"}},
-		"unknown reason":     {`{"choices":[{"message":{"content":"a"},"finish_reason":null}]}`, teacher.Answer{Content: "a"}},
+		"no reason":          {`{"choices":[{"message":{"content":"a"},"finish_reason":null}]}`, teacher.Answer{Content: "a"}},
+		"no reason, short":   {`{"choices":[{"message":{"content":"a"}}],"usage":{"completion_tokens":9}}`, teacher.Answer{Content: "a", Tokens: 9, Stopped: true}},
+		"no reason, full":    {`{"choices":[{"message":{"content":"a"}}],"usage":{"completion_tokens":10}}`, teacher.Answer{Content: "a", Tokens: 10}},
+		"another reason":     {`{"choices":[{"message":{"content":"a"},"finish_reason":"eos_token"}]}`, teacher.Answer{Content: "a", Stopped: true}},
+		"shouted reason":     {`{"choices":[{"message":{"content":"a"},"finish_reason":"STOP"}]}`, teacher.Answer{Content: "a", Stopped: true}},
+		"cut, shouted":       {`{"choices":[{"message":{"content":"a"},"finish_reason":"MAX_TOKENS"}]}`, teacher.Answer{Content: "a"}},
+		"usage of floats":    {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7.0,"completion_tokens":"3"}}`, teacher.Answer{Content: "a", PromptTokens: 7, Tokens: 3, Stopped: true}},
+		"usage of words":     {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":"many"}`, teacher.Answer{Content: "a", Stopped: true}},
+		"parts":              {`{"choices":[{"message":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},{"type":"text","text":"b"}]},"finish_reason":"stop"}]}`, teacher.Answer{Content: "ab", Reasoning: "hm", Stopped: true}},
+		"other reasoning":    {`{"choices":[{"message":{"content":"a","reasoning":{"summary":"so"}},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Stopped: true}},
 		"reasoning_content":  {`{"choices":[{"message":{"content":"a","reasoning_content":"so"},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Reasoning: "so", Stopped: true}},
 		"reasoning":          {`{"choices":[{"message":{"content":"a","reasoning":"so"},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Reasoning: "so", Stopped: true}},
 		"only reasoning":     {`{"choices":[{"message":{"content":null,"reasoning_content":"so"},"finish_reason":"length"}]}`, teacher.Answer{Reasoning: "so"}},
@@ -96,7 +106,7 @@ func TestAnswers(t *testing.T) {
 		"negative usage":     {`{"usage":{"completion_tokens":-4},"choices":[{"message":{"content":"a"}}]}`, teacher.Answer{Content: "a"}},
 		"null refusal field": {`{"choices":[{"message":{"content":"a","refusal":null}}]}`, teacher.Answer{Content: "a"}},
 	} {
-		if got, err := decode([]byte(c.body)); err != nil || got != c.want {
+		if got, err := decode([]byte(c.body), 10); err != nil || got != c.want {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -115,6 +125,7 @@ func TestRetried(t *testing.T) {
 		"no choices":  func(w http.ResponseWriter) { io.WriteString(w, `{"choices":[]}`) },
 		"no content":  func(w http.ResponseWriter) { io.WriteString(w, `{"choices":[{"message":{}}]}`) },
 		"wrong types": func(w http.ResponseWriter) { io.WriteString(w, `{"choices":[{"message":{"content":[1]}}]}`) },
+		"broken off":  func(w http.ResponseWriter) { reply(w, "a", "error") },
 		"too large":   func(w http.ResponseWriter) { w.Write(bytes.Repeat([]byte(" "), maxBody+1)) },
 		"cut off": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Length", "1000")
@@ -155,6 +166,8 @@ func TestFinal(t *testing.T) {
 		"refusal":     {200, `{"choices":[{"message":{"content":null,"refusal":"I will not"}}]}`, 1, true, []string{"I will not"}},
 		"key":         {401, `{"error":"Incorrect API key provided: ` + secret + `"}`, 1, false, []string{"TEACHER_KEY", "[API key]"}},
 		"forbidden":   {403, secret, 1, false, []string{"TEACHER_KEY"}},
+		"moderated":   {403, `{"error":{"code":403,"message":"your input was flagged","metadata":{"reasons":["x"],"flagged_input":"why"}}}`, 1, true, []string{"your input was flagged"}},
+		"no money":    {402, `{"error":{"message":"Insufficient Balance"}}`, 1, false, []string{"402 Payment Required: Insufficient Balance", "credit"}},
 		"no model":    {404, "", 1, false, []string{"404 Not Found", "model_id"}},
 		"redirect":    {307, "", 1, false, []string{"redirects are not followed"}},
 		"echo":        {400, secret, 1, true, []string{"[API key]"}},
@@ -181,12 +194,91 @@ func TestFinal(t *testing.T) {
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
-	x, _ := serve(t, Config{Retries: 1}, nil)
+// TestLost: answers that a server has worked on, and that do not arrive, may have to
+// be paid for. Around sees each attempt.
+func TestLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		lost  bool
+		reply func(w http.ResponseWriter, r *http.Request)
+	}{
+		"cut off": {true, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, "{")
+		}},
+		"half JSON":  {true, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"choices":[{"mess`) }},
+		"hang up":    {true, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		"broken off": {true, func(w http.ResponseWriter, _ *http.Request) { reply(w, "a", "error") }},
+		"late": {true, func(_ http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		}},
+		"a page":      {false, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }},
+		"error as OK": {false, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"error":{"message":"no"}}`) }},
+		"500":         {false, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen seen
+			around := func(x teacher.Teacher) teacher.Teacher { seen.Teacher = x; return &seen }
+			x, _ := serve(t, Config{Retries: 1, Timeout: 200 * time.Millisecond, Around: around}, func(_ int, w http.ResponseWriter, r *http.Request) { c.reply(w, r) })
+			_, err := x.Complete(t.Context(), question)
+			if err == nil || errors.Is(err, teacher.ErrLost) != c.lost {
+				t.Errorf("%v: lost %v; want %v", err, errors.Is(err, teacher.ErrLost), c.lost)
+			}
+			if len(seen.errs) != 2 || errors.Is(seen.errs[0], teacher.ErrLost) != c.lost {
+				t.Errorf("attempts: %v", seen.errs)
+			}
+		})
+	}
+	x, _ := serve(t, Config{}, nil)
 	s := httptest.NewServer(nil)
 	x.url = s.URL
 	s.Close()
-	if _, err := x.Complete(t.Context(), question); err == nil || !strings.Contains(err.Error(), "gave up after 2 attempts") {
+	if _, err := x.Complete(t.Context(), question); err == nil || errors.Is(err, teacher.ErrLost) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}
+
+// seen keeps what became of each attempt.
+type seen struct {
+	teacher.Teacher
+	errs []error
+}
+
+func (s *seen) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
+	a, err := s.Teacher.Complete(ctx, r)
+	s.errs = append(s.errs, err)
+	return a, err
+}
+
+func TestNobodyListens(t *testing.T) {
+	s := httptest.NewServer(nil)
+	s.Close()
+	x, err := New(Config{Endpoint: s.URL + "/v1?key=" + secret, Model: "m", Retries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.wait = time.Millisecond
+	_, err = x.Complete(t.Context(), question)
+	if err == nil || !strings.Contains(err.Error(), s.URL+"/v1/chat/completions: gave up after 2 attempts") || strings.Contains(err.Error(), secret) {
+		t.Error(err)
+	}
+	if want := s.URL + "/v1/chat/completions?key=" + secret; x.url != want {
+		t.Errorf("asks %s; want %s", x.url, want)
+	}
+}
+
+// A certificate that nobody vouches for does not get better.
+func TestCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(nil)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	x, err := New(Config{Endpoint: s.URL, Model: "m", Retries: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.wait = time.Hour
+	if _, err := x.Complete(t.Context(), question); err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE") || errors.Is(err, teacher.ErrLost) {
 		t.Error(err)
 	}
 }

@@ -6,16 +6,20 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pipe/teacher"
 )
 
 // A transient error may go away: the request is sent again.
 type transient struct {
 	err   error
 	after time.Duration // what the server asked to wait; 0: nothing
+	lost  bool          // the server worked on an answer, which did not arrive
 }
 
-func (e *transient) Error() string { return e.err.Error() }
-func (e *transient) Unwrap() error { return e.err }
+func (e *transient) Error() string        { return e.err.Error() }
+func (e *transient) Unwrap() error        { return e.err }
+func (e *transient) Is(target error) bool { return e.lost && target == teacher.ErrLost }
 
 // Waits are bounded, whatever the server says.
 const (

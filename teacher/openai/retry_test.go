@@ -64,8 +64,34 @@ func FuzzDecode(f *testing.F) {
 		if n := len([]rune(reason(data))); n > 310 {
 			t.Errorf("the reason has %d characters", n)
 		}
-		if _, err := decode(data); err != nil && len(err.Error()) > 4000 {
+		if _, err := decode(data, 10); err != nil && len(err.Error()) > 4000 {
 			t.Errorf("an error of %d bytes", len(err.Error()))
 		}
 	})
+}
+
+// A connection that was kept open may have been closed before the request, which
+// fails at once and cost nothing; a server that takes its time worked.
+func TestWay(t *testing.T) {
+	for _, c := range []struct {
+		old, answered bool
+		sent          time.Duration // ago; 0: not
+		lost          bool
+	}{
+		{old: false, sent: 0, lost: false},
+		{old: false, sent: time.Millisecond, lost: true},
+		{old: true, sent: time.Millisecond, lost: false},
+		{old: true, sent: time.Minute, lost: true},
+		{old: true, answered: true, sent: time.Millisecond, lost: true},
+	} {
+		var w way
+		w.old.Store(c.old)
+		w.answered.Store(c.answered)
+		if at := time.Now().Add(-c.sent); c.sent > 0 {
+			w.sent.Store(&at)
+		}
+		if w.lost() != c.lost {
+			t.Errorf("%+v: lost %v", c, w.lost())
+		}
+	}
 }

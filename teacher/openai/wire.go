@@ -3,12 +3,17 @@ package openai
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"pipe/teacher"
@@ -48,28 +53,56 @@ func (t *Teacher) encode(r teacher.Request) ([]byte, error) {
 	return b, nil
 }
 
-// A response is the part of the answer that matters.
+// A response is the part of the answer that matters. What is not needed may be
+// of any type: the answer is paid for.
 type response struct {
 	Choices []struct {
 		Message struct {
-			Content          *string `json:"content"`
-			Reasoning        string  `json:"reasoning"` // newer vLLM, OpenRouter
-			ReasoningContent string  `json:"reasoning_content"`
-			Refusal          string  `json:"refusal"`
+			Content          json.RawMessage `json:"content"`
+			Reasoning        loose           `json:"reasoning"` // newer vLLM, OpenRouter
+			ReasoningContent loose           `json:"reasoning_content"`
+			Refusal          loose           `json:"refusal"`
 		} `json:"message"`
-		FinishReason string `json:"finish_reason"`
+		FinishReason loose `json:"finish_reason"`
 	} `json:"choices"`
-	Usage struct {
-		PromptTokens     int `json:"prompt_tokens"`
-		CompletionTokens int `json:"completion_tokens"`
-	} `json:"usage"`
+	Usage json.RawMessage `json:"usage"`
+	Error json.RawMessage `json:"error"`
 }
 
-// attempt sends the request once.
-func (t *Teacher) attempt(ctx context.Context, body []byte) (teacher.Answer, error) {
+// A loose string is empty where the JSON has something else.
+type loose string
+
+func (l *loose) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		*l = loose(s)
+	}
+	return nil
+}
+
+// A count is a number of tokens, however it is written; 0 where it is none.
+type count int
+
+func (c *count) UnmarshalJSON(b []byte) error {
+	n, err := strconv.ParseFloat(strings.Trim(string(b), `"`), 64)
+	if err == nil && n > 0 && n < 1<<53 {
+		*c = count(n)
+	}
+	return nil
+}
+
+// An attempt is a teacher that sends a request once.
+type attempt struct{ *Teacher }
+
+func (t attempt) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
+	body, err := t.encode(r)
+	if err != nil {
+		return teacher.Answer{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.config.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(body))
+	var w way
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, w.trace()), http.MethodPost, t.url, bytes.NewReader(body))
 	if err != nil {
 		return teacher.Answer{}, err
 	}
@@ -80,7 +113,7 @@ func (t *Teacher) attempt(ctx context.Context, body []byte) (teacher.Answer, err
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		return teacher.Answer{}, t.network(ctx, err)
+		return teacher.Answer{}, t.network(ctx, err, &w)
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
@@ -88,30 +121,68 @@ func (t *Teacher) attempt(ctx context.Context, body []byte) (teacher.Answer, err
 	case res.StatusCode != http.StatusOK:
 		return teacher.Answer{}, t.status(res, data)
 	case err != nil:
-		return teacher.Answer{}, t.network(ctx, err)
+		return teacher.Answer{}, t.network(ctx, err, &w)
 	case len(data) > maxBody:
-		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer is larger than %d MiB", maxBody>>20)}
+		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer is larger than %d MiB", maxBody>>20), lost: true}
 	}
-	return decode(data)
+	return decode(data, r.MaxTokens)
+}
+
+// A way is how far a request got.
+type way struct {
+	old, answered atomic.Bool               // on a connection that was kept open; until the first byte of an answer
+	sent          atomic.Pointer[time.Time] // when it was written
+}
+
+// lost reports whether a request that failed was worked on: an answer had begun, or
+// the server took its time. A connection that was kept open may have been closed
+// before, which shows at once.
+func (w *way) lost() bool {
+	const atOnce = time.Second
+	sent := w.sent.Load()
+	return sent != nil && (w.answered.Load() || !w.old.Load() || time.Since(*sent) > atOnce)
+}
+
+func (w *way) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) { w.old.Store(c.Reused) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			if now := time.Now(); i.Err == nil {
+				w.sent.Store(&now)
+			}
+		},
+		GotFirstResponseByte: func() { w.answered.Store(true) },
+	}
 }
 
 // network makes a failed exchange an error to try again.
-func (t *Teacher) network(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+func (t *Teacher) network(ctx context.Context, err error, w *way) error {
+	if with := (*url.Error)(nil); errors.As(err, &with) {
+		err = with.Err
+	}
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return fmt.Errorf("%w; name a file with the certificate to trust in the environment variable SSL_CERT_FILE, or check endpoint", err)
+	}
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded)
+	if late {
 		err = fmt.Errorf("no answer within %v; raise timeout, or lower concurrency if the server is overloaded", t.config.Timeout)
 	}
-	return &transient{err: err}
+	return &transient{err: err, lost: w.lost() || late && w.sent.Load() != nil}
 }
 
 // status makes an error of an HTTP status other than 200.
 func (t *Teacher) status(res *http.Response, data []byte) error {
 	err := fmt.Errorf("the server answered %s%s", statusText(res), reason(data))
 	switch c := res.StatusCode; {
+	case c == http.StatusForbidden && bytes.Contains(data, []byte(`"flagged_input"`)): // OpenRouter's moderation
+		return fmt.Errorf("%w: %w", teacher.ErrRefused, err)
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
 		if t.config.APIKeyEnv == "" {
 			return fmt.Errorf("%w; set api_key_env to the name of the environment variable that holds the API key", err)
 		}
 		return fmt.Errorf("%w; check the API key in the environment variable %s", err, t.config.APIKeyEnv)
+	case c == http.StatusPaymentRequired:
+		return fmt.Errorf("%w; add to the credit of the account, and run again: what was answered is kept", err)
 	case c == http.StatusTooManyRequests || c == http.StatusRequestTimeout || c == http.StatusTooEarly || c >= 500:
 		return &transient{err: err, after: retryAfter(res.Header, time.Now())}
 	case c == http.StatusNotFound || c == http.StatusMethodNotAllowed:
@@ -177,35 +248,92 @@ func excerpt(s string) string {
 	return s
 }
 
-// decode reads the body of an answer. What is not one is worth another try.
-func decode(data []byte) (teacher.Answer, error) {
+// decode reads the body of an answer of at most so many tokens. What is not one is
+// worth another try; it was an answer, and is lost, when it is JSON without an error.
+func decode(data []byte, most int) (teacher.Answer, error) {
 	var r response
+	begun := bytes.HasPrefix(bytes.TrimSpace(data), []byte("{"))
 	if err := json.Unmarshal(data, &r); err != nil {
-		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer is not the JSON of a chat completion: %w: it begins with %q", err, excerpt(string(data[:min(len(data), 80)])))}
+		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer is not the JSON of a chat completion: %w: it begins with %q", err, excerpt(string(data[:min(len(data), 80)]))), lost: begun}
 	}
 	if len(r.Choices) == 0 {
-		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer has no choices%s", reason(data))}
+		return teacher.Answer{}, &transient{err: fmt.Errorf("the answer has no choices%s", reason(data)), lost: r.Error == nil}
 	}
 	c := r.Choices[0]
-	switch {
-	case c.FinishReason == "content_filter":
+	switch why := strings.ToLower(string(c.FinishReason)); {
+	case why == "content_filter":
 		return teacher.Answer{}, fmt.Errorf("%w: the server's content filter stopped the answer", teacher.ErrRefused)
 	case c.Message.Refusal != "":
-		return teacher.Answer{}, fmt.Errorf("%w: %s", teacher.ErrRefused, excerpt(c.Message.Refusal))
+		return teacher.Answer{}, fmt.Errorf("%w: %s", teacher.ErrRefused, excerpt(string(c.Message.Refusal)))
+	case why == "error", why == "abort", why == "insufficient_system_resource": // OpenRouter, vLLM and SGLang, DeepSeek
+		return teacher.Answer{}, &transient{err: fmt.Errorf("the server broke the answer off: its finish_reason is %q", why), lost: true}
 	}
+	var usage struct {
+		PromptTokens     count `json:"prompt_tokens"`
+		CompletionTokens count `json:"completion_tokens"`
+	}
+	_ = json.Unmarshal(r.Usage, &usage) // without it tokens are estimated
 	a := teacher.Answer{
-		Reasoning:    c.Message.ReasoningContent,
-		PromptTokens: max(0, r.Usage.PromptTokens),
-		Tokens:       max(0, r.Usage.CompletionTokens),
-		Stopped:      c.FinishReason == "stop",
+		Reasoning:    string(c.Message.ReasoningContent),
+		PromptTokens: int(usage.PromptTokens),
+		Tokens:       int(usage.CompletionTokens),
 	}
+	a.Stopped = stopped(string(c.FinishReason), a.Tokens, most)
 	if a.Reasoning == "" {
-		a.Reasoning = c.Message.Reasoning
+		a.Reasoning = string(c.Message.Reasoning)
 	}
-	if c.Message.Content != nil {
-		a.Content = *c.Message.Content
-	} else if a.Reasoning == "" {
-		return teacher.Answer{}, &transient{err: errors.New("the answer has no content")}
+	content, thoughts, err := contents(c.Message.Content)
+	if err == nil && content == nil && a.Reasoning == "" {
+		err = errors.New("the answer has no content")
 	}
+	if err != nil {
+		return teacher.Answer{}, &transient{err: err, lost: true}
+	}
+	if content != nil {
+		a.Content = *content
+	}
+	a.Reasoning += thoughts
 	return a, nil
+}
+
+// stopped reports whether an answer ended by itself. Servers have many words for
+// that, and a few for the opposite; where one says nothing, its count of tokens does.
+func stopped(reason string, tokens, most int) bool {
+	switch strings.ToLower(reason) {
+	case "length", "max_tokens", "model_length":
+		return false
+	case "":
+		return tokens > 0 && tokens < most
+	}
+	return true
+}
+
+// contents reads the content of a message: a string, or parts, of which those that
+// are text count, and thoughts apart. It is nil for null.
+func contents(raw json.RawMessage) (content *string, thoughts string, err error) {
+	if json.Unmarshal(raw, &content) == nil || raw == nil {
+		return content, "", nil
+	}
+	type part struct {
+		Type     string          `json:"type"`
+		Text     *string         `json:"text"`
+		Thinking json.RawMessage `json:"thinking"`
+	}
+	var parts []part
+	if err := json.Unmarshal(raw, &parts); err != nil {
+		return nil, "", fmt.Errorf("the content of the answer is neither a string nor a list of parts: %w", err)
+	}
+	var said string
+	for _, p := range parts {
+		switch {
+		case p.Thinking != nil:
+			inner, _, err := contents(p.Thinking)
+			if err == nil && inner != nil {
+				thoughts += *inner
+			}
+		case p.Text != nil:
+			said += *p.Text
+		}
+	}
+	return &said, thoughts, nil
 }

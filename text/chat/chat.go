@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -289,36 +290,76 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 		}
 		part := in
 		part.Messages, part.AddGenerationPrompt = in.Messages[:i], true
-		before, _, err := t.run(part)
+		before, err := t.Text(part)
 		if err != nil {
 			return nil, fmt.Errorf("find turn %d of the assistant: render what precedes it: %w", i, err)
 		}
 		part.Messages, part.AddGenerationPrompt = in.Messages[:i+1], false
-		after, _, err := t.run(part)
+		after, err := t.Text(part)
 		if err != nil {
 			return nil, fmt.Errorf("find turn %d of the assistant: render up to it: %w", i, err)
 		}
 		if !strings.HasPrefix(after, before) || !strings.HasPrefix(full, after) {
 			part.Messages = in.Messages[:i]
-			if without, _, err := t.run(part); err == nil && without == after {
+			if without, err := t.Text(part); err == nil && without == after {
 				return nil, fmt.Errorf("the chat template leaves out message %d, which is the assistant's", i+1)
 			}
-			return nil, fmt.Errorf("find turn %d of the assistant: the chat template does not render the beginning of a conversation the same way when more follows; "+
-				"use a template that marks the assistant's words with {%% generation %%}", i)
+			return nil, historyError{i}
 		}
-		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), in.Special)})
+		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), m.Content, in.Special)})
 	}
 	return spans, nil
 }
 
+// ErrHistory is in the chain of the error of Render and Tokenize when a template
+// without {% generation %} does not render the beginning of a conversation as it does
+// when more follows. [Template.TokenizeLast] needs no such thing.
+var ErrHistory = errors.New("the chat template does not render the beginning of a conversation the same way when more follows")
+
+type historyError struct{ turn int }
+
+// Error implements error.
+func (e historyError) Error() string {
+	return fmt.Sprintf("find turn %d of the assistant: %s; use a template that marks the assistant's words with {%% generation %%}", e.turn, ErrHistory)
+}
+
+// Unwrap returns ErrHistory.
+func (historyError) Unwrap() error { return ErrHistory }
+
+// lastSpans returns what of full the assistant says in the turn that ends in: what
+// follows the text that asks for it.
+func (t *Template) lastSpans(in Input, full string, marked [][2]int) ([][2]int, error) {
+	part := in
+	part.Messages, part.AddGenerationPrompt = in.Messages[:len(in.Messages)-1], true
+	before, err := t.Text(part)
+	if err != nil {
+		return nil, fmt.Errorf("find the last turn: render what precedes it: %w", err)
+	}
+	if t.generation {
+		same := 0
+		for same < min(len(before), len(full)) && before[same] == full[same] {
+			same++
+		}
+		return slices.DeleteFunc(slices.Clone(marked), func(a [2]int) bool { return a[1] <= same }), nil
+	}
+	if !strings.HasPrefix(full, before) {
+		return nil, errors.New("find the last turn: the chat template asks for it in other words than it begins with")
+	}
+	return [][2]int{{len(before), turnEnd(full, len(before), in.Messages[len(in.Messages)-1].Content, in.Special)}}, nil
+}
+
 // turnEnd leaves out whitespace after the end-of-turn token at the end of text:
-// one of the special tokens, or a word in angle brackets.
-func turnEnd(text string, start int, special map[string]string) int {
+// one of the special tokens, or a word in angle brackets that is not the end of
+// what was said, as </html> may be.
+func turnEnd(text string, start int, said string, special map[string]string) int {
 	turn := trimRight(text[start:])
 	for _, s := range special {
 		if s != "" && strings.HasSuffix(turn, s) {
 			return start + len(turn)
 		}
+	}
+	if said = trimRight(said); said != "" && strings.HasSuffix(turn, said) {
+		return len(text)
 	}
 	if open := strings.LastIndexByte(turn, '<'); open >= 0 && strings.HasSuffix(turn, ">") && !slices.ContainsFunc([]rune(turn[open:]), isSpace) {
 		return start + len(turn)

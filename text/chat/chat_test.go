@@ -1,7 +1,9 @@
 package chat
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -39,6 +41,23 @@ func talk(turns ...string) (in Input) {
 		in.Messages = append(in.Messages, Message{Role: []string{"user", "assistant"}[i%2], Content: s})
 	}
 	return in
+}
+
+// TestSpansWithoutEndOfTurn: where a template ends turns with a line feed alone,
+// that is what is learned of their end, whatever was said last.
+func TestSpansWithoutEndOfTurn(t *testing.T) {
+	tpl := parse(t, "{% for m in messages %}{{ 'A: ' if m['role'] == 'assistant' else 'Q: ' }}{{ m['content'] | trim }}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}")
+	r, err := tpl.Render(talk("a", "one", "b", "<b>two</b> ", "c", "<|im_end|>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range r.Assistant {
+		got = append(got, r.Text[s[0]:s[1]])
+	}
+	if want := []string{"one\n", "<b>two</b>\n", "<|im_end|>\n"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
 }
 
 // TestSpans: what the assistant says, with its end of turn, whether marked by
@@ -80,12 +99,25 @@ func TestTokenize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := tokenizer.Load(data)
-	if err != nil {
-		t.Fatal(err)
+	// A letter that is composed to é is two tokens, and comes as one character.
+	composing := bytes.Replace(data, []byte(`"normalizer":null`), []byte(`"normalizer":{"type":"NFC"}`), 1)
+	if bytes.Equal(composing, data) {
+		t.Fatal("the tokenizer has a normalizer")
 	}
-	for name, want := range map[string]string{"llama3_generation": "one é<|eot_id|>two<|eot_id|>", "chatml": "one é<|im_end|>two<|im_end|>"} {
-		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", "one é", "b", "two"))
+	for _, c := range []struct {
+		name, say, want string
+		data            []byte
+	}{
+		{"llama3_generation", "one é", "one é<|eot_id|>two<|eot_id|>", data},
+		{"chatml", "one é", "one é<|im_end|>two<|im_end|>", data},
+		{"chatml", "e\u0301", "é<|im_end|>two<|im_end|>", composing},
+	} {
+		name, want := c.name, c.want
+		tok, err := tokenizer.Load(c.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, mask, err := parse(t, source(t, name)).Tokenize(tok, talk("a", c.say, "b", "two"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,6 +131,48 @@ func TestTokenize(t *testing.T) {
 			t.Errorf("%s: masked %q, want %q", name, got, want)
 		}
 	}
+}
+
+// TestTokenizeLast: where earlier turns are written in another way than the last, that is told
+// apart, with marks and without.
+func TestTokenizeLast(t *testing.T) {
+	tok, err := tokenizer.Load(must(tokenizer.Train([]string{"what does the assistant say"}, 300, []string{"<|im_end|>"}, tokenizer.GPT2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const each = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' and loop.last %}hm {% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+	const ask = "{% if add_generation_prompt %}assistant: {% endif %}"
+	const marks = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}{% if loop.last %}hm {% endif %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+	for template, want := range map[string]string{each + ask: "hm two<|im_end|>", marks + ask: "hm two<|im_end|>", marks: "hm two<|im_end|>"} {
+		ids, mask, err := parse(t, template).TokenizeLast(tok, talk("a", "one", "b", "two"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []int32
+		for i, id := range ids {
+			if mask[i] {
+				said = append(said, id)
+			}
+		}
+		if got := tok.Decode(said); got != want {
+			t.Errorf("%s: %q, want %q", template, got, want)
+		}
+	}
+	if _, _, err := parse(t, each+ask).Tokenize(tok, talk("a", "one", "b", "two")); !errors.Is(err, ErrHistory) {
+		t.Errorf("got %v, want ErrHistory", err)
+	}
+	for template, in := range map[string]Input{each: talk("a", "one", "b"), each + "{% if add_generation_prompt %}else{% endif %}": talk("a", "one")} {
+		if _, _, err := parse(t, template).TokenizeLast(tok, in); err == nil {
+			t.Errorf("%s: no error", template)
+		}
+	}
+}
+
+func must(data []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return data
 }
 
 // TestHostile: templates that would run forever, fill memory or the stack are

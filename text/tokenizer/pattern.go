@@ -13,6 +13,7 @@ const (
 	patternLlama3 = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	patternQwen2  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	patternO200k  = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	patternTekken = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	patternNumber = `\p{N}`
 )
 
@@ -30,11 +31,13 @@ func patternScanner(regex string) (scanner, error) {
 	case patternQwen2:
 		return func(t *classTable, s string, i int) int { return scanLlama3(t, s, i, 1) }, nil
 	case patternO200k:
-		return scanO200k, nil
+		return func(t *classTable, s string, i int) int { return scanO200k(t, s, i, 3, contractionFold) }, nil
+	case patternTekken:
+		return func(t *classTable, s string, i int) int { return scanO200k(t, s, i, 1, noContraction) }, nil
 	case patternNumber:
 		return func(t *classTable, s string, i int) int { return scanDigits(t, s, i, true) }, nil
 	}
-	return nil, fmt.Errorf("pre-tokenizer pattern %q is not one of those known (GPT-2, Llama 3, Qwen 2, Llama 4, digits)", regex)
+	return nil, fmt.Errorf("pre-tokenizer pattern %q is not one of those known (GPT-2, Llama 3, Qwen 2, Llama 4, Tekken, digits)", regex)
 }
 
 func scanGPT2(t *classTable, s string, i int) int {
@@ -83,7 +86,9 @@ func scanLlama3(t *classTable, s string, i, digits int) int {
 	return lines(t, s, i)
 }
 
-func scanO200k(t *classTable, s string, i int) int {
+// scanO200k also serves Mistral's Tekken, which has no contractions and one digit in a
+// pre-token.
+func scanO200k(t *classTable, s string, i, digits int, contraction func(s string) int) int {
 	b, n := t.at(s, i)
 	j := i // after the optional first character
 	if b&(newline|letter|number) == 0 {
@@ -91,16 +96,16 @@ func scanO200k(t *classTable, s string, i int) int {
 	}
 	for _, start := range [2]int{j, i} {
 		if end := lowerWord(t, s, start); end > start {
-			return end + contractionFold(s[end:])
+			return end + contraction(s[end:])
 		}
 	}
 	for _, start := range [2]int{j, i} {
 		if end := t.run(s, start, upper, 0); end > start {
-			return end + contractionFold(s[end:])
+			return end + contraction(s[end:])
 		}
 	}
 	if b&number != 0 {
-		return numbers(t, s, i, 3)
+		return numbers(t, s, i, digits)
 	}
 	if end := punctuation(t, s, i, "\r\n/"); end > i {
 		return end
@@ -125,6 +130,8 @@ func lowerWord(t *classTable, s string, i int) int {
 	}
 	return i
 }
+
+func noContraction(string) int { return 0 }
 
 // contraction returns the length of one of 's 't 're 've 'm 'll 'd at the
 // start of s, or 0.

@@ -109,7 +109,7 @@ func (b *builder) gpt2(s *Spec) error {
 	patterns := map[string][]string{
 		"smollm": {patternNumber, patternGPT2}, "gpt-2": {patternGPT2}, "": {patternGPT2},
 		"llama-bpe": {patternLlama3}, "llama3": {patternLlama3}, "llama-v3": {patternLlama3},
-		"llama4": {patternO200k}, "gpt-4o": {patternO200k}, "qwen2": {patternQwen2},
+		"llama4": {patternO200k}, "gpt-4o": {patternO200k}, "qwen2": {patternQwen2}, "tekken": {patternTekken},
 	}
 	list, ok := patterns[s.Pre]
 	if !ok {
@@ -122,7 +122,7 @@ func (b *builder) gpt2(s *Spec) error {
 		}
 		b.pre = append(b.pre, splitter{scan: scan})
 	}
-	b.model.IgnoreMerges = slices.Contains([]string{"llama-bpe", "llama3", "llama-v3", "llama4", "gpt-4o"}, s.Pre)
+	b.model.IgnoreMerges = slices.Contains([]string{"llama-bpe", "llama3", "llama-v3", "llama4", "gpt-4o", "tekken"}, s.Pre)
 	b.byteLevel = true
 	b.decoder.byteLevel = true
 	return nil

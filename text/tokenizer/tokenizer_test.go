@@ -63,7 +63,7 @@ func (f *fixture) tokenizer(t testing.TB, name string) *Tokenizer {
 // TestFixture compares ids and texts with Hugging Face tokenizers.
 func TestFixture(t *testing.T) {
 	f := load(t)
-	if len(f.Results) != 7 {
+	if len(f.Results) != 8 {
 		t.Fatalf("%d tokenizers", len(f.Results))
 	}
 	for name, results := range f.Results {

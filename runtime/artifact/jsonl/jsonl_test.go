@@ -45,6 +45,7 @@ func TestRead(t *testing.T) {
 		"[1]":                 "rows:1: is a list; each row must be a JSON object",
 		"{\"text\":\"\xff\"}": "rows:1: the line is not UTF-8",
 		"{\"n\":1}":           "rows:1: is no row",
+		`{"text":"\ud83d"}`:   "rows:1: byte 10 of the line: the escape \\ud83d is half of a character",
 	} {
 		var got []string
 		err := Read(context.Background(), strings.NewReader(in), "rows", nil, func(r artifact.Row) error {
@@ -89,4 +90,15 @@ func TestUnusedKeysAreListed(t *testing.T) {
 	}
 	var none Unused
 	none.add(map[string]any{"name": "x"}, nil) // counts nothing and does not fail
+}
+
+func TestHalfAt(t *testing.T) {
+	for in, want := range map[string]int{
+		`"a"`: -1, `"\ud83d\ude00"`: -1, `"\\ud83d"`: -1, `"\u00e9\n"`: -1, `"\uD83D\uDE00\uD83D\uDE00"`: -1, `"\u12`: -1, `"\`: -1,
+		`"\ud83d"`: 1, `"\ude00"`: 1, `"\ud83d\u0041"`: 1, `"\ud83dx"`: 1, `"\ud83d\ud83d\ude00"`: 1, `"x\\\ud83d"`: 4, `"\uD83D\uDE00\uDE00"`: 13,
+	} {
+		if got := HalfAt([]byte(in)); got != want {
+			t.Errorf("%s: got %d; want %d", in, got, want)
+		}
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"pipe/runtime/artifact"
@@ -56,6 +58,9 @@ func Read(ctx context.Context, in io.Reader, name string, unused Unused, yield f
 func parse(line []byte, unused Unused) (artifact.Row, error) {
 	if !utf8.Valid(line) {
 		return artifact.Row{}, errors.New("the line is not UTF-8")
+	}
+	if at := HalfAt(line); at >= 0 {
+		return artifact.Row{}, fmt.Errorf("byte %d of the line: the escape %s is half of a character: its other half is missing", at+1, line[at:at+6])
 	}
 	o, err := Object(line)
 	if err != nil {
@@ -109,6 +114,39 @@ func Object(raw []byte) (map[string]any, error) {
 		return nil, fmt.Errorf("is %s; each row must be a JSON object", jsonType(v))
 	}
 	return o, nil
+}
+
+// HalfAt returns the offset of the first \u escape in JSON text that stands for one
+// half of a surrogate pair without the other, which a cut string leaves behind and
+// decoding takes for U+FFFD; -1 when there is none.
+func HalfAt(raw []byte) int {
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		switch unit := escaped(raw[i:]); {
+		case !utf16.IsSurrogate(unit):
+			i++ // what is escaped may be a backslash
+		case utf16.DecodeRune(unit, escaped(raw[i+6:])) == utf8.RuneError:
+			return i
+		default:
+			i += 11
+		}
+	}
+	return -1
+}
+
+// escaped returns the code unit of the \u escape that b begins with; 0 when it
+// begins with none.
+func escaped(b []byte) rune {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	if err != nil {
+		return 0
+	}
+	return rune(n)
 }
 
 // Reason says where in the text the error is.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -72,16 +73,31 @@ var roles = map[string]string{
 	"tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
 }
 
-// turns returns the messages of a field: a list of messages, or a string,
-// which is one message of the given role.
+// quoted is how a list of messages begins when it is written as text: JSON, or what
+// Python prints, which is none.
+var quoted = regexp.MustCompile(`^\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:`)
+
+// turns returns the messages of a field: a list of messages, which a table holds as
+// JSON, one message, or a string, which is one of the given role.
 func (r *record) turns(field, role string) []artifact.Message {
 	v := r.get(field)
-	l, ok := list(v)
-	if s, text := v.(string); text && !ok {
-		if strings.TrimSpace(s) == "" {
-			r.fail("%s is empty", r.column(field))
+	l, ok := v.([]any)
+	if o, one := v.(map[string]any); one {
+		l, ok = []any{o}, true
+	}
+	if s, text := v.(string); text {
+		whole := field == "messages" || field == "conversations"
+		if quoted.MatchString(s) || whole && strings.HasPrefix(strings.TrimSpace(s), "[") {
+			if l, ok = list(v); !ok {
+				r.fail("%s begins like a list of messages and is not JSON: write it with json.dumps, not as Python prints it", r.column(field))
+				return nil
+			}
+		} else {
+			if strings.TrimSpace(s) == "" {
+				r.fail("%s is empty", r.column(field))
+			}
+			return []artifact.Message{{Role: role, Content: s}}
 		}
-		return []artifact.Message{{Role: role, Content: s}}
 	}
 	if !ok {
 		r.fail("%s is %s; it must be a list of messages or a string", r.column(field), jsonType(v))
@@ -122,8 +138,10 @@ func (r *record) message(v any) (m artifact.Message, err error) {
 		}
 		return m, fmt.Errorf("has the role %q; it must be system, user, assistant or tool", fmt.Sprint(who))
 	}
-	if calls, _ := o["tool_calls"].([]any); len(calls) > 0 {
-		return m, errors.New("has tool_calls, which a row cannot hold; write them into its content")
+	for _, k := range []string{"tool_calls", "function_call"} {
+		if !empty(o[k]) {
+			return m, fmt.Errorf("has %s, which a row cannot hold; write what it says into its content", k)
+		}
 	}
 	if err := checkWeight(o["weight"], m.Role); err != nil {
 		return m, err

@@ -164,6 +164,10 @@ func (r *record) plain(row *artifact.Row) {
 	row.Messages = r.question()
 	asked := len(row.Messages) > 0
 	switch {
+	case answered(row.Messages): // completion or output say its answer again
+		if !r.has("messages") && !r.has("conversations") && r.has("completion") {
+			r.fail("has a prompt that ends with an answer of the assistant, and a completion")
+		}
 	case r.has("completion"):
 		if !asked {
 			r.fail("has a completion and no prompt; name the column of the prompt with map")
@@ -173,7 +177,11 @@ func (r *record) plain(row *artifact.Row) {
 		if !asked {
 			r.fail("has an output and no instruction; name the column of the instruction with map")
 		}
-		row.Messages = append(row.Messages, artifact.Message{Role: "assistant", Content: r.text("output")})
+		answer := r.text("output")
+		if strings.TrimSpace(answer) == "" {
+			r.fail("%s is empty", r.column("output"))
+		}
+		row.Messages = append(row.Messages, artifact.Message{Role: "assistant", Content: answer})
 	}
 	if !asked && r.has("text") {
 		if row.Text = r.text("text"); strings.TrimSpace(row.Text) == "" && r.err == nil {
@@ -201,6 +209,10 @@ func (r *record) question() []artifact.Message {
 	switch {
 	case r.has("messages"):
 		asked = r.turns("messages", "user")
+		if answered(asked) && r.has("chosen") && r.has("prompt") { // they are the prompt with the answer chosen
+			delete(r.used, r.column("messages"))
+			asked = r.turns("prompt", "user")
+		}
 	case r.has("conversations"):
 		asked = r.turns("conversations", "user")
 	case r.has("prompt"):
@@ -224,8 +236,10 @@ func (r *record) question() []artifact.Message {
 	return asked
 }
 
-// preference fills in prompt, chosen and rejected. Without a prompt it is what
-// the two lists of messages begin with alike.
+// preference fills in prompt, chosen and rejected. Lists of messages that begin with
+// a system turn or one of the user hold the prompt themselves, and that counts:
+// columns with a prompt or with a whole conversation stand beside them in many
+// datasets, and are not always the same to the letter.
 func (r *record) preference(row *artifact.Row) {
 	for _, f := range []string{"chosen", "rejected"} {
 		if !r.has(f) {
@@ -233,32 +247,79 @@ func (r *record) preference(row *artifact.Row) {
 			return
 		}
 	}
-	row.Messages = r.question()
 	row.Chosen, row.Rejected = r.turns("chosen", "assistant"), r.turns("rejected", "assistant")
+	before := maps.Clone(r.used)
+	row.Messages = r.question()
 	if r.err != nil {
 		return
 	}
+	switch prompt := row.Messages; {
+	case asks(row.Chosen) != asks(row.Rejected):
+		r.fail("has the prompt in one of chosen and rejected and not in the other: both must begin with it, or neither")
+	case asks(row.Chosen):
+		r.part(row, prompt)
+		if !slices.Equal(row.Messages, prompt) {
+			r.used = before // what is not used stays in the meta
+		}
+	case len(prompt) == 0:
+		r.fail("has chosen and rejected without a prompt; name its column with map")
+	case answered(prompt) && row.Chosen[0].Role == "assistant":
+		r.fail("has a prompt that ends with an answer of the assistant; it must end where chosen and rejected begin")
+	}
+}
+
+// answered reports whether messages end with a turn of the assistant.
+func answered(ms []artifact.Message) bool {
+	return len(ms) > 0 && ms[len(ms)-1].Role == "assistant"
+}
+
+// asks reports whether messages begin with those of a prompt.
+func asks(ms []artifact.Message) bool { return ms[0].Role == "user" || ms[0].Role == "system" }
+
+// part moves what chosen and rejected begin with alike to the prompt, beside that
+// of columns of its own, given.
+func (r *record) part(row *artifact.Row, given []artifact.Message) {
 	n := 0
-	for n < len(row.Chosen) && n < len(row.Rejected) && row.Chosen[n] == row.Rejected[n] {
+	for n < min(len(row.Chosen), len(row.Rejected))-1 && row.Chosen[n] == row.Rejected[n] {
 		n++
 	}
 	switch {
-	case len(row.Messages) == 0:
-		n = min(n, len(row.Chosen)-1, len(row.Rejected)-1)
-		if n < 1 {
-			r.fail("has chosen and rejected without a prompt; name its column with map")
-			return
-		}
-		row.Messages = slices.Clone(row.Chosen[:n])
-	case n >= len(row.Messages) && slices.Equal(row.Chosen[:len(row.Messages)], row.Messages):
-		n = len(row.Messages) // they repeat the prompt
-	default:
-		n = 0
-	}
-	row.Chosen, row.Rejected = row.Chosen[n:], row.Rejected[n:]
-	if len(row.Chosen) == 0 || len(row.Rejected) == 0 {
+	case len(row.Chosen) == 1 || len(row.Rejected) == 1:
 		r.fail("chosen and rejected must continue the prompt, and one of them is the prompt alone")
+		return
+	case n == 0 || asks(row.Chosen[n:]) || asks(row.Rejected[n:]):
+		r.fail("chosen and rejected part at message %d, which is not the assistant's in both: they must be answers to the same prompt", n+1)
+		return
 	}
+	row.Messages = joined(given, row.Chosen[:n])
+	row.Chosen, row.Rejected = row.Chosen[n:], row.Rejected[n:]
+}
+
+// joined is the prompt of answers that begin with said, where columns of their own
+// give another.
+func joined(given, said []artifact.Message) []artifact.Message {
+	system, g := split(given)
+	own, s := split(said)
+	if len(own) > 0 {
+		system = own
+	}
+	switch k := len(g) - len(s); {
+	case len(s) == 0:
+		s = g
+	case k >= 0 && slices.Equal(g[k:], s): // they say its end again
+		s = g
+	case len(g) > 0 && g[0] != s[0] && !asks(g[len(g)-1:]): // they go on with it
+		s = slices.Concat(g, s)
+	}
+	return slices.Concat(system, s)
+}
+
+// split returns the system turn that messages begin with, if any, and the rest.
+func split(ms []artifact.Message) (system, rest []artifact.Message) {
+	if len(ms) > 0 && ms[0].Role == "system" {
+		return ms[:1], ms[1:]
+	}
+	return nil, ms
 }
 
 // choices fills in a multiple-choice item.
@@ -307,7 +368,7 @@ func (r *record) gold(choices []string, labels []any) int32 {
 	v := r.get(field)
 	s, isText := v.(string)
 	for i, l := range labels {
-		if isText && l == s && i < len(choices) {
+		if (isText || field != "gold") && fmt.Sprint(l) == fmt.Sprint(v) && i < len(choices) {
 			return int32(i)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"bufio"
 	"encoding/json"
@@ -29,7 +30,9 @@ func TestWords(t *testing.T) {
 		"中文字 kana かな":                         "中 文 字 kana か な",
 		"2+2=4 x\u00b2 3.5":                   "2 2 4 x2 3 5",
 		"...":                                 "",
-		"\u0130 \u03a3\u03c2":                 "i\u0307 \u03c3\u03c3",
+		"\u0130 \u03a3\u03c2":                 "i \u03c3\u03c3",
+		"\u0131l\u0131k IL\u0130K I\u0307":    "ilik ilik i",
+		"ខ្ញុំ។ မြန်မာ၊":                      strings.Join(Words("ខ្ញុំ မြန်မာ"), " "),
 		"a\u00a0b\u2003c\u2028d\u3000e":       "a b c d e",
 		"\U0001d400\U0001d41b \u2460 \u2163.": "ab 1 iv",
 	} {
@@ -51,6 +54,21 @@ func TestWordsOfDisguises(t *testing.T) {
 			}
 		}
 	})
+}
+
+// No letter has another word in capitals.
+func TestWordsOfCapitals(t *testing.T) {
+	for c := rune(0); c <= unicode.MaxRune; c++ {
+		if unicode.ToUpper(c) == c && unicode.ToLower(c) == c {
+			continue
+		}
+		s := "a" + string(c) + "b"
+		for _, other := range []string{strings.ToUpper(s), strings.ToLower(s)} {
+			if a, b := Words(s), Words(other); !slices.Equal(a, b) {
+				t.Errorf("%U: %q in %q, %q in %q", c, a, s, b, other)
+			}
+		}
+	}
 }
 
 func options() Options { return Options{Ngram: 8, Coverage: 0.5} }

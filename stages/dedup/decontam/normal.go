@@ -13,12 +13,14 @@ import (
 
 // Words returns the words of text in a form in which re-wrapping, case,
 // punctuation, Unicode form and invisible characters make no difference:
-// compatibility composition (NFKC), case folding, everything but letters,
+// compatibility composition (NFKC), case folding (with one i for all that Turkish
+// tells apart, since shouting makes them one), everything but letters,
 // marks and digits taken for a space (apostrophes for nothing), and each
 // character of a script without spaces a word of its own.
 func Words(text string) []string {
 	text = norm.NFKC.String(cases.Fold().String(norm.NFKC.String(text)))
 	var words []string
+	var last rune
 	var w strings.Builder
 	flush := func() {
 		if w.Len() > 0 {
@@ -27,8 +29,12 @@ func Words(text string) []string {
 		}
 	}
 	for _, c := range text {
+		c = unicode.ToLower(unicode.ToUpper(c)) // the dotless i and the i that shouting makes of it; Cherokee
+		dotted := last == 'i' && c == '\u0307'  // what folding leaves of the capital İ
+		last = c
 		switch {
-		case unicode.In(c, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar) && !unicode.IsMark(c):
+		case dotted:
+		case unicode.In(c, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Thai, unicode.Lao, unicode.Khmer, unicode.Myanmar) && !unicode.IsMark(c) && !unicode.IsPunct(c):
 			flush()
 			w.WriteRune(c)
 			flush()

@@ -24,10 +24,15 @@ func Cells(ctx context.Context, b tensor.Backend, v Vectors, threshold float64, 
 	if err != nil {
 		return err
 	}
+	return c.compare(ctx, b, threshold, yield)
+}
+
+// compare compares what is left, or all where nothing much is ruled out. It closes c.
+func (c *cells) compare(ctx context.Context, b tensor.Backend, threshold float64, yield Yield) error {
 	defer c.close()
-	if n := float64(v.Len()); c.cost() > n*n/3 {
+	if n := float64(c.v.Len()); c.cost() > n*n/3 {
 		c.close()
-		return Tiles(ctx, b, v, threshold, yield)
+		return Tiles(ctx, b, c.v, threshold, yield)
 	}
 	return c.join(ctx, threshold, yield)
 }

@@ -18,7 +18,7 @@ func Names() []string { return append([]string(nil), names...) }
 // as long as that many, and finds less.
 const (
 	autoRows = 100_000
-	autoCost = 60_000
+	autoCost = 120_000
 )
 
 // Find runs the search of that name and returns how the rows were compared.
@@ -41,9 +41,8 @@ func Find(ctx context.Context, how string, b tensor.Backend, v Vectors, threshol
 	if err != nil {
 		return "", err
 	}
-	defer c.close()
-	if c.cost() <= autoCost*float64(v.Len()) {
-		return "exact", c.join(ctx, threshold, yield)
+	if n := float64(v.Len()); min(c.cost(), n*n/2) <= autoCost*n {
+		return "exact", c.compare(ctx, b, threshold, yield)
 	}
 	c.close()
 	return "hnsw", Navigate(ctx, b, v, threshold, yield)

@@ -21,6 +21,7 @@ O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TEKKEN = O200K.replace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace(r"\p{N}{1,3}", r"\p{N}")
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 WORDS = "the licence grants you permission to use copy modify and share this work don't it's we'll naïve Straße für 漢字 かな привет мир".split()
 
@@ -104,7 +105,7 @@ def metaspace():
 
 def main():
     made = {"gpt2": byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)), "smollm2": smollm2(), "llama3": llama3(),
-            "llama4": byte_level(split(O200K), ignore_merges=True), "nfc": nfc(), "llama2": llama2(), "metaspace": metaspace()}
+            "llama4": byte_level(split(O200K), ignore_merges=True), "tekken": byte_level(split(TEKKEN)), "nfc": nfc(), "llama2": llama2(), "metaspace": metaspace()}
     out = {"gen": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), "tokenizers": tokenizers.__version__, "cases": CASES, "tokenizers_json": {}, "results": {}}
     for name, tok in made.items():
         data = json.loads(tok.to_str())

@@ -108,17 +108,36 @@ func runMetricsDiff(_ context.Context, t *app, args []string) int {
 		t.errorf("%v", err)
 		return exitFailed
 	}
+	otherwise := engine.MeasuredOtherwise(s.store, s.prog, runs[0], runs[1])
 	if o.json {
 		comparisonLines(t, rs)
+		otherwiseLines(t, otherwise)
 		return exitOK
 	}
 	fmt.Fprintf(t.out, "run %s → run %s\n", runs[0].Run, runs[1].Run)
 	changed, same := foldUnchanged(rs)
 	comparisonTable(t, changed)
+	otherwiseText(t, otherwise)
 	if same != "" {
 		fmt.Fprintf(t.out, "\nunchanged: %s\n", same)
 	}
 	return exitOK
+}
+
+// otherwiseText says which evaluations have other settings in the newer run.
+func otherwiseText(t *app, list []engine.StageDiff) {
+	for i, d := range list {
+		if i == 0 {
+			fmt.Fprintln(t.out)
+		}
+		fmt.Fprintf(t.out, "%s was measured otherwise before: %s\n", clean(d.Stage), clean(firstOf(d.Changes)))
+	}
+}
+
+func otherwiseLines(t *app, list []engine.StageDiff) {
+	for _, d := range list {
+		jsonLines(t.out).Encode(map[string]any{"type": "note", "stage": d.Stage, "text": "was measured otherwise before: " + strings.Join(d.Changes, ", ")})
+	}
 }
 
 // foldUnchanged returns the results of stages in which something changed, and

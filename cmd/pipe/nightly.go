@@ -110,11 +110,18 @@ func judgeNight(t *app, o *options, r ran, n *compare.Night) (int, error) {
 	if err != nil {
 		return r.code, err
 	}
+	now, err := engine.ReadRun(r.store, r.res.Run)
+	if err != nil {
+		return r.code, err
+	}
+	otherwise := engine.MeasuredOtherwise(r.store, r.prog, old, now)
 	if o.json {
 		comparisonLines(t, rs)
+		otherwiseLines(t, otherwise)
 	} else {
 		fmt.Fprintf(t.out, "\nbaseline: run %s, pinned on %s\n", base.Run, moment(base.Set))
 		comparisonTable(t, rs)
+		otherwiseText(t, otherwise)
 	}
 	n.Outcomes = map[string]map[string]compare.Outcome{}
 	for _, x := range rs {

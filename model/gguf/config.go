@@ -88,8 +88,12 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 	if n := r.integer(a.name+".rope.dimension_count", int64(c.HeadDim)); r.err == nil && n != c.HeadDim {
 		return c, fmt.Errorf("%s: rotating %d of %d dimensions of a head is not supported", f.path, n, c.HeadDim)
 	}
-	if n := r.integer(a.name+".expert_count", 0); r.err == nil && n > 0 {
-		return c, fmt.Errorf("%s: mixtures of experts are not supported", f.path)
+	if a.name == llama4 {
+		if err := r.llama4(&c); err != nil {
+			return c, fmt.Errorf("%s: %w", f.path, err)
+		}
+	} else if n := r.integer(a.name+".expert_count", 0); r.err == nil && n > 0 {
+		return c, fmt.Errorf("%s: mixtures of experts of architecture %q are not supported; those of %q are", f.path, a.name, llama4)
 	}
 	if err := r.rope(a.name, &c.Rope); err != nil {
 		return c, fmt.Errorf("%s: %w", f.path, err)
@@ -97,7 +101,7 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 	if scale := r.number(a.name+".attention.scale", 0); r.err == nil && scale != 0 {
 		return c, fmt.Errorf("%s: %s.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, a.name, scale)
 	}
-	if c.Family == model.SmolLM3 && r.err == nil && c.Layers > 0 && c.Layers <= len(f.infos) {
+	if c.Family == model.SmolLM3 && r.err == nil && r.some(c.Layers) {
 		c.NoRope = noRope(c.Layers)
 	}
 	c.BOS = r.token("bos")
@@ -111,6 +115,27 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 		return c, r.err
 	}
 	return c, f.shapesConfig(&c)
+}
+
+// some reports whether there can be so many layers: each has tensors.
+func (r *fields) some(layers int) bool { return layers > 0 && layers <= len(r.f.infos) }
+
+// llama4 reads what a Llama 4 has beyond a Llama 3. llama.cpp takes the rest for granted.
+func (r *fields) llama4(c *model.Config) error {
+	experts, top, step := r.need(llama4+".expert_count"), r.need(llama4+".expert_used_count"), r.need(llama4+".interleave_moe_layer_step")
+	dense := c.Intermediate
+	c.Intermediate = r.need(llama4 + ".expert_feed_forward_length")
+	window := r.integer(llama4+".attention.sliding_window", chunk4)
+	switch {
+	case r.err != nil || !r.some(c.Layers):
+		return nil // readConfig returns it, and Validate refuses
+	case window != chunk4:
+		return fmt.Errorf("%s.attention.sliding_window %d is not supported; %d is", llama4, window, chunk4)
+	case step < 1:
+		return fmt.Errorf("%s.interleave_moe_layer_step is %d; must be at least 1", llama4, step)
+	}
+	c.Llama4 = llama4Of(c.Layers, step, experts, top, dense)
+	return nil
 }
 
 // rope reads how the frequencies are scaled. Without a type a factor, which older files

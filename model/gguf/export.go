@@ -1,10 +1,11 @@
 package gguf
 
 import (
-	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
+	"strings"
 
 	"pipe/model"
 	"pipe/tensor"
@@ -74,7 +75,7 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 		return nil, nil, err
 	}
 	c := m.Config
-	name := archOf(c.Family).name
+	name := archOf(c).name
 	kvs := []KV{
 		{"general.architecture", name}, {"general.type", "model"}, {"general.name", m.Name},
 		{"general.file_type", fileType}, {"general.quantization_version", uint32(2)},
@@ -86,6 +87,12 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 		{name + ".rope.freq_base", float32(c.Rope.Theta)}, {name + ".rope.dimension_count", uint32(c.HeadDim)},
 		{name + ".vocab_size", uint32(c.VocabSize)},
 	}
+	if v4 := c.Llama4; v4 != nil {
+		kvs = slices.DeleteFunc(kvs, func(kv KV) bool { return kv.Key == name+".feed_forward_length" })
+		kvs = append(kvs, KV{name + ".feed_forward_length", uint32(v4.Dense)}, KV{name + ".expert_feed_forward_length", uint32(c.Intermediate)},
+			KV{name + ".expert_count", uint32(v4.Experts)}, KV{name + ".expert_used_count", uint32(v4.Top)},
+			KV{name + ".interleave_moe_layer_step", uint32(stepOf(v4))})
+	}
 	if c.Rope.Type == "linear" {
 		kvs = append(kvs, KV{name + ".rope.scaling.type", "linear"}, KV{name + ".rope.scaling.factor", float32(c.Rope.Factor)})
 	}
@@ -95,10 +102,13 @@ func (m *Checkpoint) layout(dt tensor.DType) ([]KV, []Tensor, error) {
 
 // expressible reports why llama.cpp would run another model than c.
 func expressible(c model.Config) error {
-	name := archOf(c.Family).name
+	name, v4 := archOf(c).name, c.Llama4
 	switch {
-	case c.Llama4 != nil:
-		return errors.New("a Llama 4 is not written as GGUF")
+	case v4 != nil && (stepOf(v4) == 0 || c.Tied || !sameLlama4(v4, llama4Of(c.Layers, max(1, stepOf(v4)), v4.Experts, v4.Top, v4.Dense))):
+		return fmt.Errorf("a Llama 4 of other settings than the published ones have is not written as GGUF: llama.cpp knows attention_chunk_size %d, floor_scale %d, attn_scale %v, "+
+			"each %dth layer without positions, experts in layers at regular distances, and use_qk_norm unless there are %d experts", chunk4, floorScale4, attnScale4, noRopeEvery, unnormed4)
+	case v4 != nil:
+		return nil
 	case c.Family != model.Llama && (c.AttnBias || c.MLPBias):
 		return fmt.Errorf("a %s with biases (attention_bias %t, mlp_bias %t) is not written as GGUF: llama.cpp has none for %q", c.Family, c.AttnBias, c.MLPBias, name)
 	case c.Family == model.SmolLM3 && !slices.Equal(c.NoRope, noRope(c.Layers)):
@@ -107,6 +117,13 @@ func expressible(c model.Config) error {
 		return fmt.Errorf("a %s with layers without positions is not written as GGUF", c.Family)
 	}
 	return nil
+}
+
+// sameLlama4 reports whether two differ in nothing that is computed.
+func sameLlama4(a, b *model.Llama4) bool {
+	x, y := *a, *b
+	x.Images, y.Images = false, false
+	return reflect.DeepEqual(x, y)
 }
 
 // tensors lists what is written: every tensor of the configuration.
@@ -121,12 +138,17 @@ func (m *Checkpoint) tensors(dt tensor.DType) ([]Tensor, error) {
 		}})
 	}
 	for _, x := range m.expected() {
-		gguf, ok := toGGUF(x.name)
+		gguf, ok := archOf(m.Config).toGGUF(x.name)
 		if !ok {
 			return nil, fmt.Errorf("tensor %s has no name in GGUF", x.name)
 		}
 		target := m.target(x.name, x.shape, dt)
-		out = append(out, Tensor{gguf, target, x.shape, func(to io.Writer) error {
+		shape := x.shape
+		if strings.Contains(x.name, ".experts.") {
+			e := m.Config.Llama4.Experts
+			shape = []int{e, x.shape[0] / e, x.shape[1]}
+		}
+		out = append(out, Tensor{gguf, target, shape, func(to io.Writer) error {
 			w, err := m.Weights.Weight(x.name)
 			if err != nil {
 				return err
@@ -168,9 +190,21 @@ func (m *Checkpoint) expected() []shaped {
 			out = append(out, shaped{at + "self_attn.q_norm.weight", []int{c.HeadDim}}, shaped{at + "self_attn.k_norm.weight", []int{c.HeadDim}})
 		}
 		out = append(out, shaped{at + "post_attention_layernorm.weight", []int{c.Hidden}})
-		linear("mlp.gate_proj", c.Intermediate, c.Hidden, c.MLPBias)
-		linear("mlp.up_proj", c.Intermediate, c.Hidden, c.MLPBias)
-		linear("mlp.down_proj", c.Hidden, c.Intermediate, c.MLPBias)
+		swiglu := func(name string, e, width int, bias bool) {
+			linear(name+".gate_proj", e*width, c.Hidden, bias)
+			linear(name+".up_proj", e*width, c.Hidden, bias)
+			linear(name+".down_proj", e*c.Hidden, width, bias)
+		}
+		switch v4 := c.Llama4; {
+		case v4 == nil:
+			swiglu("mlp", 1, c.Intermediate, c.MLPBias)
+		case !v4.MoE[i]:
+			swiglu("feed_forward", 1, v4.Dense, false)
+		default:
+			linear("feed_forward.router", v4.Experts, c.Hidden, false)
+			swiglu("feed_forward.experts", v4.Experts, c.Intermediate, false)
+			swiglu("feed_forward.shared_expert", 1, c.Intermediate, false)
+		}
 	}
 	out = append(out, shaped{"model.norm.weight", []int{c.Hidden}})
 	if !c.Tied {
@@ -181,7 +215,7 @@ func (m *Checkpoint) expected() []shaped {
 
 // target is the type that a tensor is stored in.
 func (m *Checkpoint) target(name string, shape []int, dt tensor.DType) tensor.DType {
-	if len(shape) < 2 {
+	if len(shape) < 2 || strings.HasSuffix(name, ".router.weight") {
 		return tensor.F32
 	}
 	cols := shape[len(shape)-1]

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -274,10 +275,44 @@ func TestFamilies(t *testing.T) {
 			}
 		}
 	}
+	published := func(c *model.Config) {
+		c.Layers, c.Rope = 5, model.Rope{Theta: 500, Type: "default"}
+		c.Llama4 = &model.Llama4{Experts: 4, Top: 2, Dense: 96, Chunk: 8192, QKNorm: true, Tuned: true, FloorScale: 8192, AttnScale: 0.1,
+			MoE: []bool{false, true, false, true, false}, Rope: []bool{true, true, true, false, true}, Chunked: []bool{true, true, true, false, true}}
+	}
+	for _, dt := range []tensor.DType{tensor.F32, tensor.Q8_0} {
+		c := tiny
+		published(&c.Config)
+		c.Weights = model.Random(c.Config, 7)
+		path := filepath.Join(t.TempDir(), "llama4.gguf")
+		if err := gguf.Export(path, c, dt); err != nil {
+			t.Fatal(err)
+		}
+		f := open(t, path)
+		if got := f.Config(); !reflect.DeepEqual(got.Llama4, c.Config.Llama4) || got.Intermediate != c.Config.Intermediate {
+			t.Errorf("a Llama 4 is read as %+v, %+v", got, got.Llama4)
+		}
+		if err := model.CheckWeights(f.Config(), f); err != nil || !slices.Equal(f.Names(), c.Weights.Names()) {
+			t.Errorf("a Llama 4 has the tensors %v: %v", f.Names(), err)
+		}
+		for _, name := range f.Names() {
+			got, err1 := f.Weight(name)
+			want, err2 := c.Weights.Weight(name)
+			if err1 != nil || err2 != nil || !slices.Equal(got.Shape, want.Shape) || got.DType == tensor.F32 && !bytes.Equal(got.Data, want.Data) {
+				t.Errorf("%s differs (%v, %v)", name, err1, err2)
+			}
+			if plain := len(got.Shape) == 1 || strings.HasSuffix(name, ".router.weight"); plain && got.DType != tensor.F32 || !plain && got.DType != dt {
+				t.Errorf("%s is %s", name, got.DType)
+			}
+		}
+	}
 	for want, change := range map[string]func(c *model.Config){
-		"qwen3 with biases":                     func(c *model.Config) { c.Family, c.AttnBias = model.Qwen3, true },
-		"not each 4th one":                      func(c *model.Config) { c.Family, c.Layers, c.NoRope = model.SmolLM3, 4, make([]bool, 4) },
-		"mistral with layers without positions": func(c *model.Config) { c.Family, c.NoRope = model.Mistral, make([]bool, c.Layers) },
+		"a Llama 4 of other settings than the published": func(c *model.Config) { published(c); c.Llama4.Chunk = 4096 },
+		"experts in layers at regular distances":         func(c *model.Config) { published(c); c.Llama4.MoE[0] = true },
+		"use_qk_norm unless there are 128 experts":       func(c *model.Config) { published(c); c.Llama4.QKNorm = false },
+		"qwen3 with biases":                              func(c *model.Config) { c.Family, c.AttnBias = model.Qwen3, true },
+		"not each 4th one":                               func(c *model.Config) { c.Family, c.Layers, c.NoRope = model.SmolLM3, 4, make([]bool, 4) },
+		"mistral with layers without positions":          func(c *model.Config) { c.Family, c.NoRope = model.Mistral, make([]bool, c.Layers) },
 	} {
 		c := tiny
 		change(&c.Config)

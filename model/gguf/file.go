@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"pipe/model"
@@ -38,7 +39,7 @@ type File struct {
 var _ model.Source = (*File)(nil)
 
 // Open maps and checks the file at path. It must be a whole model of
-// architecture "llama" (Mistral's too), "qwen2", "qwen3" or "smollm3".
+// architecture "llama" (Mistral's too), "llama4", "qwen2", "qwen3" or "smollm3".
 func Open(path string) (*File, error) {
 	m, err := disk.Map(path)
 	if err != nil {
@@ -82,7 +83,7 @@ func (f *File) describe() (err error) {
 		if name == ropeFreqs {
 			continue
 		}
-		hf, ok := toHF(name)
+		hf, ok := a.toHF(name)
 		if !ok {
 			return fmt.Errorf("%s: tensor %q does not belong to the %s architecture", f.path, name, f.arch)
 		}
@@ -134,6 +135,9 @@ func (f *File) Describe(name string) (model.Weight, error) {
 	}
 	w := model.Weight{DType: x.typ.ours, Shape: slices.Clone(x.dims), Data: x.data}
 	slices.Reverse(w.Shape)
+	if len(w.Shape) == 3 && strings.Contains(name, ".experts.") { // [E,out,in]
+		w.Shape = []int{w.Shape[0] * w.Shape[1], w.Shape[2]}
+	}
 	heads, permuted := f.headsOf(name)
 	if !permuted {
 		return w, nil

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/lang"
 	"pipe/runtime/stage"
 )
 
@@ -57,6 +58,23 @@ func CompareRuns(s *artifact.Store, kinds []stage.Kind, was, is *RunFile, sample
 		}
 	}
 	return c.out
+}
+
+// MeasuredOtherwise lists the evaluations of prog, the stages with items, that have
+// other settings in one run than in the other: what they measured differs by that
+// too, and not by the models alone.
+func MeasuredOtherwise(s *artifact.Store, prog *lang.Program, was, is *RunFile) []StageDiff {
+	c := comparison{store: s, out: &RunDiff{}}
+	for i := range is.Stages {
+		b := &is.Stages[i]
+		a, n := was.entry(b.Addr), prog.Node(b.Addr)
+		if a == nil || n == nil || n.Kind == nil || !made(a) || !made(b) || a.Kind != b.Kind || a.Key == b.Key || b.Outputs["items"].Type != artifact.Dataset {
+			continue
+		}
+		c.kinds = []stage.Kind{*n.Kind}
+		c.recipe(a, b)
+	}
+	return slices.DeleteFunc(c.out.Stages, func(d StageDiff) bool { return len(d.Changes) == 0 })
 }
 
 // made reports whether a stage has results.

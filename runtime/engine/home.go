@@ -9,19 +9,25 @@ import (
 )
 
 // homeOf says where a pipeline in dir lies, which with its name says which
-// pipeline of a store it is: the path from the store when that lies in dir, so
-// that both may move together, else the absolute one. Whatever symbolic links
-// lead there, it is the same.
+// pipeline of a store it is: the path from the store when that lies in dir, or
+// beside dir or a directory above it, so that both may move together; else the
+// absolute one. Whatever symbolic links lead there, it is the same.
 func homeOf(s *artifact.Store, dir string) string {
 	at, store := RealDir(dir), RealDir(s.Dir())
-	if down, err := filepath.Rel(at, store); err != nil || !filepath.IsLocal(down) {
+	if !holds(at, store) && !holds(filepath.Dir(store), at) {
 		return at
 	}
-	up, err := filepath.Rel(store, at)
+	way, err := filepath.Rel(store, at)
 	if err != nil {
 		return at
 	}
-	return filepath.ToSlash(up)
+	return filepath.ToSlash(way)
+}
+
+// holds reports whether path lies in dir, or is it.
+func holds(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // dirAt is the absolute directory of a home.

@@ -19,7 +19,7 @@ func TestHomes(t *testing.T) {
 		}
 		return s
 	}
-	inside, beside := open(at("p", ".pipe")), open(at("store"))
+	inside, beside, deep := open(at("p", ".pipe")), open(at("store")), open(at("data", "store"))
 	if err := os.MkdirAll(at("p", "sub"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -29,9 +29,10 @@ func TestHomes(t *testing.T) {
 	}{
 		{inside, at("p"), ".."},
 		{inside, top, "../.."},
-		{inside, at("p", "sub"), at("p", "sub")},
-		{beside, at("p"), at("p")},
+		{inside, at("p", "sub"), "../sub"},
+		{beside, at("p"), "../p"},
 		{beside, at("store"), "."},
+		{deep, at("p"), at("p")},
 	} {
 		got := homeOf(c.store, c.dir)
 		if got != c.want {

@@ -67,6 +67,8 @@ type reader struct {
 	records map[string]*artifact.Record // by address; read once
 	objects map[artifact.Digest]artifact.Object
 	makers  map[artifact.Digest][]string // references to an output, in the order of the run
+
+	otherwise []engine.StageDiff // evals that have other settings than in the baseline run
 }
 
 // Write writes the report of a run of prog. Parts of the store that are lost or
@@ -180,12 +182,44 @@ func (r *reader) baseline() (run string, results []compare.Result, note string) 
 			delete(was, addr)
 		}
 		results, err = compare.Runs(r.store, was, r.run.Outputs(), true)
+		r.otherwise = engine.MeasuredOtherwise(r.store, r.prog, old, r.run)
 	}
 	if err != nil {
 		return "", nil, "The run could not be compared with the baseline: " + err.Error()
 	}
 	return b.Run, results, ""
 }
+
+// lost counts the stages whose results the store no longer has.
+func (r *reader) lost() (n int) {
+	for _, st := range r.run.Stages {
+		for _, o := range st.Outputs {
+			if !r.store.Has(o.Digest) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
+
+// night returns what the run came to as a night that was compared with another
+// run than base; false when it was none.
+func (r *reader) night(base string) (night compare.Night, ok bool) {
+	if r.prog == nil {
+		return night, false
+	}
+	nights, _, _ := compare.OpenHistory(r.store, engine.PipelineName(r.store, r.prog)).Nights() // the section of nights says what is wrong with it
+	for _, n := range nights {
+		if n.Run == r.run.Run && n.Baseline != "" && n.Baseline != base {
+			night, ok = n, true
+		}
+	}
+	return night, ok
+}
+
+// exitWorse is the exit code of a night on which something got worse.
+const exitWorse = 3
 
 // A verdict is what the run came to, first of all.
 type verdict struct {
@@ -254,6 +288,18 @@ func (r *reader) verdict(base string, rs []compare.Result, note string) verdict 
 			_, text = compare.Regressed(rs, false)
 		}
 		v.Lines = append(v.Lines, "Against the baseline, run "+clean(base)+": "+clean(text)+".")
+	}
+	for _, d := range r.otherwise {
+		v.Lines = append(v.Lines, clean(d.Stage)+" was measured otherwise in the baseline: "+clip(strings.Join(d.Changes, ", "), 300)+".")
+	}
+	if n, ok := r.night(base); ok {
+		v.Lines = append(v.Lines, "As a night, against the baseline of then, run "+clean(n.Baseline)+": "+clean(n.Verdict)+".")
+		if regressed := n.Exit == exitWorse; regressed && base == "" && v.State == "good" {
+			v.State, v.Symbol, v.Head = "bad", "✗", "Something got worse that night"
+		}
+	}
+	if n := r.lost(); n > 0 {
+		v.Lines = append(v.Lines, "The store no longer has the results of "+counted(n, "stage")+", as after pipe gc: what they measured and made is not shown.")
 	}
 	if t := r.againstBase(); t != "" {
 		v.Lines = append(v.Lines, t)

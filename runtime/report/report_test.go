@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"pipe/runtime/artifact"
+	"pipe/runtime/compare"
 	"pipe/runtime/engine"
 )
 
@@ -269,11 +270,40 @@ func TestWhatIsLostIsLeftOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := string(l.html()); !strings.Contains(s, "not in the store") || !strings.Contains(s, "could not be compared") {
+	if s := string(l.html()); !strings.Contains(s, "not in the store") || !strings.Contains(s, "could not be compared") ||
+		!strings.Contains(s, "no longer has the results of 6 stages") {
 		t.Error("the report does not say what is lost")
 	}
 	l.prog = nil
 	parse(t, l.html())
+}
+
+// The verdict of a night outlives the results that it was made from, and the
+// baseline that it was made against.
+func TestNightsKeepTheirVerdict(t *testing.T) {
+	l := newLab(t)
+	l.eval("eval.e", "x", 10)
+	l.run.Gates = []engine.GateResult{{Stage: "eval.e", Name: "fine", Pass: true}}
+	old := l.run
+	old.Run = "20261126-030000-bbbbbb"
+	l.note(old)
+	if err := engine.SetBaseline(l.store, l.prog, &old); err != nil {
+		t.Fatal(err)
+	}
+	h := compare.OpenHistory(l.store, engine.PipelineName(l.store, l.prog))
+	if err := h.Append(compare.Night{Run: l.run.Run, Baseline: "20261120-030000-cccccc", Verdict: "regression: 1 worse (eval.e qa.acc)", Exit: 3}); err != nil {
+		t.Fatal(err)
+	}
+	const line = "against the baseline of then, run 20261120-030000-cccccc: regression: 1 worse (eval.e qa.acc)."
+	if s := string(l.html()); !strings.Contains(s, line) || !strings.Contains(s, "Passed 1 gate") {
+		t.Error("a night that was compared with another baseline does not say so")
+	}
+	if err := os.RemoveAll(l.store.Dir() + "/objects"); err != nil {
+		t.Fatal(err)
+	}
+	if s := string(l.html()); !strings.Contains(s, line) || !strings.Contains(s, "✗</span> Something got worse that night") {
+		t.Error("a regression whose results are lost looks like a good night")
+	}
 }
 
 func TestLargeRunsFit(t *testing.T) {

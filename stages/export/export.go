@@ -196,8 +196,8 @@ func (s *spec) holds(m *pretrained.Model) error {
 		var err error
 		switch {
 		case f == "peft": // it says nothing of the base
-		case m.Config.Llama4 != nil && f != "safetensors":
-			return stage.Fieldf("formats", "holds %s, but a Llama 4 is written as peft and safetensors only", f)
+		case m.Config.Llama4 != nil && f == "bnb:nf4":
+			return stage.Fieldf("formats", "holds %s, but a Llama 4 is written as peft, safetensors and gguf only", f)
 		case isGGUF:
 			c := s.checkpoint(m)
 			err = c.Check()

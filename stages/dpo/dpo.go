@@ -21,7 +21,7 @@ var doc string
 
 // Kind is the stage kind "dpo".
 var Kind = stage.Kind{
-	Name: "dpo", Doc: doc, Version: 7, Compute: true,
+	Name: "dpo", Doc: doc, Version: 8, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "model", Type: artifact.Model, Doc: "The tuned model: an adapter over the base, or all its weights"},
 		{Name: "series", Type: artifact.Dataset, Rows: artifact.PointRows, Doc: "Loss, rewards, learning rate and gradient norm of each step (artifact.Point)"},

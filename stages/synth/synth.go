@@ -25,7 +25,7 @@ var doc string
 
 // Kind is the stage kind "synth".
 var Kind = stage.Kind{
-	Name: "synth", Doc: doc, Version: 3, Compute: true,
+	Name: "synth", Doc: doc, Version: 4, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
 		{Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},

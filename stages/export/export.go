@@ -178,6 +178,14 @@ func (s *spec) possible(src *source) error {
 	return s.holds(src.Model)
 }
 
+// UsesAdapter implements stage.AdapterUser.
+func (s *spec) UsesAdapter() (field string, of stage.Model) {
+	if slices.Contains(s.Formats, "peft") {
+		field = "formats"
+	}
+	return field, s.Model
+}
+
 // Takes implements stage.Demanding.
 func (s *spec) Takes(p stage.ModelPath) error {
 	m, err := pretrained.Open(p.Base, pretrained.WithTemplate(p.Template))

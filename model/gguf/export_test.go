@@ -458,6 +458,11 @@ func TestSpacePrefix(t *testing.T) {
 			t.Errorf("%s, %s: %q is %v, in GGUF %v", x.normalizer, x.pre, x.sample, a, b)
 		}
 	}
+	// A token of megabytes is not cut in all ways.
+	long := strings.Replace(string(spm(replace, "null", merges...)), `"d":11`, `"`+strings.Repeat("ab", 1<<21)+`":11`, 1)
+	if _, err := export([]byte(long), "ab"); err != nil {
+		t.Error(err)
+	}
 	for want, data := range map[string][]byte{
 		"no normaliser of type NFC":          spm(`{"type":"NFC"}`, "null", merges...),
 		"no pre-tokenizer of type ByteLevel": spm("null", `{"type":"ByteLevel"}`, merges...),

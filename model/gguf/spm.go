@@ -56,9 +56,12 @@ func (t *sourceTokenizer) joins(tokens []string, kinds []int32) error {
 		normal[token] = kinds[id] == tokenNormal
 	}
 	for id, token := range tokens {
+		if kinds[id] != tokenNormal || len(token) > maxJoined {
+			continue
+		}
 		for i := range token {
-			if kinds[id] == tokenNormal && normal[token[:i]] && normal[token[i:]] && !merges[mergeJSON{token[:i], token[i:]}] {
-				return fmt.Errorf("%q and %q make the token %q and are not among the merges, as in a BPE that SentencePiece did not train: llama.cpp would join them", token[:i], token[i:], token)
+			if normal[token[:i]] && normal[token[i:]] && !merges[mergeJSON{token[:i], token[i:]}] {
+				return fmt.Errorf("%.80q and %.80q make the token %.80q and are not among the merges, as in a BPE that SentencePiece did not train: llama.cpp would join them", token[:i], token[i:], token)
 			}
 		}
 	}

@@ -256,6 +256,10 @@ func (f *File) sentencePiece(t *hfTokenizer, v *vocabulary) error {
 	return nil
 }
 
+// maxJoined is the most bytes of a token that is cut in all ways to find which two
+// make it; real ones stay far below.
+const maxJoined = 1024
+
 func (v *vocabulary) pairs() [][2]string {
 	ids := make(map[string]int, len(v.tokens))
 	for id, t := range v.tokens {
@@ -269,7 +273,7 @@ func (v *vocabulary) pairs() [][2]string {
 	}
 	var all []pair
 	for id, t := range v.tokens {
-		if v.kinds[id] != tokenNormal || len(t) > 1024 {
+		if v.kinds[id] != tokenNormal || len(t) > maxJoined {
 			continue
 		}
 		first := len(all)

@@ -141,7 +141,8 @@ func quantize(src model.Source, how string) (model.Source, error) {
 // the parts fit together.
 func (m *Model) finish(path, origin string) (err error) {
 	if n := m.Tokenizer.VocabSize(); n > m.Config.VocabSize {
-		return fmt.Errorf("%s: the tokenizer has ids up to %d; the embedding has %d rows", path, n-1, m.Config.VocabSize)
+		return fmt.Errorf("%s: the tokenizer has ids up to %d; the embedding has %d rows: %.80q has none; remove such tokens from added_tokens in tokenizer.json, or give them rows with transformers' resize_token_embeddings",
+			path, n-1, m.Config.VocabSize, m.Tokenizer.TokenString(int32(m.Config.VocabSize)))
 	}
 	if m.TemplateSource != "" {
 		if m.Template, err = chat.Parse(m.TemplateSource); err != nil {
@@ -210,14 +211,14 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 		return "", fmt.Errorf("%s: %w", tokens, err)
 	}
 	m.BOS, m.PAD = m.Config.BOS, m.Config.PAD
+	m.specialTokensMap, err = read(filepath.Join(dir, "special_tokens_map.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	if origin, err = m.readTokenizerConfig(dir); err != nil {
 		return "", err
 	}
 	if err := m.readGeneration(filepath.Join(dir, "generation_config.json")); err != nil {
-		return "", err
-	}
-	m.specialTokensMap, err = read(filepath.Join(dir, "special_tokens_map.json"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	f, err := safetensors.OpenDir(dir)
@@ -314,10 +315,17 @@ func endIDs(raw []byte) (ids []int32, err error) {
 // A tokenizerConfig is what is read of tokenizer_config.json.
 type tokenizerConfig struct {
 	Template json.RawMessage `json:"chat_template"`
-	BOS      json.RawMessage `json:"bos_token"`
-	EOS      json.RawMessage `json:"eos_token"`
-	PAD      json.RawMessage `json:"pad_token"`
-	UNK      json.RawMessage `json:"unk_token"`
+	Added    json.RawMessage `json:"added_tokens_decoder"`
+	specialTokens
+}
+
+// specialTokens are those that have names, of tokenizer_config.json or
+// special_tokens_map.json.
+type specialTokens struct {
+	BOS json.RawMessage `json:"bos_token"`
+	EOS json.RawMessage `json:"eos_token"`
+	PAD json.RawMessage `json:"pad_token"`
+	UNK json.RawMessage `json:"unk_token"`
 }
 
 // readTokenizerConfig finds the chat template, which chat_template.jinja or
@@ -329,17 +337,24 @@ func (m *Model) readTokenizerConfig(dir string) (origin string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
+	var c tokenizerConfig
 	if err == nil {
 		m.tokenizerConfig = data
-		var c tokenizerConfig
 		if err := json.Unmarshal(data, &c); err != nil {
 			return "", fmt.Errorf("%s: %w", origin, err)
 		}
 		if m.TemplateSource, err = template(c.Template); err != nil {
 			return "", fmt.Errorf("%s: chat_template: %w", origin, err)
 		}
-		if err := m.namedTokens(&c); err != nil {
-			return "", fmt.Errorf("%s: %w", origin, err)
+	}
+	if c.Added == nil && m.specialTokensMap != nil { // of before transformers 4.34: it wins over the other
+		if err := json.Unmarshal(m.specialTokensMap, &c.specialTokens); err != nil { // of what it has
+			return "", fmt.Errorf("%s: %w", filepath.Join(dir, "special_tokens_map.json"), err)
+		}
+	}
+	if m.tokenizerConfig != nil || m.specialTokensMap != nil {
+		if err := m.namedTokens(&c.specialTokens); err != nil {
+			return "", fmt.Errorf("special tokens of %s: %w", dir, err)
 		}
 	}
 	jinja := filepath.Join(dir, "chat_template.jinja")
@@ -378,9 +393,9 @@ func template(raw json.RawMessage) (string, error) {
 	return "", fmt.Errorf("the list has no template named \"default\"; it has %q", names)
 }
 
-// namedTokens takes the special tokens that the file names. A name that the
+// namedTokens takes the special tokens that the files name. A name that the
 // tokenizer does not know has no id: config.json's counts.
-func (m *Model) namedTokens(c *tokenizerConfig) error {
+func (m *Model) namedTokens(c *specialTokens) error {
 	m.Special = map[string]string{}
 	id := func(key string, raw json.RawMessage) (int32, error) {
 		raw = bytes.TrimSpace(raw)

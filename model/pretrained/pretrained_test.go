@@ -155,6 +155,35 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
+// TestSpecialTokensMap: older directories name special tokens in a file of their own,
+// which wins; newer ones, which list the added tokens, have it for older programs.
+func TestSpecialTokensMap(t *testing.T) {
+	const named = `"bos_token":"<bos>","eos_token":"<eos>"`
+	for _, x := range []struct {
+		config, specials string
+		bos              int32
+		eos              []int32 // beside 7 of generation_config.json and 5 of config.json
+		want             map[string]string
+	}{
+		{`{}`, `{"eos_token":{"content":"<end>"},"pad_token":"<end>"}`, 4, []int32{5, 6, 7}, map[string]string{"eos_token": "<end>", "pad_token": "<end>"}},
+		{`{` + named + `}`, `{"eos_token":"<end>","additional_special_tokens":["<end>"]}`, 4, []int32{5, 6, 7}, map[string]string{"bos_token": "<bos>", "eos_token": "<end>"}},
+		{`{"bos_token":"","eos_token":""}`, `{"bos_token":"<end>","eos_token":"<eos>"}`, 6, []int32{5, 7}, map[string]string{"bos_token": "<end>", "eos_token": "<eos>"}},
+		{`{` + named + `}`, `{}`, 4, []int32{5, 7}, map[string]string{"bos_token": "<bos>", "eos_token": "<eos>"}},
+		{`{` + named + `,"added_tokens_decoder":{}}`, `{"eos_token":"<end>"}`, 4, []int32{5, 7}, map[string]string{"bos_token": "<bos>", "eos_token": "<eos>"}},
+		{"", `{"eos_token":"<end>"}`, 4, []int32{5, 6, 7}, map[string]string{"eos_token": "<end>"}},
+	} {
+		f := files()
+		if f["tokenizer_config.json"] = x.config; x.config == "" {
+			delete(f, "tokenizer_config.json")
+		}
+		f["special_tokens_map.json"] = x.specials
+		m := open(t, checkpoint(t, f))
+		if m.BOS != x.bos || !slices.Equal(m.EOS, x.eos) || !maps.Equal(m.Special, x.want) {
+			t.Errorf("%s and %s: bos %d, eos %v, named %v", x.config, x.specials, m.BOS, m.EOS, m.Special)
+		}
+	}
+}
+
 // TestBare: a directory without the optional files.
 func TestBare(t *testing.T) {
 	f := files()
@@ -195,6 +224,7 @@ func TestRefuses(t *testing.T) {
 		`model_type "mamba"`:                      func(f map[string]string) { f["config.json"] = `{"model_type":"mamba"}` },
 		"tokenizer.json:":                         func(f map[string]string) { f["tokenizer.json"] = `{"model":{"type":"Unigram"}}` },
 		"tokenizer_config.json: unexpected end":   func(f map[string]string) { f["tokenizer_config.json"] = "{" },
+		"special_tokens_map.json: json":           func(f map[string]string) { f["special_tokens_map.json"] = "3" },
 		"eos_token: json":                         func(f map[string]string) { f["tokenizer_config.json"] = `{"eos_token":3}` },
 		`no template named "default"; it has ["`:  func(f map[string]string) { f["tokenizer_config.json"] = `{"chat_template":[{"name":"rag"}]}` },
 		"tokenizer_config.json: chat_template":    func(f map[string]string) { f["tokenizer_config.json"] = `{"chat_template":3}` },

@@ -90,6 +90,9 @@ func TestShareTemplate(t *testing.T) {
 		"contradicting":  {`{"chat_template":"old"}`, "{{ '<b>' }}\n", false, `{"chat_template":` + said + `}`},
 		"agreeing":       {`{"chat_template":"{{ '<b>' }}\u000a"}`, "{{ '<b>' }}\n", false, `{"chat_template":"{{ '<b>' }}\u000a"}`},
 		"in a file only": {`{"a":1}`, "{{ '<b>' }}\n", false, `{"a":1}`},
+		"of Llama":       {`{"tokenizer_class": "LlamaTokenizerFast","chat_template":"own"}`, "", false, `{"tokenizer_class": "PreTrainedTokenizerFast","chat_template":"own"}`},
+		"of CodeLlama":   {`{"tokenizer_class":"CodeLlamaTokenizer"}`, "", true, `{"tokenizer_class":"PreTrainedTokenizerFast","chat_template": ` + said + `}`},
+		"of others":      {`{"tokenizer_class":"GPT2TokenizerFast","a":{"tokenizer_class":"LlamaTokenizer"}}`, "", false, `{"tokenizer_class":"GPT2TokenizerFast","a":{"tokenizer_class":"LlamaTokenizer"}}`},
 		"its own":        {`{"chat_template":"own"}`, "", false, `{"chat_template":"own"}`},
 	} {
 		t.Run(name, func(t *testing.T) {

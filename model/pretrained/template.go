@@ -12,17 +12,40 @@ import (
 // that file: one that replaces the model's own, and any where the two files
 // would contradict each other. The token that ends the assistant's turn is then
 // among the ids of generation_config.json that end a text: whoever reads that
-// file would not stop there otherwise.
+// file would not stop there otherwise. And the class of Llama's tokenizer gives way to
+// PreTrainedTokenizerFast: of the former transformers 5 takes the vocabulary only, and
+// puts spaces before words in another way than tokenizer.json says.
 func (m *Model) ShareTemplate() { m.sharesTemplate = true }
 
-// sharedConfig returns tokenizer_config.json with the template that counts.
+// sharedConfig returns tokenizer_config.json with the template that counts, and a class
+// that takes tokenizer.json as it is.
 func (m *Model) sharedConfig() ([]byte, error) {
+	config, err := m.templateConfig()
+	from, to := -1, -1
+	if err == nil {
+		from, to, err = member(config, "tokenizer_class")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
+	}
+	if from < 0 {
+		return config, nil
+	}
+	switch class := string(config[from:to]); class {
+	case `"LlamaTokenizer"`, `"LlamaTokenizerFast"`, `"CodeLlamaTokenizer"`, `"CodeLlamaTokenizerFast"`:
+		return put(config, "tokenizer_class", []byte(`"PreTrainedTokenizerFast"`), from, to), nil
+	}
+	return config, nil
+}
+
+// templateConfig returns tokenizer_config.json with the template that counts.
+func (m *Model) templateConfig() ([]byte, error) {
 	if !m.ownTemplateFile {
 		return m.tokenizerConfig, nil
 	}
 	from, to, err := member(m.tokenizerConfig, "chat_template")
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
+		return nil, err
 	}
 	said := ""
 	if from >= 0 {

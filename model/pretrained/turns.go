@@ -73,13 +73,13 @@ func (m *Model) endOfTurn() int32 {
 	at += len(said)
 	ids, spans := m.Tokenizer.EncodeSpans(text)
 	for i, id := range ids {
-		switch {
-		case spans[i][1] <= at: // what comes before
-		case slices.ContainsFunc(m.Tokenizer.Added(), func(a tokenizer.AddedToken) bool { return a.ID == id }):
-			return id
-		case strings.TrimSpace(text[max(at, spans[i][0]):spans[i][1]]) != "":
-			return -1
+		if spans[i][1] <= at || strings.TrimSpace(text[max(at, spans[i][0]):spans[i][1]]) == "" {
+			continue // what comes before, and white space, which some tokenizers add tokens for
 		}
+		if slices.ContainsFunc(m.Tokenizer.Added(), func(a tokenizer.AddedToken) bool { return a.ID == id }) {
+			return id
+		}
+		return -1
 	}
 	return -1
 }

@@ -103,7 +103,17 @@ func TestEndOfTurn(t *testing.T) {
 		each("{{ '<|im_start|>' + m.content + ('<|im_end|>' if m.role == 'user' else bos_token) }}"): 256,
 		"": -1,
 	} {
-		m := open(t, document(t, template))
+		dir := document(t, template)
+		name := filepath.Join(dir, "tokenizer.json") // in which white space is added tokens
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spaces := strings.Replace(string(data), `"added_tokens":[`, `"added_tokens":[{"id":10,"content":"\n"},{"id":32,"content":" "},`, 1)
+		if err := os.WriteFile(name, []byte(spaces), 0o666); err != nil || spaces == string(data) {
+			t.Fatalf("%v, or the test's change found nothing", err)
+		}
+		m := open(t, dir)
 		eos := []int32{256}
 		if want == 258 {
 			eos = append(eos, want)

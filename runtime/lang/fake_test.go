@@ -3,6 +3,7 @@ package lang
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -182,6 +183,14 @@ type exportSpec struct {
 }
 
 func (*exportSpec) Check() error { return nil }
+
+// UsesAdapter implements stage.AdapterUser.
+func (s *exportSpec) UsesAdapter() (field string, of stage.Model) {
+	if slices.Contains(s.Formats, "peft") {
+		field = "formats"
+	}
+	return field, s.Model
+}
 
 func fakeKinds() []stage.Kind {
 	dataset := []stage.Output{{Name: "dataset", Type: artifact.Dataset}}

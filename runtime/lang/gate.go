@@ -149,6 +149,26 @@ func (l *loader) checkTuner(n *Node) {
 	}
 }
 
+// checkAdapterUser reports that n needs an adapter where there is none, as far as the file tells.
+func (l *loader) checkAdapterUser(n *Node) {
+	u, ok := n.Stage.(stage.AdapterUser)
+	if !ok {
+		return
+	}
+	field, of := u.UsesAdapter()
+	from := l.prog.byAddr[of.Addr]
+	if field == "" || from == nil {
+		return
+	}
+	all := from.Model != nil
+	if t, ok := from.Stage.(stage.Tuner); ok {
+		_, _, all = t.Tunes()
+	}
+	if all {
+		l.errorAt(n.Range(field), "No adapter", "peft is an adapter, and %s has none: all its weights are its own. Take safetensors.", from.Addr)
+	}
+}
+
 // unmeasured says why nothing of that name is measured; "" when it may be.
 func unmeasured(name string, known map[string][]string) string {
 	suite, metric, dotted := strings.Cut(name, ".")

@@ -190,6 +190,7 @@ func (l *loader) node(d *decl, sc *scope, addr, key string, depends []string) *N
 		l.checkGates(n)
 		l.checkDecider(n)
 		l.checkTuner(n)
+		l.checkAdapterUser(n)
 	}
 	if m, ok := n.Stage.(stage.Maker); ok {
 		n.Makes = m.Outputs()

@@ -125,6 +125,15 @@ type Tuner interface {
 	Tunes() (base Model, says, all bool)
 }
 
+// An AdapterUser is a Stage that may need the adapter of a model. A model that carries none
+// is an error before anything runs.
+type AdapterUser interface {
+	Stage
+	// UsesAdapter returns the attribute that asks for it, "" for none, and the model. It is
+	// called once the spec is complete and passed Check.
+	UsesAdapter() (field string, of Model)
+}
+
 // A Sourcer is a Stage that reads files outside the store (data blocks).
 type Sourcer interface {
 	Stage

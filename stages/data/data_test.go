@@ -152,6 +152,8 @@ func TestErrors(t *testing.T) {
 		{"binary", map[string]string{"a.txt": "x\n\x00"}, "a.txt", "a.txt:2: holds a zero byte"},
 		{"empty document", map[string]string{"a.txt": " \n"}, "a.txt", "a.txt: holds no text"},
 		{"no rows", map[string]string{"a.jsonl": "\n"}, "a.jsonl", `"a.jsonl" holds no rows`},
+		{"zstandard", map[string]string{"a.jsonl.zst": "\x28\xb5\x2f\xfd"}, "a.jsonl.zst", "a.jsonl.zst: of compressed files only those of gzip are read"},
+		{"arrow", map[string]string{"a.arrow": "ARROW1"}, "a.arrow", "convert it to JSON lines"},
 		{"parquet", map[string]string{"a.parquet": "PAR1"}, "a.parquet", "convert it to JSON lines"},
 		{"unknown ending", map[string]string{"a.xyz": "?"}, "a.xyz", "set format to one of"},
 		{"not gzip", map[string]string{"a.jsonl.gz": "{\"text\": \"plain\"}"}, "a.jsonl.gz", "a.jsonl.gz: gzip: invalid header"},

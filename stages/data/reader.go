@@ -67,6 +67,12 @@ func (r *reader) read(ctx context.Context, yield func(artifact.Row) error) error
 
 // format returns how the file is to be read.
 func (r *reader) format() (string, error) {
+	switch ext := strings.ToLower(path.Ext(r.name)); ext {
+	case ".zst", ".bz2", ".xz", ".lz4", ".zip", ".7z":
+		return "", fmt.Errorf("%s: of compressed files only those of gzip are read; unpack it, or compress it with gzip", r.name)
+	case ".arrow", ".feather":
+		return "", fmt.Errorf("%s: Arrow files cannot be read; convert it to JSON lines, for example with pandas: read_feather('%s').to_json('rows.jsonl', orient='records', lines=True)", r.name, path.Base(r.name))
+	}
 	if r.Format != "" {
 		return r.Format, nil
 	}

@@ -204,6 +204,46 @@ func TestPair(t *testing.T) {
 	}
 }
 
+// Where tokens join across the seam, the answer is encoded as what goes on with the
+// prompt: without what a tokenizer puts before a text.
+func TestPairAcrossASeam(t *testing.T) {
+	dir := modeltest.Directory(t, false)
+	file := filepath.Join(dir, "tokenizer.json")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tok map[string]any
+	if err := json.Unmarshal(data, &tok); err != nil {
+		t.Fatal(err)
+	}
+	tok["normalizer"] = map[string]any{"type": "Sequence", "normalizers": []any{map[string]any{"type": "Prepend", "prepend": "_"}, map[string]any{"type": "NFC"}}}
+	if data, err = json.Marshal(tok); err == nil {
+		err = os.WriteFile(file, data, 0o666)
+	}
+	template := filepath.Join(dir, "t.jinja")
+	if err == nil {
+		err = os.WriteFile(template, []byte("{% for m in messages %}{{ m['role'][:1] + 'e' + m['content'] }}{% endfor %}{% if add_generation_prompt %}ae{% endif %}"), 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := pretrained.Open(dir, pretrained.WithTemplate(template))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	row := rows(1)[0]
+	row.Chosen, row.Rejected = said("\u0301x"), said("yz") // the first joins the e before it to é
+	p, _, err := renderer{m, 128, ""}.pair(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if prompt, chosen, rejected := m.Tokenizer.Decode(p.Prompt), m.Tokenizer.Decode(p.Chosen), m.Tokenizer.Decode(p.Rejected); prompt != "_uesay aae" || chosen != "\u0301x" || rejected != "yz" {
+		t.Errorf("%q, %q or %q", prompt, chosen, rejected)
+	}
+}
+
 func TestRefusedRows(t *testing.T) {
 	base := modeltest.Directory(t, true)
 	bad := rows(4)

@@ -255,7 +255,7 @@ func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt str
 	if len(all) > len(ids) && slices.Equal(all[:len(ids)], ids) {
 		all = all[len(ids):]
 	} else {
-		all = r.m.Tokenizer.Encode(rest)
+		all = r.m.Tokenizer.EncodeMore(rest)
 	}
 	if len(all) == 0 {
 		return nil, errors.New("the answer renders to no tokens")

@@ -113,6 +113,9 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if err != nil {
 		return err
 	}
+	if src.trained && slices.Contains(s.Formats, "peft") {
+		env.Note("peft: the adapter belongs to weights that a stage trained, which only this store has, and not to the model that they were made of: export those weights as safetensors too, and say with base_model where people find them")
+	}
 	heard := false
 	for i, format := range s.Formats {
 		env.Progress(int64(i), int64(len(s.Formats)), "formats")
@@ -173,6 +176,14 @@ func (s *spec) possible(src *source) error {
 		return stage.Fieldf("formats", "holds peft, but the model has no adapter: all its weights are its own; export it as safetensors")
 	}
 	return s.holds(src.Model)
+}
+
+// UsesAdapter implements stage.AdapterUser.
+func (s *spec) UsesAdapter() (field string, of stage.Model) {
+	if slices.Contains(s.Formats, "peft") {
+		field = "formats"
+	}
+	return field, s.Model
 }
 
 // Takes implements stage.Demanding.

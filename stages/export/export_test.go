@@ -522,6 +522,43 @@ func TestEndOfTurn(t *testing.T) {
 	}
 }
 
+// TestTrainedBase: an adapter over weights that a stage trained, which nobody else has,
+// is not written without a word, unless it is said where they are.
+func TestTrainedBase(t *testing.T) {
+	b := bench(t)
+	w, err := b.Store.Create(artifact.Model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.CopyFS(w.Dir(), os.DirFS(modeltest.Directory(t, true))), w.WriteJSON(artifact.ModelFile, artifact.ModelManifest{})); err != nil {
+		t.Fatal(err)
+	}
+	o, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := stage.Model{Ref: artifact.Ref{Type: artifact.Model, Addr: "sft.full", Output: "model", Digest: o.Digest}}
+	a, err := b.Store.Open(o.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := a.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := adapted(t, b, path, base)
+	elsewhere := newSpec(m, "peft")
+	elsewhere.Base = "org/full"
+	for _, x := range []struct {
+		spec  *spec
+		notes int
+	}{{newSpec(m, "peft"), 1}, {elsewhere, 0}, {newSpec(m, "safetensors"), 0}, {newSpec(base, "safetensors"), 0}} {
+		if notes := b.Run(Kind, x.spec).Notes; len(notes) != x.notes || x.notes == 1 && !strings.Contains(notes[0], "say with base_model") {
+			t.Errorf("%v of %v: notes %q", x.spec.Formats, x.spec.Model, notes)
+		}
+	}
+}
+
 // TestMisheard: what GGUF cannot say of a tokenizer is noted where it changes a
 // conversation, once for all files.
 func TestMisheard(t *testing.T) {

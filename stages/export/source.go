@@ -32,6 +32,7 @@ type source struct {
 	adapter   string         // directory of the adapter, "" for none
 	settings  map[string]any // its adapter_config.json
 	base      string         // what the base model is called
+	trained   bool           // the base is weights that a stage trained, and nothing else is said of them
 	quantized string         // how the base is quantised when it is loaded, "" for not
 	revision  string         // its commit on the hub, "" when unknown
 	training  []artifact.Training
@@ -52,8 +53,9 @@ func open(ctx context.Context, env *stage.Env, s *spec) (*source, error) {
 	m.ShareTemplate()
 	src := &source{Model: m, adapter: paths.Adapter, training: paths.Training, quantized: paths.Quantize}
 	src.base, src.revision = baseName(paths.Base)
+	src.trained = "sha256:"+src.base == paths.Root.String() // in the store things are called by their digest
 	if s.Base != "" {
-		src.base, src.revision = s.Base, ""
+		src.base, src.revision, src.trained = s.Base, "", false
 	}
 	var weights model.Source = m.Weights
 	if paths.Adapter != "" {

@@ -57,7 +57,7 @@ func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher
 			a.account.Replayed(stage.Tokens{Input: int64(ans.PromptTokens), Output: int64(ans.Tokens)})
 		}
 		if !ans.Stopped {
-			last = fmt.Errorf("the reply was cut off at max_tokens = %d", c.MaxTokens)
+			last = cutOff(ans.Tokens, c.MaxTokens)
 			continue
 		}
 		reply, err := parseReply(ans.Content)
@@ -70,6 +70,14 @@ func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher
 		last = fmt.Errorf("%w; the reply was %q", err, clip(ans.Content, 200))
 	}
 	return "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
+}
+
+// cutOff says of a reply that did not end by itself what is known about it.
+func cutOff(tokens, most int) error {
+	if tokens > 0 && tokens < most {
+		return fmt.Errorf("the reply ended after %s, before max_tokens = %d: the context of the teacher is full, or its server does not say that it was done", stage.Count(tokens, "token"), most)
+	}
+	return fmt.Errorf("the reply was cut off at max_tokens = %d", most)
 }
 
 // say is a conversation of one turn.

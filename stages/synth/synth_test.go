@@ -192,6 +192,26 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// A reply that did not end by itself is rejected, with what is known of why.
+func TestCutOff(t *testing.T) {
+	for usage, want := range map[string]string{
+		`{"completion_tokens":512}`: "the reply was cut off at max_tokens = 512",
+		`{"completion_tokens":40}`:  "the reply ended after 40 tokens, before max_tokens = 512: the context of the teacher is full",
+		`null`:                      "the reply was cut off at max_tokens = 512",
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, `{"choices":[{"message":{"content":"What must copies keep?"},"finish_reason":"length"}],"usage":%s}`, usage)
+		}))
+		b := stagetest.New(t)
+		x := spec1(&server{Server: s}, dialogues)
+		x.Documents = documents(b, passage)
+		if _, err := b.Try(t.Context(), Kind, x); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("usage %s: %v; want %q", usage, err, want)
+		}
+		s.Close()
+	}
+}
+
 // Nothing is published of a stage without a row: its error tells what became of
 // them, and where all of them are.
 func TestAllRejected(t *testing.T) {

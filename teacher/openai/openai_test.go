@@ -166,6 +166,8 @@ func TestFinal(t *testing.T) {
 		"refusal":     {200, `{"choices":[{"message":{"content":null,"refusal":"I will not"}}]}`, 1, true, []string{"I will not"}},
 		"key":         {401, `{"error":"Incorrect API key provided: ` + secret + `"}`, 1, false, []string{"TEACHER_KEY", "[API key]"}},
 		"forbidden":   {403, secret, 1, false, []string{"TEACHER_KEY"}},
+		"no credit":   {400, `{"error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}`, 1, false, []string{"400 Bad Request: Your credit balance", "credit"}},
+		"wrong key":   {400, `{"error":{"code":400,"message":"API key not valid.","details":[{"reason":"API_KEY_INVALID"}]}}`, 1, false, []string{"API key not valid", "key"}},
 		"moderated":   {403, `{"error":{"code":403,"message":"your input was flagged","metadata":{"reasons":["x"],"flagged_input":"why"}}}`, 1, true, []string{"your input was flagged"}},
 		"no money":    {402, `{"error":{"message":"Insufficient Balance"}}`, 1, false, []string{"402 Payment Required: Insufficient Balance", "credit"}},
 		"no model":    {404, "", 1, false, []string{"404 Not Found", "model_id"}},

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -181,8 +182,8 @@ func (t *Teacher) status(res *http.Response, data []byte) error {
 			return fmt.Errorf("%w; set api_key_env to the name of the environment variable that holds the API key", err)
 		}
 		return fmt.Errorf("%w; check the API key in the environment variable %s", err, t.config.APIKeyEnv)
-	case c == http.StatusPaymentRequired:
-		return fmt.Errorf("%w; add to the credit of the account, and run again: what was answered is kept", err)
+	case c == http.StatusPaymentRequired, c == http.StatusBadRequest && aboutAccount(data):
+		return fmt.Errorf("%w; see to the account's key and credit, and run again: what was answered is kept", err)
 	case c == http.StatusTooManyRequests || c == http.StatusRequestTimeout || c == http.StatusTooEarly || c >= 500:
 		return &transient{err: err, after: retryAfter(res.Header, time.Now())}
 	case c == http.StatusNotFound || c == http.StatusMethodNotAllowed:
@@ -193,6 +194,14 @@ func (t *Teacher) status(res *http.Response, data []byte) error {
 		return fmt.Errorf("%w; redirects are not followed: give the endpoint that the server names", err)
 	}
 	return &transient{err: err}
+}
+
+// aboutAccount reports whether an error that a server calls a bad request is about
+// who asks: Gemini refuses a wrong key like that, Anthropic one without credit.
+func aboutAccount(data []byte) bool {
+	text := strings.ToLower(string(data))
+	return slices.ContainsFunc([]string{"api_key_invalid", "invalid_api_key", "credit balance is too low", "billing_hard_limit_reached", "insufficient_quota", "insufficient balance"},
+		func(s string) bool { return strings.Contains(text, s) })
 }
 
 func statusText(res *http.Response) string {

@@ -37,7 +37,7 @@ func unicodeForm(form norm.Form) func(piece) piece {
 				from = append(from, at)
 			}
 		}
-		return piece{text: b.String(), from: append(from, p.origin(len(p.text)))}
+		return piece{text: b.String(), from: append(from, p.origin(len(p.text))), inner: p.inner}
 	}
 }
 

@@ -56,6 +56,20 @@ func (t *Tokenizer) Encode(text string) []int32 {
 	return t.encode(make([]int32, 0, len(text)/3+1), text, false)
 }
 
+// EncodeMore is Encode for text that goes on with other text: nothing, such as
+// the space or "▁" of many tokenizers, is put before it.
+func (t *Tokenizer) EncodeMore(text string) []int32 {
+	e := t.take()
+	defer t.give(e)
+	var ids []int32
+	t.pieces(text, false, true, func(p piece) {
+		ids = e.appendIDs(ids, p.text)
+	}, func(_, _ int, id int32) {
+		ids = append(ids, id)
+	})
+	return ids
+}
+
 // EncodePlain is Encode, except that text that looks like a special token is
 // text: for content that others wrote.
 func (t *Tokenizer) EncodePlain(text string) []int32 {
@@ -79,7 +93,7 @@ func (t *Tokenizer) Wrap(ids []int32) []int32 {
 func (t *Tokenizer) EncodeSpans(text string) ([]int32, [][2]int) {
 	var ids []int32
 	var spans [][2]int
-	t.pieces(text, false, func(p piece) {
+	t.pieces(text, false, false, func(p piece) {
 		n := len(ids)
 		ids = t.encodePiece(ids, p)
 		spans = t.bpe.spans(spans, p, ids[n:], t.tokens)
@@ -93,7 +107,7 @@ func (t *Tokenizer) EncodeSpans(text string) ([]int32, [][2]int) {
 func (t *Tokenizer) encode(ids []int32, text string, plain bool) []int32 {
 	e := t.take()
 	defer t.give(e)
-	t.pieces(text, plain, func(p piece) {
+	t.pieces(text, plain, false, func(p piece) {
 		ids = e.appendIDs(ids, p.text)
 	}, func(_, _ int, id int32) {
 		ids = append(ids, id)
@@ -108,10 +122,10 @@ func (t *Tokenizer) encodePiece(ids []int32, p piece) []int32 {
 }
 
 // pieces runs everything before BPE: it calls pre for each pre-token and token
-// for each added token, in order.
-func (t *Tokenizer) pieces(text string, plain bool, pre func(piece), token func(start, end int, id int32)) {
+// for each added token, in order. more says that the text goes on with other text.
+func (t *Tokenizer) pieces(text string, plain, more bool, pre func(piece), token func(start, end int, id int32)) {
 	t.raw.split(text, plain, func(start, end int) {
-		p := t.normalizer.apply(piece{text: text[start:end], at: start})
+		p := t.normalizer.apply(piece{text: text[start:end], at: start, inner: more && start == 0})
 		t.normalized.split(p.text, plain, func(start, end int) {
 			t.split(p.cut(start, end), 0, pre)
 		}, func(start, end int, id int32) {
@@ -167,6 +181,8 @@ type piece struct {
 	text string
 	at   int   // where it lies in the original text, when from is nil
 	from []int // else: the original offset of each byte and of the end
+	// inner: other text comes before it, so nothing is put there.
+	inner bool
 }
 
 func (p piece) origin(i int) int {
@@ -177,15 +193,19 @@ func (p piece) origin(i int) int {
 }
 
 func (p piece) cut(start, end int) piece {
+	inner := p.inner && start == 0
 	if p.from == nil {
-		return piece{text: p.text[start:end], at: p.at + start}
+		return piece{text: p.text[start:end], at: p.at + start, inner: inner}
 	}
-	return piece{text: p.text[start:end], from: p.from[start : end+1]}
+	return piece{text: p.text[start:end], from: p.from[start : end+1], inner: inner}
 }
 
 // replace returns p with every occurrence of old replaced; prepend is put
-// before it all.
+// before it all, unless p is inner.
 func (p piece) replace(prepend, old, new string) piece {
+	if p.inner {
+		prepend = ""
+	}
 	if prepend == "" && (old == "" || !strings.Contains(p.text, old)) {
 		return p
 	}
@@ -208,7 +228,7 @@ func (p piece) replace(prepend, old, new string) piece {
 		from = append(from, p.origin(i))
 		i++
 	}
-	return piece{text: b.String(), from: append(from, p.origin(len(p.text)))}
+	return piece{text: b.String(), from: append(from, p.origin(len(p.text))), inner: p.inner}
 }
 
 // spans finds the bytes of the ids of a pre-token by walking over it: bytes

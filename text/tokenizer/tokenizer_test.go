@@ -66,6 +66,7 @@ func TestFixture(t *testing.T) {
 	if len(f.Results) != 8 {
 		t.Fatalf("%d tokenizers", len(f.Results))
 	}
+	began := false // some tokenizer put a space before a text, and none before one that goes on
 	for name, results := range f.Results {
 		tok := f.tokenizer(t, name)
 		for i, r := range results {
@@ -90,6 +91,11 @@ func TestFixture(t *testing.T) {
 			if w := tok.EncodeWrapped(text); len(r.Wrapped) > 0 && (w[0] != r.Wrapped[0] || w[len(w)-1] != 2) {
 				t.Errorf("%s: wrapped %q: %v", name, text, w)
 			}
+			more := tok.EncodeMore(text)
+			if text != "" && text[0] >= 'a' && text[0] <= 'z' && spaced(tok, more) || !spaced(tok, ids) && !slices.Equal(more, ids) {
+				t.Errorf("%s: %q goes on as %q", name, text, pieces(tok, more))
+			}
+			began = began || spaced(tok, ids) && !spaced(tok, more)
 			spanned, spans := tok.EncodeSpans(text)
 			if !slices.Equal(spanned, ids) || len(spans) != len(ids) {
 				t.Fatalf("%s: %q: other ids with spans", name, text)
@@ -100,6 +106,14 @@ func TestFixture(t *testing.T) {
 			}
 		}
 	}
+	if !began {
+		t.Error("no tokenizer begins a text with a space")
+	}
+}
+
+// spaced reports whether the first of ids begins with a space.
+func spaced(tok *Tokenizer, ids []int32) bool {
+	return len(ids) > 0 && (strings.HasPrefix(tok.TokenString(ids[0]), "▁") || strings.HasPrefix(tok.TokenString(ids[0]), "Ġ"))
 }
 
 func pieces(tok *Tokenizer, ids []int32) (out []string) {
@@ -337,6 +351,11 @@ func TestSentencePiece(t *testing.T) {
 		"the é": {"▁the", "▁", "<0xC3>", "<0xA9>"},
 		"":      nil,
 	} {
+		if text == "the" {
+			if got := pieces(tok, tok.EncodeMore(text)); !slices.Equal(got, []string{"t", "he"}) {
+				t.Errorf("%q goes on as %q", text, got)
+			}
+		}
 		ids := tok.Encode(text)
 		if got := pieces(tok, ids); !slices.Equal(got, want) {
 			t.Errorf("%q: %q, want %q", text, got, want)

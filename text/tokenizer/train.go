@@ -86,7 +86,7 @@ func countWords(texts []string, steps []splitter, specials []string) map[string]
 	}
 	counts := map[string]int{}
 	for _, text := range texts {
-		t.pieces(text, false, func(p piece) { counts[p.text]++ }, func(int, int, int32) {})
+		t.pieces(text, false, false, func(p piece) { counts[p.text]++ }, func(int, int, int32) {})
 	}
 	return counts
 }

@@ -34,3 +34,16 @@ sft "bits" {
   data = pack.rows.dataset
   adapter "none" { rank = 1 } # ERROR: Weights in 4 bits cannot be trained | model.four has quantize = "nf4". Take an adapter "lora" or "dora"
 }
+
+export "fine" {
+  model   = sft.second.model
+  formats = ["peft"]
+}
+export "weights" {
+  model   = sft.whole.model
+  formats = ["safetensors", "peft"] # ERROR: No adapter | peft is an adapter, and sft.whole has none: all its weights are its own. Take safetensors.
+}
+export "base" {
+  model   = model.base
+  formats = ["peft"] # ERROR: No adapter | peft is an adapter, and model.base has none
+}

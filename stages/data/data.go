@@ -5,9 +5,11 @@ package data
 import (
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"pipe/model"
 	"pipe/runtime/artifact"
@@ -116,11 +118,34 @@ func (s *spec) Run(ctx context.Context, env *stage.Env) error {
 	if len(unused) > 0 {
 		env.Note("keys of messages that are not used: %s", unused)
 	}
+	if n := withImages(rows); n > 0 {
+		env.Note("images are not read: of %s with some the text alone is used", stage.Count(n, "row"))
+	}
 	w, err := env.Create("")
 	if err != nil {
 		return err
 	}
 	return artifact.Append(w, rows...)
+}
+
+// withImages counts the rows whose columns hold images, as sets of conversations about
+// pictures have them: beside the messages.
+func withImages(rows []artifact.Row) (n int) {
+	for _, r := range rows {
+		if !strings.Contains(r.Meta, `"image`) {
+			continue
+		}
+		var columns map[string]json.RawMessage
+		if json.Unmarshal([]byte(r.Meta), &columns) != nil {
+			continue
+		}
+		if slices.ContainsFunc([]string{"image", "images"}, func(name string) bool {
+			return !slices.Contains([]string{"", "null", "[]", `""`}, string(columns[name]))
+		}) {
+			n++
+		}
+	}
+	return n
 }
 
 // read reads every file and checks that no id occurs twice. It counts the keys

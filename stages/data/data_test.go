@@ -312,6 +312,19 @@ func TestArrayLayouts(t *testing.T) {
 	}
 }
 
+// Rows about pictures lose the pictures, and that is said.
+func TestImagesAreSaid(t *testing.T) {
+	b := stagetest.New(t)
+	b.WriteFile("a.jsonl", `{"images":["a.png"],"messages":[{"role":"user","content":"<image>what"},{"role":"assistant","content":"a cat"}]}`+"\n"+
+		`{"image":{"bytes":"eA=="},"text":"a dog"}`+"\n"+`{"images":[],"image":null,"text":"none"}`+"\n"+`{"text":"an \"image\"","imagery":1}`+"\n")
+	s := newStage().(*spec)
+	s.Source = "a.jsonl"
+	want := []string{"4 rows from 1 file", "images are not read: of 2 rows with some the text alone is used"}
+	if r := b.Run(Kind, s); !slices.Equal(r.Notes, want) {
+		t.Errorf("notes %q, want %q", r.Notes, want)
+	}
+}
+
 // What messages hold that no row does is said once, whatever the rows.
 func TestUnusedKeysOfMessagesAreSaid(t *testing.T) {
 	b := stagetest.New(t)

@@ -24,7 +24,7 @@ var doc string
 
 // Kind is the stage kind "eval".
 var Kind = stage.Kind{
-	Name: "eval", Doc: doc, Version: 7, Compute: true,
+	Name: "eval", Doc: doc, Version: 8, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "metrics", Type: artifact.Metrics, Doc: "SUITE.METRIC of the model, its base and a blind guesser; the needle grid"},
 		{Name: "items", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Every item with what the model answered (artifact.Row, details in meta)"},

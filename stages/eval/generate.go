@@ -10,18 +10,18 @@ import (
 	"pipe/train"
 )
 
-// generate asks each question and compares the greedy answer with the
-// reference. Blind is what one answer, given to all, scores.
+// generate asks each question and compares what the greedy answer says, not what
+// is thought before it, with the reference. Blind is what one answer, given to all, scores.
 func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	wants := make([]string, len(rows))
 	for i, row := range rows {
 		if row.Answer == "" {
 			return nil, fmt.Errorf("row %s has no answer to compare with", row.ID)
 		}
-		wants[i] = normalize(u.Normalizer, row.Answer)
+		wants[i] = normalize(u.Normalizer, artifact.Said(row.Answer))
 	}
-	res := &result{}
 	if r.blind {
+		res := &result{}
 		guesses := mostFrequent(wants)
 		for _, m := range generated {
 			res.put(m.name, bestGuess(m, guesses, wants), 1)
@@ -32,9 +32,20 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.compare(u, rows, wants, texts), nil
+}
+
+// compare scores answers against normalised references. An answer that ended while
+// it was a thought says nothing.
+func (r *runner) compare(u *suite, rows []artifact.Row, wants, texts []string) *result {
+	res := &result{}
 	each := make([][]float64, len(generated))
 	for i, row := range rows {
-		got := normalize(u.Normalizer, texts[i])
+		_, said, done := artifact.CutThought(texts[i])
+		if !done {
+			r.tally.Thoughts++
+		}
+		got := normalize(u.Normalizer, said)
 		score := map[string]float64{}
 		for k, m := range generated {
 			score[m.name] = m.score(got, wants[i])
@@ -45,7 +56,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	for k, m := range generated {
 		res.put(m.name, train.MeanOf(each[k]), 1)
 	}
-	return res, nil
+	return res
 }
 
 // A comparison scores an answer against the reference, both normalised.
@@ -95,13 +106,14 @@ func bestGuess(m comparison, guesses, wants []string) train.Estimate {
 }
 
 func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
-	reqs := make([]model.Request, len(rows))
+	reqs, begun := make([]model.Request, len(rows)), make([]string, len(rows))
 	shots := r.shots(u, rows)
 	for i, row := range rows {
-		ctx, _, err := r.subject.prompt(question(row), shots(i))
+		ctx, _, err := r.subject.prompt(question(row), shots(i), false)
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		begun[i] = artifact.Begun(ctx)
 		var lost cut
 		if reqs[i], lost, err = r.request(ctx, u.MaxTokens); err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
@@ -114,8 +126,9 @@ func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 	texts, err := r.complete(reqs)
 	for i, t := range texts {
 		if r.subject.Template == nil {
-			texts[i], _ = untilNext(t)
+			t, _ = untilNext(t)
 		}
+		texts[i] = begun[i] + t
 	}
 	return texts, err
 }

@@ -120,10 +120,11 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if r.blind {
 			q = []artifact.Message{{Role: "user"}}
 		}
-		ctx, delimiter, err := r.subject.prompt(q, shots(i))
+		ctx, delimiter, err := r.subject.prompt(q, shots(i), true)
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		r.listen(ctx)
 		var lost cut
 		for _, choice := range row.Choices {
 			c, l, err := r.subject.continuation(ctx, delimiter+choice)

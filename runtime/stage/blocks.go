@@ -12,9 +12,10 @@ import (
 
 // A ModelBlock is the configuration of a model block.
 type ModelBlock struct {
-	Source       string `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
-	ChatTemplate string `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
-	Quantize     string `hcl:"quantize,optional" doc:"\"nf4\" keeps the weights of the linear layers in 4 bits, as bitsandbytes does for QLoRA; they cannot be trained, adapters over them can"`
+	Source       string                     `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
+	ChatTemplate string                     `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
+	TemplateVars map[string]json.RawMessage `hcl:"template_vars,optional" doc:"Values of variables of the chat template where nothing else gives them, such as { enable_thinking = false }: strings, numbers and booleans"`
+	Quantize     string                     `hcl:"quantize,optional" doc:"\"nf4\" keeps the weights of the linear layers in 4 bits, as bitsandbytes does for QLoRA; they cannot be trained, adapters over them can"`
 }
 
 // Check implements the half of Stage that a model block has.

@@ -42,7 +42,7 @@ func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher
 			Messages:  turns,
 			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK,
 			MinP: c.MinP, RepetitionPenalty: penalty(c.Penalty), Stop: c.Stop,
-			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt,
+			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt, Extra: c.ExtraBody,
 		}
 		ans, err := a.teacher.Complete(ctx, r)
 		if errors.Is(err, teacher.ErrRefused) {

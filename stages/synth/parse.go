@@ -12,19 +12,6 @@ import (
 // Replies of small teachers are read tolerantly: what can be understood in one
 // way only is accepted, everything else is malformed.
 
-// parseReply leaves out what a reasoning model thinks aloud before its reply.
-func parseReply(reply string) (string, error) {
-	reply = strings.TrimSpace(reply)
-	before, after, closed := strings.Cut(reply, "</think>")
-	switch {
-	case closed && (strings.HasPrefix(reply, "<think>") || !strings.Contains(before, "<think>")):
-		return strings.TrimSpace(after), nil // templates may open the block in the prompt
-	case strings.HasPrefix(reply, "<think>"):
-		return "", errors.New("its thoughts do not end")
-	}
-	return reply, nil
-}
-
 const quotes = "*_\"“”` "
 
 var (

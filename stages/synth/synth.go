@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,7 +26,7 @@ var doc string
 
 // Kind is the stage kind "synth".
 var Kind = stage.Kind{
-	Name: "synth", Doc: doc, Version: 4, Compute: true,
+	Name: "synth", Doc: doc, Version: 5, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
 		{Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
@@ -41,6 +42,9 @@ const (
 	pairs     = "preference_pairs"
 )
 
+// own is a value of Reasoning.
+const own = "own"
+
 type spec struct {
 	Teacher   stage.Teacher  `hcl:"teacher" doc:"Who answers"`
 	Method    string         `hcl:"method" doc:"document_to_dialogue (needs documents) or preference_pairs (needs prompts)"`
@@ -52,7 +56,7 @@ type spec struct {
 	Attempts    int     `hcl:"attempts,optional" doc:"How often a malformed reply is asked for again before the row is rejected"`
 	ChunkChars  int     `hcl:"chunk_chars,optional" doc:"Longest passage shown to the teacher, in characters; documents are cut between paragraphs"`
 	Context     bool    `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
-	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
+	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; think: the reasoning between <think> and </think>, then the answer; own: the same with what the teacher thought by itself before the answer, which it must show; none: the answer alone"`
 	System      string  `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
 	Pairs       string  `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's to the same conversation without the passage; judge: two answers of the teacher to the whole prompt, of which it says which is better"`
 	MaxQuestion int     `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
@@ -89,7 +93,7 @@ func (s *spec) Check() error {
 	bad(s.Count < 1, "count", "is %d; must be at least 1", s.Count)
 	bad(s.Attempts < 1 || s.Attempts > 20, "attempts", "is %d; must be between 1 and 20", s.Attempts)
 	bad(s.ChunkChars < 50, "chunk_chars", "is %d; must be at least 50", s.ChunkChars)
-	bad(s.Reasoning != "inline" && s.Reasoning != "none", "reasoning", "is %q; must be \"inline\" or \"none\"", s.Reasoning)
+	bad(!slices.Contains([]string{"inline", "think", own, "none"}, s.Reasoning), "reasoning", "is %q; must be \"inline\", \"think\", %q or \"none\"", s.Reasoning, own)
 	bad(s.Pairs != "reference" && s.Pairs != "judge", "pairs", "is %q; must be \"reference\" or \"judge\"", s.Pairs)
 	bad(s.MaxQuestion < 10, "max_question_chars", "is %d; must be at least 10", s.MaxQuestion)
 	bad(s.MaxAnswer < 10, "max_answer_chars", "is %d; must be at least 10", s.MaxAnswer)

@@ -235,7 +235,11 @@ func (s *spec) facts(i int, x exchange) []stage.Fact {
 	case !x.answer.Stopped:
 		answer.What += ", cut off at max_tokens"
 	}
-	return []stage.Fact{{What: label + ": asked", Text: transcript(x.request.Messages)}, answer}
+	told := []stage.Fact{{What: label + ": asked", Text: transcript(x.request.Messages)}}
+	if x.answer.Reasoning != "" {
+		told = append(told, stage.Fact{What: label + ": teacher thought", Text: x.answer.Reasoning})
+	}
+	return append(told, answer)
 }
 
 // steps are the names of the requests of a row.

@@ -39,12 +39,3 @@ func Said(text string) string {
 	_, said, _ := CutThought(text)
 	return said
 }
-
-// Begun returns what of an answer a prompt has written already: the <think> that it
-// ends with, or nothing.
-func Begun(prompt string) string {
-	if strings.HasSuffix(strings.TrimSpace(prompt), thinkOpen) {
-		return thinkOpen + "\n"
-	}
-	return ""
-}

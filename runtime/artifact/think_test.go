@@ -27,10 +27,4 @@ func TestCutThought(t *testing.T) {
 	if got := Think(" \n", "Four."); got != "Four." {
 		t.Errorf("Think without a thought = %q", got)
 	}
-	if got := Begun("<|im_start|>assistant\n<think>\n"); got != "<think>\n" {
-		t.Errorf("Begun = %q", got)
-	}
-	if got := Begun("<|im_start|>assistant\n<think>\n\n</think>\n\n"); got != "" {
-		t.Errorf("Begun of a closed thought = %q", got)
-	}
 }

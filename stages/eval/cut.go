@@ -1,6 +1,6 @@
 package eval
 
-import "pipe/runtime/artifact"
+import "pipe/text/chat"
 
 // A cut says what of a question and its answers did not fit the model's context:
 // the beginning of the question, and the end of an answer.
@@ -26,7 +26,7 @@ func (r *runner) count(c cut) {
 
 // listen counts a question whose answer is scored after ctx, where a thought is begun.
 func (r *runner) listen(ctx string) {
-	if artifact.Begun(ctx) != "" {
+	if chat.Begun(ctx) != "" {
 		r.tally.Mute++
 	}
 }

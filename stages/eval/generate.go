@@ -7,6 +7,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -113,7 +114,7 @@ func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
-		begun[i] = artifact.Begun(ctx)
+		begun[i] = chat.Begun(ctx)
 		var lost cut
 		if reqs[i], lost, err = r.request(ctx, u.MaxTokens); err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)

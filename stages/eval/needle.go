@@ -8,6 +8,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -257,7 +258,7 @@ func (n *needle) run(r *runner, hay []string) (*result, error) {
 		if err != nil {
 			return nil, err
 		}
-		if artifact.Begun(ctx) != "" {
+		if chat.Begun(ctx) != "" {
 			r.tally.Rows, r.tally.Mute = len(reqs), len(reqs)
 		}
 	}

@@ -248,7 +248,7 @@ func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt str
 	}
 	rest, ok := strings.CutPrefix(text, prompt)
 	if !ok {
-		return nil, fmt.Errorf("the chat template renders the answer into another prompt: %.80q does not begin with %.80q", text, prompt)
+		return nil, chat.Parts(prompt, text)
 	}
 	// Tokens may join across the seam; then both parts are encoded alone.
 	all := r.m.Tokenizer.Encode(text)

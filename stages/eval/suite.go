@@ -12,6 +12,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -217,7 +218,7 @@ func (r *runner) reply(question, answer []artifact.Message) (c model.Continuatio
 	}
 	rest, ok := strings.CutPrefix(full, ctx)
 	if !ok {
-		return c, lost, fmt.Errorf("the chat template renders the answer into another prompt")
+		return c, lost, chat.Parts(ctx, full)
 	}
 	return r.subject.continuation(ctx, rest)
 }

@@ -304,6 +304,9 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 			if without, err := t.Text(part); err == nil && without == after {
 				return nil, fmt.Errorf("the chat template leaves out message %d, which is the assistant's", i+1)
 			}
+			if begun := Begun(before); begun != "" && !strings.HasPrefix(after, before) {
+				return nil, fmt.Errorf("find turn %d of the assistant: %w", i, Parts(before, after))
+			}
 			return nil, historyError{i}
 		}
 		spans = append(spans, [2]int{len(before), turnEnd(after, len(before), m.Content, in.Special)})
@@ -343,7 +346,7 @@ func (t *Template) lastSpans(in Input, full string, marked [][2]int) ([][2]int, 
 		return slices.DeleteFunc(slices.Clone(marked), func(a [2]int) bool { return a[1] <= same }), nil
 	}
 	if !strings.HasPrefix(full, before) {
-		return nil, errors.New("find the last turn: the chat template asks for it in other words than it begins with")
+		return nil, fmt.Errorf("find the last turn: %w", Parts(before, full))
 	}
 	return [][2]int{{len(before), turnEnd(full, len(before), in.Messages[len(in.Messages)-1].Content, in.Special)}}, nil
 }

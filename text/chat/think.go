@@ -1,6 +1,10 @@
 package chat
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
 
 // Begun returns what of the assistant's turn a prompt has written already, where that
 // is the beginning of a thought: some templates of models that think end with <think>
@@ -10,4 +14,23 @@ func Begun(prompt string) string {
 		return prompt[at:]
 	}
 	return ""
+}
+
+// Parts is the error that full, a conversation with a turn of the assistant, does not
+// begin with prompt, which asks for that turn.
+func Parts(prompt, full string) error {
+	at := 0
+	for at < min(len(prompt), len(full)) && prompt[at] == full[at] {
+		at++
+	}
+	for at > 0 && at < len(prompt) && !utf8.RuneStart(prompt[at]) {
+		at--
+	}
+	why := ""
+	if Begun(prompt) != "" {
+		why = ": it begins a thought there, and writes none in the turn; set a chat_template in the model block that does"
+	} else if strings.Contains(prompt[at:], "</think>") {
+		why = ": it asks for a turn without a thought; leave thoughts out with reasoning = \"drop\" in the data block, or ask with thoughts"
+	}
+	return fmt.Errorf("the chat template asks for a turn of the assistant in other words than it begins it with, %.40q and %.40q%s", prompt[at:], full[at:], why)
 }

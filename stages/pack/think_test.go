@@ -35,7 +35,7 @@ func TestThoughts(t *testing.T) {
 		{"left out of earlier turns", open + last + shut + asked + `{% endif %}`, "each", []string{"<think>\nT\n</think>\n\nA<E>", "<think>\nT\n</think>\n\nB<E>", "C<E>"}, ""},
 		{"begun and left out", open + split + shut + asked + `<think>{{ '\n' }}{% endif %}`, "each", []string{"find the last turn: the chat template asks for a turn of the assistant in other words than it begins it with, \"<think>\\n\" and \"A<|im_end|>\\n\": it begins a thought there"}, ""},
 		{"begun and left out", open + split + shut + asked + `<think>{{ '\n' }}{% endif %}`, "", []string{"find turn 1 of the assistant: the chat template asks for a turn of the assistant in other words"}, ""},
-		{"asked for none", open + `{{ m.content }}` + shut + asked + `<think></think>{% endif %}`, "each", []string{`it asks for a turn without a thought; leave thoughts out with reasoning = "drop"`}, ""},
+		{"asked for none", open + `{{ m.content }}` + shut + asked + `<think></think>{% endif %}`, "each", []string{`it asks for a turn without a thought; leave thoughts out, with reasoning = "drop" in the data block`}, ""},
 	} {
 		dir := modeltest.Directory(t, true)
 		config, err := json.Marshal(map[string]any{"eos_token": "<|im_end|>", "chat_template": c.template})

@@ -85,11 +85,13 @@ func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher
 // cutOff says of a reply that did not end by itself what is known about it; thinking is
 // whether nothing had been said.
 func cutOff(tokens, most int, thinking bool) error {
-	if tokens > 0 && tokens < most {
-		return fmt.Errorf("the reply ended after %s, before max_tokens = %d: the context of the teacher is full, or its server does not say that it was done", stage.Count(tokens, "token"), most)
-	}
-	if thinking {
+	switch {
+	case thinking && (tokens == 0 || tokens >= most):
 		return fmt.Errorf("the teacher was still thinking at max_tokens = %d; raise that in its block, or let it think less with extra_body (openai) or template_vars (local)", most)
+	case thinking:
+		return fmt.Errorf("the teacher was still thinking after %s, before max_tokens = %d: its context is full, or its server bounds how much it thinks", stage.Count(tokens, "token"), most)
+	case tokens > 0 && tokens < most:
+		return fmt.Errorf("the reply ended after %s, before max_tokens = %d: the context of the teacher is full, or its server does not say that it was done", stage.Count(tokens, "token"), most)
 	}
 	return fmt.Errorf("the reply was cut off at max_tokens = %d", most)
 }

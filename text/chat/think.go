@@ -30,7 +30,7 @@ func Parts(prompt, full string) error {
 	if Begun(prompt) != "" {
 		why = ": it begins a thought there, and writes none in the turn; set a chat_template in the model block that does"
 	} else if strings.Contains(prompt[at:], "</think>") {
-		why = ": it asks for a turn without a thought; leave thoughts out with reasoning = \"drop\" in the data block, or ask with thoughts"
+		why = ": it asks for a turn without a thought; leave thoughts out, with reasoning = \"drop\" in the data block or \"none\" in synth, or let the template ask for one"
 	}
 	return fmt.Errorf("the chat template asks for a turn of the assistant in other words than it begins it with, %.40q and %.40q%s", prompt[at:], full[at:], why)
 }

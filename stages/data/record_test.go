@@ -53,6 +53,24 @@ func TestTwoThoughts(t *testing.T) {
 	}
 }
 
+// A column of thoughts needs one answer without.
+func TestThoughtsBesideNoAnswer(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"question":"Q","trace":"T"}`:                                 "has a thought in trace and no answer",
+		`{"instruction":"Q","output":"<think>S</think>A","trace":"T"}`: "has a thought in trace and another in its answer",
+		`{"prompt":"Q","chosen":"A","rejected":"B","trace":"T"}`:       "has a thought in trace, which is read only before one answer",
+		`{"prompt":"Q","completion":"A","trace":["T"]}`:                "trace is a list; it must be a string",
+	} {
+		o, err := jsonl.Object([]byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := jsonl.Row(o, map[string]string{"reasoning": "trace"}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", in, err, want)
+		}
+	}
+}
+
 // Thoughts are left out where that is asked for, but not the whole of a turn.
 func TestReasoningDropped(t *testing.T) {
 	b := stagetest.New(t)
@@ -87,6 +105,9 @@ func TestShapes(t *testing.T) {
 			artifact.Row{Messages: talk(user("Q"), assistant(thinking), user("Q"), assistant(thinking))}},
 		{"thoughts in the content", `{"conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"<think>\nT\n</think>\n\nA","thinking":"T"}]}`, nil,
 			artifact.Row{Messages: talk(user("Q"), assistant(thinking))}},
+		{"thoughts in a column", `{"instruction":"Q","output":"A","trace":"T"}`, map[string]string{"reasoning": "trace"}, artifact.Row{Messages: talk(user("Q"), assistant(thinking))}},
+		{"thoughts beside an answer", `{"question":"Q","answer":"A","trace":"T"}`, map[string]string{"reasoning": "trace"}, artifact.Row{Messages: user("Q"), Answer: thinking}},
+		{"a column that is not named", `{"instruction":"Q","output":"A","reasoning":"T"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A")), Meta: `{"reasoning":"T"}`}},
 		{"thoughts of answers", `{"prompt":"Q","chosen":[{"role":"assistant","content":"A","reasoning":"T"}],"rejected":"B"}`, nil,
 			artifact.Row{Messages: user("Q"), Chosen: assistant(thinking), Rejected: assistant("B")}},
 		{"conversations", `{"conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"A"}]}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A"))}},

@@ -61,7 +61,7 @@ type hfConfig struct {
 	Intermediate  *int            `json:"intermediate_size"`
 	Layers        *int            `json:"num_hidden_layers"`
 	Heads         *int            `json:"num_attention_heads"`
-	KVHeads       *int            `json:"num_key_value_heads"`
+	KVHeads       json.RawMessage `json:"num_key_value_heads"` // null: as heads
 	HeadDim       *int            `json:"head_dim"`
 	Act           *string         `json:"hidden_act"`
 	MaxPositions  *int            `json:"max_position_embeddings"`
@@ -77,6 +77,9 @@ type hfConfig struct {
 	Theta         *float64        `json:"rope_theta"`
 	Scaling       *hfRope         `json:"rope_scaling"`
 	Parameters    *hfRope         `json:"rope_parameters,omitempty"`
+	Partial       *float64        `json:"partial_rotary_factor,omitempty"`
+	Original      *int            `json:"original_max_position_embeddings,omitempty"`
+	Causal        *bool           `json:"is_causal,omitempty"`
 	Quantization  json.RawMessage `json:"quantization_config,omitempty"`
 	DType         string          `json:"torch_dtype,omitempty"`
 	hfSliding
@@ -91,6 +94,12 @@ type hfRope struct {
 	Low        *float64 `json:"low_freq_factor,omitempty"`
 	High       *float64 `json:"high_freq_factor,omitempty"`
 	Original   *int     `json:"original_max_position_embeddings,omitempty"`
+	Partial    *float64 `json:"partial_rotary_factor,omitempty"`
+
+	// Settings of layers of one kind, which none of the families has.
+	Full    *struct{} `json:"full_attention,omitempty"`
+	Sliding *struct{} `json:"sliding_attention,omitempty"`
+	Chunked *struct{} `json:"chunked_attention,omitempty"`
 }
 
 // Model types of a Llama 4.
@@ -114,6 +123,8 @@ func ParseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("config.json: model_type %q is not supported; %s are", h.ModelType, strings.Join(modelTypeNames(), ", "))
 	case h.Act != nil && *h.Act != "silu" && *h.Act != "swish":
 		return Config{}, fmt.Errorf("config.json: hidden_act %q is not supported; \"silu\" is", *h.Act)
+	case !or(h.Causal, true):
+		return Config{}, errors.New("config.json: is_causal is false: a model whose tokens see those after them is not supported")
 	}
 	if err := checkQuantization(h.Quantization); err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
@@ -173,14 +184,19 @@ func readConfig(data []byte) (h *hfConfig, images bool, err error) {
 // parseHeads reads the heads.
 func (c *Config) parseHeads(h *hfConfig, d modelType) error {
 	c.KVHeads, c.HeadDim = d.kvHeads, d.headDim
-	if c.KVHeads == 0 {
+	if c.KVHeads == 0 || string(h.KVHeads) == "null" {
 		c.KVHeads = c.Heads
+	}
+	if len(h.KVHeads) > 0 {
+		if err := json.Unmarshal(h.KVHeads, &c.KVHeads); err != nil {
+			return fmt.Errorf("num_key_value_heads: %w", err)
+		}
 	}
 	if c.HeadDim == 0 && c.Heads > 0 {
 		c.HeadDim = c.Hidden / c.Heads
 	}
-	c.KVHeads, c.HeadDim = or(h.KVHeads, c.KVHeads), or(h.HeadDim, c.HeadDim)
-	if d.headDim == 0 && c.Heads > 0 && c.Hidden%c.Heads != 0 {
+	c.HeadDim = or(h.HeadDim, c.HeadDim)
+	if h.ModelType == Llama.String() && c.Heads > 0 && c.Hidden%c.Heads != 0 { // transformers refuses it, of others not
 		return fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d", c.Hidden, c.Heads)
 	}
 	return nil
@@ -226,8 +242,17 @@ func (h *hfConfig) rope(theta float64) (Rope, error) {
 	if h.Scaling != nil && *h.Scaling != (hfRope{}) {
 		s, field = h.Scaling, "rope_scaling"
 	}
+	if p := or(h.Partial, 1); p != 1 {
+		return r, fmt.Errorf("partial_rotary_factor %v is not supported: all of a head is rotated", p)
+	}
 	if s == nil {
 		return r, nil
+	}
+	switch p := or(s.Partial, 1); {
+	case p != 1:
+		return r, fmt.Errorf("%s: partial_rotary_factor %v is not supported: all of a head is rotated", field, p)
+	case s.Full != nil || s.Sliding != nil || s.Chunked != nil:
+		return r, fmt.Errorf("%s: settings of their own for layers of one kind are not supported", field)
 	}
 	if s.Theta != nil {
 		r.Theta = *s.Theta
@@ -245,6 +270,9 @@ func (h *hfConfig) rope(theta float64) (Rope, error) {
 		}
 		r.Factor = *s.Factor
 	case "llama3":
+		if h.Original != nil { // as in transformers, it counts
+			s.Original = h.Original
+		}
 		if s.Factor == nil || s.Low == nil || s.High == nil || s.Original == nil {
 			return r, fmt.Errorf("%s: rope_type \"llama3\" needs factor, low_freq_factor, high_freq_factor and original_max_position_embeddings", field)
 		}
@@ -414,7 +442,7 @@ func (c Config) JSON(dtype string) ([]byte, error) {
 	}
 	h := hfConfig{
 		VocabSize: &c.VocabSize, Hidden: &c.Hidden,
-		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: &c.KVHeads, HeadDim: &c.HeadDim,
+		Intermediate: &c.Intermediate, Layers: &c.Layers, Heads: &c.Heads, KVHeads: fmt.Append(nil, c.KVHeads), HeadDim: &c.HeadDim,
 		Act: &act, MaxPositions: &c.MaxPositions, NormEps: &c.NormEps, InitRange: &c.InitRange, Tied: &c.Tied,
 		AttnBias: c.AttnBias, MLPBias: c.MLPBias, BOS: b, EOS: e, PAD: p, Theta: &c.Rope.Theta, DType: dtype,
 	}

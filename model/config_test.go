@@ -38,6 +38,13 @@ func TestParseConfig(t *testing.T) {
 	if err != nil || d.Hidden != 4096 || d.KVHeads != 32 || d.HeadDim != 128 || d.BOS != 1 || d.EOS[0] != 2 || d.NormEps != 1e-6 {
 		t.Errorf("defaults: %+v, %v", d, err)
 	}
+	for text, want := range map[string]bool{ // who has biases where the file says so
+		`"llama"`: true, `"llama4_text"`: true, `"qwen3"`: true, `"smollm3"`: true, `"mistral"`: false, `"qwen2"`: false,
+	} {
+		if c, err := model.ParseConfig([]byte(`{"attention_bias":true,"model_type":` + text + `}`)); err != nil || c.AttnBias != want {
+			t.Errorf("%s: biases %t, %v", text, c.AttnBias, err)
+		}
+	}
 }
 
 // TestRopeSettings: of two forms rope_scaling counts, as in transformers.
@@ -51,6 +58,7 @@ func TestRopeSettings(t *testing.T) {
 		`"rope_theta":300,"rope_parameters":{"rope_type":"default","rope_theta":9},"rope_scaling":` + llama3:                    scaled,
 		`"rope_theta":9,"rope_parameters":{"rope_type":"default","rope_theta":300},"rope_scaling":{}`:                           {Theta: 300, Type: "default"},
 		`"rope_theta":9,"rope_parameters":` + llama3[:len(llama3)-1] + `,"rope_theta":300},"rope_scaling":null`:                 scaled,
+		`"rope_theta":300,"original_max_position_embeddings":64,"rope_scaling":` + strings.Replace(llama3, ":64", ":32", 1):     scaled,
 		`"rope_theta":300,"rope_parameters":` + llama3 + `,"rope_scaling":{"rope_type":"default"}`:                              {Theta: 300, Type: "default"},
 		`"rope_parameters":{"rope_type":"default","rope_theta":300},"rope_scaling":{"rope_type":"linear","factor":2,"type":""}`: {Theta: 10000, Type: "linear", Factor: 2},
 	} {
@@ -113,6 +121,11 @@ func TestParseConfigErrors(t *testing.T) {
 		{`"vocab_size"`, `"quantization_config":{"quant_method":"bitsandbytes","load_in_8bit":true},"vocab_size"`, "without load_in_4bit"},
 		{`"vocab_size"`, `"quantization_config":{"quant_method":"bitsandbytes","load_in_4bit":true,"bnb_4bit_quant_type":"fp4"},"vocab_size"`, `"fp4" is not supported`},
 		{`"vocab_size"`, `"hidden_act":"gelu","vocab_size"`, `hidden_act "gelu"`},
+		{`"vocab_size"`, `"is_causal":false,"vocab_size"`, "is_causal is false"},
+		{`"vocab_size"`, `"partial_rotary_factor":0.5,"vocab_size"`, "partial_rotary_factor 0.5 is not supported"},
+		{`"factor":32.0`, `"partial_rotary_factor":0.25,"factor":32.0`, "rope_scaling: partial_rotary_factor 0.25 is not supported"},
+		{`"rope_scaling":{`, `"rope_parameters":{"full_attention":{"rope_type":"default"}},"x":{`, "rope_parameters: settings of their own for layers of one kind"},
+		{`"num_key_value_heads":8`, `"num_key_value_heads":"x"`, "num_key_value_heads: json"},
 		{`{"model`, `{{"model`, "invalid character"},
 		{`"bos_token_id":128000`, `"bos_token_id":"x"`, "bos_token_id"},
 	} {
@@ -213,6 +226,9 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"model_type":"llama","rope_theta":1e-300}`))
 	f.Add([]byte(`{"model_type":"llama","rope_parameters":{"rope_type":"default"},"rope_scaling":{"type":"linear","factor":1e9}}`))
 	f.Add([]byte(strings.Replace(llama32, `"factor":32.0`, `"factor":1e-300`, 1)))
+	f.Add([]byte(`{"model_type":"qwen3","num_hidden_layers":3,"use_sliding_window":true,"sliding_window":9,"layer_types":["full_attention","sliding_attention","full_attention"]}`))
+	f.Add([]byte(`{"model_type":"smollm3","num_hidden_layers":2,"no_rope_layers":[0,1],"num_key_value_heads":null,"sliding_window":null}`))
+	f.Add([]byte(`{"model_type":"mistral","num_hidden_layers":1,"sliding_window":4096,"head_dim":128,"rope_parameters":{"sliding_attention":{}}}`))
 	f.Add([]byte(`{"model_type":"llama4_text","num_hidden_layers":4,"moe_layers":[1],"no_rope_layers":[1,0,1,1],"attention_chunk_size":null,"attn_temperature_tuning":4}`))
 	f.Add([]byte(`{"model_type":"llama4","text_config":{"num_hidden_layers":2,"interleave_moe_layer_step":2,"layer_types":["full_attention","chunked_attention"],"floor_scale":1e300}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -87,6 +87,7 @@ const slidingType = "sliding_attention"
 // parseFamily reads what sets a family apart.
 func (c *Config) parseFamily(h *hfConfig, images bool) (err error) {
 	if h.ModelType == llama4Text {
+		c.AttnBias = h.AttnBias
 		if c.Llama4, err = h.hfLlama4.parse(c.Layers); err == nil {
 			c.Llama4.Images = images
 		}
@@ -119,8 +120,11 @@ func (c *Config) parseFamily(h *hfConfig, images bool) (err error) {
 // parseSliding reads the window of attention, and shortens the context to it.
 func (c *Config) parseSliding(h *hfConfig) error {
 	window := 4096 // of Mistral and Qwen, where a file says nothing
-	if c.Family == SmolLM3 {
+	switch use := or(h.UseWindow, false); {
+	case c.Family == SmolLM3 && (use || slices.Contains(h.LayerTypes, slidingType)): // its layers count without use
 		window = 0
+	case c.Family != Mistral && !use:
+		return nil
 	}
 	if len(h.Window) > 0 {
 		window = 0
@@ -133,9 +137,6 @@ func (c *Config) parseSliding(h *hfConfig) error {
 	}
 	s := Sliding{Window: window, Positions: c.MaxPositions}
 	if c.Family != Mistral {
-		if !or(h.UseWindow, false) {
-			return nil
-		}
 		layers, err := c.slidingLayers(h)
 		if err != nil {
 			return err

@@ -176,6 +176,10 @@ func TestFamilyConfigs(t *testing.T) {
 		qwen2 + `,"use_sliding_window":true,"max_window_layers":1}`:                                "context 32, no rope [], kv heads 2, head dim 64",
 		qwen2 + `,"use_sliding_window":true,"layer_types":["full_attention","sliding_attention"]}`: "context 32, no rope [], kv heads 2, head dim 64",
 		qwen2 + `,"use_sliding_window":true,"max_window_layers":1,"sliding_window":null}`:          "context 32768, no rope [], kv heads 2, head dim 64",
+		qwen2 + `,"sliding_window":0}`: "context 32768, no rope [], kv heads 2, head dim 64", // and not used
+		`{"model_type":"qwen2","hidden_size":900,"num_attention_heads":14,"num_key_value_heads":null}`:          "context 32768, no rope [], kv heads 14, head dim 64",
+		smollm3 + `,"sliding_window":64,"layer_types":["full_attention","sliding_attention","full_attention"]}`: "context 64, no rope",
+		smollm3 + `,"sliding_window":64,"layer_types":["full_attention","full_attention","full_attention"]}`:    "context 32768, no rope",
 		`{"model_type":"qwen3"}`:                 "context 32768, no rope [], kv heads 32, head dim 128",
 		smollm3 + `}`:                            "context 32768, no rope [false false false], kv heads 4, head dim 128",
 		smollm3 + `,"no_rope_layer_interval":2}`: "context 32768, no rope [false true false], kv heads 4, head dim 128",

@@ -3,6 +3,7 @@ package model_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -118,12 +119,18 @@ func family(r *rand.Rand, n int) []model.Request {
 
 // TestSharedPrefix: tokens and logits of a request are the same bits alone and
 // with others, whose prompts begin like its own or do not, in any order, with
-// any size of batch and cache, for every type of weights and both precisions.
+// any size of batch and cache, for every type of weights and both precisions; of models
+// that norm keys, too, and of those that do not rotate all of them.
 func TestSharedPrefix(t *testing.T) {
-	for _, dt := range []tensor.DType{tensor.F32, tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1} {
-		precision := tensor.F32
+	qwen3, smollm3 := small, small
+	qwen3.Family, smollm3.Family, smollm3.NoRope = model.Qwen3, model.SmolLM3, []bool{true, false}
+	for _, x := range []struct {
+		c  model.Config
+		dt tensor.DType
+	}{{small, tensor.F32}, {small, tensor.BF16}, {small, tensor.F16}, {small, tensor.Q8_0}, {small, tensor.Q4_0}, {small, tensor.Q4_1}, {qwen3, tensor.F32}, {smollm3, tensor.Q8_0}} {
+		c, dt, precision := x.c, x.dt, tensor.F32
 		run := func(t *testing.T) {
-			d, b := load(t, small, dt)
+			d, b := load(t, c, dt)
 			d.SetPrecision(precision)
 			r := rand.New(rand.NewPCG(1, uint64(dt)))
 			reqs := family(r, 40)
@@ -150,9 +157,10 @@ func TestSharedPrefix(t *testing.T) {
 				}
 			}
 		}
-		t.Run(dt.String(), run)
+		name := fmt.Sprint(c.Family, " ", dt)
+		t.Run(name, run)
 		precision = tensor.BF16
-		t.Run(dt.String()+" in bfloat16", run)
+		t.Run(name+" in bfloat16", run)
 	}
 }
 

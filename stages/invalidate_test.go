@@ -124,7 +124,7 @@ func table() []tableRow {
 					}
 				}
 			},
-			want: []string{"pack.train: run: version of pack 3 → 99\n"}},
+			want: []string{"pack.train: run: version of pack 4 → 99\n"}},
 
 		{name: "the tokenizer", plan: "pack.train sft.tuned eval.final", runs: "pack.train sft.tuned eval.final", addr: "pack.train",
 			files: func(k *kitchen) { k.append("tiny/tokenizer.json", "\n") },

@@ -90,6 +90,7 @@ var planJobs = []job{
 	{dtype: tensor.BF16, rows: 8, seq: 384, experts: true, half: true},
 	{dtype: tensor.BF16, tune: "dora", rank: 16, rows: 1, seq: 384, family: model.Qwen3, half: true},
 	{dtype: tensor.F32, tune: "full", rows: 1, seq: 192, family: model.Qwen3},
+	{dtype: tensor.BF16, rows: 8, seq: 384, family: model.Qwen3, half: true},
 }
 
 // run does the work of j on b: a plan, or a real backend.

@@ -42,11 +42,19 @@ func (r *fields) token(name string) int32 {
 }
 
 func (r *fields) need(key string) int {
+	r.has(key)
+	return r.integer(key, 0)
+}
+
+func (r *fields) needNumber(key string) float64 {
+	r.has(key)
+	return r.number(key, 0)
+}
+
+func (r *fields) has(key string) {
 	if !r.f.Has(key) {
 		r.err = errors.Join(r.err, fmt.Errorf("%s: metadata key %q is missing", r.f.path, key))
-		return 0
 	}
-	return r.integer(key, 0)
 }
 
 func (r *fields) number(key string, def float64) float64 {
@@ -71,7 +79,7 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 		Layers:       r.need(a.name + ".block_count"),
 		Heads:        r.need(a.name + ".attention.head_count"),
 		MaxPositions: r.need(a.name + ".context_length"),
-		NormEps:      round32(r.number(a.name+".attention.layer_norm_rms_epsilon", 1e-5)),
+		NormEps:      round32(r.needNumber(a.name + ".attention.layer_norm_rms_epsilon")),
 		InitRange:    0.02,
 		Rope:         model.Rope{Theta: round32(r.number(a.name+".rope.freq_base", 10000)), Type: "default"},
 	}
@@ -100,6 +108,10 @@ func (f *File) readConfig(a arch) (model.Config, error) {
 	}
 	if scale := r.number(a.name+".attention.scale", 0); r.err == nil && scale != 0 {
 		return c, fmt.Errorf("%s: %s.attention.scale %v is not supported; scores are divided by the root of the head's width", f.path, a.name, scale)
+	}
+	causal, err := f.Bool(a.name+".attention.causal", true)
+	if r.err = errors.Join(r.err, err); r.err == nil && !causal {
+		return c, fmt.Errorf("%s: %s.attention.causal is false: a model whose tokens see those after them is not supported", f.path, a.name)
 	}
 	if c.Family == model.SmolLM3 && r.err == nil && r.some(c.Layers) {
 		c.NoRope = noRope(c.Layers)
@@ -131,6 +143,8 @@ func (r *fields) llama4(c *model.Config) error {
 		return nil // readConfig returns it, and Validate refuses
 	case window != chunk4:
 		return fmt.Errorf("%s.attention.sliding_window %d is not supported; %d is", llama4, window, chunk4)
+	case r.f.Has(llama4+".rope.freq_base_swa") || r.text(llama4+".rope.scaling.type") == "none" && r.f.Has(llama4+".rope.scaling.factor"):
+		return fmt.Errorf("rotary settings of their own for layers whose attention is chunked (%s.rope.freq_base_swa, or a scaling factor beside type \"none\") are not supported", llama4)
 	case step < 1:
 		return fmt.Errorf("%s.interleave_moe_layer_step is %d; must be at least 1", llama4, step)
 	}

@@ -107,8 +107,8 @@ func expressible(c model.Config) error {
 	case v4 != nil && (stepOf(v4) == 0 || c.Tied || !sameLlama4(v4, llama4Of(c.Layers, max(1, stepOf(v4)), v4.Experts, v4.Top, v4.Dense))):
 		return fmt.Errorf("a Llama 4 of other settings than the published ones have is not written as GGUF: llama.cpp knows attention_chunk_size %d, floor_scale %d, attn_scale %v, "+
 			"each %dth layer without positions, experts in layers at regular distances, and use_qk_norm unless there are %d experts", chunk4, floorScale4, attnScale4, noRopeEvery, unnormed4)
-	case v4 != nil:
-		return nil
+	case v4 != nil && (c.AttnBias || c.MLPBias):
+		return fmt.Errorf("a Llama 4 with biases is not written as GGUF: llama.cpp has none for %q", name)
 	case c.Family != model.Llama && (c.AttnBias || c.MLPBias):
 		return fmt.Errorf("a %s with biases (attention_bias %t, mlp_bias %t) is not written as GGUF: llama.cpp has none for %q", c.Family, c.AttnBias, c.MLPBias, name)
 	case c.Family == model.SmolLM3 && !slices.Equal(c.NoRope, noRope(c.Layers)):

@@ -187,7 +187,7 @@ func TestSentencePiece(t *testing.T) {
 		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(32)},
 		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(2)},
 		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.head_count_kv", Value: uint32(2)},
-		{Key: "llama.context_length", Value: uint32(64)},
+		{Key: "llama.context_length", Value: uint32(64)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 		{Key: "tokenizer.ggml.model", Value: "llama"}, {Key: "tokenizer.ggml.tokens", Value: tokens},
 		{Key: "tokenizer.ggml.scores", Value: scores}, {Key: "tokenizer.ggml.token_type", Value: kinds},
 		{Key: "tokenizer.ggml.bos_token_id", Value: uint32(1)}, {Key: "tokenizer.ggml.eos_token_id", Value: uint32(2)},
@@ -310,6 +310,7 @@ func TestFamilies(t *testing.T) {
 		"a Llama 4 of other settings than the published": func(c *model.Config) { published(c); c.Llama4.Chunk = 4096 },
 		"experts in layers at regular distances":         func(c *model.Config) { published(c); c.Llama4.MoE[0] = true },
 		"use_qk_norm unless there are 128 experts":       func(c *model.Config) { published(c); c.Llama4.QKNorm = false },
+		"a Llama 4 with biases":                          func(c *model.Config) { published(c); c.AttnBias = true },
 		"qwen3 with biases":                              func(c *model.Config) { c.Family, c.AttnBias = model.Qwen3, true },
 		"not each 4th one":                               func(c *model.Config) { c.Family, c.Layers, c.NoRope = model.SmolLM3, 4, make([]bool, 4) },
 		"mistral with layers without positions":          func(c *model.Config) { c.Family, c.NoRope = model.Mistral, make([]bool, c.Layers) },
@@ -370,7 +371,7 @@ func TestLinearRope(t *testing.T) {
 	base := []gguf.KV{
 		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(c.Config.Hidden)},
 		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(1)},
-		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 	}
 	for _, x := range []struct {
 		kvs  []gguf.KV

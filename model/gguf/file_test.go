@@ -158,7 +158,7 @@ func TestMetadata(t *testing.T) {
 	kvs := []gguf.KV{
 		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint64(32)},
 		{Key: "llama.feed_forward_length", Value: int32(64)}, {Key: "llama.block_count", Value: uint32(1)},
-		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 		{Key: "f", Value: float32(0.5)}, {Key: "b", Value: true}, {Key: "s", Value: []string{"x", "", "é"}},
 		{Key: "i", Value: []int32{-1, 7}}, {Key: "fs", Value: []float32{1, 2}},
 	}
@@ -222,19 +222,27 @@ func values(t *testing.T, s model.Source, name string) []float32 {
 	return x
 }
 
-// small is a whole file of one tensor, for the fuzzer to work on.
-func small(t testing.TB) []byte {
+// small is a whole file of a few tensors, for the fuzzer to work on.
+func small(t testing.TB, arch string) []byte {
+	zeros := func(name string, dt tensor.DType, shape ...int) gguf.Tensor {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		return gguf.Tensor{Name: name, DType: dt, Shape: shape, Fill: func(w io.Writer) error { _, err := w.Write(make([]byte, dt.Bytes(n))); return err }}
+	}
 	var b bytes.Buffer
 	err := gguf.WriteTo(&b, []gguf.KV{
-		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(4)},
-		{Key: "llama.feed_forward_length", Value: uint32(4)}, {Key: "llama.block_count", Value: uint32(1)},
-		{Key: "llama.attention.head_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(9)},
+		{Key: "general.architecture", Value: arch}, {Key: arch + ".embedding_length", Value: uint32(4)},
+		{Key: arch + ".feed_forward_length", Value: uint32(4)}, {Key: arch + ".block_count", Value: uint32(1)},
+		{Key: arch + ".attention.head_count", Value: uint32(1)}, {Key: arch + ".context_length", Value: uint32(9)}, {Key: arch + ".attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
+		{Key: arch + ".expert_count", Value: uint32(map[string]int{"llama4": 2}[arch])}, {Key: arch + ".expert_used_count", Value: uint32(1)},
+		{Key: arch + ".expert_feed_forward_length", Value: uint32(4)}, {Key: arch + ".interleave_moe_layer_step", Value: uint32(1)},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
 		{Key: "tokenizer.ggml.tokens", Value: []string{"a", "b", "ab"}}, {Key: "tokenizer.ggml.token_type", Value: []int32{1, 1, 1}},
 		{Key: "tokenizer.ggml.merges", Value: []string{"a b"}},
 	}, []gguf.Tensor{
-		{Name: "token_embd.weight", DType: tensor.F32, Shape: []int{3, 4}, Fill: func(w io.Writer) error { _, err := w.Write(make([]byte, 48)); return err }},
-		{Name: "blk.0.attn_q.weight", DType: tensor.F16, Shape: []int{4, 4}, Fill: func(w io.Writer) error { _, err := w.Write(make([]byte, 32)); return err }},
+		zeros("token_embd.weight", tensor.F32, 3, 4), zeros("blk.0.attn_q.weight", tensor.F16, 4, 4), zeros("blk.0.ffn_down.weight", tensor.F32, 4, 4),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +253,9 @@ func small(t testing.TB) []byte {
 // FuzzOpen: no file makes a panic, and what opens can be read.
 func FuzzOpen(f *testing.F) {
 	f.Add(load(f).File)
-	f.Add(small(f))
+	for _, arch := range []string{"llama", "llama4", "qwen2", "qwen3", "smollm3"} {
+		f.Add(small(f, arch))
+	}
 	for _, c := range hostile() {
 		f.Add(c.file)
 	}
@@ -272,5 +282,8 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("tokenizer.json is not JSON: %s", data)
 		}
 		file.ChatTemplate()
+		if model.CheckWeights(file.Config(), file) == nil && file.Config().VocabSize > len(data) {
+			t.Errorf("a file of %d bytes has an embedding of %d rows", len(data), file.Config().VocabSize)
+		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,12 +121,24 @@ func TestRefusesHostile(t *testing.T) {
 
 // TestRefusesModels: files that are well made but are no model we run.
 func TestRefusesModels(t *testing.T) {
+	const eps = "llama.attention.layer_norm_rms_epsilon"
+	bare := []gguf.KV{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(32)},
+		{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(1)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
+	}
 	kvs := func(more ...gguf.KV) []gguf.KV {
-		return append([]gguf.KV{
-			{Key: "general.architecture", Value: "llama"}, {Key: "llama.embedding_length", Value: uint32(32)},
-			{Key: "llama.feed_forward_length", Value: uint32(64)}, {Key: "llama.block_count", Value: uint32(1)},
-			{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.context_length", Value: uint32(9)},
-		}, more...)
+		return slices.Concat(bare, []gguf.KV{{Key: eps, Value: float32(1e-5)}}, more)
+	}
+	llama4 := func(more ...gguf.KV) (all []gguf.KV) {
+		for _, kv := range kvs() {
+			kv.Key = strings.Replace(kv.Key, "llama", "llama4", 1)
+			if all = append(all, kv); kv.Value == "llama" {
+				all[len(all)-1].Value = "llama4"
+			}
+		}
+		return append(append(all, gguf.KV{Key: "llama4.expert_count", Value: uint32(4)}, gguf.KV{Key: "llama4.expert_used_count", Value: uint32(1)},
+			gguf.KV{Key: "llama4.interleave_moe_layer_step", Value: uint32(1)}, gguf.KV{Key: "llama4.expert_feed_forward_length", Value: uint32(64)}), more...)
 	}
 	zeros := func(name string, shape ...int) gguf.Tensor {
 		n := 1
@@ -164,7 +177,12 @@ func TestRefusesModels(t *testing.T) {
 		{"rope_freqs[3] is 1e-40", kvs(), []gguf.Tensor{embed, floats("rope_freqs.weight", 1, 1, 1, 1e-40)}},
 		{"rope_theta is NaN", kvs(gguf.KV{Key: "llama.rope.freq_base", Value: float32(math.NaN())}), []gguf.Tensor{embed}},
 		{"rope_theta is +Inf", kvs(gguf.KV{Key: "llama.rope.freq_base", Value: float32(math.Inf(1))}), []gguf.Tensor{embed}},
-		{"rms_norm_eps is NaN", kvs(gguf.KV{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(math.NaN())}), []gguf.Tensor{embed}},
+		{"rms_norm_eps is NaN", slices.Concat(bare, []gguf.KV{{Key: eps, Value: float32(math.NaN())}}), []gguf.Tensor{embed}},
+		{`"llama.attention.layer_norm_rms_epsilon" is missing`, bare, []gguf.Tensor{embed}},
+		{"llama.attention.causal is false", kvs(gguf.KV{Key: "llama.attention.causal", Value: false}), []gguf.Tensor{embed}},
+		{"not a truth value", kvs(gguf.KV{Key: "llama.attention.causal", Value: uint32(0)}), []gguf.Tensor{embed}},
+		{"layers whose attention is chunked", llama4(gguf.KV{Key: "llama4.rope.freq_base_swa", Value: float32(1e4)}), []gguf.Tensor{embed}},
+		{"layers whose attention is chunked", llama4(gguf.KV{Key: "llama4.rope.scaling.type", Value: "none"}, gguf.KV{Key: "llama4.rope.scaling.factor", Value: float32(8)}), []gguf.Tensor{embed}},
 		{`"tokenizer.ggml.bos_token_id" is 4294967298`, kvs(gguf.KV{Key: "tokenizer.ggml.bos_token_id", Value: uint64(1<<32 + 2)}), []gguf.Tensor{embed}},
 		{`"tokenizer.ggml.eos_token_id" is -5`, kvs(gguf.KV{Key: "tokenizer.ggml.eos_token_id", Value: int32(-5)}), []gguf.Tensor{embed}},
 		{"not a vector of f32", kvs(), []gguf.Tensor{embed, zeros("rope_freqs.weight", 1, 4)}},

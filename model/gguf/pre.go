@@ -51,7 +51,7 @@ func preNames() (names []string) {
 	for _, p := range pres() {
 		names = append(names, p.names...)
 	}
-	return names
+	return slices.Compact(names)
 }
 
 // byteLevelPart is a ByteLevel pre-tokenizer, decoder or post-processor.

@@ -17,4 +17,6 @@ type PackedManifest struct {
 	// none was packed, or by a template that does not tell. A model with the same
 	// template and another hash is asked in other tokens than the rows have.
 	Turns *Digest `json:"chat_tokens,omitempty"`
+	// Each says that documents of the same row (Packed.Rows) are turns of one conversation.
+	Each bool `json:"each_turn,omitempty"`
 }

@@ -356,6 +356,10 @@ func TestNormalize(t *testing.T) {
 		{"number", "about 1,000", "1000"},
 		{"number", "none", ""},
 		{"exact", " As Is. ", "As Is."},
+		{"text", "<think>\n\n</think>\n\nYes.", "yes"},
+		{"number", "<think>7 or 8?</think>9", "9"},
+		{"exact", "it may be\n</think>\n\n As Is. ", "As Is."},
+		{"number", "<think>7 or 8?", ""},
 	} {
 		if got := normalize(c.how, c.in); got != c.want {
 			t.Errorf("%s of %q: %q, want %q", c.how, c.in, got, c.want)
@@ -438,6 +442,54 @@ func TestTemplateWithoutTheAssistant(t *testing.T) {
 	s.Suites[0].Type = "perplexity"
 	if _, _, err := b.run(s); err == nil || !strings.Contains(err.Error(), "has nothing to predict: the chat template leaves out what the assistant says") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestTurnsOneByOne: a template that thinks in the last turn only does not render the
+// beginning of a conversation as it is when more follows. Each turn is read after what
+// preceded it, as a row of its own in which nobody said the others.
+func TestTurnsOneByOne(t *testing.T) {
+	thinks := filepath.Join(t.TempDir(), "thinks.jinja")
+	const template = "{% for m in messages %}<|im_start|>{{ 'assistant' if m.role == 'other' else m.role }}\n{% if m.role == 'assistant' and loop.last %}hm: {% endif %}" +
+		"{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+	if err := os.WriteFile(thinks, []byte(template), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	measure := func(rows ...artifact.Row) (all []map[string]float64, m artifact.MetricsFile) {
+		b := newBench(t, map[string]stage.ModelPath{"model.base": {Base: directory(t, 512), Template: thinks}})
+		s := newStage().(*spec)
+		s.Model.Addr = "model.base"
+		s.Suites = []suite{newSuite("a", b.data(rows...))}
+		s.Suites[0].Type = "perplexity"
+		m, items, err := b.run(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range items {
+			var v map[string]float64
+			if err := json.Unmarshal([]byte(x.Meta), &v); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, v)
+		}
+		return all, m
+	}
+	said := func(id string, roles string) artifact.Row {
+		r := artifact.Row{ID: id, Gold: -1}
+		for i, role := range strings.Fields(roles) {
+			r.Messages = append(r.Messages, artifact.Message{Role: role, Content: fmt.Sprint("turn ", 100*i)})
+		}
+		return r
+	}
+	whole, m := measure(said("whole", "user assistant user assistant user"))
+	parts, n := measure(said("first", "user assistant"), said("second", "user other user assistant"))
+	for _, key := range []string{"nll", "tokens", "bytes"} {
+		if got, want := whole[0][key], parts[0][key]+parts[1][key]; !(math.Abs(got-want) <= 1e-4*want) {
+			t.Errorf("%s is %v, of its turns %v", key, got, want)
+		}
+	}
+	if got, want := m.Blind["a.nll"].Value, n.Blind["a.nll"].Value; !(math.Abs(got-want) <= 1e-9) {
+		t.Errorf("blind %v, of its turns %v", got, want)
 	}
 }
 

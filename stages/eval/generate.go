@@ -19,7 +19,7 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if row.Answer == "" {
 			return nil, fmt.Errorf("row %s has no answer to compare with", row.ID)
 		}
-		wants[i] = normalize(u.Normalizer, artifact.Said(row.Answer))
+		wants[i] = normalize(u.Normalizer, row.Answer)
 	}
 	if r.blind {
 		res := &result{}
@@ -33,20 +33,19 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.compare(u, rows, wants, texts), nil
+	return r.judge(u, rows, wants, texts), nil
 }
 
-// compare scores answers against normalised references. An answer that ended while
+// judge scores answers against normalised references. An answer that ended while
 // it was a thought says nothing.
-func (r *runner) compare(u *suite, rows []artifact.Row, wants, texts []string) *result {
+func (r *runner) judge(u *suite, rows []artifact.Row, wants, texts []string) *result {
 	res := &result{}
 	each := make([][]float64, len(generated))
 	for i, row := range rows {
-		_, said, done := artifact.CutThought(texts[i])
-		if !done {
+		if _, _, ended := artifact.CutThought(texts[i]); !ended {
 			r.tally.Thoughts++
 		}
-		got := normalize(u.Normalizer, said)
+		got := normalize(u.Normalizer, texts[i])
 		score := map[string]float64{}
 		for k, m := range generated {
 			score[m.name] = m.score(got, wants[i])

@@ -3,6 +3,7 @@ package eval
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"pipe/runtime/artifact"
@@ -37,5 +38,25 @@ func TestBlindAnswers(t *testing.T) {
 				t.Errorf("%s of %q: %s %v, want %v", c.normalizer, c.answers, got.name, got.Value, want)
 			}
 		}
+	}
+}
+
+// TestThoughts: what is thought before an answer is not compared, and thoughts that do not
+// end are no answer, which a note says.
+func TestThoughts(t *testing.T) {
+	b := newBench(t, nil)
+	r, u := &runner{env: b.env(nil)}, newSuite("a", stage.Dataset{})
+	rows := []artifact.Row{{ID: "0", Answer: "Yes"}, {ID: "1", Answer: "yes"}, {ID: "2", Answer: "yes"}, {ID: "3", Answer: "yes"}}
+	res := r.judge(&u, rows, []string{"yes", "yes", "yes", "yes"}, []string{"<think>\n\n</think>\n\nYes.", "No? No.</think>Yes", "<think>Is it yes", "yes"})
+	if m := res.metrics[0]; m.name != "exact_match" || m.Value != 0.75 {
+		t.Errorf("%+v", res.metrics)
+	}
+	if got := res.items[0].details["got"]; got != "<think>\n\n</think>\n\nYes." {
+		t.Errorf("an item says %q", got)
+	}
+	r.tally.Rows = len(rows)
+	r.tell(job{name: "a", field: "suite"}, r.tally)
+	if want := `suite "a": 1 of 4 answers of the model ended while it was thinking, and count as empty; raise max_tokens`; len(b.notes) != 1 || !strings.HasPrefix(b.notes[0], want) {
+		t.Errorf("notes %q", b.notes)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"pipe/model"
@@ -23,37 +24,35 @@ type passage struct {
 // assistant's words of a conversation. Blind is the entropy of the tokens'
 // own frequencies: the best that a model without context could do.
 func perplexity(r *runner, u *suite, rows []artifact.Row) (*result, error) {
-	ps := make([]passage, len(rows))
+	var ps []passage
 	var cs []model.Continuation
-	var owner []int
+	var owner, asked []int // rows of passages, and of continuations
+	nll, tokens, bytes := make([]float64, len(rows)), make([]float64, len(rows)), make([]float64, len(rows))
 	for i, row := range rows {
-		p, err := r.passage(row)
+		some, err := r.subject.passages(row)
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
-		ps[i] = p
-		for _, s := range p.spans {
-			for _, c := range windows(p.ids, s[0], s[1], min(u.Window, r.subject.Config.MaxPositions-1)) {
-				cs, owner = append(cs, c), append(owner, i)
+		for _, p := range some {
+			ps, owner = append(ps, p), append(owner, i)
+			bytes[i] += float64(p.bytes)
+			for _, s := range p.spans {
+				tokens[i] += float64(s[1] - s[0])
+				for _, c := range windows(p.ids, s[0], s[1], min(u.Window, r.subject.Config.MaxPositions-1)) {
+					cs, asked = append(cs, c), append(asked, i)
+				}
 			}
 		}
 	}
-	nll, tokens, bytes := make([]float64, len(rows)), make([]float64, len(rows)), make([]float64, len(rows))
-	for i, p := range ps {
-		for _, s := range p.spans {
-			tokens[i] += float64(s[1] - s[0])
-		}
-		bytes[i] = float64(p.bytes)
-	}
 	if r.blind {
-		unigram(ps, nll)
+		unigram(ps, owner, nll)
 	} else {
 		scores, err := r.score(cs)
 		if err != nil {
 			return nil, err
 		}
 		for k, s := range scores {
-			nll[owner[k]] -= sumLogP(s)
+			nll[asked[k]] -= sumLogP(s)
 		}
 	}
 	m, res := train.RatioOf(nll, tokens), &result{}
@@ -66,47 +65,86 @@ func perplexity(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	return res, nil
 }
 
-// passage tokenises a row. A document is predicted from its first token on,
+// passages tokenises a row. A document is predicted from its first token on,
 // after the model's beginning-of-text token.
-func (r *runner) passage(row artifact.Row) (p passage, err error) {
-	s := r.subject
+func (s *subject) passages(row artifact.Row) ([]passage, error) {
 	if len(row.Messages) > 0 && s.Template != nil {
-		in := chat.Input{Special: s.Special}
-		for _, m := range row.Messages {
-			in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
-			if m.Role == "assistant" {
-				p.bytes += len(m.Content)
-			}
+		return s.conversation(row.Messages)
+	}
+	text := row.Text
+	if len(row.Messages) > 0 {
+		text = plain(row.Messages)
+	}
+	p := passage{ids: append(slices.Clone(s.start()), s.Tokenizer.Encode(text)...), bytes: len(text)}
+	if len(p.ids) < 2 {
+		return nil, errNothing
+	}
+	p.spans = [][2]int{{1, len(p.ids)}}
+	return []passage{p}, nil
+}
+
+var errNothing = errors.New("has nothing to predict: no text and no assistant turn")
+
+// conversation tokenises a conversation, of which the assistant's words are predicted.
+// Where the chat template renders earlier turns otherwise when more follows, each of the
+// assistant's is a passage, after what preceded it, as pack's turns = "each" has it.
+func (s *subject) conversation(ms []artifact.Message) ([]passage, error) {
+	in, said := chat.Input{Special: s.Special}, 0
+	for _, m := range ms {
+		in.Messages = append(in.Messages, chat.Message{Role: m.Role, Content: m.Content})
+		if m.Role == "assistant" {
+			said += len(m.Content)
 		}
-		ids, mask, err := s.Template.Tokenize(s.Tokenizer, in)
+	}
+	ids, mask, err := s.Template.Tokenize(s.Tokenizer, in)
+	ps := predicted(nil, ids, mask, said)
+	if errors.Is(err, chat.ErrHistory) {
+		ps, err = s.turns(in)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case len(ps) > 0:
+		return ps, nil
+	case said > 0:
+		return nil, errors.New("has nothing to predict: the chat template leaves out what the assistant says, or does not mark it")
+	}
+	return nil, errNothing
+}
+
+// turns returns a passage for each turn of the assistant.
+func (s *subject) turns(in chat.Input) (ps []passage, err error) {
+	for i, m := range in.Messages {
+		if m.Role != "assistant" {
+			continue
+		}
+		part := in
+		part.Messages = in.Messages[:i+1]
+		ids, mask, err := s.Template.TokenizeLast(s.Tokenizer, part)
 		if err != nil {
-			return p, err
+			return nil, err
 		}
-		p.ids = ids
-		for i := 1; i < len(mask); i++ {
-			if mask[i] && (i == 1 || !mask[i-1]) {
-				p.spans = append(p.spans, [2]int{i, i})
-			}
-			if mask[i] {
-				p.spans[len(p.spans)-1][1] = i + 1
-			}
-		}
-	} else {
-		text := row.Text
-		if len(row.Messages) > 0 {
-			text = plain(row.Messages)
-		}
-		p.ids = append(append(p.ids, s.start()...), s.Tokenizer.Encode(text)...)
-		p.bytes = len(text)
-		p.spans = [][2]int{{1, len(p.ids)}}
+		ps = predicted(ps, ids, mask, len(m.Content))
 	}
-	if len(p.spans) == 0 || len(p.ids) < 2 {
-		if p.bytes > 0 && len(row.Messages) > 0 {
-			return p, errors.New("has nothing to predict: the chat template leaves out what the assistant says, or does not mark it")
+	return ps, nil
+}
+
+// predicted adds a passage of the tokens of mask, which stand for so many bytes, unless
+// there are none. Nothing predicts the first token.
+func predicted(ps []passage, ids []int32, mask []bool, bytes int) []passage {
+	p := passage{ids: ids, bytes: bytes}
+	for i := 1; i < len(mask); i++ {
+		if mask[i] && (i == 1 || !mask[i-1]) {
+			p.spans = append(p.spans, [2]int{i, i})
 		}
-		return p, errors.New("has nothing to predict: no text and no assistant turn")
+		if mask[i] {
+			p.spans[len(p.spans)-1][1] = i + 1
+		}
 	}
-	return p, nil
+	if p.spans == nil {
+		return ps
+	}
+	return append(ps, p)
 }
 
 // windows cuts the prediction of ids[from:to] into continuations of at most
@@ -126,9 +164,9 @@ func windows(ids []int32, from, to, size int) []model.Continuation {
 	return out
 }
 
-// unigram fills nll with that of a model which knows the tokens' frequencies
-// and nothing else.
-func unigram(ps []passage, nll []float64) {
+// unigram takes from nll, by row, what a model which knows the tokens' frequencies and
+// nothing else gives the passages; rows has the row of each.
+func unigram(ps []passage, rows []int, nll []float64) {
 	count := map[int32]float64{}
 	total := 0.0
 	each := func(p passage, f func(id int32)) {
@@ -142,17 +180,18 @@ func unigram(ps []passage, nll []float64) {
 		each(p, func(id int32) { count[id]++; total++ })
 	}
 	for i, p := range ps {
-		each(p, func(id int32) { nll[i] -= math.Log(count[id] / total) })
+		each(p, func(id int32) { nll[rows[i]] -= math.Log(count[id] / total) })
 	}
 }
 
-// normalize prepares an answer for comparison.
+// normalize prepares what an answer says, after all that was thought, for comparison.
 func normalize(how, s string) string {
+	s = strings.TrimSpace(artifact.Said(s))
 	switch how {
 	case "number":
 		return lastNumber(s)
 	case "exact":
-		return strings.TrimSpace(s)
+		return s
 	}
 	return words(s)
 }

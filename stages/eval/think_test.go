@@ -61,7 +61,7 @@ func TestThoughtsAreNotCompared(t *testing.T) {
 	u := newSuite("a", stage.Dataset{})
 	u.Normalizer = "number"
 	r := &runner{}
-	res := r.compare(&u, rows, []string{"4", "4", "4", "4"}, texts)
+	res := r.judge(&u, rows, []string{"4", "4", "4", "4"}, texts)
 	var right []bool
 	for _, x := range res.items {
 		right = append(right, x.details["correct"].(bool))

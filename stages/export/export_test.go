@@ -236,6 +236,39 @@ func TestLlama4(t *testing.T) {
 	}
 }
 
+// TestLlama4GGUF: of blocks, and of 16 bits, come 16 bits, although routers are f32 in all files.
+func TestLlama4GGUF(t *testing.T) {
+	m, err := pretrained.Open(modeltest.Llama4Directory(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	c := m.Config
+	v4 := *c.Llama4 // with the settings that llama.cpp knows
+	v4.Chunk, v4.FloorScale, v4.AttnScale, v4.QKNorm, v4.Tuned = 8192, 8192, 0.1, true, true
+	v4.MoE, v4.Rope, v4.Chunked = slices.Clone(v4.MoE), slices.Clone(v4.Rope), slices.Clone(v4.Chunked)
+	for i := range v4.MoE {
+		rotates := (i+1)%4 != 0
+		v4.MoE[i], v4.Rope[i], v4.Chunked[i] = true, rotates, rotates
+	}
+	c.Llama4, c.Tied = &v4, false
+	for dt, want := range map[tensor.DType]string{tensor.Q8_0: "float16", tensor.BF16: "bfloat16", tensor.F32: "float32"} {
+		path := filepath.Join(t.TempDir(), "model.gguf")
+		if err := gguf.Export(path, gguf.Checkpoint{Config: c, Weights: model.Random(c, 1), TokenizerJSON: m.TokenizerJSON}, dt); err != nil {
+			t.Fatal(err)
+		}
+		b := bench(t)
+		dir, err := b.Run(Kind, newSpec(b.Model(path), "safetensors")).Outputs["files"].Dir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "safetensors", "config.json"))
+		if err != nil || !strings.Contains(string(data), `"torch_dtype": "`+want+`"`) {
+			t.Errorf("%s becomes %s, %v", dt, data, err)
+		}
+	}
+}
+
 // withImages makes the model in dir one that takes images.
 func withImages(t *testing.T, dir string) {
 	t.Helper()

@@ -16,6 +16,7 @@ import (
 	"pipe/model"
 	"pipe/model/adapter"
 	"pipe/model/bnb"
+	"pipe/model/gguf"
 	"pipe/model/pretrained"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
@@ -131,9 +132,11 @@ func (c cancellable) Weight(name string) (model.Weight, error) {
 
 // names are the tensors to be written: not those that are derived.
 func (src *source) names() []string {
-	return slices.DeleteFunc(src.stored.Names(), func(n string) bool {
-		return strings.HasSuffix(n, ".rotary_emb.inv_freq") || strings.HasSuffix(n, "lm_head.weight") && src.Config.Tied
-	})
+	return slices.DeleteFunc(src.stored.Names(), src.derived)
+}
+
+func (src *source) derived(name string) bool {
+	return strings.HasSuffix(name, ".rotary_emb.inv_freq") || strings.HasSuffix(name, "lm_head.weight") && src.Config.Tied
 }
 
 // dtype is the type of the safetensors: the base's own, the widest if it mixes
@@ -144,12 +147,19 @@ func (src *source) dtype(want string) (tensor.DType, error) {
 		return dt, nil
 	}
 	layers, others := map[tensor.DType]bool{}, map[tensor.DType]bool{} // of matrices
-	for _, name := range src.names() {
-		w, err := model.Describe(src.like, name)
+	all := src.Weights
+	_, isGGUF := src.Weights.(*gguf.File)
+	if src.Images != nil {
+		all = model.WithImages(all, src.Images.Weights)
+	}
+	for _, name := range all.Names() {
+		w, err := model.Describe(all, name)
 		if err != nil {
 			return 0, err
 		}
 		switch {
+		case src.derived(name):
+		case isGGUF && strings.HasSuffix(name, ".router.weight"): // F32 in all files
 		case bnb.Quantizes(name, w.Shape):
 			layers[w.DType] = true
 		case len(w.Shape) > 1:

@@ -19,7 +19,7 @@ var doc string
 
 // Kind is the stage kind "pack".
 var Kind = stage.Kind{
-	Name: "pack", Doc: doc, Version: 3,
+	Name: "pack", Doc: doc, Version: 4,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PackedRows, Doc: "Packed rows (artifact.Packed): tokens, document boundaries, learned spans"},
 		{Name: "metrics", Type: artifact.Metrics, Doc: "Rows, tokens, density, and what was truncated or dropped"},

@@ -111,6 +111,10 @@ func TestTurnsEach(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var said artifact.PackedManifest
+		if err := artifact.ReadJSON(r.Outputs["dataset"], artifact.PackedFile, &said); err != nil || !said.Each {
+			t.Errorf("packed with %+v, %v", said, err)
+		}
 		got := stagetest.Rows[artifact.Packed](r, "dataset")
 		want := map[string]string{ // by what is learned
 			"hm: No<E>": "<S>user\nHi<E>\n<S>assistant\nYo<E>\n<S>user\nMore<E>\n<S>assistant\nhm: No<E>\n",
@@ -135,6 +139,11 @@ func TestTurnsEach(t *testing.T) {
 	}
 	if _, err := pack(open+thought+"{{ m.content }}"+shut, "", ""); err == nil || !strings.Contains(err.Error(), `row "a" cannot be rendered: find turn 1 of the assistant`) || !strings.Contains(err.Error(), `or set turns = "each"`) {
 		t.Errorf("got %v", err)
+	}
+	_, r := run(t, []artifact.Row{talk("a", "Hi", "Yo", "More", strings.Repeat("No", 30), "and", strings.Repeat("so", 30)), talk("b", "1+1", "2")},
+		func(s *spec) { s.Turns, s.Overflow = "each", "drop" })
+	if want := "2 turns longer than seq_len left out: a"; !slices.Contains(r.Notes, want) {
+		t.Errorf("notes %q; want %q", r.Notes, want)
 	}
 	s := newStage().(*spec)
 	s.SeqLen, s.Turns, s.Loss = 9, "each", "all"

@@ -3,6 +3,7 @@ package pack
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 
 	"pipe/model/pretrained"
@@ -19,7 +20,9 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	if err := artifact.Append(w, p.rows...); err != nil {
 		return err
 	}
-	if err := w.WriteJSON(artifact.PackedFile, p.manifest(m)); err != nil {
+	f := p.manifest(m)
+	f.Each = p.talk && s.Turns == eachTurn
+	if err := w.WriteJSON(artifact.PackedFile, f); err != nil {
 		return err
 	}
 	var used, learned int
@@ -41,14 +44,18 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	}}
 	env.Note("%s in %s of %s: %.1f%% of the places hold a token, %.1f%% of the tokens are learned",
 		stage.Count(p.sequences, "document"), stage.Count(len(p.rows), "row"), stage.Count(s.SeqLen, "token"), 100*float64(used)/float64(room), 100*float64(learned)/float64(used))
+	what := "row"
+	if f.Each {
+		what = "turn" // with what preceded it
+	}
 	if p.truncated > 0 {
-		env.Note("%s longer than seq_len lost %s at the end", stage.Count(p.truncated, "row"), stage.Count(p.lost, "token"))
+		env.Note("%s longer than seq_len lost %s at the end", stage.Count(p.truncated, what), stage.Count(p.lost, "token"))
 	}
 	if n := len(p.dropped); n > 0 {
-		env.Note("%s longer than seq_len left out: %s", stage.Count(n, "row"), some(p.dropped))
+		env.Note("%s longer than seq_len left out: %s", stage.Count(n, what), some(p.dropped))
 	}
 	if n := len(p.hollow); n > 0 {
-		env.Note("%s left out, whose first seq_len tokens hold nothing to learn: %s", stage.Count(n, "row"), some(p.hollow))
+		env.Note("%s left out, whose first seq_len tokens hold nothing to learn: %s", stage.Count(n, what), some(p.hollow))
 	}
 	if p.idle > 0 {
 		env.Note("%s left out, which held nothing to learn", stage.Count(p.idle, "packed row"))
@@ -126,9 +133,10 @@ func learnedTokens(row *artifact.Packed) (n int) {
 	return n
 }
 
-// some lists the first few ids.
+// some lists the first few ids, each once.
 func some(ids []string) string {
 	const shown = 3
+	ids = slices.Compact(slices.Clone(ids))
 	if len(ids) <= shown {
 		return strings.Join(ids, ", ")
 	}

@@ -19,12 +19,8 @@ import (
 // other tokens than it would write it in. It notes another chat template, which may
 // be meant. Rows that do not say what they were packed with are taken as they are.
 func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.ModelPath, d stage.PackedDataset, field string, rows []model.Batch) error {
-	a, err := env.Store.Open(d.Ref)
-	if err != nil || !a.Has(artifact.PackedFile) {
-		return err
-	}
-	var was artifact.PackedManifest
-	if err := artifact.ReadJSON(a, artifact.PackedFile, &was); err != nil {
+	was, err := manifest(env, d)
+	if was == nil {
 		return err
 	}
 	m := student.Base
@@ -56,6 +52,39 @@ func (s *spec) packedFor(env *stage.Env, student *train.Student, paths stage.Mod
 		}
 	}
 	return nil
+}
+
+// manifest returns what rows say that they were packed with; nil when they do not.
+func manifest(env *stage.Env, d stage.PackedDataset) (*artifact.PackedManifest, error) {
+	a, err := env.Store.Open(d.Ref)
+	if err != nil || !a.Has(artifact.PackedFile) {
+		return nil, err
+	}
+	var m artifact.PackedManifest
+	if err := artifact.ReadJSON(a, artifact.PackedFile, &m); err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// conversations returns, by packed row, of which conversation each document is a turn;
+// nil when documents stand alone.
+func conversations(env *stage.Env, d stage.PackedDataset) (of [][]string, err error) {
+	m, err := manifest(env, d)
+	if m == nil || !m.Each {
+		return nil, err
+	}
+	a, err := env.Store.Open(d.Ref)
+	if err != nil {
+		return nil, err
+	}
+	for r, err := range artifact.Rows[artifact.Packed](a) {
+		if err != nil {
+			return nil, err
+		}
+		of = append(of, r.Rows)
+	}
+	return of, nil
 }
 
 // textOf opens the tokenizer and chat template of a model whose weights are not

@@ -202,3 +202,30 @@ func TestRowsOfAnotherKind(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestTurnsOfOneConversation: rows that hold turns of one conversation are not rows of
+// different documents, where what packed them says so.
+func TestTurnsOfOneConversation(t *testing.T) {
+	b := stagetest.New(t)
+	backend := cpu.New(1)
+	defer backend.Close()
+	b.Backend = backend
+	base := modeltest.Directory(t, true)
+	rows := packedRows(4)
+	for i := range rows {
+		for k := range rows[i].Rows {
+			rows[i].Rows[k] = "talk"
+		}
+	}
+	for _, each := range []bool{false, true} {
+		s := block(func(s *spec) { s.MaxSteps = 1 })
+		s.Base, s.Data = b.Model(base), packedSaying(t, b, base, true, rows, func(f *artifact.PackedManifest) { f.Each = each })
+		r, err := b.Try(context.Background(), Kind, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if nothing := strings.Contains(strings.Join(r.Notes, "\n"), "nothing is held out"); nothing != each {
+			t.Errorf("turns of their own %t: notes %q", each, r.Notes)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"pipe/model"
 	"pipe/runtime/artifact"
@@ -36,7 +37,11 @@ func (s *spec) rows(env *stage.Env, student *train.Student, paths stage.ModelPat
 			env.Note("eval_data shares %s with data: eval.loss is lower for it", stage.Count(n, "document"))
 		}
 	case s.EvalSplit > 0:
-		if learn, held = split(learn, s.EvalSplit, env.Seed); len(held) == 0 {
+		of, err := conversations(env, s.Data)
+		if err != nil {
+			return nil, nil, err
+		}
+		if learn, held = split(learn, of, s.EvalSplit, env.Seed); len(held) == 0 {
 			env.Note("data has no two rows of different documents: nothing is held out, so there is no eval.loss")
 		}
 	}
@@ -44,24 +49,55 @@ func (s *spec) rows(env *stage.Env, student *train.Student, paths stage.ModelPat
 }
 
 // split holds out a share of the rows, at least one, chosen by the seed. A
-// document of a row held out is not learned from any other row: what is left of
+// document of a row held out is not learned from any other row, and neither is another
+// turn of its conversation, where of tells of these: what is left of
 // such rows is context. When nothing would be left to learn, nothing is held out.
-func split(rows []model.Batch, share float64, seed uint64) (learn, held []model.Batch) {
+func split(rows []model.Batch, of [][]string, share float64, seed uint64) (learn, held []model.Batch) {
 	sizes := make([]int, len(rows))
 	for i := range sizes {
 		sizes[i] = 1
 	}
-	for i, out := range train.HoldOut(sizes, share, model.NewStream(seed, "held-out rows")) {
-		if out {
-			held = append(held, rows[i])
-		} else {
-			learn = append(learn, rows[i])
+	out := train.HoldOut(sizes, share, model.NewStream(seed, "held-out rows"))
+	gone := map[digest]bool{} // names of documents held out
+	for i, r := range rows {
+		if !out[i] {
+			continue
+		}
+		held = append(held, r)
+		for _, n := range slices.Concat(names(r, of, i)...) {
+			gone[n] = true
 		}
 	}
-	if left := without(learn, shared(learn, held)); len(left) > 0 {
-		return left, held
+	for i, r := range rows {
+		if out[i] {
+			continue
+		}
+		drop := make([]bool, len(r.Starts))
+		for k, ns := range names(r, of, i) {
+			drop[k] = slices.ContainsFunc(ns, func(n digest) bool { return gone[n] })
+		}
+		if !slices.Contains(drop, true) {
+			learn = append(learn, r)
+		} else if left := without(r, drop); len(left.Rows) > 0 {
+			learn = append(learn, left)
+		}
 	}
-	return rows, nil
+	if len(learn) == 0 {
+		return rows, nil
+	}
+	return learn, held
+}
+
+// names returns what each document of row i is known by: its tokens, and its conversation.
+func names(r model.Batch, of [][]string, i int) (all [][]digest) {
+	for _, ids := range documents(r) {
+		n := []digest{sum(ids)}
+		if k := len(all); i < len(of) && k < len(of[i]) {
+			n = append(n, sha256.Sum256([]byte(of[i][k])))
+		}
+		all = append(all, n)
+	}
+	return all
 }
 
 // documents yields the tokens of each document of b and where they begin.
@@ -128,33 +164,18 @@ func shared(a, b []model.Batch) map[digest]bool {
 	return both
 }
 
-// without returns rows in which nothing of docs is scored, less those in which
-// nothing else was.
-func without(rows []model.Batch, docs map[digest]bool) []model.Batch {
-	if len(docs) == 0 {
-		return rows
-	}
-	var left []model.Batch
-	for _, r := range rows {
-		drop := make([]bool, len(r.IDs))
-		for from, ids := range documents(r) {
-			if docs[sum(ids)] {
-				for i := range ids {
-					drop[int(from)+i] = true
-				}
-			}
+// without returns a row in which nothing of the documents to drop is scored.
+func without(r model.Batch, drop []bool) model.Batch {
+	kept, doc := model.Batch{IDs: r.IDs, Starts: r.Starts}, 0
+	for i, t := range r.Rows {
+		for doc+1 < len(r.Starts) && r.Starts[doc+1] <= t {
+			doc++
 		}
-		kept := model.Batch{IDs: r.IDs, Starts: r.Starts}
-		for i, t := range r.Rows {
-			if !drop[t] {
-				kept.Rows, kept.Targets = append(kept.Rows, t), append(kept.Targets, r.Targets[i])
-			}
-		}
-		if len(kept.Rows) > 0 {
-			left = append(left, kept)
+		if !drop[doc] {
+			kept.Rows, kept.Targets = append(kept.Rows, t), append(kept.Targets, r.Targets[i])
 		}
 	}
-	return left
+	return kept
 }
 
 func read(env *stage.Env, d stage.PackedDataset, field string, c model.Config) ([]model.Batch, error) {

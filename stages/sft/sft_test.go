@@ -169,7 +169,7 @@ func evalLoss(t *testing.T, base, dir string, s *spec) float64 {
 		}
 		rows = append(rows, b)
 	}
-	_, held := split(rows, s.EvalSplit, seed)
+	_, held := split(rows, nil, s.EvalSplit, seed)
 	e, err := measure(context.Background(), d, held)
 	if err != nil {
 		t.Fatal(err)
@@ -327,7 +327,7 @@ func TestSplit(t *testing.T) {
 	}
 	all, met := texts(rows), false
 	for seed := range uint64(30) {
-		learn, held := split(rows, 0.2, seed)
+		learn, held := split(rows, nil, 0.2, seed)
 		l, h := texts(learn), texts(held)
 		if len(held) != 3 {
 			t.Fatalf("seed %d: %d of %d rows held out, want 3", seed, len(held), len(rows))
@@ -350,11 +350,50 @@ func TestSplit(t *testing.T) {
 	if !met {
 		t.Error("no seed held out a repeated row")
 	}
-	if learn, held := split(rows[12:], 0.5, 1); len(learn) != 2 || held != nil {
+	if learn, held := split(rows[12:], nil, 0.5, 1); len(learn) != 2 || held != nil {
 		t.Errorf("two equal rows: %d to learn, %d held out; want both to learn", len(learn), len(held))
 	}
-	if learn, held := split(rows[:1], 0.5, 1); len(learn) != 1 || held != nil {
+	if learn, held := split(rows[:1], nil, 0.5, 1); len(learn) != 1 || held != nil {
 		t.Errorf("one row: %d to learn, %d held out", len(learn), len(held))
+	}
+}
+
+// TestSplitConversations: no turn of a conversation is learned when another one is held out.
+func TestSplitConversations(t *testing.T) {
+	var rows []model.Batch
+	var of [][]string
+	for i := range 12 {
+		rows = append(rows, model.Batch{IDs: []int32{int32(i), 50, int32(i), 51, 52}, Starts: []int32{0, 2}, Rows: []int32{0, 2, 3}, Targets: []int32{50, 51, 52}})
+		of = append(of, []string{fmt.Sprint("talk ", i/2), fmt.Sprint("more ", i%4)})
+	}
+	whose := func(r model.Batch) (all []string) { // conversations that are scored in a row
+		for _, at := range r.Rows {
+			all = append(all, of[r.IDs[0]][min(at/2, 1)])
+		}
+		return all
+	}
+	for seed := range uint64(20) {
+		learn, held := split(rows, of, 0.1, seed)
+		if len(held) != 1 || len(learn) != 11 {
+			t.Fatalf("seed %d: %d held out, %d to learn", seed, len(held), len(learn))
+		}
+		cut := 0
+		for _, r := range learn {
+			if len(r.Rows) < 3 {
+				cut++
+			}
+			for _, name := range whose(r) {
+				if slices.Contains(whose(held[0]), name) {
+					t.Errorf("seed %d: %s is learned and held out", seed, name)
+				}
+			}
+		}
+		if cut != 3 { // the other row of the talk, and two of the other conversation
+			t.Errorf("seed %d: %d rows were cut", seed, cut)
+		}
+		if alone, _ := split(rows, nil, 0.1, seed); len(alone) != 11 || slices.ContainsFunc(alone, func(r model.Batch) bool { return len(r.Rows) < 3 }) {
+			t.Errorf("seed %d: documents that stand alone are cut", seed)
+		}
 	}
 }
 

@@ -30,7 +30,11 @@ func (s *spec) Uses(ctx context.Context, env *stage.Env, path string) ([]stage.U
 	}
 	learn, held := all, []model.Batch(nil)
 	if s.EvalData == nil && s.EvalSplit > 0 {
-		learn, held = split(all, s.EvalSplit, env.Seed)
+		of, err := conversations(env, s.Data)
+		if err != nil {
+			return nil, err
+		}
+		learn, held = split(all, of, s.EvalSplit, env.Seed)
 	}
 	at := map[*int32]int{} // places in all: rows are told apart by where their tokens lie
 	for i := range all {

@@ -161,6 +161,13 @@ func TestTokenizeLast(t *testing.T) {
 	if _, _, err := parse(t, each+ask).Tokenize(tok, talk("a", "one", "b", "two")); !errors.Is(err, ErrHistory) {
 		t.Errorf("got %v, want ErrHistory", err)
 	}
+	// What TokenizeLast does not take either is another fault.
+	thinks := parse(t, each+"{% if add_generation_prompt %}assistant: <think>{% endif %}")
+	for _, tokenize := range []func(Encoder, Input) ([]int32, []bool, error){thinks.Tokenize, thinks.TokenizeLast} {
+		if _, _, err := tokenize(tok, talk("a", "one")); err == nil || errors.Is(err, ErrHistory) || !strings.Contains(err.Error(), "in other words than it begins it with") {
+			t.Errorf("got %v", err)
+		}
+	}
 	for template, in := range map[string]Input{each: talk("a", "one", "b"), each + "{% if add_generation_prompt %}else{% endif %}": talk("a", "one")} {
 		if _, _, err := parse(t, template).TokenizeLast(tok, in); err == nil {
 			t.Errorf("%s: no error", template)

@@ -197,6 +197,21 @@ func (s *subject) encodePrompt(text string) []int32 {
 	return ids
 }
 
+// spell is the text of an answer: without special tokens, but with those that are
+// around a thought, which some tokenizers count among them.
+func (s *subject) spell(ids []int32) string {
+	var b strings.Builder
+	from := 0
+	for i, id := range ids {
+		if mark := s.Tokenizer.TokenString(id); mark == "<think>" || mark == "</think>" {
+			b.WriteString(s.Tokenizer.DecodePlain(ids[from:i]) + mark)
+			from = i + 1
+		}
+	}
+	b.WriteString(s.Tokenizer.DecodePlain(ids[from:]))
+	return b.String()
+}
+
 // A runner runs jobs on a subject.
 type runner struct {
 	ctx     context.Context
@@ -261,7 +276,7 @@ func (r *runner) complete(reqs []model.Request) ([]string, error) {
 		return out, nil
 	}
 	err := r.subject.decoder.Generate(r.ctx, reqs, o, func(i int, res model.Result) error {
-		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
+		out[i] = r.subject.spell(res.IDs)
 		done++
 		r.env.Progress(int64(done), int64(len(reqs)), "answers")
 		return nil

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"pipe/model/modeltest"
@@ -96,5 +97,31 @@ func TestThoughtsThatDoNotEndAreSaid(t *testing.T) {
 		if !slices.Contains(b.notes, want) {
 			t.Errorf("no note %q in %q", want, b.notes)
 		}
+	}
+}
+
+// Special tokens around a thought are part of an answer's text, and no others are.
+func TestMarksOfThoughtsAreSpelled(t *testing.T) {
+	dir := modeltest.Directory(t, true)
+	path := filepath.Join(dir, "tokenizer.json")
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte(strings.NewReplacer("|endoftext|", "think", "|im_start|", "/think").Replace(string(data))), 0o666)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), []byte(`{"eos_token":"<|im_end|>"}`), 0o666)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := cpu.New(1)
+	defer backend.Close()
+	s, err := openShadow(backend, stage.ModelPath{Base: dir}, tensor.F32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if got, want := s.spell([]int32{256, 'h', 'm', 257, ' ', '4', 258}), "<think>hm</think> 4"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/text/answer"
 	"pipe/text/chat"
 	"pipe/train"
 )
@@ -68,7 +69,7 @@ type comparison struct {
 // generated are the metrics of generated answers.
 var generated = []comparison{
 	{"exact_match", func(got, want string) float64 { return indicator(got == want && want != "") }},
-	{"contains", func(got, want string) float64 { return indicator(containsWords(got, want)) }},
+	{"contains", func(got, want string) float64 { return indicator(answer.Contains(got, want)) }},
 	{"f1", overlap},
 }
 

@@ -79,8 +79,8 @@ func question(r artifact.Row) []artifact.Message {
 	return []artifact.Message{{Role: "user", Content: r.Text}}
 }
 
-// answer is the reference answer of a row.
-func answer(r artifact.Row) string {
+// reference is the answer of a row that is right.
+func reference(r artifact.Row) string {
 	if len(r.Choices) > 0 && int(r.Gold) < len(r.Choices) && r.Gold >= 0 {
 		return r.Choices[r.Gold]
 	}
@@ -100,7 +100,7 @@ func (r *runner) shots(u *suite, rows []artifact.Row) func(row int) []example {
 				break
 			}
 			if i != row {
-				out = append(out, example{question(rows[i]), answer(rows[i])})
+				out = append(out, example{question(rows[i]), reference(rows[i])})
 			}
 		}
 		return out

@@ -5,6 +5,7 @@ package teacher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 )
 
@@ -42,6 +43,9 @@ type Request struct {
 	Stop              []string `json:"stop,omitempty"`
 	Seed              uint64   `json:"seed"`
 	Attempt           int      `json:"attempt"`
+	// Extra are further members of the body that a server is sent, such as
+	// chat_template_kwargs. They replace those of the same name; null leaves one out.
+	Extra map[string]json.RawMessage `json:"extra,omitempty"`
 }
 
 // A Message is one turn of a conversation.

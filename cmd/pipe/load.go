@@ -291,7 +291,7 @@ func setup(t *app, o *options, prog *lang.Program) (engine.Options, func(), erro
 	return engine.Options{
 		Store: store, Backend: dev.open, BackendName: dev.name, HasPrecision: dev.has,
 		Resolve:      o.pins.resolver(h.Resolve),
-		CheckWeights: pretrained.CheckWeights, CheckTemplate: pretrained.CheckTemplate,
+		CheckWeights: pretrained.CheckWeights, CheckTemplate: pretrained.CheckTemplate, TemplateWith: pretrained.TemplateWith,
 		Parallelism: par, Force: o.force, Targets: o.targets, KeepGoing: o.keepGoing, MaxTime: o.maxTime, Log: log,
 	}, func() { dev.close(); closeLog() }, nil
 }

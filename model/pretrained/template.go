@@ -3,9 +3,68 @@ package pretrained
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+
+	"pipe/model/gguf"
+	"pipe/text/chat"
 )
+
+// TemplateWith returns the text of a chat template in which variables have values where
+// nothing else gives them ([chat.WithDefaults]): of text or, where that is nil, of the
+// template of the model at path.
+func TemplateWith(path string, text []byte, vars map[string]json.RawMessage) (string, error) {
+	if text == nil {
+		own, err := ownTemplate(path)
+		if err != nil {
+			return "", err
+		}
+		if own == "" {
+			return "", errors.New("the model has no chat template; set chat_template")
+		}
+		text = []byte(own)
+	}
+	return chat.WithDefaults(string(text), vars)
+}
+
+// ownTemplate returns the chat template of the model at path; "" where it has none.
+func ownTemplate(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		f, err := gguf.Open(path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		return f.ChatTemplate()
+	}
+	source, err := read(filepath.Join(path, "chat_template.jinja"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return string(source), err
+	}
+	origin := filepath.Join(path, "tokenizer_config.json")
+	data, err := read(origin)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	var c tokenizerConfig
+	if err == nil {
+		if err = json.Unmarshal(data, &c); err == nil {
+			var own string
+			if own, err = template(c.Template); err == nil {
+				return own, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%s: chat_template: %w", origin, err)
+}
 
 // ShareTemplate makes SaveTokenizer write a chat template that is in
 // chat_template.jinja into tokenizer_config.json as well, for what reads only

@@ -3,7 +3,8 @@ package artifact
 import "strconv"
 
 // A Message is one turn of a conversation. Role is "system", "user",
-// "assistant" or "tool".
+// "assistant" or "tool". Content of the assistant's may begin with what it thought,
+// between <think> and </think> ([Think]).
 type Message struct {
 	Role    string `json:"role"`
 	Content string `json:"content"`

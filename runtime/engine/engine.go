@@ -12,6 +12,7 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -55,6 +56,11 @@ type Options struct {
 	// CheckTemplate reports what is wrong with the text of a chat template, the
 	// file name; nil checks nothing.
 	CheckTemplate func(name, text string) error
+
+	// TemplateWith returns the text of a chat template in which variables have values
+	// where nothing else gives them: of text or, where that is nil, of the template of
+	// the model at path. Model blocks with template_vars need it.
+	TemplateWith func(path string, text []byte, vars map[string]json.RawMessage) (string, error)
 
 	Parallelism int      // stages running at once; below 1 means 1. Those that compute never overlap
 	Force       []string // addresses of stages to run even if they are up to date

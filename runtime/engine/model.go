@@ -24,7 +24,7 @@ const (
 )
 
 // resolve finds the model of a model block. A chat template of the block's own,
-// or quantisation, makes it another model.
+// values for its variables, or quantisation, makes it another model.
 func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, total int64)) error {
 	if e.Resolve == nil {
 		return errors.New("nothing was given to find models with")
@@ -44,7 +44,14 @@ func (e *engine) resolve(ctx context.Context, n *lang.Node, progress func(done, 
 		return e.Store.Advise(err)
 	}
 	m := stage.ModelPath{Base: path, Root: sum}
-	if n.Model.ChatTemplate != "" {
+	if len(n.Model.TemplateVars) > 0 {
+		text, err := e.TemplateWith(path, template, n.Model.TemplateVars)
+		if err != nil {
+			return stage.Fieldf("template_vars", "%v", err)
+		}
+		template = []byte(text)
+	}
+	if template != nil {
 		if m.Template, m.Root, err = e.template(template, m.Root); err != nil {
 			return stage.Fieldf("chat_template", "%v", err)
 		}

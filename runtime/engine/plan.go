@@ -109,7 +109,7 @@ func (p *planner) visit(ctx context.Context, n *lang.Node) error {
 	case n.Model != nil:
 		err := p.resolve(ctx, n, nil)
 		var wrong *stage.FieldError
-		if err != nil && remote(n) && !(errors.As(err, &wrong) && wrong.Field == "chat_template") {
+		if err != nil && remote(n) && !(errors.As(err, &wrong) && (wrong.Field == "chat_template" || wrong.Field == "template_vars")) {
 			p.absent[n.Addr] = fmt.Sprintf("%s is not here: %v", n.Addr, err)
 			return nil
 		}

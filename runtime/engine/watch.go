@@ -160,8 +160,11 @@ func (w *watch) model(n *lang.Node) error {
 			w.add(filepath.Join(m.Base, f.Name()))
 		}
 	}
+	if n.Model.ChatTemplate != "" {
+		w.add(within(n.Dir, n.Model.ChatTemplate))
+	}
 	if m.Template != "" {
-		w.add(within(n.Dir, n.Model.ChatTemplate), m.Template)
+		w.add(m.Template)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"pipe/runtime/stage"
 )
@@ -295,6 +296,8 @@ func (s *setter) set(dst reflect.Value, v cty.Value, e hcl.Expression, path stri
 		s.candidates(dst, v, e, path)
 	case t == bindingsType:
 		s.bindings(dst, v, e, path)
+	case t == jsonType:
+		s.json(dst, v, e)
 	case v.IsNull():
 		s.wrong(e, v, t)
 	case t.Kind() == reflect.Pointer:
@@ -368,4 +371,21 @@ func (s *setter) mapping(dst reflect.Value, v cty.Value, e hcl.Expression, path 
 		m.SetMapIndex(reflect.ValueOf(kv.AsString()).Convert(dst.Type().Key()), elem)
 	}
 	dst.Set(m)
+}
+
+// json stores a value of any kind as JSON, but not references to blocks.
+func (s *setter) json(dst reflect.Value, v cty.Value, e hcl.Expression) {
+	var held cty.Value
+	_ = cty.Walk(v, func(_ cty.Path, in cty.Value) (bool, error) { // it returns what this does
+		if asHandle(in) != nil {
+			held = in
+		}
+		return true, nil
+	})
+	b, err := ctyjson.Marshal(v, v.Type())
+	if held != cty.NilVal || err != nil {
+		s.wrong(e, v, dst.Type())
+		return
+	}
+	dst.SetBytes(b)
 }

@@ -1,6 +1,7 @@
 package lang
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"reflect"
@@ -13,24 +14,25 @@ import (
 // everySpec has a field of each type that a spec may hold.
 type everySpec struct {
 	noRun
-	String   string             `hcl:"string,optional"`
-	Bool     bool               `hcl:"bool,optional"`
-	Int      int                `hcl:"int,optional"`
-	Int64    int64              `hcl:"int64,optional"`
-	Uint64   uint64             `hcl:"uint64,optional"`
-	Float    float64            `hcl:"float,optional"`
-	Strings  []string           `hcl:"strings,optional"`
-	Ints     []int              `hcl:"ints,optional"`
-	Floats   []float64          `hcl:"floats,optional"`
-	Map      map[string]string  `hcl:"map,optional"`
-	Numbers  map[string]float64 `hcl:"numbers,optional"`
-	Pointer  *int               `hcl:"pointer,optional"`
-	PString  *string            `hcl:"pstring,optional"`
-	Nested   nestedSpec         `hcl:"nested,block"`
-	Default  *nestedSpec        `hcl:"default,block"`
-	Pointers []*nestedSpec      `hcl:"pointers,block"`
-	Absent   *withDefaults      `hcl:"absent,block"`
-	Repeated []withDefaults     `hcl:"repeated,block"`
+	String   string                     `hcl:"string,optional"`
+	Bool     bool                       `hcl:"bool,optional"`
+	Int      int                        `hcl:"int,optional"`
+	Int64    int64                      `hcl:"int64,optional"`
+	Uint64   uint64                     `hcl:"uint64,optional"`
+	Float    float64                    `hcl:"float,optional"`
+	Strings  []string                   `hcl:"strings,optional"`
+	Ints     []int                      `hcl:"ints,optional"`
+	Floats   []float64                  `hcl:"floats,optional"`
+	Map      map[string]string          `hcl:"map,optional"`
+	Numbers  map[string]float64         `hcl:"numbers,optional"`
+	Values   map[string]json.RawMessage `hcl:"values,optional"`
+	Pointer  *int                       `hcl:"pointer,optional"`
+	PString  *string                    `hcl:"pstring,optional"`
+	Nested   nestedSpec                 `hcl:"nested,block"`
+	Default  *nestedSpec                `hcl:"default,block"`
+	Pointers []*nestedSpec              `hcl:"pointers,block"`
+	Absent   *withDefaults              `hcl:"absent,block"`
+	Repeated []withDefaults             `hcl:"repeated,block"`
 }
 
 type nestedSpec struct {
@@ -102,6 +104,9 @@ func TestDecodeValues(t *testing.T) {
 		{`floats = [0, 0.25, 1]`, with(func(s *everySpec) { s.Floats = []float64{0, 0.25, 1} })},
 		{`map = { a = "x", b = 1 }`, with(func(s *everySpec) { s.Map = map[string]string{"a": "x", "b": "1"} })},
 		{`numbers = { a = 0.5 }`, with(func(s *everySpec) { s.Numbers = map[string]float64{"a": 0.5} })},
+		{`values = { a = false, b = { d = [1, "x", null], c = 0.1 }, e = null }`, with(func(s *everySpec) {
+			s.Values = map[string]json.RawMessage{"a": []byte(`false`), "b": []byte(`{"c":0.1,"d":[1,"x",null]}`), "e": []byte(`null`)}
+		})},
 		{`pointer = 8`, with(func(s *everySpec) { s.Pointer = &eight })},
 		{`pstring = "x"`, with(func(s *everySpec) { s.PString = &text })},
 		{"nested {\n a = \"x\"\n}", with(func(s *everySpec) { s.Nested.A = "x" })},
@@ -138,6 +143,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{`map = ["a"]`, "Wrong type: this is a list; map takes a map of strings."},
 		{`map = { a = null }`, "Wrong type: this is null; map takes a string."},
 		{`numbers = { a = "x" }`, "Wrong type: this is a string; numbers takes a number."},
+		{`values = ["a"]`, "Wrong type: this is a list; values takes a map of values."},
+		{"values = { a = [model.m] }\n}\nmodel \"m\" {\n source = \"x\"", "Wrong type: this is a list; values takes a value."},
 		{"nested {}\nnested {}", "Duplicate block: There is at most one nested block here; the first is at t.hcl:2,1-7."},
 		{"nested {\n c = 1\n}", `Unknown attribute: nested has no attribute "c". It has a, b.`},
 	} {

@@ -1,6 +1,7 @@
 package lang
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -90,6 +91,7 @@ var (
 	exprType       = reflect.TypeFor[hcl.Expression]()
 	candidatesType = reflect.TypeFor[stage.Candidates]()
 	bindingsType   = reflect.TypeFor[stage.Bindings]()
+	jsonType       = reflect.TypeFor[json.RawMessage]() // a value of any kind
 )
 
 // blockStruct returns the struct behind a block field's type, and whether any
@@ -116,6 +118,8 @@ func takes(t reflect.Type) string {
 		return "swept stage"
 	case t == bindingsType:
 		return "map of references"
+	case t == jsonType:
+		return "value"
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -166,6 +170,8 @@ func sample(t reflect.Type) string {
 		return "KIND.NAME"
 	case t == bindingsType:
 		return "{ rows = data.NAME }"
+	case t == jsonType:
+		return "..."
 	case t == exprType:
 		return "..."
 	}

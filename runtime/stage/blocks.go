@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"pipe/runtime/artifact"
@@ -12,9 +13,10 @@ import (
 
 // A ModelBlock is the configuration of a model block.
 type ModelBlock struct {
-	Source       string `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
-	ChatTemplate string `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
-	Quantize     string `hcl:"quantize,optional" doc:"\"nf4\" keeps the weights of the linear layers in 4 bits, as bitsandbytes does for QLoRA; they cannot be trained, adapters over them can"`
+	Source       string                     `hcl:"source" doc:"hf://org/name@rev, ./dir with config.json and safetensors, ./file.gguf, or embedded://tiny"`
+	ChatTemplate string                     `hcl:"chat_template,optional" doc:"Path of a Jinja chat template that replaces the model's own"`
+	TemplateVars map[string]json.RawMessage `hcl:"template_vars,optional" doc:"Values of variables of the chat template where nothing else gives them, such as { enable_thinking = false }: strings, numbers and booleans"`
+	Quantize     string                     `hcl:"quantize,optional" doc:"\"nf4\" keeps the weights of the linear layers in 4 bits, as bitsandbytes does for QLoRA; they cannot be trained, adapters over them can"`
 }
 
 // Check implements the half of Stage that a model block has.
@@ -32,23 +34,24 @@ func (m *ModelBlock) Check() error {
 // A TeacherConfig is the configuration of a teacher block. Fields that cannot
 // change an answer are not part of the key.
 type TeacherConfig struct {
-	Provider    string   `hcl:"provider" doc:"openai (any OpenAI-compatible endpoint), local (a model in this process) or journal (replay only)"`
-	Endpoint    string   `hcl:"endpoint,optional" json:"-" doc:"Base URL for openai, such as http://gpu-box:8000/v1"`
-	APIKeyEnv   string   `hcl:"api_key_env,optional" json:"-" doc:"Name of the environment variable that holds the API key; the value is never stored"`
-	ModelID     string   `hcl:"model_id,optional" doc:"Model name sent to the endpoint (openai) or recorded in the journal (journal)"`
-	Model       *Model   `hcl:"model,optional" doc:"The model block to run (local)"`
-	Precision   string   `hcl:"precision,optional" doc:"Of products with the model's matrices (local, and journal for what it recorded): f32, the default; bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it; or fp8, which rounds those of linear layers to 8 bits where there are many rows, and does the rest as bf16: for GPUs of compute capability 8.9 or newer, and slow on processors"`
-	Temperature float64  `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
-	TopP        float64  `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
-	TopK        int      `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (not every openai endpoint knows it)"`
-	MinP        float64  `hcl:"min_p,optional" doc:"Keep tokens at least this likely relative to the most likely; 0 keeps all (not every openai endpoint knows it)"`
-	Penalty     float64  `hcl:"repetition_penalty,optional" doc:"Divide the positive and multiply the negative logits of tokens seen before by this; 1 changes nothing (not every openai endpoint knows it)"`
-	MaxTokens   int      `hcl:"max_tokens,optional" doc:"Longest answer, in tokens"`
-	Stop        []string `hcl:"stop,optional" doc:"Strings that end an answer"`
-	Concurrency int      `hcl:"concurrency,optional" json:"-" doc:"Requests in flight at once"`
-	Timeout     string   `hcl:"timeout,optional" json:"-" doc:"Longest wait for one answer, such as 60s"`
-	Retries     int      `hcl:"retries,optional" json:"-" doc:"How often a failed request is tried again, with exponential backoff honouring Retry-After"`
-	Journal     string   `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal. Its content is part of what a result depends on, its name is not"`
+	Provider    string                     `hcl:"provider" doc:"openai (any OpenAI-compatible endpoint), local (a model in this process) or journal (replay only)"`
+	Endpoint    string                     `hcl:"endpoint,optional" json:"-" doc:"Base URL for openai, such as http://gpu-box:8000/v1"`
+	APIKeyEnv   string                     `hcl:"api_key_env,optional" json:"-" doc:"Name of the environment variable that holds the API key; the value is never stored"`
+	ModelID     string                     `hcl:"model_id,optional" doc:"Model name sent to the endpoint (openai) or recorded in the journal (journal)"`
+	Model       *Model                     `hcl:"model,optional" doc:"The model block to run (local)"`
+	Precision   string                     `hcl:"precision,optional" doc:"Of products with the model's matrices (local, and journal for what it recorded): f32, the default; bf16, which rounds both operands to bfloat16 and adds in f32: faster where the processor has instructions for it; or fp8, which rounds those of linear layers to 8 bits where there are many rows, and does the rest as bf16: for GPUs of compute capability 8.9 or newer, and slow on processors"`
+	Temperature float64                    `hcl:"temperature,optional" doc:"Sampling temperature; 0 is greedy"`
+	TopP        float64                    `hcl:"top_p,optional" doc:"Nucleus sampling: keep the smallest set of tokens with this total probability"`
+	TopK        int                        `hcl:"top_k,optional" doc:"Keep this many most likely tokens; 0 keeps all (not every openai endpoint knows it)"`
+	MinP        float64                    `hcl:"min_p,optional" doc:"Keep tokens at least this likely relative to the most likely; 0 keeps all (not every openai endpoint knows it)"`
+	Penalty     float64                    `hcl:"repetition_penalty,optional" doc:"Divide the positive and multiply the negative logits of tokens seen before by this; 1 changes nothing (not every openai endpoint knows it)"`
+	MaxTokens   int                        `hcl:"max_tokens,optional" doc:"Longest answer, in tokens"`
+	Stop        []string                   `hcl:"stop,optional" doc:"Strings that end an answer"`
+	ExtraBody   map[string]json.RawMessage `hcl:"extra_body,optional" doc:"Further members of the request to an openai endpoint, such as { reasoning_effort = \"high\" } or { chat_template_kwargs = { enable_thinking = false } }; they replace those that are sent anyway, and null leaves one out"`
+	Concurrency int                        `hcl:"concurrency,optional" json:"-" doc:"Requests in flight at once"`
+	Timeout     string                     `hcl:"timeout,optional" json:"-" doc:"Longest wait for one answer, such as 60s"`
+	Retries     int                        `hcl:"retries,optional" json:"-" doc:"How often a failed request is tried again, with exponential backoff honouring Retry-After"`
+	Journal     string                     `hcl:"journal,optional" json:"-" doc:"File of recorded answers to replay from; answers that are not in it are asked for, except with provider journal. Its content is part of what a result depends on, its name is not"`
 
 	BudgetUSD    *float64 `hcl:"budget_usd,optional" json:"-" doc:"What one run may pay this teacher, in US dollars at the prices below; 0: answers from journals alone. A run that has used it up keeps everything, exits with code 4, and goes on when it is started again"`
 	BudgetTokens *int64   `hcl:"budget_tokens,optional" json:"-" doc:"The same in tokens, of prompts and answers together"`
@@ -110,6 +113,19 @@ func (t *TeacherConfig) Check() error {
 	if t.MaxTokens < 1 || t.MaxTokens > 1<<20 {
 		bad("max_tokens", "is %d; must be between 1 and 1048576", t.MaxTokens)
 	}
+	if len(t.ExtraBody) > 0 && t.Provider == "local" {
+		bad("extra_body", "is not used by provider \"local\"; remove it, and give variables of the chat template in template_vars of the model block")
+	}
+	for _, name := range []string{"model", "messages", "stream", "n"} {
+		if _, ok := t.ExtraBody[name]; ok {
+			bad("extra_body", "sets %s, which is not open to it; remove that", name)
+		}
+	}
+	for _, name := range []string{"max_tokens", "max_completion_tokens"} {
+		if v, ok := t.ExtraBody[name]; ok && string(v) != "null" && string(v) != strconv.Itoa(t.MaxTokens) {
+			bad("extra_body", "sets %s to %s; budgets count with the attribute max_tokens = %d: set both alike", name, v, t.MaxTokens)
+		}
+	}
 	if t.Concurrency < 1 || t.Concurrency > 4096 {
 		bad("concurrency", "is %d; must be between 1 and 4096", t.Concurrency)
 	}
@@ -154,7 +170,9 @@ func marshalTeacher(c *TeacherConfig) ([]byte, error) {
 		Penalty     float64          `json:"repetition_penalty,omitempty"` // 0 for 1, as before there was one
 		MaxTokens   int              `json:"max_tokens"`
 		Stop        []string         `json:"stop,omitempty"`
-	}{ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MinP: c.MinP, MaxTokens: c.MaxTokens, Stop: c.Stop}
+
+		ExtraBody map[string]json.RawMessage `json:"extra_body,omitempty"`
+	}{ExtraBody: c.ExtraBody, ModelID: c.ModelID, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK, MinP: c.MinP, MaxTokens: c.MaxTokens, Stop: c.Stop}
 	if c.Penalty != 1 {
 		v.Penalty = c.Penalty
 	}

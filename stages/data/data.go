@@ -22,7 +22,7 @@ var doc string
 
 // Kind is the stage kind "data".
 var Kind = stage.Kind{
-	Name: "data", Doc: doc, Version: 3,
+	Name: "data", Doc: doc, Version: 4,
 	Outputs: []stage.Output{{Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows, in the order of the files and of the lines in them"}},
 	New:     newStage,
 }
@@ -36,9 +36,13 @@ type spec struct {
 	Split       string            `hcl:"split,optional" doc:"none, paragraph (blank lines) or line: how documents are cut into rows"`
 	MaxChars    int               `hcl:"max_chars,optional" doc:"With split: neighbouring pieces are joined up to this many characters, and longer ones cut at white space; 0: each piece is a row"`
 	InvalidUTF8 string            `hcl:"invalid_utf8,optional" doc:"error, or replace to read bytes that are not UTF-8, and half characters in JSON escapes, as U+FFFD"`
+	Reasoning   string            `hcl:"reasoning,optional" json:",omitempty" doc:"keep: what the assistant thought stays in its turns, between <think> and </think>; drop: it is left out"`
 	Shuffle     bool              `hcl:"shuffle,optional" doc:"Put the rows in an order drawn from the pipeline's seed"`
 	Limit       int               `hcl:"limit,optional" doc:"Keep this many rows, the first after shuffling; 0: all"`
 }
+
+// dropThoughts is a value of Reasoning.
+const dropThoughts = "drop"
 
 func newStage() stage.Stage { return &spec{Split: "none", InvalidUTF8: "error"} }
 
@@ -66,6 +70,7 @@ func (s *spec) Check() error {
 	bad(s.MaxChars < 0, "max_chars", "is %d; must be 0 or more", s.MaxChars)
 	bad(s.MaxChars > 0 && s.Split == "none", "max_chars", "needs split = \"paragraph\" or \"line\"")
 	bad(s.InvalidUTF8 != "error" && s.InvalidUTF8 != "replace", "invalid_utf8", "is %q; must be \"error\" or \"replace\"", s.InvalidUTF8)
+	bad(!slices.Contains([]string{"", "keep", dropThoughts}, s.Reasoning), "reasoning", "is %q; must be \"keep\", %q or left out", s.Reasoning, dropThoughts)
 	bad(s.Limit < 0, "limit", "is %d; must be 0 (all rows) or more", s.Limit)
 	for field := range s.Map {
 		bad(!slices.Contains(jsonl.Fields, field), "map", "has the field %q; rows have the fields %q", field, jsonl.Fields)
@@ -159,6 +164,9 @@ func (s *spec) read(ctx context.Context, env *stage.Env, paths []string, unused 
 		}
 		r := reader{spec: s, path: p, name: relative(env.Dir, p), unused: unused}
 		err := r.read(ctx, func(row artifact.Row) error {
+			if err := s.think(&row); err != nil {
+				return fmt.Errorf("%s: %w", r.at, err)
+			}
 			for _, piece := range s.cut(row) {
 				if first, twice := seen[piece.ID]; twice {
 					return fmt.Errorf("%s: the id %q was already given to %s; ids must be unique in a dataset", r.at, piece.ID, first)

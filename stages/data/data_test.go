@@ -328,12 +328,12 @@ func TestImagesAreSaid(t *testing.T) {
 // What messages hold that no row does is said once, whatever the rows.
 func TestUnusedKeysOfMessagesAreSaid(t *testing.T) {
 	b := stagetest.New(t)
-	b.WriteFile("a.jsonl", strings.Repeat(`{"messages":[{"role":"user","content":"q","name":"Ann","weight":0},{"role":"assistant","content":"a","weight":1,"reasoning_content":"r","name":null}]}`+"\n", 3)+
+	b.WriteFile("a.jsonl", strings.Repeat(`{"messages":[{"role":"user","content":"q","name":"Ann","weight":0},{"role":"assistant","content":"a","weight":1,"refusal":"r","name":null}]}`+"\n", 3)+
 		`{"conversations":[{"from":"human","value":"q","weight":null},{"from":"gpt","value":"a","name":"Bo","tool_calls":[]}]}`+"\n")
 	s := newStage().(*spec)
 	s.Source = "a.jsonl"
 	r := b.Run(Kind, s)
-	want := []string{"4 rows from 1 file", `keys of messages that are not used: "name" (in 4 messages), "reasoning_content" (in 3 messages)`}
+	want := []string{"4 rows from 1 file", `keys of messages that are not used: "name" (in 4 messages), "refusal" (in 3 messages)`}
 	if !slices.Equal(r.Notes, want) {
 		t.Errorf("got %q; want %q", r.Notes, want)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -12,6 +13,7 @@ import (
 
 	"pipe/runtime/artifact"
 	"pipe/runtime/artifact/jsonl"
+	"pipe/runtime/stage/stagetest"
 )
 
 func user(s string) []artifact.Message { return []artifact.Message{{Role: "user", Content: s}} }
@@ -19,6 +21,9 @@ func user(s string) []artifact.Message { return []artifact.Message{{Role: "user"
 func assistant(s string) []artifact.Message {
 	return []artifact.Message{{Role: "assistant", Content: s}}
 }
+
+// thinking is an answer A after a thought T.
+const thinking = "<think>\nT\n</think>\n\nA"
 
 func talk(turns ...[]artifact.Message) (out []artifact.Message) {
 	for _, t := range turns {
@@ -36,6 +41,55 @@ func held(answer string, system ...string) string {
 	return fmt.Sprintf(`[%s{"content":"Q","role":"user"},{"content":%q,"role":"assistant"}]`, b.String(), answer)
 }
 
+// A thought beside another in the content is not used, and counted.
+func TestTwoThoughts(t *testing.T) {
+	unused := jsonl.Unused{}
+	_, err := jsonl.Row(map[string]any{"messages": []any{
+		map[string]any{"role": "user", "content": "Q", "thinking": "U"},
+		map[string]any{"role": "assistant", "content": thinking, "reasoning": "T", "reasoning_content": "other"},
+	}}, nil, unused)
+	if got, want := unused.String(), `"reasoning_content" (in 1 message), "thinking" (in 1 message)`; err != nil || got != want {
+		t.Errorf("unused are %s, %v; want %s", got, err, want)
+	}
+}
+
+// A column of thoughts needs one answer without.
+func TestThoughtsBesideNoAnswer(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"question":"Q","trace":"T"}`:                                 "has a thought in trace and no answer",
+		`{"instruction":"Q","output":"<think>S</think>A","trace":"T"}`: "has a thought in trace and another in its answer",
+		`{"prompt":"Q","chosen":"A","rejected":"B","trace":"T"}`:       "has a thought in trace, which is read only before one answer",
+		`{"prompt":"Q","completion":"A","trace":["T"]}`:                "trace is a list; it must be a string",
+	} {
+		o, err := jsonl.Object([]byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := jsonl.Row(o, map[string]string{"reasoning": "trace"}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", in, err, want)
+		}
+	}
+}
+
+// Thoughts are left out where that is asked for, but not the whole of a turn.
+func TestReasoningDropped(t *testing.T) {
+	b := stagetest.New(t)
+	b.WriteFile("a.jsonl", `{"messages":[{"role":"user","content":"<think>Q"},{"role":"assistant","reasoning":"T","content":"A"}]}
+{"question":"Q","answer":"<think>T</think>A"}
+{"prompt":"Q","chosen":"<think>T</think>G","rejected":"B"}
+`)
+	s := newStage().(*spec)
+	s.Source, s.Reasoning = "a.jsonl", "drop"
+	rows := stagetest.Rows[artifact.Row](b.Run(Kind, s), "")
+	if !slices.Equal(rows[0].Messages, talk(user("<think>Q"), assistant("A"))) || rows[1].Answer != "A" || rows[2].Chosen[0].Content != "G" {
+		t.Errorf("rows are %+v", rows)
+	}
+	b.WriteFile("a.jsonl", `{"messages":[{"role":"user","content":"Q"},{"role":"assistant","content":"<think>T"}]}`+"\n")
+	if _, err := b.Try(t.Context(), Kind, s); err == nil || !strings.Contains(err.Error(), "a.jsonl:1: has a turn of the assistant that is a thought alone") {
+		t.Errorf("a thought alone: %v", err)
+	}
+}
+
 func TestShapes(t *testing.T) {
 	system := []artifact.Message{{Role: "system", Content: "S"}}
 	for _, c := range []struct {
@@ -47,6 +101,15 @@ func TestShapes(t *testing.T) {
 		{"messages", `{"messages":[{"role":"system","content":"S"},{"role":"user","content":"Q"},{"role":"assistant","content":"A"}]}`, nil,
 			artifact.Row{Messages: talk(system, user("Q"), assistant("A"))}},
 		{"parts", `{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}`, nil, artifact.Row{Messages: user("ab")}},
+		{"thoughts", `{"messages":[{"role":"user","content":"Q","thinking":"U"},{"role":"assistant","reasoning_content":"\nT\n","reasoning":"T","content":"A"},{"role":"user","content":"Q"},{"role":"assistant","content":[{"type":"thinking","thinking":"T"},{"type":"text","text":"A"}]}]}`, nil,
+			artifact.Row{Messages: talk(user("Q"), assistant(thinking), user("Q"), assistant(thinking))}},
+		{"thoughts in the content", `{"conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"<think>\nT\n</think>\n\nA","thinking":"T"}]}`, nil,
+			artifact.Row{Messages: talk(user("Q"), assistant(thinking))}},
+		{"thoughts in a column", `{"instruction":"Q","output":"A","trace":"T"}`, map[string]string{"reasoning": "trace"}, artifact.Row{Messages: talk(user("Q"), assistant(thinking))}},
+		{"thoughts beside an answer", `{"question":"Q","answer":"A","trace":"T"}`, map[string]string{"reasoning": "trace"}, artifact.Row{Messages: user("Q"), Answer: thinking}},
+		{"a column that is not named", `{"instruction":"Q","output":"A","reasoning":"T"}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A")), Meta: `{"reasoning":"T"}`}},
+		{"thoughts of answers", `{"prompt":"Q","chosen":[{"role":"assistant","content":"A","reasoning":"T"}],"rejected":"B"}`, nil,
+			artifact.Row{Messages: user("Q"), Chosen: assistant(thinking), Rejected: assistant("B")}},
 		{"conversations", `{"conversations":[{"from":"human","value":"Q"},{"from":"gpt","value":"A"}]}`, nil, artifact.Row{Messages: talk(user("Q"), assistant("A"))}},
 		{"completion", `{"prompt":"Q","completion":"A","system":"S"}`, nil, artifact.Row{Messages: talk(system, user("Q"), assistant("A"))}},
 		{"instruction", `{"instruction":"Do","input":"this","output":"A"}`, nil, artifact.Row{Messages: talk(user("Do\n\nthis"), assistant("A"))}},

@@ -20,7 +20,7 @@ var doc string
 
 // Kind is the stage kind "dedup".
 var Kind = stage.Kind{
-	Name: "dedup", Doc: doc, Version: 4, Compute: true,
+	Name: "dedup", Doc: doc, Version: 5, Compute: true,
 	Outputs: []stage.Output{
 		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "The rows that are kept, in the order of the input"},
 		{Name: "drops", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "Why each other row was dropped (artifact.Drop): partner, score, reason"},

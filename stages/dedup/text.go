@@ -61,12 +61,12 @@ func asked(r *artifact.Row) string {
 
 // item is a row of a benchmark.
 func item(r *artifact.Row) decontam.Item {
-	it := decontam.Item{ID: r.ID, Question: asked(r), Whole: compared(r), Answer: r.Answer}
+	it := decontam.Item{ID: r.ID, Question: asked(r), Whole: compared(r), Answer: artifact.Said(r.Answer)}
 	if it.Answer == "" && r.Gold >= 0 && int(r.Gold) < len(r.Choices) {
 		it.Answer = r.Choices[r.Gold]
 	}
 	if n := len(r.Messages); it.Answer == "" && n > 0 && r.Messages[n-1].Role == "assistant" {
-		it.Answer = r.Messages[n-1].Content
+		it.Answer = artifact.Said(r.Messages[n-1].Content)
 	}
 	return it
 }

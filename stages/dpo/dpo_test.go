@@ -312,6 +312,35 @@ func TestEmptyAnswersAreNamed(t *testing.T) {
 	}
 }
 
+// Thoughts that the template leaves out are counted.
+func TestThoughtsLeftOut(t *testing.T) {
+	const shut = `<|im_end|>{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}`
+	pairs := rows(12)
+	pairs[2].Chosen, pairs[3].Chosen, pairs[3].Rejected = said("<think>hm</think>a"), said("<think>hm</think>b"), said("<think>so</think>c")
+	for content, want := range map[string]string{
+		`{{ m.content }}`:                       "",
+		`{{ m.content.split('</think>')[-1] }}`: "the chat template leaves out what is thought in 3 answers of data.rows, which are compared without it",
+	} {
+		dir, got := modeltest.Directory(t, true), ""
+		config, err := json.Marshal(map[string]any{"eos_token": "<|im_end|>", "chat_template": `{% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' }}` + content + shut})
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "tokenizer_config.json"), config, 0o666)
+		}
+		if err == nil {
+			_, err = runIn(t, context.Background(), t.TempDir(), block(func(s *spec) { s.MaxSteps = 1 }), dir, "", pairs, func(env *stage.Env) {
+				env.Note = func(format string, args ...any) {
+					if n := fmt.Sprintf(format, args...); strings.Contains(n, "is thought") {
+						got += n
+					}
+				}
+			})
+		}
+		if err != nil || want == "" && got != "" || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, %v; want %q", content, got, err, want)
+		}
+	}
+}
+
 func said(text string) []artifact.Message {
 	return []artifact.Message{{Role: "assistant", Content: text}}
 }

@@ -157,7 +157,7 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 		return nil, err
 	}
 	var pairs []train.Preference
-	n, cut, out := 0, 0, left{}
+	n, cut, dumb, out := 0, 0, 0, left{}
 	var mum []string // ids of pairs whose chosen answer is empty
 	for row, err := range artifact.Rows[artifact.Row](a) {
 		if err != nil {
@@ -172,6 +172,7 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 		default:
 			pairs = append(pairs, p)
 			cut += shorter
+			dumb += r.forgotten(row)
 			if !slices.ContainsFunc(row.Chosen, func(m artifact.Message) bool { return strings.TrimSpace(m.Content) != "" }) {
 				mum = append(mum, row.ID)
 			}
@@ -187,6 +188,9 @@ func (s *spec) read(env *stage.Env, r renderer, d stage.Dataset, field string) (
 	}
 	if len(mum) > 0 {
 		env.Note("the chosen answer of %s of %s says nothing, and that is preferred: %s", stage.Count(len(mum), "pair"), d, some(mum))
+	}
+	if dumb > 0 {
+		env.Note("the chat template leaves out what is thought in %s of %s, which are compared without it; set a chat_template that writes it in the model block, or leave it out with reasoning = \"drop\" in the data block", stage.Count(dumb, "answer"), d)
 	}
 	if cut > 0 {
 		env.Note("%d of %s of %s were cut to %s", cut, stage.Count(2*len(pairs), "answer"), d, r.name)
@@ -248,7 +252,7 @@ func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt str
 	}
 	rest, ok := strings.CutPrefix(text, prompt)
 	if !ok {
-		return nil, fmt.Errorf("the chat template renders the answer into another prompt: %.80q does not begin with %.80q", text, prompt)
+		return nil, chat.Parts(prompt, text)
 	}
 	// Tokens may join across the seam; then both parts are encoded alone.
 	all := r.m.Tokenizer.Encode(text)
@@ -261,6 +265,24 @@ func (r renderer) answer(row artifact.Row, answer []artifact.Message, prompt str
 		return nil, errors.New("the answer renders to no tokens")
 	}
 	return all, nil
+}
+
+// forgotten counts the answers of a pair whose thoughts the template leaves out.
+func (r renderer) forgotten(row artifact.Row) (n int) {
+	for _, answer := range [][]artifact.Message{row.Chosen, row.Rejected} {
+		lost := slices.ContainsFunc(answer, func(m artifact.Message) bool {
+			thought, _, _ := artifact.CutThought(m.Content)
+			if m.Role != "assistant" || thought == "" {
+				return false
+			}
+			text, err := r.render(slices.Concat(row.Messages, answer), false)
+			return err == nil && !strings.Contains(text, thought)
+		})
+		if lost {
+			n++
+		}
+	}
+	return n
 }
 
 func (r renderer) render(ms []artifact.Message, open bool) (string, error) {

@@ -20,6 +20,7 @@ import (
 	"pipe/runtime/stage"
 	"pipe/tensor"
 	"pipe/tensor/cpu"
+	"pipe/text/answer"
 )
 
 // directory is modeltest's model with a context of n tokens.
@@ -368,7 +369,7 @@ func TestNormalize(t *testing.T) {
 	if f := overlap("b c d", "a b c"); !(math.Abs(f-2.0/3) < 1e-12) {
 		t.Errorf("overlap %v", f)
 	}
-	if containsWords("yesterday", "yes") || !containsWords("oh yes sir", "yes") || containsWords("x", "") {
+	if answer.Contains("yesterday", "yes") || !answer.Contains("oh yes sir", "yes") || answer.Contains("x", "") {
 		t.Error("containsWords")
 	}
 	for got, want := range map[string]bool{" 123.": true, "1234": false, "\n123 and": true, "is 123": false, "123": true} {

@@ -7,12 +7,13 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/text/answer"
 	"pipe/text/chat"
 	"pipe/train"
 )
 
-// generate asks each question and compares the greedy answer with the
-// reference. Blind is what one answer, given to all, scores.
+// generate asks each question and compares what the greedy answer says, not what
+// is thought before it, with the reference. Blind is what one answer, given to all, scores.
 func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	wants := make([]string, len(rows))
 	for i, row := range rows {
@@ -22,7 +23,8 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		wants[i] = normalize(u.Normalizer, row.Answer)
 	}
 	if r.blind {
-		res, guesses := &result{}, mostFrequent(wants)
+		res := &result{}
+		guesses := mostFrequent(wants)
 		for _, m := range generated {
 			res.put(m.name, bestGuess(m, guesses, wants), 1)
 		}
@@ -35,12 +37,13 @@ func generate(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 	return r.judge(u, rows, wants, texts), nil
 }
 
-// judge compares answers with what was wanted.
+// judge scores answers against normalised references. An answer that ended while
+// it was a thought says nothing.
 func (r *runner) judge(u *suite, rows []artifact.Row, wants, texts []string) *result {
 	res := &result{}
 	each := make([][]float64, len(generated))
 	for i, row := range rows {
-		if _, ended := chat.Said(texts[i]); !ended {
+		if _, _, ended := artifact.CutThought(texts[i]); !ended {
 			r.tally.Thoughts++
 		}
 		got := normalize(u.Normalizer, texts[i])
@@ -66,7 +69,7 @@ type comparison struct {
 // generated are the metrics of generated answers.
 var generated = []comparison{
 	{"exact_match", func(got, want string) float64 { return indicator(got == want && want != "") }},
-	{"contains", func(got, want string) float64 { return indicator(containsWords(got, want)) }},
+	{"contains", func(got, want string) float64 { return indicator(answer.Contains(got, want)) }},
 	{"f1", overlap},
 }
 
@@ -104,13 +107,14 @@ func bestGuess(m comparison, guesses, wants []string) train.Estimate {
 }
 
 func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
-	reqs := make([]model.Request, len(rows))
+	reqs, begun := make([]model.Request, len(rows)), make([]string, len(rows))
 	shots := r.shots(u, rows)
 	for i, row := range rows {
-		ctx, _, err := r.subject.prompt(question(row), shots(i))
+		ctx, _, err := r.subject.prompt(question(row), shots(i), false)
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		begun[i] = chat.Begun(ctx)
 		var lost cut
 		if reqs[i], lost, err = r.request(ctx, u.MaxTokens); err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
@@ -123,8 +127,9 @@ func (r *runner) answers(u *suite, rows []artifact.Row) ([]string, error) {
 	texts, err := r.complete(reqs)
 	for i, t := range texts {
 		if r.subject.Template == nil {
-			texts[i], _ = untilNext(t)
+			t, _ = untilNext(t)
 		}
+		texts[i] = begun[i] + t
 	}
 	return texts, err
 }

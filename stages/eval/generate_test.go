@@ -56,7 +56,7 @@ func TestThoughts(t *testing.T) {
 	}
 	r.tally.Rows = len(rows)
 	r.tell(job{name: "a", field: "suite"}, r.tally)
-	if want := `suite "a": 1 of the model's 4 answers end before their thoughts do and say nothing: raise max_tokens`; len(b.notes) != 1 || !strings.HasPrefix(b.notes[0], want) {
+	if want := `suite "a": 1 of 4 answers of the model ended while it was thinking, and count as empty; raise max_tokens`; len(b.notes) != 1 || !strings.HasPrefix(b.notes[0], want) {
 		t.Errorf("notes %q", b.notes)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -165,18 +166,23 @@ func (n *needle) text(p probe, hay []string, count int) string {
 	return strings.Join(out, " ")
 }
 
+// chat reports whether the text is shown in a chat.
+func (n *needle) chat(s *subject) bool {
+	return n.Format == "chat" || n.Format == "auto" && s.Template != nil
+}
+
 // prompt ends with the beginning of the answer, so that the value must follow.
 func (n *needle) prompt(s *subject, p probe, text string) (string, error) {
 	ask := fmt.Sprintf("%s\nWhat is the special magic %s for %s mentioned in the provided text?", text, n.Style, p.keys[0])
 	prefix := fmt.Sprintf("The special magic %s for %s mentioned in the provided text is:", n.Style, p.keys[0])
-	if n.Format == "plain" || n.Format == "auto" && s.Template == nil {
+	if !n.chat(s) {
 		return ask + "\n" + prefix, nil
 	}
 	if s.Template == nil {
 		return "", stage.Fieldf("needle.format", "is \"chat\", but the model has no chat template")
 	}
-	open, err := s.chatText([]artifact.Message{{Role: "user", Content: ask}}, true)
-	return open + prefix, err
+	ctx, delimiter, err := s.before([]artifact.Message{{Role: "user", Content: ask}})
+	return ctx + delimiter + prefix, err
 }
 
 // fit returns the longest prompt that leaves room for the answer within length.
@@ -246,6 +252,15 @@ func (n *needle) run(r *runner, hay []string) (*result, error) {
 		}
 		res.put("acc", train.Estimate{N: len(probes), Value: chance}, 1)
 		return res, nil
+	}
+	if n.chat(s) {
+		ctx, _, err := s.before([]artifact.Message{{Role: "user", Content: "?"}})
+		if err != nil {
+			return nil, err
+		}
+		if chat.Begun(ctx) != "" {
+			r.tally.Rows, r.tally.Mute = len(reqs), len(reqs)
+		}
 	}
 	texts, err := r.complete(reqs)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"pipe/model"
 	"pipe/runtime/artifact"
+	"pipe/text/answer"
 	"pipe/text/chat"
 	"pipe/train"
 )
@@ -184,13 +185,4 @@ func unigram(ps []passage, rows []int, nll []float64) {
 }
 
 // normalize prepares what an answer says, after all that was thought, for comparison.
-func normalize(how, s string) string {
-	s, _ = chat.Said(s)
-	switch how {
-	case "number":
-		return lastNumber(s)
-	case "exact":
-		return s
-	}
-	return words(s)
-}
+func normalize(how, s string) string { return answer.Normalize(how, artifact.Said(s)) }

@@ -3,6 +3,7 @@ package eval
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -90,16 +91,40 @@ func (s *subject) chatText(ms []artifact.Message, open bool) (string, error) {
 	return s.Template.Text(in)
 }
 
+// before returns the text before an answer that is given, to messages that end with a
+// question: what asks for it, and what the template then writes itself, such as the
+// empty thought of Qwen 3's. Spaces at its end are the delimiter, since they join what
+// follows.
+func (s *subject) before(ms []artifact.Message) (ctx, delimiter string, err error) {
+	const answer = "\ue000"
+	open, err := s.chatText(ms, true)
+	if err != nil {
+		return "", "", err
+	}
+	full, err := s.chatText(append(slices.Clone(ms), artifact.Message{Role: "assistant", Content: answer}), false)
+	at := strings.LastIndex(full, answer)
+	if err != nil || at < 0 || !strings.HasPrefix(full[:at], open) { // it has no form for an answer after these
+		return open, "", nil
+	}
+	ctx = open + strings.TrimRight(full[len(open):at], " ")
+	return ctx, full[len(ctx):at], nil
+}
+
 // prompt returns the text before the answer to a question, after solved
 // examples: a chat when the model has a template, else plain text (with
-// " " before the answer, unless the text ends in whitespace).
-func (s *subject) prompt(question []artifact.Message, examples []example) (ctx, delimiter string, err error) {
+// " " before the answer, unless the text ends in whitespace). given says that the
+// answer is scored, not asked for.
+func (s *subject) prompt(question []artifact.Message, examples []example, given bool) (ctx, delimiter string, err error) {
 	if s.Template != nil {
 		var ms []artifact.Message
 		for _, e := range examples {
 			ms = append(append(ms, e.question...), artifact.Message{Role: "assistant", Content: e.answer})
 		}
-		ctx, err = s.chatText(append(ms, question...), true)
+		ms = append(ms, question...)
+		if given {
+			return s.before(ms)
+		}
+		ctx, err = s.chatText(ms, true)
 		return ctx, "", err
 	}
 	var b strings.Builder
@@ -172,6 +197,21 @@ func (s *subject) encodePrompt(text string) []int32 {
 	return ids
 }
 
+// spell is the text of an answer: without special tokens, but with those that are
+// around a thought, which some tokenizers count among them.
+func (s *subject) spell(ids []int32) string {
+	var b strings.Builder
+	from := 0
+	for i, id := range ids {
+		if mark := s.Tokenizer.TokenString(id); mark == "<think>" || mark == "</think>" {
+			b.WriteString(s.Tokenizer.DecodePlain(ids[from:i]) + mark)
+			from = i + 1
+		}
+	}
+	b.WriteString(s.Tokenizer.DecodePlain(ids[from:]))
+	return b.String()
+}
+
 // A runner runs jobs on a subject.
 type runner struct {
 	ctx     context.Context
@@ -236,7 +276,7 @@ func (r *runner) complete(reqs []model.Request) ([]string, error) {
 		return out, nil
 	}
 	err := r.subject.decoder.Generate(r.ctx, reqs, o, func(i int, res model.Result) error {
-		out[i] = r.subject.Tokenizer.DecodePlain(res.IDs)
+		out[i] = r.subject.spell(res.IDs)
 		done++
 		r.env.Progress(int64(done), int64(len(reqs)), "answers")
 		return nil

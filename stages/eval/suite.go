@@ -12,6 +12,7 @@ import (
 	"pipe/model"
 	"pipe/runtime/artifact"
 	"pipe/runtime/stage"
+	"pipe/text/chat"
 	"pipe/train"
 )
 
@@ -78,8 +79,8 @@ func question(r artifact.Row) []artifact.Message {
 	return []artifact.Message{{Role: "user", Content: r.Text}}
 }
 
-// answer is the reference answer of a row.
-func answer(r artifact.Row) string {
+// reference is the answer of a row that is right.
+func reference(r artifact.Row) string {
 	if len(r.Choices) > 0 && int(r.Gold) < len(r.Choices) && r.Gold >= 0 {
 		return r.Choices[r.Gold]
 	}
@@ -99,7 +100,7 @@ func (r *runner) shots(u *suite, rows []artifact.Row) func(row int) []example {
 				break
 			}
 			if i != row {
-				out = append(out, example{question(rows[i]), answer(rows[i])})
+				out = append(out, example{question(rows[i]), reference(rows[i])})
 			}
 		}
 		return out
@@ -120,10 +121,11 @@ func multipleChoice(r *runner, u *suite, rows []artifact.Row) (*result, error) {
 		if r.blind {
 			q = []artifact.Message{{Role: "user"}}
 		}
-		ctx, delimiter, err := r.subject.prompt(q, shots(i))
+		ctx, delimiter, err := r.subject.prompt(q, shots(i), true)
 		if err != nil {
 			return nil, fmt.Errorf("row %s: %w", row.ID, err)
 		}
+		r.listen(ctx)
 		var lost cut
 		for _, choice := range row.Choices {
 			c, l, err := r.subject.continuation(ctx, delimiter+choice)
@@ -216,7 +218,7 @@ func (r *runner) reply(question, answer []artifact.Message) (c model.Continuatio
 	}
 	rest, ok := strings.CutPrefix(full, ctx)
 	if !ok {
-		return c, lost, fmt.Errorf("the chat template renders the answer into another prompt")
+		return c, lost, chat.Parts(ctx, full)
 	}
 	return r.subject.continuation(ctx, rest)
 }

@@ -24,6 +24,7 @@ type sequence struct {
 	whose marked     // of a conversation: whose words are learned
 	ends  bool       // of a conversation: a token that ends a text is learned
 	empty int        // of a conversation: the assistant's turns that say nothing and are learned
+	dumb  int        // of a conversation: the assistant's turns that are learned without their thought
 	from  int        // of a part: where it begins in the row's tokens
 }
 
@@ -194,7 +195,7 @@ func (e *encoder) conversation(turns []artifact.Message) ([]sequence, error) {
 		all = append(all, s)
 	}
 	if last := &all[len(all)-1]; e.loss != "all" {
-		last.whose = whose(e.model.Template, in)
+		last.whose, last.dumb = whose(e.model.Template, in), forgotten(e.model.Template, in, e.each)
 		for _, m := range turns {
 			if m.Role == "assistant" && strings.TrimSpace(m.Content) == "" {
 				last.empty++

@@ -127,6 +127,7 @@ type packing struct {
 	silent    int      // conversations in which the assistant is not learned
 	empty     int      // turns of the assistant that say nothing
 	mum       []string // ids of the rows that have them
+	dumb      int      // turns of the assistant that are learned without their thought
 	ends      bool     // a conversation teaches a token that ends a text
 }
 
@@ -141,6 +142,7 @@ func (s *spec) pack(all []sequence) (*packing, error) {
 		case onlyOthers:
 			p.silent++
 		}
+		p.dumb += all[i].dumb
 		if all[i].empty > 0 {
 			p.empty, p.mum = p.empty+all[i].empty, append(p.mum, all[i].row)
 		}

@@ -72,6 +72,9 @@ func (s *spec) write(env *stage.Env, p *packing, m *pretrained.Model) error {
 	if p.empty > 0 {
 		env.Note("the assistant says nothing in %s, and that is learned: %s", stage.Count(p.empty, "turn"), some(p.mum))
 	}
+	if p.dumb > 0 {
+		env.Note("the chat template leaves out what is thought in %s, which are learned without it; set a chat_template that writes it in the model block, or leave it out with reasoning = \"drop\" in the data block", stage.Count(p.dumb, "turn"))
+	}
 	if p.spoken > 0 {
 		env.Note("text of a control token, which the tokenizer reads as that token, stands in %s", stage.Count(p.spoken, "turn"))
 	}

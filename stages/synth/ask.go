@@ -1,11 +1,13 @@
 package synth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"pipe/runtime/artifact"
@@ -28,53 +30,67 @@ type rejection struct{ reason, detail string }
 
 func (r *rejection) Error() string { return r.reason + ": " + r.detail }
 
-// ask returns the first reply to a conversation for which parse has an answer.
-// step and index make the request's sampling seed, so that no two requests of a
-// run share it.
-func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher.Message, parse func(string) (string, error)) (string, error) {
+// ask returns the first reply to a conversation for which parse has an answer, and what
+// the teacher thought before it, which it must have shown if own is set. step and
+// index make the request's sampling seed, so that no two requests of a run share it.
+func (a *asker) ask(ctx context.Context, index int, step string, turns []teacher.Message, own bool, parse func(string) (string, error)) (said, thought string, err error) {
 	c := a.spec.Teacher.Config
 	var last error
 	for attempt := range a.spec.Attempts {
 		if err := a.over(); err != nil {
-			return "", err
+			return "", "", err
 		}
 		r := teacher.Request{
 			Messages:  turns,
 			MaxTokens: c.MaxTokens, Temperature: c.Temperature, TopP: c.TopP, TopK: c.TopK,
 			MinP: c.MinP, RepetitionPenalty: penalty(c.Penalty), Stop: c.Stop,
-			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt,
+			Seed: sampleSeed(a.spec.Salt, index, step, attempt), Attempt: attempt, Extra: c.ExtraBody,
 		}
 		ans, err := a.teacher.Complete(ctx, r)
 		if errors.Is(err, teacher.ErrRefused) {
-			return "", &rejection{"refused", fmt.Sprintf("%s: %v", step, err)}
+			return "", "", &rejection{"refused", fmt.Sprintf("%s: %v", step, err)}
 		}
 		if err != nil {
-			return "", fmt.Errorf("ask the teacher for the %s: %w", step, err)
+			return "", "", fmt.Errorf("ask the teacher for the %s: %w", step, err)
 		}
 		a.asked.Add(1)
 		if ans.Replayed {
 			a.replayed.Add(1)
 			a.account.Replayed(stage.Tokens{Input: int64(ans.PromptTokens), Output: int64(ans.Tokens)})
 		}
-		if !ans.Stopped {
-			last = cutOff(ans.Tokens, c.MaxTokens)
+		thought, reply, ended := artifact.CutThought(ans.Content)
+		if thought = cmp.Or(strings.TrimSpace(ans.Reasoning), thought); !ans.Stopped {
+			last = cutOff(ans.Tokens, c.MaxTokens, thought != "" && strings.TrimSpace(reply) == "")
 			continue
 		}
-		reply, err := parseReply(ans.Content)
-		if err == nil {
+		reply = strings.TrimSpace(reply)
+		switch {
+		case !ended:
+			err = errors.New("its thoughts do not end")
+		case own && thought == "":
+			err = errors.New("the teacher shows no thoughts, neither in reasoning_content nor before </think>, and reasoning = \"own\" needs them")
+		case reply == "" && thought != "":
+			err = errors.New("it is a thought alone")
+		default:
 			var out string
 			if out, err = parse(reply); err == nil {
-				return out, nil
+				return out, thought, nil
 			}
 		}
 		last = fmt.Errorf("%w; the reply was %q", err, clip(ans.Content, 200))
 	}
-	return "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
+	return "", "", &rejection{"malformed", fmt.Sprintf("%s, after %d attempts: %v", step, a.spec.Attempts, last)}
 }
 
-// cutOff says of a reply that did not end by itself what is known about it.
-func cutOff(tokens, most int) error {
-	if tokens > 0 && tokens < most {
+// cutOff says of a reply that did not end by itself what is known about it; thinking is
+// whether nothing had been said.
+func cutOff(tokens, most int, thinking bool) error {
+	switch {
+	case thinking && (tokens == 0 || tokens >= most):
+		return fmt.Errorf("the teacher was still thinking at max_tokens = %d; raise that in its block, or let it think less with extra_body (openai) or template_vars (local)", most)
+	case thinking:
+		return fmt.Errorf("the teacher was still thinking after %s, before max_tokens = %d: its context is full, or its server bounds how much it thinks", stage.Count(tokens, "token"), most)
+	case tokens > 0 && tokens < most:
 		return fmt.Errorf("the reply ended after %s, before max_tokens = %d: the context of the teacher is full, or its server does not say that it was done", stage.Count(tokens, "token"), most)
 	}
 	return fmt.Errorf("the reply was cut off at max_tokens = %d", most)

@@ -59,32 +59,35 @@ func (s *spec) dialogueItems(env *stage.Env, ask *asker) ([]func(context.Context
 
 // dialogue asks for a question about c, reasoning, an answer, and a check.
 func (s *spec) dialogue(ctx context.Context, ask *asker, i int, c chunk) (artifact.Row, error) {
-	question, err := ask.ask(ctx, i, "question", say(fill(s.QuestionPrompt, questionPrompt, "text", c.text)), func(reply string) (string, error) {
+	question, _, err := ask.ask(ctx, i, "question", say(fill(s.QuestionPrompt, questionPrompt, "text", c.text)), false, func(reply string) (string, error) {
 		return parseQuestion(reply, s.MaxQuestion, func(q string) error { return grounded("question", q, c.text, s.Grounding) })
 	})
 	if err != nil {
 		return artifact.Row{}, err
 	}
 	reasoning, form := "", plainAnswerPrompt
-	if s.Reasoning == "inline" {
+	if s.Reasoning == "inline" || s.Reasoning == "think" {
 		form = answerPrompt
-		reasoning, err = ask.ask(ctx, i, "reasoning", say(fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question)),
+		reasoning, _, err = ask.ask(ctx, i, "reasoning", say(fill(s.ReasoningPrompt, reasoningPrompt, "text", c.text, "question", question)), false,
 			func(reply string) (string, error) { return parseReasoning(reply, s.MaxAnswer) })
 		if err != nil {
 			return artifact.Row{}, err
 		}
 	}
 	accept := func(reply string) (string, error) { return s.acceptAnswer(reply, question, c.text) }
-	answer, err := ask.ask(ctx, i, "answer", say(fill(s.AnswerPrompt, form, "text", c.text, "question", question, "reasoning", reasoning)), accept)
+	answer, thought, err := ask.ask(ctx, i, "answer", say(fill(s.AnswerPrompt, form, "text", c.text, "question", question, "reasoning", reasoning)), s.Reasoning == own, accept)
 	if err != nil {
 		return artifact.Row{}, err
+	}
+	if s.Reasoning == own {
+		reasoning = thought
 	}
 	first := answer
 	if s.SelfCorrect {
 		values := []string{"text", c.text, "question", question, "answer", answer}
-		verdict, err := ask.ask(ctx, i, "check", say(fill(s.CheckPrompt, checkPrompt, values...)), parseVerdict)
+		verdict, _, err := ask.ask(ctx, i, "check", say(fill(s.CheckPrompt, checkPrompt, values...)), false, parseVerdict)
 		if err == nil && verdict == "no" {
-			answer, err = ask.ask(ctx, i, "correction", say(fill(s.CorrectPrompt, correctPrompt, values...)), accept)
+			answer, _, err = ask.ask(ctx, i, "correction", say(fill(s.CorrectPrompt, correctPrompt, values...)), false, accept)
 		}
 		if err != nil {
 			return artifact.Row{}, err
@@ -113,7 +116,9 @@ func (s *spec) row(ask *asker, i int, c chunk, question, reasoning, answer, firs
 	}
 	assistant := answer
 	if reasoning != "" && answer == first {
-		assistant = reasoning + "\n\nAnswer: " + answer
+		if assistant = artifact.Think(reasoning, answer); s.Reasoning == "inline" {
+			assistant = reasoning + "\n\nAnswer: " + answer
+		}
 	}
 	var ms []artifact.Message
 	if s.System != "" {

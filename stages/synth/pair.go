@@ -48,39 +48,51 @@ func (s *spec) pairItems(env *stage.Env, ask *asker) ([]func(context.Context) (r
 func (s *spec) pair(ctx context.Context, ask *asker, i int, row artifact.Row) (artifact.Row, error) {
 	n := len(row.Messages)
 	question := bareQuestion(row)
-	prose := func(r string) (string, error) { return parseText(r, s.MaxAnswer) }
 	turns := turnsOf(row.Messages[:n-1])
 	if s.Pairs == "reference" { // the teacher has to guess
 		turns[n-2].Content = question
 	}
-	other, err := ask.ask(ctx, i, "closed-book answer", turns, prose)
+	closed, err := s.reply(ctx, ask, i, "closed-book answer", turns)
 	if err != nil {
 		return artifact.Row{}, err
 	}
-	chosen, rejected := row.Messages[n-1].Content, other
+	thought, said, _ := artifact.CutThought(row.Messages[n-1].Content)
+	chosen, rejected := spoken{thought, said}, closed
 	if s.Pairs == "judge" {
-		second, err := ask.ask(ctx, i, "second answer", turns, prose)
+		second, err := s.reply(ctx, ask, i, "second answer", turns)
 		if err != nil {
 			return artifact.Row{}, err
 		}
-		better, err := ask.ask(ctx, i, "judgement", say(s.judgement(turns, other, second)), parseChoice)
+		better, _, err := ask.ask(ctx, i, "judgement", say(s.judgement(turns, closed.said, second.said)), false, parseChoice)
 		if err != nil {
 			return artifact.Row{}, err
 		}
-		if chosen, rejected = other, second; better == "b" {
-			chosen, rejected = second, other
+		if chosen, rejected = closed, second; better == "b" {
+			chosen, rejected = second, closed
 		}
 	}
-	if same(chosen, rejected) {
-		return artifact.Row{}, &rejection{"equal", fmt.Sprintf("both answers say %q", clip(chosen, 200))}
+	if same(chosen.said, rejected.said) {
+		return artifact.Row{}, &rejection{"equal", fmt.Sprintf("both answers say %q", clip(chosen.said, 200))}
+	}
+	if s.Reasoning != own || chosen.thought == "" { // else it would be learned that one thinks, and the other does not
+		chosen.thought, rejected.thought = "", ""
 	}
 	meta, _ := json.Marshal(map[string]any{"pairs": s.Pairs, "question": question})
 	return artifact.Row{
 		ID: fmt.Sprintf("pair-%06d", i), Messages: row.Messages[:n-1],
-		Chosen:   []artifact.Message{{Role: "assistant", Content: chosen}},
-		Rejected: []artifact.Message{{Role: "assistant", Content: rejected}},
+		Chosen:   []artifact.Message{{Role: "assistant", Content: artifact.Think(chosen.thought, chosen.said)}},
+		Rejected: []artifact.Message{{Role: "assistant", Content: artifact.Think(rejected.thought, rejected.said)}},
 		Gold:     -1, Source: row.ID, Meta: string(meta),
 	}, nil
+}
+
+// spoken is an answer, and what was thought before it.
+type spoken struct{ thought, said string }
+
+// reply asks for an answer to a conversation.
+func (s *spec) reply(ctx context.Context, ask *asker, i int, step string, turns []teacher.Message) (spoken, error) {
+	said, thought, err := ask.ask(ctx, i, step, turns, s.Reasoning == own, func(r string) (string, error) { return parseText(r, s.MaxAnswer) })
+	return spoken{thought, said}, err
 }
 
 // judgement asks which of two answers to a conversation is better.
@@ -92,11 +104,14 @@ func (s *spec) judgement(turns []teacher.Message, a, b string) string {
 	return fill(s.JudgePrompt, form, "question", transcript(turns), "a", a, "b", b)
 }
 
-// turnsOf is a conversation as teachers take it.
+// turnsOf is a conversation as teachers take it: without what was thought.
 func turnsOf(ms []artifact.Message) []teacher.Message {
 	out := make([]teacher.Message, len(ms))
 	for i, m := range ms {
 		out[i] = teacher.Message{Role: m.Role, Content: m.Content}
+		if m.Role == "assistant" {
+			out[i].Content = artifact.Said(m.Content)
+		}
 	}
 	return out
 }

@@ -7,21 +7,10 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"pipe/text/chat"
 )
 
 // Replies of small teachers are read tolerantly: what can be understood in one
 // way only is accepted, everything else is malformed.
-
-// parseReply leaves out what a reasoning model thinks aloud before its reply.
-func parseReply(reply string) (string, error) {
-	said, ok := chat.Said(reply)
-	if !ok {
-		return "", errors.New("its thoughts do not end")
-	}
-	return said, nil
-}
 
 const quotes = "*_\"“”` "
 

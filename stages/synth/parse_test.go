@@ -3,6 +3,8 @@ package synth
 import (
 	"strings"
 	"testing"
+
+	"pipe/runtime/artifact"
 )
 
 func anything(string) error { return nil }
@@ -62,9 +64,6 @@ func TestParse(t *testing.T) {
 		{"choice", parseChoice, "(A)", "a"},
 		{"choice", parseChoice, "A better answer would be shorter", "!"},
 		{"choice", parseChoice, "both", "!"},
-		{"reply", parseReply, "<think>hm</think> Yes", "Yes"},
-		{"reply", parseReply, "hm</think>Yes", "Yes"},
-		{"reply", parseReply, "<think>hm", "!"},
 	} {
 		got, err := c.parse(c.reply)
 		if (err != nil) != (c.want == "!") || err == nil && got != c.want {
@@ -96,10 +95,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("<think>\xff</think>？؟?")
 	f.Add("Answer: . \n ?")
 	f.Fuzz(func(t *testing.T, reply string) {
-		r, err := parseReply(reply)
-		if err != nil {
-			return
-		}
+		r := strings.TrimSpace(artifact.Said(reply))
 		if q, err := parseQuestion(r, 80, anything); err == nil && (len([]rune(q)) > 80 || q == "") {
 			t.Errorf("question %q", q)
 		}

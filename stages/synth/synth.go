@@ -1,5 +1,5 @@
 // Package synth is the stage that asks a teacher for training data: questions
-// and worked answers from documents, and pairs of better and worse answers.
+// and worked answers from documents, answers to prompts, and pairs of better and worse answers.
 package synth
 
 import (
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"pipe/runtime/stage"
 	"pipe/teacher"
 	"pipe/teacher/dial"
+	"pipe/text/answer"
 )
 
 //go:embed README.md
@@ -25,9 +27,9 @@ var doc string
 
 // Kind is the stage kind "synth".
 var Kind = stage.Kind{
-	Name: "synth", Doc: doc, Version: 4, Compute: true,
+	Name: "synth", Doc: doc, Version: 5, Compute: true,
 	Outputs: []stage.Output{
-		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue) or preference pairs (preference_pairs)"},
+		{Name: "dataset", Type: artifact.Dataset, Rows: artifact.PlainRows, Doc: "Conversations (document_to_dialogue, responses) or preference pairs (preference_pairs)"},
 		{Name: "rejects", Type: artifact.Dataset, Rows: artifact.DropRows, Doc: "What the teacher could not answer in a usable form, each with its reason (artifact.Drop)"},
 	},
 	New: func() stage.Stage {
@@ -38,23 +40,28 @@ var Kind = stage.Kind{
 // The methods.
 const (
 	dialogues = "document_to_dialogue"
+	responses = "responses"
 	pairs     = "preference_pairs"
 )
 
+// own is a value of Reasoning.
+const own = "own"
+
 type spec struct {
 	Teacher   stage.Teacher  `hcl:"teacher" doc:"Who answers"`
-	Method    string         `hcl:"method" doc:"document_to_dialogue (needs documents) or preference_pairs (needs prompts)"`
+	Method    string         `hcl:"method" doc:"document_to_dialogue (needs documents), responses or preference_pairs (need prompts)"`
 	Documents *stage.Dataset `hcl:"documents,optional" doc:"Rows with text, from which questions are made"`
-	Prompts   *stage.Dataset `hcl:"prompts,optional" doc:"Conversations ending in an answer, for which a worse one is made"`
+	Prompts   *stage.Dataset `hcl:"prompts,optional" doc:"Of preference_pairs: conversations ending in an answer, for which a worse one is made; of responses: prompts to be answered, whose own answers are left out"`
 	Count     int            `hcl:"count,optional" doc:"Rows to ask for. Row i is asked for in the same words whatever the count is: a larger count reuses earlier answers"`
 
 	SelfCorrect bool    `hcl:"self_correct,optional" doc:"Let the teacher check each answer against the document, and correct it"`
 	Attempts    int     `hcl:"attempts,optional" doc:"How often a malformed reply is asked for again before the row is rejected"`
 	ChunkChars  int     `hcl:"chunk_chars,optional" doc:"Longest passage shown to the teacher, in characters; documents are cut between paragraphs"`
 	Context     bool    `hcl:"context,optional" doc:"Put the passage into the user turn of the row, for a model that answers from a given text"`
-	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; none: the answer alone"`
+	Reasoning   string  `hcl:"reasoning,optional" doc:"inline: the assistant turn is the reasoning, then a line with Answer: and the answer; think: the reasoning between <think> and </think>, then the answer; own: the same with what the teacher thought by itself before the answer, which it must show; none: the answer alone"`
 	System      string  `hcl:"system,optional" doc:"System turn of the rows; empty for none"`
 	Pairs       string  `hcl:"pairs,optional" doc:"Of preference_pairs. reference: the row's own answer against the teacher's to the same conversation without the passage; judge: two answers of the teacher to the whole prompt, of which it says which is better"`
+	Verify      string  `hcl:"verify,optional" json:",omitempty" doc:"Of responses: keep only replies that say the reference answer of the row. text: its words stand in the reply; number: it is the last number of the reply; exact: it is the reply"`
 	MaxQuestion int     `hcl:"max_question_chars,optional" doc:"Longest question that is accepted"`
 	MaxAnswer   int     `hcl:"max_answer_chars,optional" doc:"Longest reasoning or answer that is accepted"`
 	Grounding   float64 `hcl:"grounding,optional" doc:"Share of the words of a question, and of an answer, that must stand in the passage; 0 accepts all. Numbers and words of four letters and more count, without endings"`
@@ -83,13 +90,20 @@ func (s *spec) Check() error {
 	case pairs:
 		bad(s.Prompts == nil, "method", "%q needs prompts; refer to a dataset of conversations, such as synth.cot.dataset", s.Method)
 		bad(s.Documents != nil, "documents", "is not used by method %q; remove it", s.Method)
+	case responses:
+		bad(s.Prompts == nil, "method", "%q needs prompts; refer to a dataset of prompts, such as data.questions", s.Method)
+		bad(s.Documents != nil, "documents", "is not used by method %q; remove it", s.Method)
+		bad(s.SelfCorrect, "self_correct", "is not used by method %q, which has no document to check with; verify checks with a reference answer", s.Method)
+		bad(s.Reasoning == "think", "reasoning", "is \"think\", and method %q asks for nothing but an answer; %q keeps what the teacher thinks by itself", s.Method, own)
 	default:
-		bad(true, "method", "is %q; must be %q or %q", s.Method, dialogues, pairs)
+		bad(true, "method", "is %q; must be %q, %q or %q", s.Method, dialogues, responses, pairs)
 	}
+	bad(s.Verify != "" && s.Method != responses, "verify", "is used by method %q only; remove it", responses)
+	bad(s.Verify != "" && !slices.Contains(answer.Normalizers(), s.Verify), "verify", "is %q; must be one of %q", s.Verify, answer.Normalizers())
 	bad(s.Count < 1, "count", "is %d; must be at least 1", s.Count)
 	bad(s.Attempts < 1 || s.Attempts > 20, "attempts", "is %d; must be between 1 and 20", s.Attempts)
 	bad(s.ChunkChars < 50, "chunk_chars", "is %d; must be at least 50", s.ChunkChars)
-	bad(s.Reasoning != "inline" && s.Reasoning != "none", "reasoning", "is %q; must be \"inline\" or \"none\"", s.Reasoning)
+	bad(!slices.Contains([]string{"inline", "think", own, "none"}, s.Reasoning), "reasoning", "is %q; must be \"inline\", \"think\", %q or \"none\"", s.Reasoning, own)
 	bad(s.Pairs != "reference" && s.Pairs != "judge", "pairs", "is %q; must be \"reference\" or \"judge\"", s.Pairs)
 	bad(s.MaxQuestion < 10, "max_question_chars", "is %d; must be at least 10", s.MaxQuestion)
 	bad(s.MaxAnswer < 10, "max_answer_chars", "is %d; must be at least 10", s.MaxAnswer)
@@ -155,13 +169,7 @@ type result struct {
 
 // run asks for all rows, several at once, and writes them in order.
 func (s *spec) run(ctx context.Context, env *stage.Env, ask *asker) error {
-	var items []func(context.Context) (result, error)
-	var err error
-	if s.Method == dialogues {
-		items, err = s.dialogueItems(env, ask)
-	} else {
-		items, err = s.pairItems(env, ask)
-	}
+	items, err := s.items(env, ask)
 	if err != nil {
 		return err
 	}

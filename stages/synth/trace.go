@@ -21,7 +21,7 @@ import (
 
 // Size implements stage.Sizer: rows that are asked for.
 func (s *spec) Size(rows func(path string) int64) float64 {
-	if n := rows("prompts"); s.Method == pairs && n > 0 {
+	if n := rows("prompts"); s.Method != dialogues && n > 0 {
 		return float64(min(int64(s.Count), n))
 	}
 	return float64(s.Count)
@@ -61,8 +61,11 @@ func (s *spec) recorded(env *stage.Env) (teacher.Teacher, error) {
 
 // items makes the work of all rows.
 func (s *spec) items(env *stage.Env, ask *asker) ([]func(context.Context) (result, error), error) {
-	if s.Method == dialogues {
+	switch s.Method {
+	case dialogues:
 		return s.dialogueItems(env, ask)
+	case responses:
+		return s.responseItems(env, ask)
 	}
 	return s.pairItems(env, ask)
 }
@@ -126,7 +129,7 @@ func (s *spec) Lineage(env *stage.Env, made stage.Outputs, output string) iter.S
 
 // descent is that of a row made from a passage, or from a row.
 func (s *spec) descent(id, from string, places map[string]int) stage.Descent {
-	if s.Method == pairs {
+	if s.Method != dialogues {
 		return stage.Descent{ID: id, Parents: []stage.Parent{{Input: "prompts", ID: from}}}
 	}
 	i := strings.LastIndexByte(from, '#')
@@ -235,11 +238,15 @@ func (s *spec) facts(i int, x exchange) []stage.Fact {
 	case !x.answer.Stopped:
 		answer.What += ", cut off at max_tokens"
 	}
-	return []stage.Fact{{What: label + ": asked", Text: transcript(x.request.Messages)}, answer}
+	told := []stage.Fact{{What: label + ": asked", Text: transcript(x.request.Messages)}}
+	if x.answer.Reasoning != "" {
+		told = append(told, stage.Fact{What: label + ": teacher thought", Text: x.answer.Reasoning})
+	}
+	return append(told, answer)
 }
 
 // steps are the names of the requests of a row.
-var steps = []string{"question", "reasoning", "answer", "check", "correction", "closed-book answer", "second answer", "judgement"}
+var steps = []string{"question", "reasoning", "answer", "check", "correction", "closed-book answer", "second answer", "judgement", "response"}
 
 // rowAt returns the id of a row of dataset or rejects, and what its own fields
 // tell.

@@ -119,6 +119,8 @@ type job struct {
 	ctx  context.Context
 	req  model.Request
 	done chan outcome // holds one
+
+	begun string // what of the answer the prompt has written
 }
 
 type outcome struct {
@@ -132,7 +134,7 @@ type outcome struct {
 func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answer, error) {
 	j := &job{ctx: ctx, done: make(chan outcome, 1)}
 	var err error
-	if j.req, err = t.request(r); err != nil {
+	if j.req, j.begun, err = t.request(r); err != nil {
 		return teacher.Answer{}, err
 	}
 	stop := j.req.Stop
@@ -159,10 +161,11 @@ func (t *Teacher) Complete(ctx context.Context, r teacher.Request) (teacher.Answ
 }
 
 // request renders the conversation and checks what the decoder would refuse,
-// so that one request cannot fail those decoded with it.
-func (t *Teacher) request(r teacher.Request) (model.Request, error) {
+// so that one request cannot fail those decoded with it. begun is what of the answer the
+// prompt has written.
+func (t *Teacher) request(r teacher.Request) (req model.Request, begun string, err error) {
 	if r.MaxTokens < 1 {
-		return model.Request{}, fmt.Errorf("max_tokens is %d; must be at least 1", r.MaxTokens)
+		return req, "", fmt.Errorf("max_tokens is %d; must be at least 1", r.MaxTokens)
 	}
 	in := chat.Input{AddGenerationPrompt: true, Special: t.model.Special}
 	for _, m := range r.Messages {
@@ -170,9 +173,9 @@ func (t *Teacher) request(r teacher.Request) (model.Request, error) {
 	}
 	text, err := t.model.Template.Text(in)
 	if err != nil {
-		return model.Request{}, fmt.Errorf("%w: render the chat template: %w", teacher.ErrRefused, err)
+		return req, "", fmt.Errorf("%w: render the chat template: %w", teacher.ErrRefused, err)
 	}
-	req := model.Request{
+	req = model.Request{
 		Prompt: t.model.Tokenizer.Encode(text), MaxTokens: r.MaxTokens, Seed: r.Seed, StopIDs: t.model.EOS,
 		Sampling: model.Sampling{Temperature: r.Temperature, TopK: r.TopK, TopP: r.TopP, MinP: r.MinP, RepetitionPenalty: r.RepetitionPenalty},
 		Stop:     func([]int32) bool { return false },
@@ -184,14 +187,14 @@ func (t *Teacher) request(r teacher.Request) (model.Request, error) {
 	most := t.model.Config.MaxPositions
 	switch {
 	case len(req.Prompt) == 0:
-		return req, fmt.Errorf("%w: the prompt is empty", teacher.ErrRefused)
+		return req, "", fmt.Errorf("%w: the prompt is empty", teacher.ErrRefused)
 	case len(req.Prompt) >= most:
-		return req, fmt.Errorf("%w: the prompt has %d tokens; the model's context of %d leaves no room for an answer", teacher.ErrRefused, len(req.Prompt), most)
+		return req, "", fmt.Errorf("%w: the prompt has %d tokens; the model's context of %d leaves no room for an answer", teacher.ErrRefused, len(req.Prompt), most)
 	}
 	if err := req.Sampling.Check(); err != nil {
-		return req, err
+		return req, "", err
 	}
-	return req, t.decoder.Check(model.Batch{IDs: req.Prompt, Starts: []int32{0}})
+	return req, chat.Begun(text), t.decoder.Check(model.Batch{IDs: req.Prompt, Starts: []int32{0}})
 }
 
 // answer makes the teacher's turn of what was decoded.
@@ -201,7 +204,7 @@ func (t *Teacher) answer(r teacher.Request, j *job, res model.Result) teacher.An
 		text = text[:i]
 	}
 	return teacher.Answer{
-		Content: text, PromptTokens: len(j.req.Prompt), Tokens: len(res.IDs),
+		Content: j.begun + text, PromptTokens: len(j.req.Prompt), Tokens: len(res.IDs),
 		Stopped: res.Reason == model.StopToken,
 	}
 }

@@ -82,7 +82,7 @@ func testBatching(t *testing.T, precision tensor.DType) {
 
 func TestPrompt(t *testing.T) {
 	x := open(t, Config{ID: "x"})
-	req, err := x.request(teacher.Request{Messages: []teacher.Message{{Role: "system", Content: "s"}, {Role: "user", Content: "hi"}}, MaxTokens: 1})
+	req, _, err := x.request(teacher.Request{Messages: []teacher.Message{{Role: "system", Content: "s"}, {Role: "user", Content: "hi"}}, MaxTokens: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,5 +266,18 @@ func TestSampling(t *testing.T) {
 	}
 	if got := answer(func(r *teacher.Request) { r.Temperature, r.RepetitionPenalty = 0, 100 }); got == greedy {
 		t.Errorf("with a penalty too it is %q", got)
+	}
+}
+
+// TestBegunThought: an answer has the beginning of the thought that the template wrote.
+func TestBegunThought(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.jinja")
+	if err := os.WriteFile(path, []byte(`{{ messages[0].content + '|<think>\n' }}`), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	x := open(t, Config{ID: "x", Template: path})
+	a, err := x.Complete(t.Context(), ask("why?", 1))
+	if err != nil || !strings.HasPrefix(a.Content, "<think>\n") || len(a.Content) == len("<think>\n") {
+		t.Errorf("%+v, %v", a, err)
 	}
 }

@@ -81,6 +81,31 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// Members of the body that a block gives replace and add; null takes out.
+func TestExtra(t *testing.T) {
+	x, _ := serve(t, Config{}, func(_ int, w http.ResponseWriter, r *http.Request) {
+		var got map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+			t.Error(err)
+		}
+		want := map[string]any{
+			"model": "org/big", "max_completion_tokens": 64.0, "top_p": 0.9, "stop": []any{"\n\n"}, "seed": 5.0,
+			"messages":             []any{map[string]any{"role": "system", "content": "be brief"}, map[string]any{"role": "user", "content": "why <b>?"}},
+			"chat_template_kwargs": map[string]any{"enable_thinking": false},
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("body %v\nwant %v", got, want)
+		}
+		reply(w, "because", "stop")
+	})
+	r := question
+	r.Extra = map[string]json.RawMessage{"chat_template_kwargs": []byte(`{"enable_thinking":false}`), "max_tokens": []byte("null"),
+		"max_completion_tokens": []byte("64"), "temperature": []byte("null"), "seed": []byte("5"), "unknown": []byte("null")}
+	if _, err := x.Complete(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		body string
@@ -102,6 +127,9 @@ func TestAnswers(t *testing.T) {
 		"reasoning_content":  {`{"choices":[{"message":{"content":"a","reasoning_content":"so"},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Reasoning: "so", Stopped: true}},
 		"reasoning":          {`{"choices":[{"message":{"content":"a","reasoning":"so"},"finish_reason":"stop"}]}`, teacher.Answer{Content: "a", Reasoning: "so", Stopped: true}},
 		"only reasoning":     {`{"choices":[{"message":{"content":null,"reasoning_content":"so"},"finish_reason":"length"}]}`, teacher.Answer{Reasoning: "so"}},
+		"thoughts apart":     {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":135,"completion_tokens_details":{"reasoning_tokens":94}}}`, teacher.Answer{Content: "a", PromptTokens: 32, Tokens: 103, Stopped: true}},
+		"thoughts counted":   {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":32,"completion_tokens":103,"total_tokens":135}}`, teacher.Answer{Content: "a", PromptTokens: 32, Tokens: 103, Stopped: true}},
+		"no completion":      {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":32,"total_tokens":30}}`, teacher.Answer{Content: "a", PromptTokens: 32, Stopped: true}},
 		"several choices":    {`{"choices":[{"message":{"content":"a"},"finish_reason":"stop"},{"message":{"content":"b"}}]}`, teacher.Answer{Content: "a", Stopped: true}},
 		"negative usage":     {`{"usage":{"completion_tokens":-4},"choices":[{"message":{"content":"a"}}]}`, teacher.Answer{Content: "a"}},
 		"null refusal field": {`{"choices":[{"message":{"content":"a","refusal":null}}]}`, teacher.Answer{Content: "a"}},

@@ -48,10 +48,27 @@ func (t *Teacher) encode(r teacher.Request) ([]byte, error) {
 		TopP: topP, TopK: r.TopK, MinP: r.MinP, Penalty: r.RepetitionPenalty, Stop: r.Stop,
 		Seed: r.Seed >> 11, // 53 bits: exact in any JSON, positive in an int64
 	})
+	if err == nil && len(r.Extra) > 0 {
+		b, err = with(b, r.Extra)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode the request to the teacher: %w", err)
 	}
 	return b, nil
+}
+
+// with puts members into an object, and takes out those that are null.
+func with(object []byte, members map[string]json.RawMessage) ([]byte, error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(object, &all); err != nil {
+		return nil, err
+	}
+	for k, v := range members {
+		if all[k] = v; string(v) == "null" {
+			delete(all, k)
+		}
+	}
+	return json.Marshal(all)
 }
 
 // A response is the part of the answer that matters. What is not needed may be
@@ -280,12 +297,13 @@ func decode(data []byte, most int) (teacher.Answer, error) {
 	var usage struct {
 		PromptTokens     count `json:"prompt_tokens"`
 		CompletionTokens count `json:"completion_tokens"`
+		TotalTokens      count `json:"total_tokens"` // with what was thought, where completion_tokens is without: xAI, Gemini
 	}
 	_ = json.Unmarshal(r.Usage, &usage) // without it tokens are estimated
 	a := teacher.Answer{
 		Reasoning:    string(c.Message.ReasoningContent),
 		PromptTokens: int(usage.PromptTokens),
-		Tokens:       int(usage.CompletionTokens),
+		Tokens:       int(max(usage.CompletionTokens, usage.TotalTokens-usage.PromptTokens)),
 	}
 	a.Stopped = stopped(string(c.FinishReason), a.Tokens, most)
 	if a.Reasoning == "" {

@@ -305,7 +305,7 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 				return nil, fmt.Errorf("the chat template leaves out message %d, which is the assistant's", i+1)
 			}
 			if !strings.HasPrefix(after, before) {
-				return nil, fmt.Errorf("find turn %d of the assistant: %w", i, errAsks)
+				return nil, fmt.Errorf("find turn %d of the assistant: %w%s", i, Parts(before, after), orMarks)
 			}
 			return nil, historyError{i}
 		}
@@ -319,8 +319,8 @@ func (t *Template) deriveSpans(in Input, full string) ([][2]int, error) {
 // when more follows. [Template.TokenizeLast] needs no such thing.
 var ErrHistory = errors.New("the chat template does not render the beginning of a conversation the same way when more follows")
 
-// errAsks is the same fault within one turn: what a generation prompt ends with, such as <think>, is not in it.
-var errAsks = errors.New("the chat template asks for it in other words than it begins with; use a template that marks the assistant's words with {% generation %}")
+// orMarks is what helps too where a template asks for a turn in other words than it begins it with.
+const orMarks = "; or use a template that marks the assistant's words with {% generation %}"
 
 type historyError struct{ turn int }
 
@@ -349,7 +349,7 @@ func (t *Template) lastSpans(in Input, full string, marked [][2]int) ([][2]int, 
 		return slices.DeleteFunc(slices.Clone(marked), func(a [2]int) bool { return a[1] <= same }), nil
 	}
 	if !strings.HasPrefix(full, before) {
-		return nil, fmt.Errorf("find the last turn: %w", errAsks)
+		return nil, fmt.Errorf("find the last turn: %w%s", Parts(before, full), orMarks)
 	}
 	return [][2]int{{len(before), turnEnd(full, len(before), in.Messages[len(in.Messages)-1].Content, in.Special)}}, nil
 }

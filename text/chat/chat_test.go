@@ -164,7 +164,7 @@ func TestTokenizeLast(t *testing.T) {
 	// What TokenizeLast does not take either is another fault.
 	thinks := parse(t, each+"{% if add_generation_prompt %}assistant: <think>{% endif %}")
 	for _, tokenize := range []func(Encoder, Input) ([]int32, []bool, error){thinks.Tokenize, thinks.TokenizeLast} {
-		if _, _, err := tokenize(tok, talk("a", "one")); err == nil || errors.Is(err, ErrHistory) || !strings.Contains(err.Error(), "asks for it in other words than it begins with; use a template") {
+		if _, _, err := tokenize(tok, talk("a", "one")); err == nil || errors.Is(err, ErrHistory) || !strings.Contains(err.Error(), "in other words than it begins it with") {
 			t.Errorf("got %v", err)
 		}
 	}

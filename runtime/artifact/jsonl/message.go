@@ -118,8 +118,13 @@ func (r *record) turns(field, role string) []artifact.Message {
 	return turns
 }
 
+// thoughts are the names that datasets give to what the assistant thought before it
+// said the content.
+var thoughts = []string{"reasoning_content", "reasoning", "thinking"}
+
 // message reads {role, content} or {from, value}. A row holds no more of a
-// message than these: weight is checked, and any other key counted as unused.
+// message than these, and what the assistant thought before its content: weight is
+// checked, and any other key counted as unused.
 func (r *record) message(v any) (m artifact.Message, err error) {
 	o, ok := v.(map[string]any)
 	if !ok {
@@ -146,14 +151,31 @@ func (r *record) message(v any) (m artifact.Message, err error) {
 	if err := checkWeight(o["weight"], m.Role); err != nil {
 		return m, err
 	}
-	r.unused.add(o, held)
+	var thought string
 	switch c := content.(type) {
 	case string:
 		m.Content = c
 	case []any:
-		m.Content, err = parts(c)
+		m.Content, thought, err = parts(c)
 	default:
 		err = fmt.Errorf("has a content that is %s; it must be a string", jsonType(content))
+	}
+	apart, _, _ := artifact.CutThought(m.Content)
+	for _, k := range thoughts {
+		s, ok := o[k].(string)
+		if s = strings.TrimSpace(s); !ok || m.Role != "assistant" {
+			continue
+		}
+		if thought == "" && apart == "" {
+			thought = s
+		}
+		if s == thought || s == apart {
+			held = append(held, k)
+		}
+	}
+	r.unused.add(o, held)
+	if thought != "" && m.Role == "assistant" {
+		m.Content = artifact.Think(thought, m.Content)
 	}
 	return m, err
 }
@@ -179,16 +201,20 @@ func checkWeight(v any, role string) error {
 	return fmt.Errorf("has the weight %s; it must be 1, or 0 for a turn that is not the assistant's", n)
 }
 
-// parts joins the text parts of a content list.
-func parts(l []any) (string, error) {
-	var b strings.Builder
+// parts joins the text parts of a content list, and those that are thought.
+func parts(l []any) (said, thought string, err error) {
+	var text, thinking strings.Builder
 	for _, v := range l {
 		p, _ := v.(map[string]any)
+		if s, ok := p["thinking"].(string); ok && p["type"] == "thinking" {
+			thinking.WriteString(s)
+			continue
+		}
 		s, ok := p["text"].(string)
 		if kind, typed := p["type"]; !ok || typed && kind != "text" {
-			return "", fmt.Errorf("has a part of type %q; only text can be read", fmt.Sprint(p["type"]))
+			return "", "", fmt.Errorf("has a part of type %q; only text can be read", fmt.Sprint(p["type"]))
 		}
-		b.WriteString(s)
+		text.WriteString(s)
 	}
-	return b.String(), nil
+	return text.String(), strings.TrimSpace(thinking.String()), nil
 }

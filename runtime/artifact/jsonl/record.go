@@ -17,7 +17,7 @@ import (
 // Fields are the names under which a row's parts are looked for.
 var Fields = []string{
 	"id", "text", "messages", "conversations", "system", "prompt", "completion", "chosen", "rejected",
-	"instruction", "input", "output", "question", "choices", "answer", "gold",
+	"instruction", "input", "output", "question", "choices", "answer", "gold", "reasoning",
 }
 
 // A record is one JSON object or line of a table on its way to being a row.
@@ -42,6 +42,9 @@ func Row(values map[string]any, names map[string]string, unused Unused) (artifac
 		r.choices(&row)
 	default:
 		r.plain(&row)
+	}
+	if _, named := r.names["reasoning"]; named && !r.used[r.column("reasoning")] && r.has("reasoning") {
+		r.fail("has a thought in %s, which is read only before one answer: put those of chosen and rejected into them", r.column("reasoning"))
 	}
 	if r.err != nil {
 		return artifact.Row{}, r.err
@@ -191,8 +194,29 @@ func (r *record) plain(row *artifact.Row) {
 	if (asked || row.Text != "") && r.has("answer") {
 		row.Answer = r.text("answer")
 	}
+	r.reasoning(row)
 	if !asked && row.Text == "" {
 		r.fail("is no row: it has the columns %q, and a row needs text, messages, conversations, prompt, instruction or question; name them with map", r.columns())
+	}
+}
+
+// reasoning puts the thought of a column that map names before the answer of a row. Without
+// a name there is none: columns that are called so stand beside answers for many
+// reasons.
+func (r *record) reasoning(row *artifact.Row) {
+	if _, named := r.names["reasoning"]; !named || !r.has("reasoning") {
+		return
+	}
+	thought, n := r.text("reasoning"), len(row.Messages)
+	switch {
+	case answered(row.Messages) && artifact.Said(row.Messages[n-1].Content) == row.Messages[n-1].Content:
+		row.Messages[n-1].Content = artifact.Think(thought, row.Messages[n-1].Content)
+	case answered(row.Messages):
+		r.fail("has a thought in %s and another in its answer", r.column("reasoning"))
+	case row.Answer != "":
+		row.Answer = artifact.Think(thought, row.Answer)
+	case r.err == nil:
+		r.fail("has a thought in %s and no answer that it precedes", r.column("reasoning"))
 	}
 }
 

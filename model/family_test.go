@@ -40,19 +40,7 @@ func familyAdapter(t *testing.T, b tensor.Backend, name string, recompute bool) 
 	p := model.NewPass(b)
 	defer p.Close()
 	p.Train, p.Recompute = true, recompute
-	s, err := d.LogProb(p, modeltest.Batch())
-	if err != nil {
-		t.Fatal(err)
-	}
-	loss, grad := 0.0, make([]float32, len(s.LogP))
-	for i, lp := range s.LogP {
-		loss -= float64(lp) / float64(len(grad))
-		grad[i] = float32(-1 / float64(len(grad)))
-	}
-	modeltest.Close(t, "loss with DoRA", []float32{float32(loss)}, fix.Floats("dora.loss"), tolerance)
-	if err := d.Backward(p, grad); err != nil {
-		t.Fatal(err)
-	}
+	modeltest.Close(t, "loss with DoRA", []float32{trip(t, d, p, modeltest.Batch())}, fix.Floats("dora.loss"), tolerance)
 	n := 0
 	d.Params(func(path string, x *model.Param) {
 		if x.Grad == nil {
@@ -71,19 +59,7 @@ func familyAdapter(t *testing.T, b tensor.Backend, name string, recompute bool) 
 // TestFamilyLogits compares the logits of packed documents.
 func TestFamilyLogits(t *testing.T) {
 	for _, name := range families {
-		d, fix := modeltest.Decoder(t, backend(t), "families/"+name, false), modeltest.Load(t, "families/"+name+".safetensors")
-		p, b := model.NewPass(d.Backend()), modeltest.Batch()
-		b.Rows = b.Rows[:0]
-		for i := range b.IDs {
-			b.Rows = append(b.Rows, int32(i))
-		}
-		b.Targets = b.IDs
-		z, err := d.Logits(p, b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		modeltest.Close(t, name, z, fix.Floats("logits"), tolerance)
-		p.Close()
+		allLogits(t, "families/"+name, modeltest.Batch())
 	}
 }
 

@@ -47,22 +47,7 @@ func pass4(t *testing.T, d *model.Decoder, p *model.Pass) float32 {
 			p.Zero(x.Grad)
 		}
 	})
-	s, err := d.LogProb(p, batch4())
-	if err != nil {
-		t.Fatal(err)
-	}
-	loss, grad := 0.0, make([]float32, len(s.LogP))
-	for i, lp := range s.LogP {
-		loss -= float64(lp) / float64(len(grad))
-		grad[i] = float32(-1 / float64(len(grad)))
-	}
-	if err := d.Backward(p, grad); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	return float32(loss)
+	return trip(t, d, p, batch4())
 }
 
 // grads are the gradients of a decoder, as the checkpoint is stored.
@@ -127,20 +112,25 @@ func TestLlama4Gradients(t *testing.T) {
 // TestLlama4Logits compares logits of packed documents.
 func TestLlama4Logits(t *testing.T) {
 	for _, name := range llama4 {
-		d, fix := modeltest.Decoder(t, backend(t), "llama4/"+name, false), modeltest.Load(t, "llama4/"+name+".safetensors")
-		p, b := model.NewPass(d.Backend()), batch4()
-		b.Rows = b.Rows[:0]
-		for i := range b.IDs {
-			b.Rows = append(b.Rows, int32(i))
-		}
-		b.Targets = b.IDs
-		z, err := d.Logits(p, b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		modeltest.Close(t, name, z, fix.Floats("logits"), tolerance)
-		p.Close()
+		allLogits(t, "llama4/"+name, batch4())
 	}
+}
+
+// allLogits compares the logits of every token of b.
+func allLogits(t *testing.T, name string, b model.Batch) {
+	t.Helper()
+	d := modeltest.Decoder(t, backend(t), name, false)
+	p := model.NewPass(d.Backend())
+	defer p.Close()
+	b.Rows, b.Targets = nil, b.IDs
+	for i := range b.IDs {
+		b.Rows = append(b.Rows, int32(i))
+	}
+	z, err := d.Logits(p, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modeltest.Close(t, name, z, modeltest.Load(t, name+".safetensors").Floats("logits"), tolerance)
 }
 
 // TestLlama4Greedy compares greedy tokens, alone and together, over the ends of chunks.

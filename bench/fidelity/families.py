@@ -4,7 +4,7 @@
     python bench/fidelity/families.py --pipe /tmp/pipe --greedy /tmp/greedy [--out DIR] [FAMILY...]
 
 For each family a model with random weights and a tokenizer trained on the
-project's documents are made by transformers; `pipe run` packs conversations,
+quickstart's documents are made by transformers; `pipe run` packs conversations,
 tunes a DoRA adapter and exports; export.py compares transformers, PEFT and,
 when it is installed, llama.cpp. Of a Llama 4 that takes images, the features
 of an image before and after are compared too. Run it from the repository root.
@@ -70,7 +70,7 @@ def tokenizer():
     tok.normalizer = normalizers.NFC()
     tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
-    texts = [open(p).read() for p in sorted(glob.glob("docs/*.md"))]
+    texts = [open(p).read() for p in sorted(glob.glob("pipelines/quickstart/docs/*.txt"))]
     tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1000, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     tok.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     fast = T.PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -140,5 +140,5 @@ for family in a.family or FAMILIES:
     out, base = os.path.join(at, "out"), os.path.join(at, "model")
     if family == "llama4":
         bad |= not images(base, os.path.join(out, "safetensors"))
-    bad |= subprocess.run([sys.executable, os.path.join(here, "export.py"), out, "The pipeline file says", "--base", base, "--pipe", a.greedy]).returncode != 0
+    bad |= subprocess.run([sys.executable, os.path.join(here, "export.py"), out, "You may copy this", "--base", base, "--pipe", a.greedy]).returncode != 0
 sys.exit(bad)

@@ -40,12 +40,12 @@ func (d *decoder) body(b *hclsyntax.Body, dst any, meta []string) {
 // being canonical; header is where what is missing is reported.
 func (d *decoder) fill(b *hclsyntax.Body, header hcl.Range, what string, dst reflect.Value, paths []string, meta []string, keyless bool) {
 	p := d.l.plans.of(dst.Type())
-	d.unknown(b, what, p, meta)
+	meant := d.unknown(b, what, p, meta)
 	for i := range p.attrs {
 		f := &p.attrs[i]
 		a := b.Attributes[f.name]
 		if a == nil || isNullLiteral(a.Expr) {
-			if !f.optional {
+			if !f.optional && (a != nil || !slices.Contains(meant, f.name)) { // a misspelt one is one mistake
 				d.missing(header, what, f)
 			}
 			continue
@@ -92,14 +92,17 @@ func (d *decoder) missing(header hcl.Range, what string, f *field) {
 	d.report(errorAt(header, "Missing attribute", "%s needs %s (%s%s); write %s = %s.", what, f.name, article(takes(f.typ)), doc, f.name, sample(f.typ)))
 }
 
-// unknown reports attributes and blocks that the plan does not have.
-func (d *decoder) unknown(b *hclsyntax.Body, what string, p *plan, meta []string) {
+// unknown reports attributes and blocks that the plan does not have. It returns
+// the attributes that are likely meant by some of them.
+func (d *decoder) unknown(b *hclsyntax.Body, what string, p *plan, meta []string) (meant []string) {
 	attrs, blocks := names(p.attrs), names(p.blocks)
 	for _, a := range attributesOf(b) {
 		if slices.Contains(attrs, a.Name) || slices.Contains(meta, a.Name) && !metaBlock(a.Name) {
 			continue
 		}
-		hint := didYouMean(a.Name, append(attrs[:len(attrs):len(attrs)], meta...), "%s")
+		known := append(attrs[:len(attrs):len(attrs)], meta...)
+		hint := didYouMean(a.Name, known, "%s")
+		meant = append(meant, closest(a.Name, known))
 		if f := find(p.blocks, a.Name); f != nil {
 			hint = fmt.Sprintf(" It is a block: write %s { ... } without the equals sign.", headerOf(d.l.plans, f))
 		} else if metaBlock(a.Name) && slices.Contains(meta, a.Name) {
@@ -121,6 +124,7 @@ func (d *decoder) unknown(b *hclsyntax.Body, what string, p *plan, meta []string
 		}
 		d.report(errorAt(inner.TypeRange, "Unknown block", "%s has no block %q.%s", what, inner.Type, hint))
 	}
+	return meant
 }
 
 // headerOf spells how a nested block begins.

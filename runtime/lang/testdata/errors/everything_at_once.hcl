@@ -1,5 +1,5 @@
 # Mistakes that do not follow from each other are reported together.
-data "docs" { sorce = "./docs" } # ERROR: Missing attribute # ERROR: Unknown attribute
+data "docs" { sorce = "./docs" } # ERROR: Unknown attribute
 
 dedup "a" {
   input     = data.docs

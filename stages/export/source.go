@@ -147,24 +147,30 @@ func (src *source) dtype(want string) (tensor.DType, error) {
 		return dt, nil
 	}
 	layers, others := map[tensor.DType]bool{}, map[tensor.DType]bool{} // of matrices
-	all := src.Weights
 	_, isGGUF := src.Weights.(*gguf.File)
-	if src.Images != nil {
-		all = model.WithImages(all, src.Images.Weights)
+	tally := func(all model.Source) error {
+		for _, name := range all.Names() {
+			w, err := model.Describe(all, name)
+			if err != nil {
+				return err
+			}
+			switch {
+			case src.derived(name):
+			case isGGUF && strings.HasSuffix(name, ".router.weight"): // F32 in all files
+			case bnb.Quantizes(name, w.Shape):
+				layers[w.DType] = true
+			case len(w.Shape) > 1:
+				others[w.DType] = true
+			}
+		}
+		return nil
 	}
-	for _, name := range all.Names() {
-		w, err := model.Describe(all, name)
-		if err != nil {
-			return 0, err
-		}
-		switch {
-		case src.derived(name):
-		case isGGUF && strings.HasSuffix(name, ".router.weight"): // F32 in all files
-		case bnb.Quantizes(name, w.Shape):
-			layers[w.DType] = true
-		case len(w.Shape) > 1:
-			others[w.DType] = true
-		}
+	err := tally(src.Weights)
+	if src.Images != nil && err == nil {
+		err = tally(model.WithImages(model.Weights{}, src.Images.Weights)) // but for the text
+	}
+	if err != nil {
+		return 0, err
 	}
 	seen := others
 	if !layers[tensor.NF4] {

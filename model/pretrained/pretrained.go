@@ -72,8 +72,8 @@ type Images struct {
 	Files map[string][]byte
 }
 
-// ImageFiles are the names of the files of Images.
-var ImageFiles = [...]string{"preprocessor_config.json", "processor_config.json"}
+// imageFiles are the names of the files of Images.
+var imageFiles = [...]string{"preprocessor_config.json", "processor_config.json"}
 
 // An Option changes how Open reads a model.
 type Option func(*options)
@@ -233,7 +233,7 @@ func (m *Model) openDir(dir string) (origin string, err error) {
 	m.Weights, m.close = m.Config.FromStored(stored), f.Close
 	if m.Config.Llama4 != nil && m.Config.Llama4.Images {
 		m.Images = &Images{Config: config, Weights: stored, Files: map[string][]byte{}}
-		for _, name := range ImageFiles {
+		for _, name := range imageFiles {
 			data, err := read(filepath.Join(dir, name))
 			switch {
 			case err == nil:

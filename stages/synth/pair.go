@@ -13,6 +13,22 @@ import (
 
 // pairItems makes the work of preference_pairs: pair i is about prompt i.
 func (s *spec) pairItems(env *stage.Env, ask *asker) ([]func(context.Context) (result, error), error) {
+	return s.perPrompt(env, func(i int, row artifact.Row) (func(context.Context) (result, error), error) {
+		if n := len(row.Messages); n < 2 || row.Messages[n-1].Role != "assistant" || row.Messages[n-2].Role != "user" {
+			return nil, fmt.Errorf("prompts: row %s does not end with a user turn and its answer; preference_pairs needs conversations", row.ID)
+		}
+		return func(ctx context.Context) (result, error) {
+			out, err := s.pair(ctx, ask, i, row)
+			if err != nil {
+				return outcome(fmt.Sprintf("pair-%06d", i), row.ID, row.Messages[len(row.Messages)-1].Content, err)
+			}
+			return result{row: out}, nil
+		}, nil
+	})
+}
+
+// perPrompt makes the work of as many prompts as are asked for, each by item.
+func (s *spec) perPrompt(env *stage.Env, item func(i int, row artifact.Row) (func(context.Context) (result, error), error)) ([]func(context.Context) (result, error), error) {
 	a, err := env.Store.Open(s.Prompts.Ref)
 	if err != nil {
 		return nil, err
@@ -22,20 +38,14 @@ func (s *spec) pairItems(env *stage.Env, ask *asker) ([]func(context.Context) (r
 		if err != nil {
 			return nil, err
 		}
-		i := len(items)
-		if i == s.Count {
+		if len(items) == s.Count {
 			break
 		}
-		if n := len(row.Messages); n < 2 || row.Messages[n-1].Role != "assistant" || row.Messages[n-2].Role != "user" {
-			return nil, fmt.Errorf("prompts: row %s does not end with a user turn and its answer; preference_pairs needs conversations", row.ID)
+		one, err := item(len(items), row)
+		if err != nil {
+			return nil, err
 		}
-		items = append(items, func(ctx context.Context) (result, error) {
-			out, err := s.pair(ctx, ask, i, row)
-			if err != nil {
-				return outcome(fmt.Sprintf("pair-%06d", i), row.ID, row.Messages[len(row.Messages)-1].Content, err)
-			}
-			return result{row: out}, nil
-		})
+		items = append(items, one)
 	}
 	if len(items) == 0 {
 		return nil, stage.Fieldf("prompts", "has no rows")

@@ -15,19 +15,7 @@ import (
 
 // responseItems makes the work of responses: row i is about prompt i.
 func (s *spec) responseItems(env *stage.Env, ask *asker) ([]func(context.Context) (result, error), error) {
-	a, err := env.Store.Open(s.Prompts.Ref)
-	if err != nil {
-		return nil, err
-	}
-	var items []func(context.Context) (result, error)
-	for row, err := range artifact.Rows[artifact.Row](a) {
-		if err != nil {
-			return nil, err
-		}
-		i := len(items)
-		if i == s.Count {
-			break
-		}
+	return s.perPrompt(env, func(i int, row artifact.Row) (func(context.Context) (result, error), error) {
 		prompt := promptOf(row)
 		switch n := len(prompt); {
 		case n == 0 || prompt[n-1].Role != "user":
@@ -35,18 +23,14 @@ func (s *spec) responseItems(env *stage.Env, ask *asker) ([]func(context.Context
 		case s.Verify != "" && row.Answer == "":
 			return nil, fmt.Errorf("prompts: row %s has no reference answer to verify with; take rows with an answer, or leave verify out", row.ID)
 		}
-		items = append(items, func(ctx context.Context) (result, error) {
+		return func(ctx context.Context) (result, error) {
 			out, err := s.response(ctx, ask, i, row, prompt)
 			if err != nil {
 				return outcome(fmt.Sprintf("response-%06d", i), row.ID, prompt[len(prompt)-1].Content, err)
 			}
 			return result{row: out}, nil
-		})
-	}
-	if len(items) == 0 {
-		return nil, stage.Fieldf("prompts", "has no rows")
-	}
-	return items, nil
+		}, nil
+	})
 }
 
 // promptOf is all that comes before a row's own answer.
